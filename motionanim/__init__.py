@@ -1,0 +1,1 @@
+"""Controllable longer image animation with diffusion models (arXiv 2405.17306)."""

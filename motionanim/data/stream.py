@@ -1,0 +1,89 @@
+"""The endless training stream: what makes runs resumable and independent of the number of processes.
+
+Training data is addressed by *position*, 0, 1, 2, ...: position p is the p-th clip that the run trains on, whatever
+the batch size, the number of workers or of processes. A dataset turns a position into a clip and draws every random
+choice from `rng(seed, position)`; the training step does the same for its noise. A run resumed at batch n therefore
+continues with exactly the clips, crops and noise that the uninterrupted run would have used.
+"""
+
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
+
+import lightning as L
+import numpy as np
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+
+def rng(seed: int, position: int) -> np.random.Generator:
+    """The random generator that belongs to one position of one stream."""
+    return np.random.default_rng([seed, position])
+
+
+@lru_cache(maxsize=4)
+def _epoch_order(seed: int, epoch: int, length: int) -> np.ndarray:
+    return np.random.default_rng([seed, epoch, length]).permutation(length)
+
+
+def shuffled_index(seed: int, position: int, length: int) -> int:
+    """Which of `length` items stands at `position`: every epoch of `length` positions is its own permutation."""
+    epoch, place = divmod(position, length)
+    return int(_epoch_order(seed, epoch, length)[place])
+
+
+class PositionSampler(Sampler[int]):
+    """Yield positions without end, from `start` batches on; of each global batch a process takes its own slice."""
+
+    def __init__(self, *, start: int, batch_size: int, rank: int, world_size: int) -> None:
+        self.start, self.batch_size, self.rank, self.world_size = start, batch_size, rank, world_size
+
+    def __iter__(self) -> Iterator[int]:
+        batch = self.start
+        while True:
+            first = (batch * self.world_size + self.rank) * self.batch_size
+            yield from range(first, first + self.batch_size)
+            batch += 1
+
+
+class StreamData(L.LightningDataModule):
+    """Train without end on `train`, validate on each item of `val` once.
+
+    Args:
+        train: Dataset addressed by any position >= 0; its length is not used.
+        val: Dataset with a length; items 0 ... len-1 are scored, each by one process only.
+        batch_size: Clips a process and step.
+        num_workers: Loader processes; 0 loads in the training process.
+    """
+
+    def __init__(self, *, train: Dataset, val: Dataset, batch_size: int, num_workers: int) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size}: must be at least 1")
+        self.train, self.val, self.batch_size, self.num_workers = train, val, batch_size, num_workers
+        self._start = 0
+
+    def train_dataloader(self) -> DataLoader:
+        trainer = self.trainer
+        sampler = PositionSampler(
+            start=self._start, batch_size=self.batch_size, rank=trainer.global_rank, world_size=trainer.world_size
+        )
+        return DataLoader(self.train, self.batch_size, sampler=sampler, **self._worker_options())
+
+    def val_dataloader(self) -> DataLoader:
+        mine = range(self.trainer.global_rank, len(self.val), self.trainer.world_size)
+        return DataLoader(self.val, self.batch_size, sampler=list(mine), **self._worker_options())
+
+    def _worker_options(self) -> dict[str, Any]:
+        return {
+            "num_workers": self.num_workers,
+            "persistent_workers": self.num_workers > 0,
+            "pin_memory": self.trainer.accelerator is not None and self.trainer.strategy.root_device.type == "cuda",
+        }
+
+    def state_dict(self) -> dict[str, int]:
+        """Batches whose gradient the checkpointed weights hold; a half-accumulated step is done again on resume."""
+        done = self.trainer.fit_loop.epoch_loop.batch_progress.current.processed
+        return {"batches": self._start + done - done % self.trainer.accumulate_grad_batches}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self._start = state["batches"]

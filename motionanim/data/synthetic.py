@@ -1,0 +1,288 @@
+"""A procedural world rendered on the fly with exact motion: fluids, wheels, foliage and bodies adrift, and a camera.
+
+Every frame, frame 0 too, is sampled at two samples per pixel and axis from the same textures at a random sub-pixel
+phase and averaged down, so that no frame is sharper than another: a network could otherwise tell frame 0 apart.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from motionanim import flow as flow_math
+from motionanim.data import scenes, stream
+from motionanim.data.scenes import SUPER, Layer, Points, Stage
+from motionanim.data.textures import draw_style
+from motionanim.types import ClipBatch, FlowPairBatch
+
+# Loader processes are the parallelism here; OpenCV's own threads would fight with them and with training.
+cv2.setNumThreads(1)
+
+_STEADY = ((scenes.river, 4), (scenes.pond, 2), (scenes.sky, 3), (scenes.wheel, 2), (scenes.drift, 3))
+_ALL = (*_STEADY, (scenes.foliage, 3), (scenes.still, 1))
+
+
+class SyntheticClip(NamedTuple):
+    """A rendered clip. T frames of H x W pixels."""
+
+    frames: Tensor  # (T, 3, H, W) float32 in [-1, 1], RGB
+    flow: (
+        Tensor  # (T-1, 2, H, W) float32; object and camera motion of the visible surface, frame k to k+1, px per frame
+    )
+    camera_flow: Tensor  # (T-1, 2, H, W) float32; what a still background does; exact zeros under a still camera
+    mask: Tensor  # (1, H, W) float32 in {0, 1}; 1 where frame 0 shows something that moves in the world
+
+
+class Camera(NamedTuple):
+    """World point of each picture point per frame: w = c + s_k R_k (p - c) + d_k."""
+
+    centre: np.ndarray  # (2,) px
+    matrix: np.ndarray  # (T, 2, 2) zoom and rotation
+    shift: np.ndarray  # (T, 2) px
+    moves: bool
+
+    def to_world(self, points: Points, time: int) -> Points:
+        return self._apply(points, self.matrix[time], self.centre, self.centre + self.shift[time])
+
+    def to_picture(self, points: Points, time: int) -> Points:
+        return self._apply(points, np.linalg.inv(self.matrix[time]), self.centre + self.shift[time], self.centre)
+
+    @staticmethod
+    def _apply(points: Points, matrix: np.ndarray, before: np.ndarray, after: np.ndarray) -> Points:
+        m, b = matrix.astype(np.float32), (after - matrix @ before).astype(np.float32)
+        x, y = points
+        return m[0, 0] * x + m[0, 1] * y + b[0], m[1, 0] * x + m[1, 1] * y + b[1]
+
+
+def _camera(rng: np.random.Generator, stage: Stage, moves: bool) -> Camera:
+    frames, width = stage.num_frames, stage.width
+    centre = np.array([(stage.width - 1) / 2, (stage.height - 1) / 2])
+    shift = np.tile(rng.uniform(-0.5, 0.5, 2), (frames, 1))
+    zoom, turn = np.zeros(frames), np.zeros(frames)
+    if moves:
+        # Mid-clip stands at the middle of the painted world, so that both ends stay inside it.
+        clock = np.arange(frames) - (frames - 1) / 2
+        parts = rng.random(4) < (0.6, 0.3, 0.35, 0.2)
+        if not parts.any():
+            parts[rng.integers(4)] = True
+        speed = width * np.exp(rng.uniform(np.log(0.003), np.log(0.025), 4)) / np.sqrt(parts.sum())
+        pan, zooming, shake, turning = np.where(parts, speed, 0)
+        heading = rng.uniform(0, 2 * np.pi)
+        shift = shift + clock[:, None] * pan * np.array([np.cos(heading), np.sin(heading)])
+        zoom = clock * zooming / (width / 2) * rng.choice([-1, 1])
+        zoom = zoom * min(1, 0.25 / max(np.abs(zoom).max(), 1e-9))
+        turn = clock * turning / (width / 2) * rng.choice([-1, 1])
+        # Hand shake: a sum of slow swings with random phases, root mean square velocity `shake`.
+        rates, phases = rng.uniform(0.3, 1.2, (3, 1, 2)), rng.uniform(0, 2 * np.pi, (3, 1, 2))
+        swings = np.sin(rates * clock[None, :, None] + phases) / rates
+        shift = shift + swings.sum(0) * shake / np.sqrt(3)
+    cos, sin, scale = np.cos(turn), np.sin(turn), np.exp(zoom)
+    matrix = (scale * np.stack([cos, -sin, sin, cos])).T.reshape(frames, 2, 2)
+    return Camera(centre, matrix, shift, moves)
+
+
+def _grid(height: int, width: int, step: int) -> Points:
+    """Picture coordinates of `step` samples per pixel and axis, each (height * step, width * step)."""
+    x = ((np.arange(width * step) + 0.5) / step - 0.5).astype(np.float32)
+    y = ((np.arange(height * step) + 0.5) / step - 0.5).astype(np.float32)
+    return np.broadcast_to(x, (len(y), len(x))), np.broadcast_to(y[:, None], (len(y), len(x)))
+
+
+def _sample(image: np.ndarray, points: Points, origin: tuple[float, float], border: int) -> np.ndarray:
+    x, y = ((points[axis] - np.float32(origin[axis])) * np.float32(SUPER) - np.float32(0.5) for axis in (0, 1))
+    return cv2.remap(image, x, y, cv2.INTER_LINEAR, borderMode=border)
+
+
+def _paint(picture: np.ndarray, layer: Layer, stage: Stage, world: Points, time: int) -> tuple[np.ndarray, np.ndarray]:
+    """Lay `layer` over `picture` (h, w, 3): the new picture and the layer's coverage (h, w)."""
+    material = world if layer.motion is None else layer.motion.material(world, time)
+    pixels = _sample(layer.pixels, material, layer.origin, layer.border)
+    if layer.region is not None:
+        cover = _sample(layer.region, world, stage.origin, cv2.BORDER_REPLICATE)
+        return picture + (pixels - picture) * cover[..., None], cover
+    if pixels.shape[2] == 3:
+        return pixels, np.ones(pixels.shape[:2], np.float32)
+    cover = pixels[..., 3]
+    return pixels[..., :3] + picture * (1 - cover)[..., None], cover
+
+
+def _shrink(image: np.ndarray, stage: Stage) -> np.ndarray:
+    return cv2.resize(image, (stage.width, stage.height), interpolation=cv2.INTER_AREA)
+
+
+def _render(
+    rng: np.random.Generator, stage: Stage, *, moving_camera: float, split: str, kinds: tuple[tuple[Callable, int], ...]
+) -> SyntheticClip:
+    style = draw_style(rng, split)
+    weights = np.array([weight for _, weight in kinds], float)
+    layers = kinds[rng.choice(len(kinds), p=weights / weights.sum())][0](rng, stage, style)
+    camera = _camera(rng, stage, bool(rng.random() < moving_camera))
+    fine, coarse = _grid(stage.height, stage.width, SUPER), _grid(stage.height, stage.width, 1)
+    frames, flows, camera_flows = [], [], []
+    world, backdrop = camera.to_world(fine, 0), np.zeros((), np.float32)
+    for time in range(stage.num_frames):
+        if time == 0 or camera.moves:
+            world = camera.to_world(fine, time)
+            backdrop = _paint(backdrop, layers[0], stage, world, time)[0]
+        picture, covers = backdrop, []
+        for layer in layers[1:]:
+            picture, cover = _paint(picture, layer, stage, world, time)
+            covers.append(_shrink(cover, stage) > 0.5)
+        frames.append(_shrink(picture, stage))
+        if time == 0:
+            mask = np.zeros((stage.height, stage.width), bool)
+            for layer, cover in zip(layers[1:], covers):
+                mask = np.where(cover, layer.motion is not None, mask)
+        if time == stage.num_frames - 1:
+            break
+        here = camera.to_world(coarse, time)
+        there = here
+        for layer, cover in zip(layers[1:], covers):
+            moved = here if layer.motion is None else layer.motion.step(here, time)
+            there = tuple(np.where(cover, new, old) for new, old in zip(moved, there))
+        # Displacements are taken in the world and then seen by the next frame's camera.
+        if camera.moves:
+            rest = camera.to_picture(here, time + 1)
+            camera_flows.append(np.stack([rest[0] - coarse[0], rest[1] - coarse[1]]))
+            seen = camera.to_picture(there, time + 1)
+            flows.append(np.stack([seen[0] - coarse[0], seen[1] - coarse[1]]))
+        else:
+            camera_flows.append(np.zeros((2, stage.height, stage.width), np.float32))
+            flows.append(np.stack([there[0] - here[0], there[1] - here[1]]))
+    pictures = np.clip(np.stack(frames).transpose(0, 3, 1, 2) * 2 - 1, -1, 1)
+    return SyntheticClip(
+        torch.from_numpy(np.ascontiguousarray(pictures, np.float32)),
+        torch.from_numpy(np.stack(flows).astype(np.float32, copy=False)),
+        torch.from_numpy(np.stack(camera_flows).astype(np.float32, copy=False)),
+        torch.from_numpy(mask[None].astype(np.float32)),
+    )
+
+
+def _stage(num_frames: int, height: int, width: int) -> Stage:
+    if num_frames < 2:
+        raise ValueError(f"num_frames={num_frames}: must be at least 2, for there to be motion")
+    if min(height, width) < 16:
+        raise ValueError(f"height x width = {height}x{width}: each must be at least 16 pixels")
+    return Stage(num_frames, height, width)
+
+
+def render_clip(
+    generator: np.random.Generator, *, num_frames: int, height: int, width: int, moving_camera: float, split: str
+) -> SyntheticClip:
+    """Render one clip of a random scene: fluid, wheel, foliage, bodies adrift, or nothing that moves.
+
+    Object speeds are log-uniform from 0.3 to 4 % of the width per frame, camera speeds from 0.3 to 2.5 %.
+
+    Args:
+        generator: Source of every draw; the same state gives the same clip, bit for bit.
+        num_frames: T, at least 2.
+        height: At least 16 pixels.
+        width: At least 16 pixels.
+        moving_camera: Share of clips with a moving camera (pan, zoom, shake, roll), in [0, 1].
+        split: `train` or `val`; the two share no palette, leaf shape or noise slope.
+
+    Raises:
+        ValueError: If an argument is outside its range.
+    """
+    stage = _stage(num_frames, height, width)
+    if not 0 <= moving_camera <= 1:
+        raise ValueError(f"moving_camera={moving_camera}: must be a share in [0, 1]")
+    return _render(generator, stage, moving_camera=moving_camera, split=split, kinds=_ALL)
+
+
+class SyntheticClips(Dataset[ClipBatch]):
+    """Endless clips; item `position` (any int >= 0) is a pure function of (seed, position).
+
+    Args:
+        seed: Of the stream.
+        length: Items that one pass over the dataset takes; only validation uses it.
+        fps: Frames per second to label the clips with.
+        num_frames, height, width, moving_camera, split: As in `render_clip`.
+    """
+
+    def __init__(
+        self,
+        *,
+        seed: int,
+        length: int,
+        num_frames: int,
+        height: int,
+        width: int,
+        fps: float,
+        moving_camera: float,
+        split: str,
+    ) -> None:
+        if length < 1:
+            raise ValueError(f"length={length}: must be at least 1")
+        self.seed, self.length, self.fps = seed, length, fps
+        self.options = {
+            "num_frames": num_frames,
+            "height": height,
+            "width": width,
+            "moving_camera": moving_camera,
+            "split": split,
+        }
+
+    def __len__(self) -> int:
+        return self.length
+
+    def clip(self, position: int) -> SyntheticClip:
+        """The clip at `position` with all its ground truth."""
+        return render_clip(stream.rng(self.seed, position), **self.options)
+
+    def __getitem__(self, position: int) -> ClipBatch:
+        clip = self.clip(position)
+        return ClipBatch(
+            frames=clip.frames,
+            flow=clip.flow,
+            motion_strength=flow_math.motion_strength(clip.flow[None])[0],
+            fps=torch.tensor(self.fps, dtype=torch.float32),
+            position=torch.tensor(position, dtype=torch.int64),
+        )
+
+
+class SyntheticFlowPairs(Dataset[FlowPairBatch]):
+    """Images with their exact steady field under a still camera, for the flow refiner (Sec. 3.2).
+
+    Args:
+        seed: Of the stream.
+        length: Items that one pass over the dataset takes; only validation uses it.
+        height: At least 16 pixels.
+        width: At least 16 pixels.
+        split: `train` or `val`, as in `render_clip`.
+        hint: Makes the sparse-arrow field (2, H, W) from (flow (2, H, W), mask (1, H, W), generator).
+    """
+
+    def __init__(
+        self,
+        *,
+        seed: int,
+        length: int,
+        height: int,
+        width: int,
+        split: str,
+        hint: Callable[[Tensor, Tensor, np.random.Generator], Tensor],
+    ) -> None:
+        if length < 1:
+            raise ValueError(f"length={length}: must be at least 1")
+        self.seed, self.length, self.split, self.hint = seed, length, split, hint
+        self.stage = _stage(2, height, width)
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, position: int) -> FlowPairBatch:
+        generator = stream.rng(self.seed, position)
+        clip = _render(generator, self.stage, moving_camera=0.0, split=self.split, kinds=_STEADY)
+        field = clip.flow[0] * clip.mask
+        return FlowPairBatch(
+            image=clip.frames[0],
+            hint=self.hint(field, clip.mask, generator),
+            mask=clip.mask,
+            flow=field,
+            position=torch.tensor(position, dtype=torch.int64),
+        )

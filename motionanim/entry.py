@@ -1,0 +1,66 @@
+"""What every command shares: paths, resuming, and a user's mistake as one line with exit code 2."""
+
+import functools
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hydra.errors import InstantiationException
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from omegaconf import DictConfig, OmegaConf
+
+# ${package:assets/tiny-svd} in a YAML is a path inside the installed package, wherever the command is run from.
+OmegaConf.register_new_resolver("package", lambda path: str(Path(__file__).parent / path), replace=True)
+OmegaConf.register_new_resolver(
+    "wandb_offline",
+    lambda: "WANDB_API_KEY" not in os.environ and not Path.home().joinpath(".netrc").exists(),
+    replace=True,
+)
+
+
+def one_line_errors(main: Callable[..., Any]) -> Callable[..., Any]:
+    """Turn `ValueError`, `OSError` and bad configurations into `error: ...` on stderr and exit code 2."""
+
+    @functools.wraps(main)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return main(*args, **kwargs)
+        except (ValueError, OSError, InstantiationException, MisconfigurationException) as error:
+            # Hydra wraps what a constructor raised; the innermost cause is the line the user needs.
+            cause: BaseException = error
+            while isinstance(cause, InstantiationException) and cause.__cause__ is not None:
+                cause = cause.__cause__
+            print(f"error: {' '.join(str(cause).split())}", file=sys.stderr)
+            sys.exit(2)
+
+    return run
+
+
+def find_checkpoint(cfg: DictConfig) -> str | None:
+    """The checkpoint to resume: `ckpt_path`, or for `last` the newest one that this experiment's runs left.
+
+    Raises:
+        ValueError: If it does not exist.
+    """
+    if cfg.ckpt_path is None:
+        return None
+    if cfg.ckpt_path != "last":
+        if not Path(cfg.ckpt_path).is_file():
+            raise ValueError(f"ckpt_path={cfg.ckpt_path}: no such file; give a .ckpt file or ckpt_path=last")
+        return cfg.ckpt_path
+    runs = Path(cfg.paths.runs) / cfg.name
+    found = sorted(runs.glob("**/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise ValueError(f"ckpt_path=last: no checkpoint under {runs}; start without ckpt_path")
+    return str(found[-1])
+
+
+def quiet() -> None:
+    """Silence known chatter that hides a run's own messages."""
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)

@@ -1,0 +1,94 @@
+"""Motion-field mathematics: Eq. 3 and 5-8 of the paper.
+
+A flow tensor has two channels on axis -3: 0 is x to the right, 1 is y down, in pixels per frame *at that tensor's own
+resolution*. Only `resize_flow` may resize one.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def pixel_grid(height: int, width: int, device: torch.device | None = None) -> Tensor:
+    """Coordinates of every pixel centre: (2, H, W) float32, channel 0 = x, 1 = y, origin at the first pixel centre."""
+    y, x = torch.meshgrid(
+        torch.arange(height, dtype=torch.float32, device=device),
+        torch.arange(width, dtype=torch.float32, device=device),
+        indexing="ij",
+    )
+    return torch.stack([x, y])
+
+
+def warp(image: Tensor, displacement: Tensor) -> Tensor:
+    """Sample `image` at p + displacement(p), bilinear, border pixels repeated outside.
+
+    Args:
+        image: (B, C, H, W), any float type.
+        displacement: (B, 2, H, W) in pixels; to move content *along* a flow F pass about -F.
+
+    Returns:
+        (B, C, H, W) in the type of `image`.
+    """
+    height, width = image.shape[-2:]
+    where = pixel_grid(height, width, image.device) + displacement.float()
+    # align_corners=True maps -1 and 1 to the first and last pixel centres, so a zero displacement is the identity.
+    scale = torch.tensor([2 / max(width - 1, 1), 2 / max(height - 1, 1)], device=image.device).view(2, 1, 1)
+    grid = (where * scale - 1).permute(0, 2, 3, 1)
+    return F.grid_sample(image.float(), grid, padding_mode="border", align_corners=True).to(image.dtype)
+
+
+def integrate_flow(flow: Tensor) -> Tensor:
+    """Trace every pixel of every frame back to frame 0 (backward Euler along the motion field).
+
+    S_t(p) = S_{t-1}(p - F_{t-1}(p)): the step is exact for uniform flow and first order for a field that varies
+    slowly over one step. For a steady field this grows with t, which is what Eq. 4 needs: a field that is equal in
+    all frames makes its softmax rows sum to 1 and the term a constant.
+
+    Args:
+        flow: (B, T-1, 2, H, W), px per frame.
+
+    Returns:
+        (B, T, 2, H, W), px: where pixel p of frame t was in frame 0, as an offset from p. Frame 0 is zero. So
+        `warp(frame_0, result[:, t])` is frame 0 moved to time t.
+    """
+    offset = torch.zeros_like(flow[:, 0])
+    offsets = [offset]
+    for step in flow.unbind(1):
+        offset = warp(offset, -step) - step
+        offsets.append(offset)
+    return torch.stack(offsets, dim=1)
+
+
+def motion_strength(flow: Tensor) -> Tensor:
+    """Motion strength (Eq. 8): mean L2 length of the flow over frames and pixels.
+
+    Args:
+        flow: (B, T-1, 2, H, W), px per frame.
+
+    Returns:
+        (B,), px per frame at the flow's resolution.
+    """
+    return torch.linalg.vector_norm(flow.float(), dim=-3).flatten(1).mean(1)
+
+
+def resize_flow(flow: Tensor, height: int, width: int) -> Tensor:
+    """Resize a flow and scale its values, so that they stay pixels per frame at the new resolution.
+
+    Args:
+        flow: (..., 2, H, W), px per frame.
+
+    Returns:
+        (..., 2, height, width); area-averaged when shrinking, bilinear when growing.
+
+    Raises:
+        ValueError: If a side of the target is below 1.
+    """
+    if height < 1 or width < 1:
+        raise ValueError(f"cannot resize a flow to {height}x{width}: each side must be at least 1")
+    old_height, old_width = flow.shape[-2:]
+    if (old_height, old_width) == (height, width):
+        return flow
+    flat = flow.reshape(-1, 2, old_height, old_width)
+    flat = F.interpolate(flat, size=(height, width), mode="bilinear", align_corners=False, antialias=True)
+    scale = flat.new_tensor([width / old_width, height / old_height]).view(2, 1, 1)
+    return (flat * scale).reshape(*flow.shape[:-2], height, width)

@@ -1,0 +1,97 @@
+"""The frozen ends of an SVD pipeline: VAE (frames to latents and back) and CLIP image encoder."""
+
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKLTemporalDecoder
+from diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion import _resize_with_antialiasing
+from torch import Tensor, nn
+from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
+
+from motionanim.schedule import per_clip
+from motionanim.types import Condition
+
+
+class Codec(nn.Module):
+    """VAE and CLIP of one StableVideoDiffusionPipeline folder or hub id; always frozen and in eval mode.
+
+    The VAE runs in float32 whatever the trainer's precision: SVD's overflows in fp16.
+    """
+
+    def __init__(
+        self,
+        vae: AutoencoderKLTemporalDecoder,
+        image_encoder: CLIPVisionModelWithProjection,
+        feature_extractor: CLIPImageProcessor,
+    ) -> None:
+        super().__init__()
+        self.vae, self.image_encoder = vae, image_encoder
+        for name, values in (("mean", feature_extractor.image_mean), ("std", feature_extractor.image_std)):
+            self.register_buffer(f"image_{name}", torch.tensor(values).view(3, 1, 1), persistent=False)
+        self.requires_grad_(False).eval()
+
+    @classmethod
+    def from_pretrained(cls, base: Path | str) -> "Codec":
+        return cls(
+            AutoencoderKLTemporalDecoder.from_pretrained(base, subfolder="vae", torch_dtype=torch.float32),
+            CLIPVisionModelWithProjection.from_pretrained(base, subfolder="image_encoder", dtype=torch.float32),
+            CLIPImageProcessor.from_pretrained(base, subfolder="feature_extractor"),
+        )
+
+    @property
+    def downscale(self) -> int:
+        """Pixels per latent pixel on a side."""
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    def train(self, mode: bool = True) -> "Codec":
+        """Stay in eval mode: frozen means frozen, dropout and norms included."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def encode(self, frames: Tensor, chunk: int = 16) -> Tensor:
+        """Frames (B, T, 3, H, W) in [-1, 1] to scaled latents (B, T, C, h, w), `chunk` frames at a time."""
+        with torch.autocast(frames.device.type, enabled=False):
+            parts = [self.vae.encode(part).latent_dist.mode() for part in frames.float().flatten(0, 1).split(chunk)]
+        return torch.cat(parts).unflatten(0, frames.shape[:2]) * self.vae.config.scaling_factor
+
+    @torch.no_grad()
+    def encode_image(self, image: Tensor) -> Tensor:
+        """Condition image (B, 3, H, W), its noise already added, to latents (B, C, h, w) that are *not* scaled."""
+        with torch.autocast(image.device.type, enabled=False):
+            return self.vae.encode(image.float()).latent_dist.mode()
+
+    @torch.no_grad()
+    def embed_image(self, image: Tensor) -> Tensor:
+        """CLIP embedding (B, 1, D) of an image (B, 3, H, W) in [-1, 1], preprocessed as SVD does."""
+        resized = (_resize_with_antialiasing(image.float(), (224, 224)) + 1) / 2
+        pixels = (resized - self.image_mean) / self.image_std
+        return self.image_encoder(pixels).image_embeds[:, None].float()
+
+    def condition(
+        self, image: Tensor, *, noise: Tensor, noise_aug: Tensor, flow: Tensor, motion_strength: Tensor, fps: Tensor
+    ) -> Condition:
+        """Everything on: the condition for an image (B, 3, H, W), with `noise` (as image) times `noise_aug` (B,) on it.
+
+        `flow` is (B, T-1, 2, H, W) px per frame, `motion_strength` (B,) px per frame, `fps` (B,).
+        """
+        on = torch.ones_like(fps)
+        return Condition(
+            image_latents=self.encode_image(image + noise * per_clip(noise_aug, image)),
+            image_embed=self.embed_image(image),
+            flow=flow,
+            motion_strength=motion_strength,
+            use_flow=on,
+            use_strength=on,
+            fps=fps,
+            noise_aug=noise_aug,
+        )
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Scaled latents (B, T, C, h, w) to frames (B, T, 3, H, W) in [-1, 1]; a clip at a time, all its frames."""
+        with torch.autocast(latents.device.type, enabled=False):
+            clips = [
+                self.vae.decode(clip.float() / self.vae.config.scaling_factor, num_frames=len(clip)).sample
+                for clip in latents
+            ]
+        return torch.stack(clips).clamp(-1, 1)

@@ -1,0 +1,138 @@
+"""Stable Video Diffusion as a denoiser: any StableVideoDiffusionPipeline folder or hub id, real or tiny.
+
+The only file that knows how the UNet is called and which of its parameters are spatial, temporal or motion.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Literal
+
+import torch
+from diffusers import UNetSpatioTemporalConditionModel
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from motionanim.files import atomic_path
+from motionanim.models.motion import MotionConditioner
+from motionanim.schedule import per_clip, to_denoised
+from motionanim.types import Condition
+
+MOTION_FOLDER = "motion"  # beside unet/ and vae/ in the pipeline folder
+
+
+class Denoiser(nn.Module):
+    """EDM-preconditioned SVD UNet with motion conditioning; returns the denoised latents.
+
+    `unet` is a plain diffusers UNet (its state dict has SVD's keys); all added parameters are in `motion`.
+    """
+
+    def __init__(self, unet: UNetSpatioTemporalConditionModel, *, downscale: int, motion: dict[str, float]) -> None:
+        super().__init__()
+        self.unet = unet
+        self.motion_config = dict(motion)
+        latent_channels = unet.config.out_channels
+        self.motion = MotionConditioner(unet, latent_channels=latent_channels, downscale=downscale, **motion)
+
+    @classmethod
+    def from_pretrained(cls, base: Path | str, *, downscale: int, motion: dict[str, float]) -> "Denoiser":
+        """Load the UNet and, where the folder has them, the motion weights.
+
+        Args:
+            base: Pipeline folder or hub id.
+            downscale: Pixels per latent pixel (`Codec.downscale`).
+            motion: Arguments of MotionConditioner. Conditions that are off here are left out even if the folder has
+                weights for them (Table 1's ablations); `channels` and `median_strength` must agree with the folder.
+
+        Raises:
+            ValueError: If the folder's motion weights were made with other channels or another median strength.
+        """
+        unet = UNetSpatioTemporalConditionModel.from_pretrained(base, subfolder="unet", torch_dtype=torch.float32)
+        denoiser = cls(unet, downscale=downscale, motion=motion)
+        folder = Path(base) / MOTION_FOLDER
+        if folder.is_dir():
+            made_with = json.loads((folder / "config.json").read_text())
+            for key in ("channels", "median_strength"):
+                if made_with[key] != motion[key]:
+                    raise ValueError(
+                        f"motion weights in {folder} have {key}={made_with[key]}, the config asks for {motion[key]}: "
+                        f"set model.motion.{key}={made_with[key]} or train from a base without motion weights"
+                    )
+            weights = load_file(folder / "motion.safetensors")
+            wanted = denoiser.motion.state_dict()
+            missing = [name for name in wanted if name not in weights]
+            if missing:
+                raise ValueError(f"motion weights in {folder} lack {missing[0]}: switch that condition off")
+            denoiser.motion.load_state_dict({name: weights[name] for name in wanted})
+        return denoiser
+
+    def save_motion(self, base: Path | str) -> None:
+        """Write the motion weights (fp16) and their config beside the UNet of the pipeline folder `base`."""
+        folder = Path(base) / MOTION_FOLDER
+        with atomic_path(folder / "motion.safetensors") as path:
+            save_file({k: v.half().contiguous().cpu() for k, v in self.motion.state_dict().items()}, path)
+        with atomic_path(folder / "config.json") as path:
+            path.write_text(json.dumps(self.motion_config, indent=2) + "\n")
+
+    def forward(self, z: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
+        """Denoise.
+
+        Args:
+            z: (B, T, C, h, w) noisy latents, scaled.
+            sigma: (B,) noise level of each clip, > 0.
+            condition: See `Condition`; its flow gives T - 1 motion fields.
+
+        Returns:
+            (B, T, C, h, w) float32: the estimate of the clean latents.
+        """
+        self.motion.prepare(condition)
+        bucket = self.motion.bucket(condition)
+        dtype = self.unet.dtype
+        image_latents = condition.image_latents[:, None].expand(-1, z.shape[1], -1, -1, -1)
+        scaled = z / per_clip((sigma**2 + 1) ** 0.5, z)
+        v = self.unet(
+            torch.cat([scaled, image_latents], dim=2).to(dtype),
+            0.25 * sigma.log(),
+            encoder_hidden_states=condition.image_embed.to(dtype),
+            # SVD was trained on fps - 1: the same in training and inference.
+            added_time_ids=torch.stack([condition.fps - 1, bucket, condition.noise_aug], dim=1),
+            return_dict=False,
+        )[0]
+        return to_denoised(v.float(), z, sigma)
+
+    def select_trainable(self, preset: Literal["all", "literal", "temporal"]) -> None:
+        """Set requires_grad. Motion parameters always train.
+
+        `all`: everything (a base from nothing). `literal`: all but the spatial transformer blocks, the paper's reading
+        (1 276 M of SVD's 1 525 M). `temporal`: temporal layers only (656 M), the economical choice.
+
+        Raises:
+            ValueError: If the preset is none of these.
+        """
+        if preset not in ("all", "literal", "temporal"):
+            raise ValueError(f"trainable={preset}: must be all, literal or temporal")
+        for name, parameter in self.unet.named_parameters():
+            chosen = preset == "all" or (preset == "literal" and not is_spatial_transformer(name))
+            parameter.requires_grad_(chosen or (preset == "temporal" and is_temporal(name)))
+        self.motion.requires_grad_(True)
+
+
+def is_spatial_transformer(name: str) -> bool:
+    """Whether a UNet parameter belongs to a spatial transformer block (`.temporal_transformer_blocks.` is another)."""
+    return ".transformer_blocks." in name
+
+
+def is_temporal(name: str) -> bool:
+    """Whether a UNet parameter is temporal: temporal resnets and transformers, their mixers and position embeddings."""
+    return "temporal" in name or "time_mixer" in name or "time_pos_embed" in name
+
+
+def fingerprint(unet: UNetSpatioTemporalConditionModel) -> str:
+    """What a LoRA remembers of its base: a hash of the UNet's first and last convolution.
+
+    Rounded to bf16 first, so that a base loaded in fp32, fp16 or bf16 gives the same.
+    """
+    digest = hashlib.sha256()
+    for weight in (unet.conv_in.weight, unet.conv_out.weight):
+        digest.update(weight.detach().cpu().to(torch.bfloat16).view(torch.int16).numpy().tobytes())
+    return digest.hexdigest()[:16]

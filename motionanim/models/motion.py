@@ -1,0 +1,192 @@
+"""Motion conditioning (Sec. 3.2): everything the paper adds to Stable Video Diffusion.
+
+The UNet stays a plain SVD UNet; all new parameters live here and reach it in three places:
+
+- Eq. 4 in every temporal self-attention: out += W_o softmax(Q K^T / sqrt(d)) W_V z_m, tokens = the frames at one pixel;
+- motion strength (Eq. 8) as a fourth added time id: its sinusoid adds to the first added-embedding layer;
+- (ours) the first-frame latent warped along the field, added to the input convolution.
+
+In each exactly one factor is zero at the start: an SVD checkpoint then gives *equal* outputs before training, and the
+gradient still flows.
+"""
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.attention_processor import Attention
+from diffusers.models.embeddings import Timesteps
+from torch import Tensor, nn
+
+from motionanim.flow import integrate_flow, resize_flow, warp
+from motionanim.types import Condition
+
+
+class ResidualBlock(nn.Module):
+    """GroupNorm, SiLU, 3x3 convolution, twice, around an identity."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.GroupNorm(8, channels), nn.SiLU(), nn.Conv2d(channels, channels, 3, padding=1),
+            nn.GroupNorm(8, channels), nn.SiLU(), nn.Conv2d(channels, channels, 3, padding=1),
+        )  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.layers(x)
+
+
+class MotionEncoder(nn.Module):
+    """Motion field to feature maps z_m: strided 4x4 convolutions and residual blocks, as in Endo et al. 2019.
+
+    Sees the displacement integrated to each frame (so that z_m differs per frame even for a steady field) and the flow
+    itself, both divided by the frame size. Keeps maps: no global pooling.
+    """
+
+    def __init__(self, *, channels: int, downscale: int) -> None:
+        super().__init__()
+        stages = downscale.bit_length() - 1
+        if 2**stages != downscale or channels % 8:
+            raise ValueError(f"downscale={downscale} must be a power of 2, channels={channels} a multiple of 8")
+        widths = [4, *[channels] * stages]
+        layers: list[nn.Module] = []
+        for i in range(stages):
+            layers += [nn.Conv2d(widths[i], widths[i + 1], 4, stride=2, padding=1), ResidualBlock(widths[i + 1])]
+        self.layers = nn.Sequential(*layers, nn.GroupNorm(8, channels), nn.SiLU())
+
+    def forward(self, flow: Tensor, displacement: Tensor) -> Tensor:
+        """(B, T-1, 2, H, W) px per frame and (B, T, 2, H, W) px to z_m (B, T, channels, H/downscale, W/downscale)."""
+        height, width = flow.shape[-2:]
+        size = flow.new_tensor([width, height]).view(2, 1, 1)
+        padded = torch.cat([flow, flow[:, -1:]], dim=1)  # N-1 flows for N frames: the last one stands twice
+        # A step is about 1/100 of the frame: bring both to the order of 1.
+        x = torch.cat([displacement / size * 10, padded / size * 100], dim=2).flatten(0, 1)
+        dtype = self.layers[0].weight.dtype
+        return self.layers(x.to(dtype)).unflatten(0, flow.shape[:1] + (-1,))
+
+
+class MotionValue(nn.Module):
+    """W_V and W_o of Eq. 4 for one temporal attention; W_o starts at zero."""
+
+    def __init__(self, motion_channels: int, inner: int, channels: int) -> None:
+        super().__init__()
+        self.to_v = nn.Linear(motion_channels, inner, bias=False)
+        self.to_out = nn.Linear(inner, channels, bias=False)
+        nn.init.zeros_(self.to_out.weight)
+
+
+class MotionAttention:
+    """Attention processor of a temporal attn1 with Eq. 4: one softmax, applied to V and to the motion values."""
+
+    def __init__(self, conditioner: "MotionConditioner", index: int) -> None:
+        self.conditioner, self.index = conditioner, index
+
+    def __call__(self, attn: Attention, hidden_states: Tensor, encoder_hidden_states: None = None) -> Tensor:
+        batch, frames, _ = hidden_states.shape
+        heads = (batch, frames, attn.heads, -1)
+        query = attn.to_q(hidden_states).view(heads).transpose(1, 2)
+        key = attn.to_k(hidden_states).view(heads).transpose(1, 2)
+        value = attn.to_v(hidden_states).view(heads).transpose(1, 2)
+        motion = self.conditioner.values[self.index]
+        motion_tokens = self.conditioner.tokens(batch)
+        motion_value = motion.to_v(motion_tokens).view(heads).transpose(1, 2).to(value.dtype)
+        both = F.scaled_dot_product_attention(query, key, torch.cat([value, motion_value], dim=-1))
+        out, motion_out = both.transpose(1, 2).unflatten(-1, (2, -1)).unbind(-2)
+        out = attn.to_out[1](attn.to_out[0](out.flatten(2)))
+        return (out + motion.to_out(motion_out.flatten(2))) / attn.rescale_output_factor
+
+
+class MotionConditioner(nn.Module):
+    """All motion parameters, attached to a plain SVD UNet by forward hooks and attention processors.
+
+    Args:
+        unet: The UNet to steer; its own modules and parameter names stay as they are.
+        latent_channels: C of the latents.
+        downscale: Pixels per latent pixel, 8 for SVD.
+        channels: Channels of z_m.
+        motion_field: Use Eq. 4.
+        motion_strength: Use the strength embedding.
+        warped_latent: Use the warped first-frame latent.
+        median_strength: Median strength of the training set as a share of the frame width per frame; it maps to the
+            strength id 127 (`strength_id`), the middle of SVD's motion-bucket scale.
+    """
+
+    def __init__(
+        self,
+        unet: nn.Module,
+        *,
+        latent_channels: int,
+        downscale: int,
+        channels: int,
+        motion_field: bool,
+        motion_strength: bool,
+        warped_latent: bool,
+        median_strength: float,
+    ) -> None:
+        super().__init__()
+        if median_strength <= 0:
+            raise ValueError(f"median_strength={median_strength}: a share of the frame width, must be above 0")
+        self.downscale, self.median_strength = downscale, median_strength
+        self.levels = len(unet.config.block_out_channels)
+        self.encoder = MotionEncoder(channels=channels, downscale=downscale) if motion_field else None
+        self.values = nn.ModuleList()
+        self.strength = self.warped = None
+        # What the hooks and processors read during one forward. It outlives the forward on purpose: gradient
+        # checkpointing runs the blocks again during backward.
+        self._tokens: dict[int, Tensor] = {}
+        self._strength: Tensor | None = None
+        self._warped: Tensor | None = None
+        if motion_field:
+            for name, module in unet.named_modules():
+                if name.endswith(".attn1") and ".temporal_transformer_blocks." in name:
+                    module.set_processor(MotionAttention(self, len(self.values)))
+                    self.values.append(MotionValue(channels, module.inner_dim, module.to_out[0].out_features))
+        if motion_strength:
+            layer, width = unet.add_embedding.linear_1, unet.config.addition_time_embed_dim
+            self.sinusoid = Timesteps(width, True, downscale_freq_shift=0)
+            self.strength = nn.Linear(width, layer.out_features, bias=False)
+            nn.init.zeros_(self.strength.weight)
+            layer.register_forward_hook(lambda _, __, out: out + self.strength(self._strength).to(out.dtype))
+        if warped_latent:
+            first = unet.conv_in.out_channels
+            self.warped = nn.Conv2d(latent_channels, first, 3, padding=1, bias=False)
+            nn.init.zeros_(self.warped.weight)
+            unet.conv_in.register_forward_hook(lambda _, __, out: out + self.warped(self._warped).to(out.dtype))
+
+    def strength_id(self, motion_strength: Tensor, width: int) -> Tensor:
+        """Strength in px per frame at `width` to the 100-400 scale of Fig. 7 (the training median is 127)."""
+        return motion_strength / width * (127 / self.median_strength)
+
+    def bucket(self, condition: Condition) -> Tensor:
+        """SVD's own motion bucket (B,): the strength id within SVD's range, or its usual 127 where strength is off."""
+        ids = self.strength_id(condition.motion_strength, condition.flow.shape[-1]).clamp(1, 255)
+        known = condition.use_strength if self.strength is not None else torch.zeros_like(condition.use_strength)
+        return torch.where(known > 0, ids, torch.full_like(ids, 127.0))
+
+    def tokens(self, count: int) -> Tensor:
+        """z_m as tokens (B * pixels, T, channels) for the UNet stage that has `count` = B * pixels sequences."""
+        return self._tokens[count]
+
+    def prepare(self, condition: Condition) -> None:
+        """Compute what the UNet's next forward reads."""
+        dtype = next(self.parameters()).dtype if any(True for _ in self.parameters()) else torch.float32
+        height, width = condition.image_latents.shape[-2:]
+        flow = condition.flow.float()
+        use_flow = condition.use_flow.view(-1, 1, 1, 1, 1)
+        if self.encoder is not None or self.warped is not None:
+            displacement = integrate_flow(flow)
+            frames = displacement.shape[1]
+        if self.encoder is not None:
+            features = self.encoder(flow, displacement) * use_flow.to(dtype)
+            self._tokens = {}
+            for _ in range(self.levels):
+                stage = F.adaptive_avg_pool2d(features.flatten(0, 1), (height, width)).unflatten(0, (-1, frames))
+                tokens = stage.permute(0, 3, 4, 1, 2).flatten(0, 2)  # (B h w, T, channels)
+                self._tokens[len(tokens)] = tokens
+                height, width = -(-height // 2), -(-width // 2)
+        if self.strength is not None:
+            ids = self.strength_id(condition.motion_strength.float(), flow.shape[-1])
+            self._strength = (self.sinusoid(ids) * condition.use_strength[:, None]).to(dtype)
+        if self.warped is not None:
+            first = condition.image_latents
+            moved = resize_flow(displacement, *first.shape[-2:]).flatten(0, 1)
+            warped = warp(first.float().repeat_interleave(frames, 0), moved)
+            self._warped = (warped * use_flow.repeat_interleave(frames, 0)[:, 0]).to(dtype)

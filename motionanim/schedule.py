@@ -1,0 +1,52 @@
+"""Noise levels and the algebra between noisy latents, denoised latents, v and noise (EDM, Karras et al. 2022).
+
+z = z_0 + sigma * noise (Eq. 1 in the variance-exploding form that Stable Video Diffusion uses).
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def karras_sigmas(num_steps: int, *, sigma_min: float, sigma_max: float, rho: float) -> Tensor:
+    """The sigmas of a full run, largest first: (num_steps + 1,) float32; the last one is 0.
+
+    Raises:
+        ValueError: If num_steps < 1 or not 0 < sigma_min < sigma_max.
+    """
+    if num_steps < 1:
+        raise ValueError(f"num_steps={num_steps}: a run needs at least 1 denoising step")
+    if not 0 < sigma_min < sigma_max:
+        raise ValueError(f"sigma_min={sigma_min}, sigma_max={sigma_max}: need 0 < sigma_min < sigma_max")
+    ramp = np.linspace(0, 1, num_steps)
+    low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
+    sigmas = (high + ramp * (low - high)) ** rho
+    return torch.from_numpy(np.append(sigmas, 0.0).astype(np.float32))
+
+
+def per_clip(value: Tensor, like: Tensor) -> Tensor:
+    """Reshape (B,) to broadcast over the trailing axes of `like` (B, ...)."""
+    return value.view(-1, *[1] * (like.ndim - 1))
+
+
+def to_denoised(v: Tensor, z: Tensor, sigma: Tensor) -> Tensor:
+    """Denoised latents from the network's v-prediction: c_out * v + c_skip * z."""
+    s = per_clip(sigma, z)
+    return v * (-s / (s**2 + 1) ** 0.5) + z / (s**2 + 1)
+
+
+def to_noise(z: Tensor, denoised: Tensor, sigma: Tensor) -> Tensor:
+    """The noise that z holds beyond `denoised`, of unit variance (the n(t) of Eq. 10); sigma (B,) > 0."""
+    return (z - denoised) / per_clip(sigma, z)
+
+
+def euler_step(z: Tensor, denoised: Tensor, sigma: Tensor, sigma_next: Tensor) -> Tensor:
+    """One Euler step of the probability-flow ODE. All (B, ...) but the sigmas, (B,) or (). Stateless on purpose:
+    diffusers' scheduler counts its own steps and would use the wrong sigma when a run starts in the middle."""
+    sigma, sigma_next = per_clip(sigma, z), per_clip(sigma_next, z)
+    return z + (z - denoised) / sigma * (sigma_next - sigma)
+
+
+def loss_weight(sigma: Tensor) -> Tensor:
+    """EDM's weight (1 + sigma^2) / sigma^2, under which the loss on v is the same at every noise level."""
+    return (1 + sigma**2) / sigma**2

@@ -1,0 +1,127 @@
+"""What a run leaves besides its checkpoints: the trained part, EMA weights, a loss picture."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import matplotlib
+import torch
+from lightning.pytorch.loggers import WandbLogger
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from motionanim.files import atomic_path
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+
+class Export(L.Callback):
+    """At the end write what was trained (a LoRA file, a pipeline folder) into the run's folder: `module.export`."""
+
+    def __init__(self, *, folder: str) -> None:
+        self.folder = Path(folder)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.is_global_zero:
+            print(f"exported: {pl_module.export(self.folder)}")
+
+
+class Ema(L.Callback):
+    """Exponential moving average of the weights that train; validation and export use the average.
+
+    Lightning's own callback averages the whole module, frozen VAE and CLIP included; this one keeps only what trains.
+    """
+
+    def __init__(self, *, decay: float) -> None:
+        if not 0 < decay < 1:
+            raise ValueError(f"decay={decay}: must lie between 0 and 1, for example 0.999")
+        self.update = get_ema_multi_avg_fn(decay)
+        self.average: dict[str, torch.Tensor] = {}
+        self._swapped: dict[str, torch.Tensor] | None = None
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._trained = {n: p for n, p in pl_module.named_parameters() if p.requires_grad}
+        saved = self.average
+        self.average = {n: saved.get(n, p).detach().clone().to(p.device) for n, p in self._trained.items()}
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        if trainer.fit_loop.epoch_loop._should_accumulate():
+            return
+        # The early average would otherwise be mostly the random start.
+        if trainer.global_step <= 100:
+            torch._foreach_copy_(list(self.average.values()), [p.detach() for p in self._trained.values()])
+        else:
+            self.update(list(self.average.values()), [p.detach() for p in self._trained.values()], trainer.global_step)
+
+    def _swap(self) -> None:
+        for name, parameter in self._trained.items():
+            parameter.data, self.average[name] = self.average[name], parameter.data
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.state.fn == "fit":
+            self._swap()
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.state.fn == "fit":
+            self._swap()
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._swap()  # for good: Export comes after this callback in the config
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        return dict(self.average)
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        self.average = dict(state)
+
+
+class LossCurve(L.Callback):
+    """Draw every logged loss and score over the steps into `folder`/curves.png, from the run's metrics.csv."""
+
+    def __init__(self, *, folder: str) -> None:
+        self.folder = Path(folder)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        for logger in trainer.loggers:
+            logger.save()
+        table = self.folder / "metrics.csv"
+        if not trainer.is_global_zero or not table.exists():
+            return
+        picture = self.folder / "curves.png"
+        draw_curves(table, picture)
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.log_image("curves", [str(picture)])
+
+
+def draw_curves(table: Path, picture: Path) -> None:
+    """Plot each train/ and val/ column of a metrics.csv against its step; losses with a running median."""
+    series: dict[str, list[tuple[int, float]]] = {}
+    with table.open(newline="") as file:
+        for row in csv.DictReader(file):
+            for name, value in row.items():
+                if value and name.startswith(("train/", "val/")) and "_at_sigma_" not in name:
+                    series.setdefault(name, []).append((int(row["step"]), float(value)))
+    panels: dict[str, list[str]] = {}
+    for name in sorted(series):
+        panels.setdefault(name.split("/")[1], []).append(name)
+    figure, axes = plt.subplots(1, max(len(panels), 1), figsize=(5 * max(len(panels), 1), 3.6), squeeze=False)
+    for axis, (title, names) in zip(axes[0], panels.items(), strict=False):
+        for name in names:
+            steps, values = zip(*series[name], strict=True)
+            dense = len(values) > 60
+            axis.plot(steps, values, alpha=0.3 if dense else 1, marker="" if dense else "o", label=name, linewidth=1)
+            if dense:
+                window = len(values) // 30
+                smooth = torch.tensor(values).unfold(0, window, 1).median(-1).values
+                axis.plot(steps[window - 1 :], smooth, color=axis.lines[-1].get_color(), linewidth=1.8)
+        axis.set(title=title, xlabel="step")
+        if "loss" in title and all(v > 0 for n in names for _, v in series[n]):
+            axis.set_yscale("log")
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
+    figure.tight_layout()
+    with atomic_path(picture) as path:
+        figure.savefig(path, dpi=110)
+    plt.close(figure)

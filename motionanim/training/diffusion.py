@@ -1,0 +1,171 @@
+"""Train the motion-conditioned denoiser (experiment=diffusion from SVD, experiment=tiny_base from nothing)."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+
+from motionanim.losses import denoising_loss
+from motionanim.models.codec import Codec
+from motionanim.models.denoiser import Denoiser
+from motionanim.models.tiny import save_pipeline
+from motionanim.training.optim import adamw, check_finite
+from motionanim.types import ClipBatch, Condition
+
+VAL_SIGMAS = 8  # validation clips take turns at this many quantiles of the training distribution
+
+
+class DiffusionModule(L.LightningModule):
+    """Eq. 2 with SVD's frozen VAE and CLIP; every random draw is seeded by the clip's stream position.
+
+    Args:
+        base: StableVideoDiffusionPipeline folder or hub id.
+        motion: Arguments of `MotionConditioner`, the conditioning group.
+        trainable: Preset of `Denoiser.select_trainable`.
+        sigma_mean: Mean of ln sigma in training.
+        sigma_std: Standard deviation of ln sigma.
+        noise_aug_mean: Mean of ln of the condition image's noise level.
+        noise_aug_std: Its standard deviation; drawn for each clip by itself.
+        drop_image: Share of clips trained without CLIP embedding *and* image latents, together.
+        drop_flow: Share trained without the motion field, independently.
+        drop_strength: Share trained without the motion strength, independently.
+        gradient_checkpointing: Recompute UNet blocks in backward: less memory, about a third more time.
+        seed: Seed of the stream of draws.
+    """
+
+    def __init__(
+        self,
+        *,
+        base: str,
+        motion: Mapping[str, Any],
+        trainable: str,
+        sigma_mean: float,
+        sigma_std: float,
+        noise_aug_mean: float,
+        noise_aug_std: float,
+        drop_image: float,
+        drop_flow: float,
+        drop_strength: float,
+        gradient_checkpointing: bool,
+        lr: float,
+        weight_decay: float,
+        warmup_steps: int,
+        decay_steps: int,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(ignore=["motion"])
+        self.codec = Codec.from_pretrained(base)
+        self.denoiser = Denoiser.from_pretrained(base, downscale=self.codec.downscale, motion=dict(motion))
+        self.denoiser.select_trainable(trainable)
+        if gradient_checkpointing:
+            self.denoiser.unet.enable_gradient_checkpointing()
+        self.strict_loading = False  # checkpoints hold only what trains
+        self.val_loss = MeanMetric()
+        self.val_by_sigma = nn.ModuleList(MeanMetric() for _ in range(VAL_SIGMAS))
+
+    def draw(self, batch: ClipBatch, latent_shape: tuple[int, ...]) -> dict[str, Tensor]:
+        """All random numbers of one step, each clip's from its own generator: equal for any batch or world size."""
+        rows: dict[str, list[Tensor]] = {"ln_sigma": [], "ln_aug": [], "keep": [], "noise": [], "image_noise": []}
+        for position in batch.position.tolist():
+            seed = np.random.SeedSequence([self.hparams.seed, position]).generate_state(1, np.uint64)[0]
+            generator = torch.Generator().manual_seed(int(seed >> np.uint64(1)))
+            rows["ln_sigma"].append(torch.randn((), generator=generator))
+            rows["ln_aug"].append(torch.randn((), generator=generator))
+            rows["keep"].append(torch.rand(3, generator=generator))
+            rows["noise"].append(torch.randn(latent_shape, generator=generator))
+            rows["image_noise"].append(torch.randn(batch.frames.shape[2:], generator=generator))
+        return {name: torch.stack(values).to(self.device) for name, values in rows.items()}
+
+    def condition(self, batch: ClipBatch, draws: dict[str, Tensor]) -> Condition:
+        """The condition for training: image noise drawn per clip, conditions dropped at their shares."""
+        h = self.hparams
+        condition = self.codec.condition(
+            batch.frames[:, 0],
+            noise=draws["image_noise"],
+            noise_aug=torch.exp(h.noise_aug_mean + h.noise_aug_std * draws["ln_aug"]),
+            flow=batch.flow,
+            motion_strength=batch.motion_strength,
+            fps=batch.fps,
+        )
+        drop = draws["keep"].new_tensor([h.drop_image, h.drop_flow, h.drop_strength])
+        keep_image, keep_flow, keep_strength = (draws["keep"] >= drop).float().unbind(1)
+        return condition._replace(
+            image_latents=condition.image_latents * keep_image[:, None, None, None],
+            image_embed=condition.image_embed * keep_image[:, None, None],
+            use_flow=keep_flow,
+            use_strength=keep_strength,
+        )
+
+    def _losses(self, batch: ClipBatch, ln_sigma: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        latents = self.codec.encode(batch.frames)
+        draws = self.draw(batch, latents.shape[1:])
+        z_score = draws["ln_sigma"] if ln_sigma is None else ln_sigma
+        sigma = torch.exp(self.hparams.sigma_mean + self.hparams.sigma_std * z_score)
+        return denoising_loss(self.denoiser, latents, self.condition(batch, draws), sigma, draws["noise"]), sigma
+
+    def training_step(self, batch: ClipBatch) -> Tensor:
+        losses, _ = self._losses(batch)
+        loss = losses.mean()
+        check_finite(loss, self.global_step)
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: ClipBatch) -> None:
+        # Fixed quantiles instead of draws: the same noise levels at every validation, each equally often.
+        turn = batch.position % VAL_SIGMAS
+        losses, _ = self._losses(batch, torch.special.ndtri((turn + 0.5) / VAL_SIGMAS))
+        self.val_loss.update(losses)
+        for which, loss in zip(turn.tolist(), losses, strict=True):
+            self.val_by_sigma[which].update(loss)
+
+    def on_validation_epoch_end(self) -> None:
+        self.log("val/loss", self.val_loss.compute(), prog_bar=True)
+        self.val_loss.reset()
+        for turn, metric in enumerate(self.val_by_sigma):
+            quantile = torch.special.ndtri(torch.tensor((turn + 0.5) / VAL_SIGMAS))
+            sigma = torch.exp(self.hparams.sigma_mean + self.hparams.sigma_std * quantile)
+            if metric.update_called:
+                self.log(f"val/loss_at_sigma_{sigma:.2f}", metric.compute())
+            metric.reset()
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        h = self.hparams
+        return adamw(
+            self.denoiser.parameters(),
+            lr=h.lr,
+            weight_decay=h.weight_decay,
+            warmup_steps=h.warmup_steps,
+            decay_steps=h.decay_steps,
+            total=self.trainer.max_steps,
+        )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Strict about what should be there, since `strict_loading` is off for the frozen rest.
+
+        Raises:
+            ValueError: If the checkpoint lacks a trained parameter or has one of another shape.
+        """
+        for name, parameter in self.named_parameters():
+            saved = checkpoint["state_dict"].get(name)
+            if parameter.requires_grad and (saved is None or saved.shape != parameter.shape):
+                found = "is missing" if saved is None else f"has shape {tuple(saved.shape)}"
+                raise ValueError(
+                    f"the checkpoint does not fit this model: {name} {found}, needed {tuple(parameter.shape)}; "
+                    "resume with the model settings (rank, conditioning, scale) that the run began with"
+                )
+
+    def export(self, folder: Path) -> Path:
+        """Write `folder`/pipeline: the base with the trained UNet and the motion weights beside it, fp16."""
+        save_pipeline(folder / "pipeline", base=self.hparams.base, unet=self.denoiser.unet)
+        self.denoiser.save_motion(folder / "pipeline")
+        return folder / "pipeline"

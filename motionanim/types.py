@@ -1,0 +1,44 @@
+"""The values that flow through the system, and the legend of their shapes and units.
+
+Letters: B clips, T frames, H and W pixels, h and w latent pixels, C latent channels.
+
+NamedTuples without optional fields, because torch's default collate stacks them field by field and rejects
+dataclasses and None. A dataset yields one without the B axis; the loader adds it.
+"""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class ClipBatch(NamedTuple):
+    """Clips with their motion, as a dataset yields them."""
+
+    frames: Tensor  # (B, T, 3, H, W) float32 in [-1, 1], RGB
+    flow: Tensor  # (B, T-1, 2, H, W) float32; frame k to k+1; channel 0 right, 1 down; px per frame at H x W
+    motion_strength: Tensor  # (B,) float32; mean |flow| over frames and pixels (Eq. 8), px per frame at H x W
+    fps: Tensor  # (B,) float32; frames per second of `frames`, after any stride
+    position: Tensor  # (B,) int64; place in the endless training stream; seeds every random draw for the clip
+
+
+class FlowPairBatch(NamedTuple):
+    """One image with a hint of its motion and the motion itself: what the flow refiner T learns from (Sec. 3.2)."""
+
+    image: Tensor  # (B, 3, H, W) float32 in [-1, 1], RGB, frame 0
+    hint: Tensor  # (B, 2, H, W) float32; dense flow interpolated from a few arrows (Eq. 5-7), px per frame
+    mask: Tensor  # (B, 1, H, W) float32 in {0, 1}; 1 where pixels may move
+    flow: Tensor  # (B, 2, H, W) float32; true steady field, px per frame at H x W
+    position: Tensor  # (B,) int64, as in ClipBatch
+
+
+class Condition(NamedTuple):
+    """All that steers the denoiser besides the noisy latents. A part switched off is all zeros with its flag 0."""
+
+    image_latents: Tensor  # (B, C, h, w) of frame 0, *not* multiplied by the VAE's scaling factor, as in SVD
+    image_embed: Tensor  # (B, 1, D) CLIP embedding of frame 0
+    flow: Tensor  # (B, T-1, 2, H, W) px per frame at H x W
+    motion_strength: Tensor  # (B,) px per frame at H x W
+    use_flow: Tensor  # (B,) float32 in {0, 1}; 0 drops the motion field
+    use_strength: Tensor  # (B,) float32 in {0, 1}; 0 drops the motion strength
+    fps: Tensor  # (B,) frames per second
+    noise_aug: Tensor  # (B,) standard deviation of the noise on the condition image's pixels

@@ -1,0 +1,35 @@
+"""Train: `python train.py experiment=motion_lora` (a bare `python train.py` lists the experiments)."""
+
+from pathlib import Path
+
+import hydra
+import lightning as L
+from omegaconf import DictConfig, OmegaConf
+
+from motionanim.entry import find_checkpoint, one_line_errors, quiet
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="train")
+@one_line_errors
+def main(cfg: DictConfig) -> None:
+    quiet()
+    checkpoint = find_checkpoint(cfg)
+    L.seed_everything(cfg.seed, workers=True, verbose=False)
+    out = Path(cfg.paths.run)
+    out.mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(cfg, out / "config.yaml", resolve=True)
+
+    data = hydra.utils.instantiate(cfg.data, _convert_="all")
+    model = hydra.utils.instantiate(cfg.model, _convert_="all")
+    trainer: L.Trainer = hydra.utils.instantiate(
+        cfg.trainer,
+        logger=list(hydra.utils.instantiate(cfg.logger).values()),
+        callbacks=list(hydra.utils.instantiate(cfg.callbacks).values()),
+    )
+    trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    if trainer.is_global_zero:
+        print(f"done: {out}")
+
+
+if __name__ == "__main__":
+    main()
