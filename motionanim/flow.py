@@ -88,7 +88,7 @@ def resize_flow(flow: Tensor, height: int, width: int) -> Tensor:
     old_height, old_width = flow.shape[-2:]
     if (old_height, old_width) == (height, width):
         return flow
-    flat = flow.reshape(-1, 2, old_height, old_width)
+    flat = flow.reshape(-1, 2, old_height, old_width).float()  # antialias has no half-precision kernel on a CPU
     flat = F.interpolate(flat, size=(height, width), mode="bilinear", align_corners=False, antialias=True)
     scale = flat.new_tensor([width / old_width, height / old_height]).view(2, 1, 1)
-    return (flat * scale).reshape(*flow.shape[:-2], height, width)
+    return (flat * scale).reshape(*flow.shape[:-2], height, width).to(flow.dtype)

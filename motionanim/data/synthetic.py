@@ -4,8 +4,8 @@ Every frame, frame 0 too, is sampled at two samples per pixel and axis from the 
 phase and averaged down, so that no frame is sharper than another: a network could otherwise tell frame 0 apart.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from motionanim import flow as flow_math
 from motionanim.data import scenes, stream
-from motionanim.data.scenes import SUPER, Layer, Points, Stage
+from motionanim.data.layers import SUPER, Layer, Points, Stage
 from motionanim.data.textures import draw_style
 from motionanim.types import ClipBatch, FlowPairBatch
 
@@ -286,3 +286,38 @@ class SyntheticFlowPairs(Dataset[FlowPairBatch]):
             flow=field,
             position=torch.tensor(position, dtype=torch.int64),
         )
+
+
+def synthetic_data(
+    *,
+    items: Literal["clips", "pairs"],
+    hint: Callable[[Tensor, Tensor, np.random.Generator], Tensor],
+    train: Mapping[str, Any],
+    val: Mapping[str, Any],
+    num_frames: int,
+    height: int,
+    width: int,
+    fps: float,
+    batch_size: int,
+    num_workers: int,
+) -> stream.StreamData:
+    """The world as training and validation data, in the kind of item that the experiment reads.
+
+    Args:
+        items: `clips` gives `SyntheticClips`, `pairs` gives `SyntheticFlowPairs` with `hint`.
+        train: seed, length, split and moving_camera of the training stream; pairs have a still camera.
+        val: The same for validation.
+
+    Raises:
+        ValueError: If `items` is neither.
+    """
+    if items not in ("clips", "pairs"):
+        raise ValueError(f"items={items}: must be clips or pairs")
+
+    def dataset(side: Mapping[str, Any]) -> Dataset:
+        if items == "clips":
+            return SyntheticClips(num_frames=num_frames, height=height, width=width, fps=fps, **side)
+        still = {name: value for name, value in side.items() if name != "moving_camera"}
+        return SyntheticFlowPairs(height=height, width=width, hint=hint, **still)
+
+    return stream.StreamData(train=dataset(train), val=dataset(val), batch_size=batch_size, num_workers=num_workers)

@@ -188,13 +188,13 @@ def dead_leaves(
     table[1:, 3:5] = tilt / radii[:, None]
     table[1:, 5] = -(tilt * places).sum(1) / radii
     table[1:, 6] = np.abs(rng.normal(0, 0.08, count))
-    leaf = table[labels]
+    tilt_x, tilt_y, level, rough = (np.take(column, labels) for column in np.ascontiguousarray(table[:, 3:].T))
     y, x = np.ogrid[:height, :width]
-    shading = leaf[..., 3] * x.astype(np.float32) + leaf[..., 4] * y.astype(np.float32) + leaf[..., 5]
+    shading = tilt_x * x.astype(np.float32) + tilt_y * y.astype(np.float32) + level
     covered = labels > 0
     # Wrapped copies lie a whole period from their centre: the clip bounds their shading.
-    shading = 1 + np.clip(shading, -0.3, 0.3) + leaf[..., 6] * grain
-    colour = np.where(covered[..., None], leaf[..., :3] * shading[..., None], base)
+    shading = 1 + np.clip(shading, -0.3, 0.3) + rough * grain
+    colour = np.where(covered[..., None], np.take(table[:, :3], labels, axis=0) * shading[..., None], base)
     dark = cv2.blur(shadow, (3, 3)).astype(np.float32) * (-0.45 / 255) + 1
     return np.clip(colour * dark[..., None], 0, 1), covered
 

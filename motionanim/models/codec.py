@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKLTemporalDecoder
+from diffusers import AutoencoderKL, AutoencoderKLTemporalDecoder, StableVideoDiffusionPipeline
 from diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion import _resize_with_antialiasing
 from torch import Tensor, nn
 from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
@@ -20,7 +20,7 @@ class Codec(nn.Module):
 
     def __init__(
         self,
-        vae: AutoencoderKLTemporalDecoder,
+        vae: AutoencoderKLTemporalDecoder | AutoencoderKL,
         image_encoder: CLIPVisionModelWithProjection,
         feature_extractor: CLIPImageProcessor,
     ) -> None:
@@ -32,11 +32,13 @@ class Codec(nn.Module):
 
     @classmethod
     def from_pretrained(cls, base: Path | str) -> "Codec":
-        return cls(
-            AutoencoderKLTemporalDecoder.from_pretrained(base, subfolder="vae", torch_dtype=torch.float32),
-            CLIPVisionModelWithProjection.from_pretrained(base, subfolder="image_encoder", dtype=torch.float32),
-            CLIPImageProcessor.from_pretrained(base, subfolder="feature_extractor"),
-        )
+        # The pipeline's own index says which class each part is; the UNet is Denoiser's to load.
+        pipeline = StableVideoDiffusionPipeline.from_pretrained(base, unet=None, scheduler=None)
+        return cls(pipeline.vae.float(), pipeline.image_encoder.float(), pipeline.feature_extractor)
+
+    def _decode_options(self, frames: int) -> dict[str, int]:
+        # SVD's decoder is temporal and must know the frames of a clip; a plain one must not be told.
+        return {"num_frames": frames} if isinstance(self.vae, AutoencoderKLTemporalDecoder) else {}
 
     @property
     def downscale(self) -> int:
@@ -91,7 +93,7 @@ class Codec(nn.Module):
         """Scaled latents (B, T, C, h, w) to frames (B, T, 3, H, W) in [-1, 1]; a clip at a time, all its frames."""
         with torch.autocast(latents.device.type, enabled=False):
             clips = [
-                self.vae.decode(clip.float() / self.vae.config.scaling_factor, num_frames=len(clip)).sample
+                self.vae.decode(clip.float() / self.vae.config.scaling_factor, **self._decode_options(len(clip))).sample
                 for clip in latents
             ]
         return torch.stack(clips).clamp(-1, 1)

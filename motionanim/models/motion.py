@@ -60,7 +60,7 @@ class MotionEncoder(nn.Module):
         # A step is about 1/100 of the frame: bring both to the order of 1.
         x = torch.cat([displacement / size * 10, padded / size * 100], dim=2).flatten(0, 1)
         dtype = self.layers[0].weight.dtype
-        return self.layers(x.to(dtype)).unflatten(0, flow.shape[:1] + (-1,))
+        return self.layers(x.to(dtype)).unflatten(0, (flow.shape[0], -1))
 
 
 class MotionValue(nn.Module):
@@ -79,7 +79,9 @@ class MotionAttention:
     def __init__(self, conditioner: "MotionConditioner", index: int) -> None:
         self.conditioner, self.index = conditioner, index
 
-    def __call__(self, attn: Attention, hidden_states: Tensor, encoder_hidden_states: None = None) -> Tensor:
+    def __call__(
+        self, attn: Attention, hidden_states: Tensor, encoder_hidden_states: None = None, attention_mask: None = None
+    ) -> Tensor:
         batch, frames, _ = hidden_states.shape
         heads = (batch, frames, attn.heads, -1)
         query = attn.to_q(hidden_states).view(heads).transpose(1, 2)
@@ -167,7 +169,7 @@ class MotionConditioner(nn.Module):
 
     def prepare(self, condition: Condition) -> None:
         """Compute what the UNet's next forward reads."""
-        dtype = next(self.parameters()).dtype if any(True for _ in self.parameters()) else torch.float32
+        dtype = next((parameter.dtype for parameter in self.parameters()), torch.float32)
         height, width = condition.image_latents.shape[-2:]
         flow = condition.flow.float()
         use_flow = condition.use_flow.view(-1, 1, 1, 1, 1)

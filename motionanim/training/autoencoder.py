@@ -44,7 +44,7 @@ class AutoencoderModule(L.LightningModule):
 
     def _reconstruct(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         latents = self.vae.encode(frames.flatten(0, 1)).latent_dist.mode()
-        return self.vae.decode(latents, num_frames=frames.shape[1]).sample.view_as(frames), latents
+        return self.vae.decode(latents).sample.view_as(frames), latents
 
     def training_step(self, batch: ClipBatch) -> Tensor:
         count = self.hparams.frames
@@ -93,7 +93,7 @@ class AutoencoderModule(L.LightningModule):
 
 
 def pca_psnr(images: Tensor, *, side: int, coefficients: int) -> Tensor:
-    """PSNR in dB of coding (N, 3, H, W) images in [-1, 1] by the leading principal components of side x side patches."""
+    """PSNR in dB of coding (N, 3, H, W) images in [-1, 1] by the first principal components of side x side patches."""
     patches = torch.nn.functional.unfold(images, side, stride=side).transpose(1, 2).flatten(0, 1)
     energies = torch.linalg.eigvalsh(torch.cov(patches.T.double()))
     lost = energies[:-coefficients].sum() / patches.shape[1]

@@ -1,0 +1,110 @@
+"""Clips per second of the data module beside bare decord: python benchmarks/data_loading.py ROOT [--out REPORT.md].
+
+Both do the same reads in one process, alternating: the bare loop opens the file, decodes the same frames in one call
+and resizes them, and nothing else; the data module also lists the frames by time, crops, reads the cached flow, converts to
+float and collates. Flow is estimated beforehand, as `motionanim.data.prepare` does, so neither side pays for it.
+"""
+
+import argparse
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import decord
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from motionanim.data.clips import VideoClips, clip_data, flow_path
+from motionanim.data.folder import folder_clips
+from motionanim.data.prepare import cached_flow
+from motionanim.data.stream import rng, shuffled_index
+from motionanim.data.video import Video, cover_size
+from motionanim.models.flow_estimator import DisFlow
+
+
+def planned_reads(clips: VideoClips, positions: range) -> list[tuple[str, list[int]]]:
+    """Which frames of which file the data module reads at each position."""
+    reads = []
+    for position in positions:
+        path = clips.root / clips.names[shuffled_index(clips.seed, position, len(clips))]
+        indices, _ = Video(path).grid(fps=clips.fps, stride=clips.stride)
+        start = int(rng(clips.seed, position).integers(len(indices) - clips.num_frames + 1))
+        reads.append((str(path), indices[start : start + clips.num_frames].tolist()))
+    return reads
+
+
+def bare(reads: list[tuple[str, list[int]]], height: int, width: int) -> None:
+    for path, indices in reads:
+        frames = decord.VideoReader(path, num_threads=1).get_batch(indices).asnumpy()
+        tall, wide = cover_size(*frames.shape[1:3], height=height, width=width)
+        method = cv2.INTER_AREA if tall <= frames.shape[1] else cv2.INTER_CUBIC
+        for frame in frames:
+            cv2.resize(frame, (wide, tall), interpolation=method)
+
+
+def seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("root", type=Path)
+    parser.add_argument("--out", type=Path, help="write the table here")
+    parser.add_argument("--clips", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    rows = []
+    for frames, size in ((16, 64), (25, 512)):
+        with tempfile.TemporaryDirectory() as cache:
+            data = clip_data(
+                root=options.root, names=folder_clips(options.root, val_share=0.1), rejected=Path(cache, "rejected.csv"),
+                max_rejected_share=0.0, batch_size=4, num_workers=0, num_frames=frames, height=size, width=size, fps=7,
+                stride=None, seed=0, flow_estimator=DisFlow(preset="ultrafast", min_side=1), flow_cache=cache,
+            )  # fmt: skip
+            clips = data.train
+            for name in clips.names:
+                video, shape = Video(clips.root / name), {"height": size, "width": size}
+                where = flow_path(
+                    Path(cache), clips.root / name, estimator=clips.flow_estimator.name, fps=7, stride=None, **shape
+                )
+                cached_flow(video, video.grid(fps=7, stride=None)[0], clips.flow_estimator, where, **shape)
+            positions = range(options.clips)
+            reads = planned_reads(clips, positions)
+            loader = DataLoader(clips, 4, sampler=positions)
+            bare(reads[:2], size, size)
+            pairs = [
+                (seconds(lambda: bare(reads, size, size)), seconds(lambda: list(loader)))  # noqa: B023
+                for _ in range(options.rounds)
+            ]
+        bare_rate, module_rate = (options.clips / statistics.median(side) for side in zip(*pairs))
+        ratio = statistics.median(a / b for a, b in pairs)
+        rows.append(f"| {frames} x {size}x{size} | {bare_rate:.2f} | {module_rate:.2f} | {ratio:.2f} |")
+    report = "\n".join(
+        [
+            "| clip | bare decord, clips/s | data module, clips/s | ratio |",
+            "|---|---|---|---|",
+            *rows,
+            "",
+            f"Median of {options.rounds} alternating rounds of {options.clips} clips, one process, cached flow. "
+            f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {platform.system()}; Python "
+            f"{platform.python_version()}, torch {torch.__version__}, decord {decord.__version__}, OpenCV "
+            f"{cv2.__version__}, numpy {np.__version__}.",
+        ]
+    )
+    print(report)
+    if options.out:
+        options.out.write_text(report + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,323 @@
+"""Clips cut from video files, as every real data source yields them; the sources differ in how they list files."""
+
+import csv
+import fcntl
+import hashlib
+import io
+import logging
+import os
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from motionanim.data.stream import StreamData, rng, shuffled_index
+from motionanim.data.video import Video, VideoError, to_float
+from motionanim.flow import motion_strength
+from motionanim.types import ClipBatch
+
+logger = logging.getLogger(__name__)
+
+Item = TypeVar("Item", covariant=True)
+
+
+class FlowEstimator(Protocol):
+    """Frames (T, 3, H, W) float32 in [-1, 1] to flow (T-1, 2, H, W) in px per frame; `name` tells how."""
+
+    name: str
+
+    def __call__(self, frames: Tensor) -> Tensor: ...
+
+
+class Names(Sequence[str]):
+    """A list of file names in two flat buffers: HD-VILA's 100 M as Python strings would not fit, nor survive a fork."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        text, ends = bytearray(), array("q", [0])
+        for name in names:
+            text += os.fsencode(name)
+            ends.append(len(text))
+        self._text, self._ends = bytes(text), np.frombuffer(ends, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, index: int) -> str:
+        if not 0 <= index < len(self):
+            raise IndexError(f"name {index} of {len(self)}")
+        return os.fsdecode(self._text[self._ends[index] : self._ends[index + 1]])
+
+
+def split_names(names: Iterable[tuple[str, str]], *, val_share: float) -> tuple[Names, Names]:
+    """Split into training and validation by a hash, so that a file keeps its side when others come and go.
+
+    Args:
+        names: Pairs of a file name and its group; a group never straddles the split.
+        val_share: Share of the groups that validate, in (0, 1).
+
+    Returns:
+        Training and validation names, each with at least one.
+
+    Raises:
+        ValueError: If `val_share` is out of range, or there are fewer than two groups.
+    """
+    if not 0 < val_share < 1:
+        raise ValueError(f"val_share={val_share}: must be between 0 and 1")
+    share_of = array("d")
+
+    def each_name() -> Iterator[str]:
+        for name, group in names:
+            share_of.append(_hash_share(group))
+            yield name
+
+    listed = Names(each_name())
+    lowest, highest = min(share_of, default=0), max(share_of, default=0)
+    if lowest == highest:
+        raise ValueError(
+            f"{len(listed)} clips, all of one video: at least 2 videos are needed, to train and to validate"
+        )
+    # The lowest always validates and the highest always trains, so that neither side is empty.
+    border = min(max(val_share, float(np.nextafter(lowest, 1))), highest)
+    train = Names(name for name, share in zip(listed, share_of) if share >= border)
+    return train, Names(name for name, share in zip(listed, share_of) if share < border)
+
+
+def _hash_share(text: str) -> float:
+    return int.from_bytes(hashlib.sha256(os.fsencode(text)).digest()[:7], "big") / 2**56
+
+
+class Rejections:
+    """The videos that cannot be used: logged, kept in a CSV file, and counted over all loader processes.
+
+    Args:
+        path: The CSV file (path, reason); made with its folder at the first rejection, appended to by all processes.
+        total: How many clips there are.
+        max_share: Share of them that may fail before training stops, in [0, 1].
+    """
+
+    def __init__(self, path: str | Path, *, total: int, max_share: float) -> None:
+        if not 0 <= max_share <= 1:
+            raise ValueError(f"max_rejected_share={max_share}: must be in [0, 1]")
+        self.path, self.total, self.max_share = Path(path), total, max_share
+        self._known: set[str] = set()
+
+    def add(self, error: VideoError) -> None:
+        """Record one video, once.
+
+        Raises:
+            ValueError: If more than the allowed share has failed.
+        """
+        if error.path in self._known:
+            return
+        self._known.add(error.path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.path, "a+", encoding="utf-8", newline="") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # released when the file closes, or its process dies
+            file.seek(0)
+            earlier = {row[0] for row in csv.reader(file) if len(row) == 2} - {"path"}
+            if error.path not in earlier:
+                logger.warning("rejected: %s", error)
+                lines = io.StringIO()
+                rows = [] if file.tell() else [("path", "reason")]
+                csv.writer(lines).writerows([*rows, (error.path, error.reason)])
+                file.write(lines.getvalue())
+        count = len(earlier | {error.path})
+        if count > self.max_share * self.total:
+            raise ValueError(
+                f"{count} of {self.total} clips cannot be used, more than max_rejected_share={self.max_share} allows; "
+                f"the last: {error}; all are named in {self.path}: mend or remove them, or allow more"
+            ) from error
+
+
+class FileItems(Protocol[Item]):
+    """What `load_usable` needs of a dataset over files."""
+
+    root: Path
+    names: Sequence[str]
+    seed: int
+    random: bool
+    rejections: Rejections
+
+    def load(self, path: Path, position: int) -> Item: ...
+
+
+def load_usable(dataset: FileItems[Item], position: int) -> Item:
+    """The item at a position; a file that cannot be used is recorded, and the next in the list takes its place.
+
+    Raises:
+        ValueError: If too many files, or all, are unusable.
+        IndexError: If `position` is past the end of a dataset that is not random.
+    """
+    length = len(dataset.names)
+    if not dataset.random and not 0 <= position < length:
+        raise IndexError(f"item {position} of {length}")
+    first = shuffled_index(dataset.seed, position, length) if dataset.random else position
+    for attempt in range(length):
+        try:
+            return dataset.load(dataset.root / dataset.names[(first + attempt) % length], position)
+        except VideoError as error:
+            dataset.rejections.add(error)
+    raise ValueError(f"none of {length} files under {dataset.root} can be used: see {dataset.rejections.path}")
+
+
+class VideoClips(Dataset[ClipBatch]):
+    """Clips of `num_frames` from video files, with their optical flow.
+
+    Flow is estimated on frames that are resized but not yet cropped, so that what enters the crop has its flow too, and
+    a cached flow serves any crop. A clip starts at any tick of the video's frame grid (`Video.grid`).
+
+    A video that cannot be used is handed to `rejections`, and the next one in the list takes its place.
+
+    Args:
+        root: Folder that the names are relative to.
+        names: Video files.
+        num_frames: T, at least 2.
+        height: H in px.
+        width: W in px.
+        fps: Wanted frames per second; the file decides what is possible, and the item says what it became.
+        stride: Every stride-th frame of the file instead; None follows `fps`.
+        seed: Of the stream.
+        random: True draws file, start and crop from (seed, position); False takes file `position`, middle and centre.
+        flow_estimator: Frames (T, 3, H', W') in [-1, 1] to flow (T-1, 2, H', W'); its `name` is in the cache's key.
+        flow_cache: Folder of flows that `motionanim.data.prepare` filled; what is missing there is estimated.
+        rejections: Where unusable videos go.
+    """
+
+    def __init__(
+        self,
+        *,
+        root: str | Path,
+        names: Sequence[str],
+        num_frames: int,
+        height: int,
+        width: int,
+        fps: float,
+        stride: int | None,
+        seed: int,
+        random: bool,
+        flow_estimator: FlowEstimator,
+        flow_cache: str | Path,
+        rejections: Rejections,
+    ) -> None:
+        if num_frames < 2 or height < 1 or width < 1:
+            raise ValueError(f"{num_frames} frames of {height}x{width}: at least 2 frames of 1x1 px are needed")
+        self.root, self.names, self.num_frames, self.height, self.width = Path(root), names, num_frames, height, width
+        self.fps, self.stride, self.seed, self.random = fps, stride, seed, random
+        self.flow_estimator, self.flow_cache, self.rejections = flow_estimator, Path(flow_cache), rejections
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, position: int) -> ClipBatch:
+        return load_usable(self, position)
+
+    def load(self, path: Path, position: int) -> ClipBatch:
+        """Clip `position`, cut from the file `path`; raises VideoError."""
+        generator = rng(self.seed, position) if self.random else None
+        video = Video(path)
+        indices, fps = video.grid(fps=self.fps, stride=self.stride)
+        cached = open_flow(
+            flow_path(
+                self.flow_cache,
+                path,
+                estimator=self.flow_estimator.name,
+                height=self.height,
+                width=self.width,
+                fps=self.fps,
+                stride=self.stride,
+            )
+        )
+        usable = len(indices) if cached is None else len(cached) + 1
+        if usable < self.num_frames:
+            raise VideoError(path, f"is too short: {usable} frames at {fps:.3g} a second, {self.num_frames} are needed")
+        start = _place(usable - self.num_frames, generator)
+        pixels = video.read(indices[start : start + self.num_frames], height=self.height, width=self.width)
+        top = _place(pixels.shape[1] - self.height, generator)
+        left = _place(pixels.shape[2] - self.width, generator)
+        rows, columns = slice(top, top + self.height), slice(left, left + self.width)
+        if cached is None:
+            flow = self.flow_estimator(to_float(pixels))[..., rows, columns].contiguous()
+        else:
+            window = cached[start : start + self.num_frames - 1, :, rows, columns]
+            flow = torch.from_numpy(window.astype(np.float32))
+        return ClipBatch(
+            frames=to_float(pixels[:, rows, columns]),
+            flow=flow,
+            motion_strength=motion_strength(flow[None])[0],
+            fps=torch.tensor(fps, dtype=torch.float32),
+            position=torch.tensor(position, dtype=torch.int64),
+        )
+
+
+def _place(room: int, generator: np.random.Generator | None) -> int:
+    return room // 2 if generator is None else int(generator.integers(room + 1))
+
+
+def flow_path(
+    folder: Path, video: Path, *, estimator: str, height: int, width: int, fps: float, stride: int | None
+) -> Path:
+    """Where the flow of a video is cached: the name changes with the file's content and with every setting."""
+    state = video.stat()
+    key = f"{video.resolve()}|{state.st_size}|{state.st_mtime_ns}|{estimator}|{height}|{width}|{fps}|{stride}"
+    digest = hashlib.sha256(os.fsencode(key)).hexdigest()[:32]
+    return folder / digest[:2] / f"{digest}.npy"
+
+
+def open_flow(path: Path) -> np.ndarray | None:
+    """A cached flow (K-1, 2, H', W') float16, mapped rather than read; None when there is none."""
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        return None
+
+
+def clip_data(**options: Any) -> StreamData:
+    """Training and validation clips: `VideoClips` with what `file_data` takes."""
+    return file_data(VideoClips, **options)
+
+
+def file_data(
+    dataset: Callable[..., Dataset],
+    *,
+    names: tuple[Sequence[str], Sequence[str]],
+    rejected: str | Path,
+    max_rejected_share: float,
+    batch_size: int,
+    num_workers: int,
+    **options: Any,
+) -> StreamData:
+    """A training and a validation dataset over files, which share their account of unusable ones.
+
+    Args:
+        dataset: Makes one from `names`, `random`, `rejections` and `options`.
+        names: Training and validation files.
+        rejected: CSV file for unusable ones.
+        max_rejected_share: Share of all files that may be unusable, in [0, 1].
+        batch_size: Items a process and step.
+        num_workers: Loader processes.
+        options: What else `dataset` takes.
+    """
+    rejections = Rejections(rejected, total=sum(map(len, names)), max_share=max_rejected_share)
+    train, val = (
+        dataset(names=side, random=random, rejections=rejections, **options)
+        for side, random in zip(names, (True, False))
+    )
+    return StreamData(train=train, val=val, batch_size=batch_size, num_workers=num_workers)
+
+
+def check_root(root: str | Path | None) -> Path:
+    """The root folder.
+
+    Raises:
+        ValueError: If it is not given or not a folder.
+    """
+    if root is None:
+        raise ValueError("no folder of videos given: pass data.root=FOLDER (root=FOLDER to prepare)")
+    if not Path(root).is_dir():
+        raise ValueError(f"root={root} is not a folder: pass one that exists")
+    return Path(root)

@@ -1,0 +1,177 @@
+"""Eulerian-motion clips (Holynski et al., CVPR 2021): an image, the video that it starts, and its steady flow.
+
+Files of clip 00001: `00001_input.jpg`, `00001_gt.mp4`, `00001_motion.pth`. Clips up to 00979 train, the rest validate.
+"""
+
+import io
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import cv2
+import lz4.frame
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from motionanim.data.clips import Names, Rejections, check_root, file_data, load_usable
+from motionanim.data.stream import StreamData, rng
+from motionanim.data.video import VideoError, cover_size, to_float
+from motionanim.flow import resize_flow
+from motionanim.types import FlowPairBatch
+
+_DAMAGE = (OSError, EOFError, RuntimeError, ValueError, TypeError, LookupError, AttributeError, MemoryError)
+_LAST_TRAIN = 979
+_MAX_FLOW_BYTES = 2**28  # 2 float32 channels of 5792 x 5792: a bomb must not fill the memory
+
+
+def holynski_clips(root: str | Path | None, *, suffix: str) -> tuple[Names, Names]:
+    """Training and validation files by the official split.
+
+    Args:
+        root: Folder of the files; those of both splits may lie anywhere below it.
+        suffix: `_gt.mp4` for the videos, `_motion.pth` for the flows.
+
+    Raises:
+        ValueError: If `root` is no folder, a file's name does not start with a number, or a side has no file.
+    """
+    root = check_root(root)
+    sides: tuple[list[str], list[str]] = ([], [])
+    for path in sorted(root.rglob(f"*{suffix}")):
+        number = path.name.removesuffix(suffix)
+        if not number.isdigit():
+            raise ValueError(f"{path}: must be a number followed by {suffix}, such as 00001{suffix}")
+        sides[int(number) > _LAST_TRAIN].append(str(path.relative_to(root)))
+    if not all(sides):
+        raise ValueError(
+            f"root={root} has {len(sides[0])} files *{suffix} up to {_LAST_TRAIN:05} and {len(sides[1])} above: the "
+            "official split needs both, to train on and to validate"
+        )
+    return Names(sides[0]), Names(sides[1])
+
+
+def read_motion(path: str | Path) -> Tensor:
+    """Read a `_motion.pth`: an lz4 frame with a pickled array. Nothing but a numpy array can come out of it.
+
+    Returns:
+        (2, H, W) float32, px per frame.
+
+    Raises:
+        VideoError: If the file cannot be read, or holds anything else.
+    """
+    try:
+        with lz4.frame.open(path, "rb") as file:
+            content = file.read(_MAX_FLOW_BYTES + 1)
+        if len(content) > _MAX_FLOW_BYTES:
+            raise VideoError(path, f"unpacks to more than {_MAX_FLOW_BYTES} bytes")
+        flow = _ArrayUnpickler(io.BytesIO(content)).load()
+    # What a damaged pickle raises is not limited to UnpicklingError.
+    except (*_DAMAGE, pickle.UnpicklingError) as error:
+        if isinstance(error, VideoError):
+            raise
+        raise VideoError(path, f"holds no flow that can be read: {' '.join(str(error).split())[:160]}") from error
+    if not isinstance(flow, np.ndarray) or flow.dtype.kind != "f" or flow.ndim != 4 or flow.shape[:2] != (1, 2):
+        kind = f"{flow.dtype} {flow.shape}" if isinstance(flow, np.ndarray) else type(flow).__name__
+        raise VideoError(path, f"holds {kind}: must be a float array (1, 2, H, W)")
+    if 0 in flow.shape or not np.isfinite(flow).all():
+        raise VideoError(path, "holds a flow that is empty or not finite")
+    return torch.from_numpy(flow[0].astype(np.float32))
+
+
+def _encode_latin1(text: str, encoding: str) -> bytes:
+    """What old pickles call to turn their text back into an array's bytes."""
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"encoding {encoding!r} is not part of a numpy array")
+    return text.encode("latin1")
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Unpickle numpy arrays of numbers; any other global, and so any other call, is refused."""
+
+    _ALLOWED: ClassVar[dict[str, Any]] = {
+        "numpy.ndarray": np.ndarray,
+        "numpy.dtype": np.dtype,
+        "numpy.core.multiarray._reconstruct": np._core.multiarray._reconstruct,
+        "numpy.core.numeric._frombuffer": np._core.numeric._frombuffer,
+        "_codecs.encode": _encode_latin1,
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        called = f"{module}.{name}".replace("numpy._core.", "numpy.core.")  # numpy 2 renamed it
+        if called not in self._ALLOWED:
+            raise pickle.UnpicklingError(f"{called} is not part of a numpy array; nothing was run")
+        return self._ALLOWED[called]
+
+
+class HolynskiPairs(Dataset[FlowPairBatch]):
+    """Frame 0 with its true steady flow and a hint of it, for the flow refiner (Sec. 3.2).
+
+    Args:
+        root: Folder that the names are relative to.
+        names: `_motion.pth` files; each has its `_input.jpg` beside it.
+        height: H in px.
+        width: W in px.
+        seed: Of the stream.
+        random: True draws file and crop from (seed, position); False takes file `position` and the centre.
+        min_speed: Pixels whose flow is longer than this may move, px per frame at H x W; above 0.
+        hint: Makes the sparse-arrow field (2, H, W) from (flow (2, H, W), mask (1, H, W), generator).
+        rejections: Where unusable files go.
+    """
+
+    def __init__(
+        self,
+        *,
+        root: str | Path,
+        names: Names,
+        height: int,
+        width: int,
+        seed: int,
+        random: bool,
+        min_speed: float,
+        hint: Callable[[Tensor, Tensor, np.random.Generator], Tensor],
+        rejections: Rejections,
+    ) -> None:
+        if not min_speed > 0:
+            raise ValueError(f"min_speed={min_speed}: must be above 0 px per frame")
+        self.root, self.names, self.height, self.width, self.seed = Path(root), names, height, width, seed
+        self.random, self.min_speed, self.hint, self.rejections = random, min_speed, hint, rejections
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, position: int) -> FlowPairBatch:
+        return load_usable(self, position)
+
+    def load(self, path: Path, position: int) -> FlowPairBatch:
+        generator = rng(self.seed, position)
+        flow = read_motion(path)
+        image_path = path.with_name(path.name.replace("_motion.pth", "_input.jpg"))
+        image = cv2.imread(str(image_path), cv2.IMREAD_COLOR_RGB)
+        if image is None:
+            raise VideoError(image_path, "is missing or not an image")
+        tall, wide = cover_size(*image.shape[:2], height=self.height, width=self.width)
+        method = cv2.INTER_AREA if tall <= image.shape[0] else cv2.INTER_CUBIC
+        image = cv2.resize(image, (wide, tall), interpolation=method)
+        flow = resize_flow(flow, tall, wide)
+        top, left = (tall - self.height) // 2, (wide - self.width) // 2
+        if self.random:
+            top = int(generator.integers(tall - self.height + 1))
+            left = int(generator.integers(wide - self.width + 1))
+        rows, columns = slice(top, top + self.height), slice(left, left + self.width)
+        flow = flow[:, rows, columns]
+        mask = (torch.linalg.vector_norm(flow, dim=0, keepdim=True) > self.min_speed).float()
+        flow = flow * mask
+        return FlowPairBatch(
+            image=to_float(image[None, rows, columns])[0],
+            hint=self.hint(flow, mask, generator),
+            mask=mask,
+            flow=flow,
+            position=torch.tensor(position, dtype=torch.int64),
+        )
+
+
+def pair_data(**options: Any) -> StreamData:
+    """Training and validation pairs: `HolynskiPairs` with what `file_data` takes."""
+    return file_data(HolynskiPairs, **options)

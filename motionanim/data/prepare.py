@@ -1,0 +1,330 @@
+"""python -m motionanim.data.prepare root=FOLDER: index videos, cache their flow, and find the fixed-lens ones.
+
+What is done is kept line by line in `journal.jsonl`, so a killed run resumes; the results are written at the end, each
+in one step: `index.jsonl`, `static.txt` (the fixed-lens subset, Sec. 4.1), `rejected.csv` and `report.md`.
+"""
+
+import csv
+import hashlib
+import json
+import logging
+import multiprocessing
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import hydra
+import numpy as np
+import torch
+from omegaconf import DictConfig
+from tqdm import tqdm
+
+from motionanim.camera import camera_motion
+from motionanim.data.clips import FlowEstimator, check_root, flow_path, open_flow
+from motionanim.data.folder import folder_names
+from motionanim.data.hdvila import hdvila_names
+from motionanim.data.video import Video, VideoError, to_float
+from motionanim.entry import one_line_errors
+from motionanim.files import atomic_path
+
+logger = logging.getLogger(__name__)
+
+_CHUNK = 32  # frames whose flow is estimated at a time: bounds the memory
+
+
+class Settings(NamedTuple):
+    """What decides the result for a file; any change makes it anew. The meanings stand in conf/prepare.yaml."""
+
+    num_frames: int
+    height: int
+    width: int
+    fps: float
+    stride: int | None
+    max_frames: int
+    camera_fps: float
+    camera_pairs: int
+    camera_short_side: int
+    max_camera_speed: float
+    cache_moving: bool
+
+
+def camera_speed(video: Video, flow_estimator: FlowEstimator, *, fps: float, pairs: int, short_side: int) -> float:
+    """How fast the camera moves, from pairs of frames spread over the video.
+
+    Per second and over a fixed time between the frames of a pair, because a file's frame rate says nothing about the
+    camera; on all pixels, so a scene that moves as one, such as clouds that fill the picture, counts as a camera.
+
+    Args:
+        video: An open video.
+        flow_estimator: As `VideoClips` takes it.
+        fps: One over the time between the frames of a pair.
+        pairs: How many pairs.
+        short_side: Size at which it is measured, px.
+
+    Returns:
+        Mean of `camera_motion` per second: image diagonals a second.
+
+    Raises:
+        VideoError: If the video has fewer than two frames at `fps`, or cannot be decoded.
+    """
+    indices, rate = video.grid(fps=fps, stride=None)
+    if len(indices) < 2:
+        raise VideoError(video.path, f"is too short: one frame at {fps} a second, 2 are needed to see the camera move")
+    motions = []
+    for first in np.unique(np.linspace(0, len(indices) - 2, pairs).round().astype(int)):
+        frames = to_float(video.read(indices[first : first + 2], height=short_side, width=short_side))
+        motions.append(camera_motion(flow_estimator(frames), None))
+    return float(torch.cat(motions).mean()) * rate
+
+
+def cached_flow(
+    video: Video, indices: np.ndarray, flow_estimator: FlowEstimator, path: Path, *, height: int, width: int
+) -> np.ndarray:
+    """The flow between neighbouring `indices`, read from `path` or estimated and kept there.
+
+    float16: off by less than 0.01 px up to 32 px per frame, and by 1 part in 2048 above.
+
+    Returns:
+        (K-1, 2, H', W') float16, px per frame, on frames that cover height x width and are not cropped.
+    """
+    flow = open_flow(path)
+    if flow is not None:
+        return flow
+    steps = []
+    for first in range(0, len(indices) - 1, _CHUNK):
+        frames = to_float(video.read(indices[first : first + _CHUNK + 1], height=height, width=width))
+        steps.append(flow_estimator(frames).numpy().astype(np.float16))
+    flow = np.concatenate(steps)
+    with atomic_path(path) as partial:
+        np.save(partial, flow)
+    return flow
+
+
+def examine(name: str, key: str, root: Path, cache: Path, settings: Settings, flow_estimator: FlowEstimator) -> dict:
+    """All that is to know about one file: its line of the journal."""
+    path = root / name
+    record: dict[str, Any] = {"name": name, "key": key}
+    try:
+        video = Video(path)
+        height, width = video.size()
+        indices, fps = video.grid(fps=settings.fps, stride=settings.stride)
+        if len(indices) < settings.num_frames:
+            reason = f"is too short: {len(indices)} frames at {fps:.3g} a second, {settings.num_frames} are needed"
+            raise VideoError(path, reason)
+        speed = camera_speed(
+            video,
+            flow_estimator,
+            fps=settings.camera_fps,
+            pairs=settings.camera_pairs,
+            short_side=settings.camera_short_side,
+        )
+        static = speed <= settings.max_camera_speed
+        strength = None
+        if static or settings.cache_moving:
+            size = {"height": settings.height, "width": settings.width}
+            where = flow_path(
+                cache, path, estimator=flow_estimator.name, fps=settings.fps, stride=settings.stride, **size
+            )
+            flow = cached_flow(video, indices[: settings.max_frames], flow_estimator, where, **size)
+            strength = float(np.mean([np.hypot(x, y).mean(dtype=np.float64) for x, y in flow.astype(np.float32)]))
+    except VideoError as error:
+        return record | {"reason": error.reason}
+    info = video.info._asdict() | {"height": height, "width": width}
+    return record | info | {"camera_speed": speed, "static": static, "motion_strength": strength}
+
+
+def prepare(
+    *,
+    root: Path,
+    names: Iterable[str],
+    out: Path,
+    cache: Path,
+    settings: Settings,
+    flow_estimator: FlowEstimator,
+    workers: int,
+    max_static: int,
+) -> dict[str, int]:
+    """Examine every file that is not yet in the journal, then write the results.
+
+    Args:
+        root: Folder that `names` are relative to.
+        names: Video files; consumed as a stream.
+        out: Folder of the results and the journal.
+        cache: Folder of the cached flow.
+        settings: What decides the result for a file.
+        flow_estimator: As `VideoClips` takes it; sent to the workers.
+        workers: Processes; 0 works in this one.
+        max_static: Most clips in `static.txt`: those with the lowest hash, a random but repeatable choice.
+
+    Returns:
+        Counts: clips, static, moving, rejected, resumed.
+
+    Raises:
+        ValueError: If a worker dies, or no clip is usable.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    journal = out / "journal.jsonl"
+    _cut_torn_line(journal)
+    done = {_digest(record["key"]) for record in _records(journal)}
+    wanted: set[int] = set()
+    resumed = 0
+
+    def missing() -> Iterator[tuple[Any, ...]]:
+        nonlocal resumed
+        for name in names:
+            key = _key(root / name, f"{settings}|{flow_estimator.name}")
+            if _digest(key) in wanted:
+                continue  # listed twice
+            wanted.add(_digest(key))
+            if _digest(key) in done:
+                resumed += 1
+            else:
+                yield name, key, root, cache, settings, flow_estimator
+
+    with open(journal, "a", encoding="utf-8") as file, tqdm(desc="prepare", unit="clip") as progress:
+        for record in _examined(missing(), workers):
+            file.write(json.dumps(record) + "\n")
+            file.flush()
+            progress.update()
+            if "reason" in record:
+                logger.warning("rejected: %s %s", root / record["name"], record["reason"])
+    counts = _write_results(out, root, (r for r in _records(journal) if _digest(r["key"]) in wanted), max_static)
+    if counts["clips"] == counts["rejected"]:
+        raise ValueError(f"none of {counts['clips']} videos under {root} can be used: see {out / 'rejected.csv'}")
+    return counts | {"resumed": resumed}
+
+
+def _examined(tasks: Iterator[tuple[Any, ...]], workers: int) -> Iterator[dict]:
+    """Run `examine` on each task, in this process or in several; only a few tasks wait at a time."""
+    if workers == 0:
+        yield from (examine(*task) for task in tasks)
+        return
+    # Spawned: a forked process inherits the locks of OpenCV's and torch's threads, and no use of a GPU.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread) as pool:
+        running: dict[Future, str] = {}
+        try:
+            for task in tasks:
+                running[pool.submit(examine, *task)] = task[0]
+                if len(running) >= 4 * workers:
+                    yield from _finished(running)
+            while running:
+                yield from _finished(running)
+        except BrokenProcessPool as error:
+            raise ValueError(
+                f"a worker process died while it examined one of {sorted(running.values())}: out of memory, or a file "
+                "that crashes the decoder; run again to resume, with workers=0 to see which"
+            ) from error
+
+
+def _finished(running: dict[Future, str]) -> list[dict]:
+    finished, _ = wait(running, return_when=FIRST_COMPLETED)
+    results = [future.result() for future in finished]
+    for future in finished:
+        del running[future]
+    return results
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+
+
+def _key(path: Path, settings: str) -> str:
+    """Changes with the file and with the settings."""
+    try:
+        state = path.stat()
+        identity = f"{state.st_size}|{state.st_mtime_ns}"
+    except OSError as error:
+        identity = f"missing: {error.strerror}"
+    return hashlib.sha256(os.fsencode(f"{path.absolute()}|{identity}|{settings}")).hexdigest()[:16]
+
+
+def _digest(key: str) -> int:
+    return int(key, 16)  # 100 M of them fit in memory as numbers
+
+
+def _cut_torn_line(journal: Path) -> None:
+    """A kill can leave half a line at the end."""
+    if journal.exists():
+        with open(journal, "rb+") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - 2**20))
+            tail = file.read()
+            file.truncate(size - len(tail) + tail.rfind(b"\n") + 1)
+
+
+def _records(journal: Path) -> Iterator[dict]:
+    if journal.exists():
+        with open(journal, encoding="utf-8") as file:
+            yield from map(json.loads, file)
+
+
+def _write_results(out: Path, root: Path, records: Iterator[dict], max_static: int) -> dict[str, int]:
+    counts: Counter[str] = Counter(clips=0, static=0, moving=0, rejected=0)
+    reasons: Counter[str] = Counter()
+    static: list[tuple[int, str]] = []
+    with (
+        atomic_path(out / "index.jsonl") as index,
+        atomic_path(out / "rejected.csv") as rejected,
+        open(index, "w", encoding="utf-8") as clips,
+        open(rejected, "w", encoding="utf-8", newline="") as unusable,
+    ):
+        table = csv.writer(unusable)
+        table.writerow(("path", "reason"))
+        for record in records:
+            counts["clips"] += 1
+            if "reason" in record:
+                counts["rejected"] += 1
+                reasons[record["reason"].split(":")[0]] += 1
+                table.writerow((root / record["name"], record["reason"]))
+                continue
+            counts["static" if record["static"] else "moving"] += 1
+            clips.write(json.dumps(record) + "\n")
+            if record["static"]:
+                static.append((_digest(record["key"]), record["name"]))
+    chosen = sorted(name for _, name in sorted(static)[:max_static])
+    with atomic_path(out / "static.txt") as path:
+        path.write_text("".join(f"{name}\n" for name in chosen), encoding="utf-8")
+    lines = [
+        f"# Videos under {root}",
+        "",
+        "| what | clips |",
+        "|---|---|",
+        *(f"| {k} | {v} |" for k, v in counts.items()),
+    ]
+    lines += [f"| in static.txt | {len(chosen)} |", "", "| rejected because it | clips |", "|---|---|"]
+    lines += [f"| {reason} | {count} |" for reason, count in reasons.most_common()]
+    with atomic_path(out / "report.md") as path:
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return dict(counts)
+
+
+@hydra.main(config_path=str(Path(__file__).parents[2] / "conf"), config_name="prepare", version_base="1.3")
+@one_line_errors
+def main(config: DictConfig) -> None:
+    """Prepare `root`: see conf/prepare.yaml."""
+    root = check_root(config.root)
+    out = Path(config.out)
+    names = folder_names(root) if config.jsonl is None else hdvila_names(root, jsonl=config.jsonl)
+    counts = prepare(
+        root=root,
+        names=names,
+        out=out,
+        cache=Path(config.flow_cache),
+        settings=Settings(**config.settings),
+        flow_estimator=hydra.utils.instantiate(config.flow_estimator),
+        workers=config.workers,
+        max_static=config.max_static,
+    )
+    print((out / "report.md").read_text(encoding="utf-8"))
+    print(f"{counts['resumed']} clips were done before; results are in {out}")
+
+
+if __name__ == "__main__":
+    main()

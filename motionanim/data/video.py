@@ -1,0 +1,194 @@
+"""Video files in and out: the only file that decodes (decord) or encodes (PyAV)."""
+
+import os
+from fractions import Fraction
+from pathlib import Path
+from typing import NamedTuple
+
+import av
+import cv2
+import decord
+import numpy as np
+import torch
+from torch import Tensor
+
+from motionanim.files import atomic_path
+
+# FFmpeg's own complaints would flood the log: what goes wrong is raised as a VideoError.
+decord.logging.set_level(decord.logging.QUIET)
+
+# Frames decoded at full size at a time: bounds the memory of long or large clips.
+_CHUNK = 16
+
+# Frames by which a decoder may read ahead of the one it returns, with room to spare.
+_LOOKAHEAD = 48
+
+
+class VideoError(ValueError):
+    """A video that cannot be used: which file, and why."""
+
+    def __init__(self, path: str | Path, reason: str) -> None:
+        super().__init__(str(path), reason)
+        self.path, self.reason = str(path), reason
+
+    def __str__(self) -> str:
+        return f"{self.path} {self.reason}"
+
+
+class VideoInfo(NamedTuple):
+    """What a file's index says."""
+
+    num_frames: int
+    fps: float  # of the usual interval between frames, which a pause in a variable-rate file does not change
+    seconds: float  # from the first frame to the end of the last
+
+
+class Video:
+    """One open video file.
+
+    Attributes:
+        info: Its size and rate.
+
+    Raises:
+        VideoError: If the file is missing, empty, without a picture, truncated or otherwise damaged.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = str(path)
+        try:
+            size = os.stat(self.path).st_size
+        except OSError as error:
+            raise VideoError(path, f"cannot be opened: {error.strerror}") from error
+        if size == 0:
+            raise VideoError(path, "is empty (0 bytes)")
+        try:
+            # One thread: the loader's workers are the parallelism, and more threads here make them slower.
+            self._reader = decord.VideoReader(self.path, num_threads=1)
+            count = len(self._reader)
+            spans = np.asarray(self._reader.get_frame_timestamp(range(count)), dtype=np.float64).reshape(-1, 2)
+        except (decord.DECORDError, RuntimeError, IndexError) as error:
+            raise VideoError(path, _reason(error)) from error
+        if count == 0:
+            raise VideoError(path, "has no frames")
+        self._times, self._at_end = spans[:, 0], False
+        gaps = np.diff(self._times)
+        usual = gaps[np.abs(gaps - np.median(gaps)) < 2e-3] if count > 1 else spans[:, 1] - spans[:, 0]
+        interval = float(usual.mean())
+        if not interval > 0 or not np.isfinite(self._times).all():
+            raise VideoError(path, "has timestamps that do not increase")
+        self.info = VideoInfo(count, 1 / interval, float(spans[-1, 1] - spans[0, 0]))
+
+    def grid(self, *, fps: float, stride: int | None) -> tuple[np.ndarray, float]:
+        """Choose evenly timed frames from the whole video, by their timestamps.
+
+        Steps of a whole number of frames, because uneven steps would make smooth motion jerk; so the rate is the one
+        nearest below about `fps` that the file allows, and a file slower than `fps` keeps all its frames.
+
+        Args:
+            fps: Wanted frames per second, above 0; every round(file's rate / fps)-th frame is taken.
+            stride: Take every stride-th frame instead, whatever the rate; None follows `fps`.
+
+        Returns:
+            Indices of frames (K,) int64, non-decreasing: in a variable-rate file the frame nearest in time to each
+            tick. And the resulting frames per second.
+        """
+        if not fps > 0 or (stride is not None and stride < 1):
+            raise ValueError(f"fps={fps}, stride={stride}: fps must be above 0, and stride at least 1 or null")
+        step = stride or max(1, round(self.info.fps / fps))
+        rate = self.info.fps / step
+        elapsed = self._times - self._times[0]
+        ticks = np.arange(int(elapsed[-1] * rate + 0.01) + 1) / rate
+        after = np.searchsorted(elapsed, ticks).clip(1, max(len(elapsed) - 1, 1))
+        if len(elapsed) == 1:
+            return np.zeros(1, dtype=np.int64), rate
+        nearest = np.where(ticks - elapsed[after - 1] <= elapsed[after] - ticks, after - 1, after)
+        return nearest.astype(np.int64), rate
+
+    def read(self, indices: np.ndarray, *, height: int, width: int) -> np.ndarray:
+        """Decode frames, resized to the smallest size that covers height x width in the video's own shape.
+
+        Args:
+            indices: (K,) places in the file, non-decreasing.
+
+        Returns:
+            (K, H', W', 3) uint8 RGB with H' >= height and W' >= width, one of them equal; area-averaged when shrinking.
+
+        Raises:
+            VideoError: If the frames cannot be decoded.
+        """
+        unique, places = np.unique(indices, return_inverse=True)
+        frames = []
+        for first in range(0, len(unique), _CHUNK):
+            decoded = self._decode(unique[first : first + _CHUNK])
+            tall, wide = cover_size(*decoded.shape[1:3], height=height, width=width)
+            method = cv2.INTER_AREA if tall <= decoded.shape[1] else cv2.INTER_CUBIC
+            frames += [cv2.resize(frame, (wide, tall), interpolation=method) for frame in decoded]
+        return np.stack([frames[place] for place in places])
+
+    def size(self) -> tuple[int, int]:
+        """(height, width) in px as shown, rotation metadata applied; decodes one frame, as `read` may raise."""
+        height, width = self._decode(np.zeros(1, dtype=np.int64)).shape[1:3]
+        return height, width
+
+    def _decode(self, indices: np.ndarray) -> np.ndarray:
+        try:
+            # A reader that has seen the end of its file retries for many seconds at its next read: take a new one.
+            if self._at_end:
+                self._reader = decord.VideoReader(self.path, num_threads=1)
+            self._at_end = int(indices[-1]) >= self.info.num_frames - _LOOKAHEAD
+            return self._reader.get_batch(indices.tolist()).asnumpy()
+        except (decord.DECORDError, RuntimeError, IndexError) as error:
+            raise VideoError(self.path, _reason(error)) from error
+
+
+def cover_size(old_height: int, old_width: int, *, height: int, width: int) -> tuple[int, int]:
+    """The smallest (height, width) of the old shape that covers height x width: one side fits, the other is cropped."""
+    scale = max(height / old_height, width / old_width)
+    return max(height, round(old_height * scale)), max(width, round(old_width * scale))
+
+
+def to_float(pixels: np.ndarray) -> Tensor:
+    """(T, H, W, 3) uint8 as a file holds it to (T, 3, H, W) float32 in [-1, 1] as everything else wants it."""
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))).float().div_(127.5).sub_(1)
+
+
+def write_video(path: str | Path, frames: Tensor, fps: float, *, crf: int = 12) -> None:
+    """Write an H.264 yuv420p mp4 file, whole or not at all.
+
+    Args:
+        path: Target; its folder is made, and an older file is replaced only once the new one is complete.
+        frames: (T, 3, H, W) float in [-1, 1], RGB; H and W even, as yuv420p demands.
+        fps: Frames per second, above 0.
+        crf: Quality of x264, 0 (lossless) to 51; 12 is visually lossless.
+
+    Raises:
+        ValueError: If the shape or `fps` is out of range.
+    """
+    if frames.ndim != 4 or frames.shape[0] < 1 or frames.shape[1] != 3 or frames.shape[2] % 2 or frames.shape[3] % 2:
+        raise ValueError(f"frames of shape {tuple(frames.shape)}: must be (T, 3, H, W) with T >= 1 and H, W even")
+    if not fps > 0:
+        raise ValueError(f"fps={fps}: must be above 0")
+    pixels = ((frames.detach().float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    with atomic_path(path) as partial, av.open(str(partial), "w", options={"movflags": "faststart"}) as container:
+        rate = Fraction(fps).limit_denominator(1001)
+        stream = container.add_stream("libx264", rate=rate, options={"crf": str(crf), "preset": "fast"})
+        stream.height, stream.width, stream.pix_fmt = pixels.shape[1], pixels.shape[2], "yuv420p"
+        for picture in pixels:
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    if "cannot find video stream" in text:
+        return "has no video stream"
+    if "av_read_frame failed" in text:
+        return "is truncated or damaged: its index points past what can be read"
+    if "DECORD_EOF_RETRY_MAX" in text:
+        return "is damaged: its last frames cannot be decoded"
+    if "size must exactly match" in text:
+        return "is narrower than 64 px, which decord cannot read"
+    if "Error reading" in text:
+        return "is not a video file that can be decoded"
+    return f"cannot be decoded: {text[-160:]}"

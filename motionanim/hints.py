@@ -1,0 +1,126 @@
+"""From a few arrows to a dense motion hint: Eq. 5-7 of the paper.
+
+Points are (x, y) in pixels, origin at the first pixel centre; vectors are px per frame, x to the right and y down.
+"""
+
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def arrow_vectors(starts: Tensor, ends: Tensor, num_frames: int) -> Tensor:
+    """The nonzero entries of the sparse flow (Eq. 5): arrows that span a whole clip, as motion per frame.
+
+    Eq. 5 prints the end *point* times the mask; the displacement is meant.
+
+    Args:
+        starts: (N, 2) px, where the arrows begin: the places of the entries.
+        ends: (N, 2) px, where their tips are after the clip's last frame.
+        num_frames: Frames of the clip; it has `num_frames - 1` steps.
+
+    Returns:
+        (N, 2) px per frame.
+
+    Raises:
+        ValueError: If the clip has fewer than 2 frames.
+    """
+    if num_frames < 2:
+        raise ValueError(f"num_frames={num_frames}: an arrow needs at least 2 frames to move along")
+    return (ends - starts) / (num_frames - 1)
+
+
+def dense_flow(
+    points: Tensor,
+    vectors: Tensor,
+    mask: Tensor,
+    *,
+    sigma: float,
+    threshold: float,
+    threshold_on: Literal["weight", "magnitude"],
+    normalized: bool,
+) -> Tensor:
+    """Spread the flow of a few points over the movable region (Eq. 6) and cut its far tails (Eq. 7).
+
+    Eq. 6 weighs each point by exp(-(D/sigma)^2), D its distance. The paper does not say what Eq. 7 compares with R:
+    "weight", the sum of the weights, bounds the reach of an arrow whatever its speed; "magnitude", the length of the
+    dense flow in px per frame, is the literal reading. Single components are never compared.
+
+    Args:
+        points: (N, 2) px; N = 0 gives a zero flow.
+        vectors: (N, 2) px per frame.
+        mask: (1, H, W) in {0, 1}; 1 where pixels may move.
+        sigma: Reach of a point as a share of the frame height, above 0.
+        threshold: R, at least 0; what does not exceed it becomes 0.
+        threshold_on: What Eq. 7 compares with R.
+        normalized: Divide by the sum of the weights, so that arrows average; the paper prints no division, so that
+            they add up.
+
+    Returns:
+        (2, H, W) px per frame, in the type of `vectors`.
+
+    Raises:
+        ValueError: If `sigma`, `threshold` or `threshold_on` is not as above.
+    """
+    if sigma <= 0:
+        raise ValueError(f"sigma={sigma}: must be above 0, a share of the frame height such as 0.332")
+    if threshold < 0:
+        raise ValueError(f"threshold={threshold}: must be at least 0")
+    if threshold_on not in ("weight", "magnitude"):
+        raise ValueError(f"threshold_on={threshold_on!r}: must be 'weight' or 'magnitude'")
+    height, width = mask.shape[-2:]
+    reach = sigma * height
+    x = torch.arange(width, dtype=vectors.dtype, device=vectors.device)
+    y = torch.arange(height, dtype=vectors.dtype, device=vectors.device)
+    # The weight is a product of one factor along x and one along y, so Eq. 6 is a matrix product over the points.
+    weight_x = torch.exp(-(((x - points[:, :1]) / reach) ** 2))
+    weight_y = torch.exp(-(((y - points[:, 1:]) / reach) ** 2))
+    flow = torch.einsum("nc,ny,nx->cyx", vectors, weight_y, weight_x)
+    total = weight_y.T @ weight_x
+    if normalized:
+        flow = flow / total.clamp_min(torch.finfo(total.dtype).tiny)
+    size = total if threshold_on == "weight" else torch.linalg.vector_norm(flow, dim=0)
+    return flow * (size > threshold) * mask
+
+
+def sample_hint(
+    flow: Tensor,
+    mask: Tensor,
+    generator: np.random.Generator,
+    *,
+    max_points: int,
+    sigma: float,
+    threshold: float,
+    threshold_on: Literal["weight", "magnitude"],
+    normalized: bool,
+) -> Tensor:
+    """A hint such as a user would give: the true flow at 1 to `max_points` random movable pixels, made dense.
+
+    Args:
+        flow: (2, H, W) px per frame, the true field.
+        mask: (1, H, W) in {0, 1}; 1 where pixels may move. An empty mask gives a zero hint.
+        generator: Source of the number of points and of their places.
+        max_points: Most arrows in a hint, at least 1.
+        sigma, threshold, threshold_on, normalized: As in `dense_flow`.
+
+    Returns:
+        (2, H, W) px per frame.
+
+    Raises:
+        ValueError: If `max_points` is below 1, or as `dense_flow` does.
+    """
+    if max_points < 1:
+        raise ValueError(f"max_points={max_points}: must be at least 1")
+    movable = torch.nonzero(mask[0])
+    count = min(int(generator.integers(1, max_points + 1)), len(movable))
+    y, x = movable[torch.from_numpy(generator.choice(len(movable), count, replace=False))].T if count else movable.T
+    return dense_flow(
+        torch.stack([x, y], dim=1).to(flow.dtype),
+        flow[:, y, x].T,
+        mask,
+        sigma=sigma,
+        threshold=threshold,
+        threshold_on=threshold_on,
+        normalized=normalized,
+    )

@@ -1,0 +1,141 @@
+"""Optical flow between neighbouring frames: OpenCV's DIS, or RAFT from torchvision.
+
+Both are picklable callables, frames (T, 3, H, W) float32 in [-1, 1] -> flow (T-1, 2, H, W) float32, px per frame at
+H x W, with a `name` to record beside what was computed. Which one runs is chosen in the config, never switched.
+"""
+
+import pickle
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.models import optical_flow
+
+from motionanim.flow import resize_flow
+
+
+def _check_frames(frames: Tensor) -> None:
+    if frames.ndim != 4 or frames.shape[1] != 3 or len(frames) < 2:
+        raise ValueError(f"frames of shape {tuple(frames.shape)}: flow needs (T, 3, H, W) with T of at least 2")
+
+
+class DisFlow:
+    """Dense inverse search (Kroeger et al., ECCV 2016) on the grey frames.
+
+    Args:
+        preset: "ultrafast", "fast" or "medium": OpenCV's trade of time against accuracy.
+        min_side: Frames are enlarged, keeping their shape, until the short side has at least this many px: DIS matches
+            patches of 8 px and sees little in a small frame. 1 never enlarges.
+
+    Raises:
+        ValueError: If `preset` is none of these or `min_side` is below 1.
+    """
+
+    def __init__(self, *, preset: Literal["ultrafast", "fast", "medium"], min_side: int) -> None:
+        presets = {
+            "ultrafast": cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST,
+            "fast": cv2.DISOPTICAL_FLOW_PRESET_FAST,
+            "medium": cv2.DISOPTICAL_FLOW_PRESET_MEDIUM,
+        }
+        if preset not in presets:
+            raise ValueError(f"preset={preset!r}: DIS has {', '.join(presets)}")
+        if min_side < 1:
+            raise ValueError(f"min_side={min_side}: must be at least 1 px")
+        self.name = f"dis-{preset}-{min_side}"
+        self._preset, self._min_side = presets[preset], min_side
+
+    def __call__(self, frames: Tensor) -> Tensor:
+        _check_frames(frames)
+        height, width = frames.shape[-2:]
+        factor = max(1.0, self._min_side / min(height, width))
+        size = (round(width * factor), round(height * factor))
+        grey = (frames.detach().cpu().float() * 0.5 + 0.5).clamp(0, 1) * 255
+        grey = (grey * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(1).numpy()
+        # Enlarged as float and rounded once: rounding first would leave steps that the search takes for edges.
+        images = [
+            np.rint(cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)).clip(0, 255).astype(np.uint8)
+            for image in grey
+        ]
+        # A fresh search for every clip: OpenCV's object cannot be pickled.
+        search = cv2.DISOpticalFlow_create(self._preset)
+        flows = np.stack([search.calc(first, second, None) for first, second in pairwise(images)])
+        return resize_flow(torch.from_numpy(flows).permute(0, 3, 1, 2).contiguous(), height, width)
+
+
+class RaftFlow:
+    """RAFT (Teed and Deng, ECCV 2020) as torchvision has it.
+
+    Args:
+        variant: "small" or "large".
+        weights: Path of a state dict saved by torch, or "download" for torchvision's default weights, which are kept
+            in torch's cache.
+        device: Where it runs, such as "cpu" or "cuda".
+        updates: Refinements of the flow, torchvision's default is 12; at least 1.
+        pairs: Frame pairs a pass; bounds the memory.
+
+    Raises:
+        ValueError: If an argument is not as above, or the weights cannot be had or do not fit the variant.
+    """
+
+    # torchvision's correlation pyramid takes 4 halvings of 1/8 of the frame, so a side needs 128 px.
+    _MIN_SIDE = 128
+    _MULTIPLE = 8
+
+    def __init__(
+        self, *, variant: Literal["small", "large"], weights: str, device: str, updates: int, pairs: int
+    ) -> None:
+        builders: dict[str, Any] = {
+            "small": (optical_flow.raft_small, optical_flow.Raft_Small_Weights.DEFAULT),
+            "large": (optical_flow.raft_large, optical_flow.Raft_Large_Weights.DEFAULT),
+        }
+        if variant not in builders:
+            raise ValueError(f"variant={variant!r}: RAFT has {', '.join(builders)}")
+        if updates < 1 or pairs < 1:
+            raise ValueError(f"updates={updates}, pairs={pairs}: both must be at least 1")
+        build, published = builders[variant]
+        self.name = f"raft-{variant}-{Path(weights).stem}"
+        self._device, self._updates, self._pairs = torch.device(device), updates, pairs
+        model = build(weights=None, progress=False)
+        try:
+            model.load_state_dict(_raft_state(weights, published))
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(f"weights={weights} do not fit variant={variant!r}: {reason}") from error
+        self._model = model.eval().requires_grad_(False).to(self._device)
+
+    @torch.no_grad()
+    def __call__(self, frames: Tensor) -> Tensor:
+        _check_frames(frames)
+        height, width = frames.shape[-2:]
+        size = [max(self._MIN_SIDE, -(-side // self._MULTIPLE) * self._MULTIPLE) for side in (height, width)]
+        images = F.interpolate(frames.to(self._device, torch.float32), size=size, mode="bilinear", antialias=True)
+        flows = [
+            self._model(first, second, num_flow_updates=self._updates)[-1]
+            for first, second in zip(images[:-1].split(self._pairs), images[1:].split(self._pairs))
+        ]
+        return resize_flow(torch.cat(flows), height, width).cpu()
+
+
+def _raft_state(weights: str, published: Any) -> dict[str, Tensor]:
+    if weights == "download":
+        try:
+            return published.get_state_dict(progress=False, check_hash=True)
+        except (OSError, RuntimeError) as error:
+            raise ValueError(
+                f"RAFT weights {published.url} cannot be downloaded ({error}): fetch that file elsewhere and pass "
+                "flow_estimator.weights=PATH, or choose flow_estimator=dis"
+            ) from error
+    try:
+        return torch.load(weights, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"RAFT weights {weights} do not exist: set flow_estimator.weights to a state dict ({published.url}) or to "
+            "'download', or choose flow_estimator=dis"
+        ) from error
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(f"RAFT weights {weights} cannot be read as a state dict ({type(error).__name__})") from error

@@ -1,0 +1,203 @@
+"""T, the flow refiner (Sec. 3.2): from a smooth hint of motion to the motion that the picture suggests.
+
+pix2pix (Isola et al., CVPR 2017): a U-Net generator, and a 70x70 PatchGAN discriminator that sees the same inputs.
+Without pix2pix's dropout, which is its only noise: T must give one answer for one drawing. Group norm in place of
+batch norm, so that a clip's flow does not depend on its batch. Inside, flow is in units of a *motion norm*, a share of
+the frame width per frame, so that one network serves all resolutions.
+"""
+
+import json
+from pathlib import Path
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from motionanim.files import atomic_path
+
+_FORMAT = "motionanim.flow_refiner.1"
+_CONDITION_CHANNELS = 6  # hint 2, RGB 3, mask 1
+
+
+def _norm(channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(8, channels)
+
+
+def _check_width(width: int) -> None:
+    if width < 8 or width % 8:
+        raise ValueError(f"width={width}: must be a positive multiple of 8, the number of groups in a norm")
+
+
+class FlowRefiner(nn.Module):
+    """The generator: `depth` halvings down to the bottleneck and back, with skips between equal sizes.
+
+    Frames of any size: they are padded inside to multiples of 2**depth. The result is the hint plus a learned change
+    that is zero before training, inside the movable region, and zero outside it.
+
+    Args:
+        width: Channels of the first level, a multiple of 8; they double per level up to 8 times as many.
+        depth: Number of halvings, at least 1.
+        motion_norm: Flow that counts as 1 inside, as a share of the frame width per frame, above 0.
+
+    Raises:
+        ValueError: If an argument is not as above.
+    """
+
+    def __init__(self, *, width: int, depth: int, motion_norm: float) -> None:
+        super().__init__()
+        _check_width(width)
+        if depth < 1:
+            raise ValueError(f"depth={depth}: must be at least 1")
+        if motion_norm <= 0:
+            raise ValueError(f"motion_norm={motion_norm}: must be above 0, a share of the width such as 0.02")
+        self.config = {"width": width, "depth": depth, "motion_norm": motion_norm}
+        self.motion_norm = motion_norm
+        widths = [_CONDITION_CHANNELS, *(width * min(2**level, 8) for level in range(depth))]
+        self.down = nn.ModuleList()
+        self.up = nn.ModuleList()
+        for level in range(depth):
+            # As in pix2pix the first level has no norm: the absolute speed passes through its skip.
+            self.down.append(
+                nn.Sequential(
+                    nn.Conv2d(widths[level], widths[level + 1], 4, stride=2, padding=1),
+                    _norm(widths[level + 1]) if level else nn.Identity(),
+                    nn.LeakyReLU(0.2),
+                )
+            )
+            inner = widths[level + 1] * (1 if level == depth - 1 else 2)
+            outer = widths[level] if level else width
+            # Enlarge, then convolve: a transposed convolution leaves a checkerboard, and a flow is smooth.
+            self.up.append(
+                nn.Sequential(
+                    nn.Upsample(scale_factor=2, mode="bilinear"),
+                    nn.Conv2d(inner, outer, 3, padding=1),
+                    _norm(outer),
+                    nn.ReLU(),
+                )
+            )
+        self.head = nn.Conv2d(width + _CONDITION_CHANNELS, 2, 3, padding=1)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def condition(self, image: Tensor, hint: Tensor, mask: Tensor) -> Tensor:
+        """What both networks see: (B, 6, H, W) float32, hint in motion norms, image in [-1, 1], mask."""
+        return torch.cat([self.normalize(hint), image, mask], dim=1)
+
+    def normalize(self, flow: Tensor) -> Tensor:
+        """Px per frame to motion norms: (B, 2, H, W). Both axes share the width, so that directions stay."""
+        return flow / (self.motion_norm * flow.shape[-1])
+
+    def forward(self, image: Tensor, hint: Tensor, mask: Tensor) -> Tensor:
+        """`refine` with gradients and without its checks."""
+        height, width = image.shape[-2:]
+        multiple = 2 ** len(self.down)
+        condition = self.condition(image, hint, mask)
+        x = F.pad(condition, (0, -width % multiple, 0, -height % multiple), mode="replicate")
+        skips = []
+        for down in self.down:
+            skips.append(x)
+            x = down(x)
+        for up, skip in zip(reversed(self.up), reversed(skips)):
+            x = torch.cat([up(x), skip], dim=1)
+        change = self.head(x)[..., :height, :width].float() * (self.motion_norm * width)
+        return (hint + change) * mask
+
+    @torch.no_grad()
+    def refine(self, image: Tensor, hint: Tensor, mask: Tensor) -> Tensor:
+        """The steady flow of an image.
+
+        Args:
+            image: (B, 3, H, W) float32 in [-1, 1], RGB.
+            hint: (B, 2, H, W) px per frame, from `hints.dense_flow`.
+            mask: (B, 1, H, W) in {0, 1}; 1 where pixels may move.
+
+        Returns:
+            (B, 2, H, W) px per frame; exactly 0 outside the mask.
+
+        Raises:
+            ValueError: If the shapes do not belong together.
+        """
+        batch, height, width = len(image), *image.shape[-2:]
+        for name, value, channels in (("image", image, 3), ("hint", hint, 2), ("mask", mask, 1)):
+            if tuple(value.shape) != (batch, channels, height, width):
+                raise ValueError(
+                    f"{name} of shape {tuple(value.shape)}: must be {(batch, channels, height, width)}, as the image"
+                )
+        return self(image, hint, mask)
+
+    def save(self, path: Path | str) -> None:
+        """Write the weights and the config that rebuilds the network, as safetensors, whole or not at all."""
+        tensors = {name: value.contiguous() for name, value in self.state_dict().items()}
+        with atomic_path(path) as temporary:
+            save_file(tensors, temporary, metadata={"format": _FORMAT, "config": json.dumps(self.config)})
+
+    @classmethod
+    def load(cls, path: Path | str) -> Self:
+        """Read what `save` wrote.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If the file is not a flow refiner, or its config and its weights do not fit each other.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        except SafetensorError as error:
+            raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
+        if metadata.get("format") != _FORMAT:
+            raise ValueError(
+                f"{path} has format {metadata.get('format')!r}, not {_FORMAT!r}: pass a file that "
+                "experiment=flow_refiner wrote"
+            )
+        try:
+            refiner = cls(**json.loads(metadata["config"]))
+            refiner.load_state_dict(state)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(f"{path}: its config {metadata.get('config')} does not fit: {reason}") from error
+        return refiner
+
+
+class PatchDiscriminator(nn.Module):
+    """The 70x70 PatchGAN: one logit for each 70x70 patch, real or made, given the generator's inputs.
+
+    Three convolutions of stride 2 and two of stride 1, all 4x4: the receptive field is 70 px.
+
+    Args:
+        width: Channels of the first level, a multiple of 8.
+
+    Raises:
+        ValueError: If `width` is not as above.
+    """
+
+    _MIN_SIDE = 24  # the smallest that leaves one logit
+
+    def __init__(self, *, width: int) -> None:
+        super().__init__()
+        _check_width(width)
+        layers: list[nn.Module] = [
+            nn.Conv2d(_CONDITION_CHANNELS + 2, width, 4, stride=2, padding=1),
+            nn.LeakyReLU(0.2),
+        ]
+        for level, stride in ((1, 2), (2, 2), (3, 1)):
+            inner, outer = width * 2 ** (level - 1), width * 2**level
+            layers += [nn.Conv2d(inner, outer, 4, stride=stride, padding=1), _norm(outer), nn.LeakyReLU(0.2)]
+        self.layers = nn.Sequential(*layers, nn.Conv2d(width * 8, 1, 4, padding=1))
+
+    def forward(self, condition: Tensor, flow: Tensor) -> Tensor:
+        """Logits (B, 1, H/8 - 2, W/8 - 2) float32, positive = real.
+
+        Args:
+            condition: (B, 6, H, W) of `FlowRefiner.condition`.
+            flow: (B, 2, H, W) in motion norms.
+
+        Raises:
+            ValueError: If a side is below 24 px.
+        """
+        if min(flow.shape[-2:]) < self._MIN_SIDE:
+            raise ValueError(f"frames of {tuple(flow.shape[-2:])}: the discriminator needs {self._MIN_SIDE} px a side")
+        return self.layers(torch.cat([condition, flow], dim=1)).float()

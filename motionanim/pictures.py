@@ -1,0 +1,64 @@
+"""Picture files, and pictures of things that are no pictures: flow fields as colour."""
+
+from pathlib import Path
+
+import cv2
+import torch
+from torch import Tensor
+
+from motionanim.files import atomic_path
+
+# Segments of the Middlebury colour wheel, each a ramp between neighbours of red, yellow, green, cyan, blue, magenta
+# (Baker et al., "A Database and Evaluation Methodology for Optical Flow", 2011).
+_SEGMENTS = (15, 6, 4, 11, 13, 6)
+_CORNERS = ((1, 0, 0), (1, 1, 0), (0, 1, 0), (0, 1, 1), (0, 0, 1), (1, 0, 1))
+
+
+def _wheel(like: Tensor) -> Tensor:
+    """(55, 3) colours in [0, 1]; entry 0 is red."""
+    corners = like.new_tensor(_CORNERS)
+    ramps = []
+    for index, steps in enumerate(_SEGMENTS):
+        share = torch.arange(steps, dtype=like.dtype, device=like.device)[:, None] / steps
+        ramps.append(torch.lerp(corners[index], corners[(index + 1) % len(_SEGMENTS)], share))
+    return torch.cat(ramps)
+
+
+def flow_to_rgb(flow: Tensor, largest: float | None = None) -> Tensor:
+    """Colour a flow by the Middlebury wheel: hue is the direction, saturation the length, zero is white.
+
+    To the right is red, down is yellow, to the left is cyan-blue, up is violet.
+
+    Args:
+        flow: (..., 2, H, W) px per frame.
+        largest: Length of flow that gets full colour, above 0; longer flow is drawn as this length. None takes the
+            longest of `flow`, so that pictures made apart are not comparable.
+
+    Returns:
+        (..., 3, H, W) float32 in [-1, 1], as frames are.
+
+    Raises:
+        ValueError: If `largest` is not above 0.
+    """
+    if largest is not None and largest <= 0:
+        raise ValueError(f"largest={largest}: must be above 0 px per frame")
+    flow = flow.detach().float()
+    length = torch.linalg.vector_norm(flow, dim=-3)
+    if largest is None:
+        largest = max(float(length.max()), torch.finfo(torch.float32).tiny)
+    wheel = _wheel(flow)
+    turn = torch.atan2(flow[..., 1, :, :], flow[..., 0, :, :]) / (2 * torch.pi)
+    place = turn.remainder(1) * len(wheel)
+    low = place.floor()
+    hue = torch.lerp(
+        wheel[low.long() % len(wheel)], wheel[(low.long() + 1) % len(wheel)], (place - low)[..., None]
+    ).movedim(-1, -3)
+    saturation = (length / largest).clamp(max=1).unsqueeze(-3)
+    return 2 * (1 - saturation * (1 - hue)) - 1
+
+
+def write_picture(path: Path | str, picture: Tensor) -> None:
+    """Write (3, H, W) float in [-1, 1], RGB, to an image file whose suffix names the format; whole or not at all."""
+    pixels = ((picture.detach().float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy()
+    with atomic_path(path) as temporary:
+        cv2.imwrite(str(temporary), cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))

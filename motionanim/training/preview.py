@@ -1,0 +1,199 @@
+"""Sample videos while training, and the report on what the static-camera LoRA removes."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import lightning as L
+import torch
+from lightning.pytorch.loggers import WandbLogger
+from torch import Tensor
+from torch.utils.data import default_collate
+
+from motionanim.camera import camera_residual
+from motionanim.data.video import write_video
+from motionanim.files import atomic_path
+from motionanim.models.lora import enable_lora
+from motionanim.pictures import flow_to_rgb, write_picture
+from motionanim.sampling import denoise_from, guided, initial_latents
+from motionanim.schedule import karras_sigmas
+from motionanim.training.diffusion import DiffusionModule
+from motionanim.types import ClipBatch
+
+FPS = 7.0  # of the preview files; what the model is told stands in the batch
+
+
+@torch.no_grad()
+def sample(
+    module: DiffusionModule,
+    batch: ClipBatch,
+    *,
+    sampling: Mapping[str, float],
+    seed: int,
+    use_flow: bool,
+    guidance: bool,
+    progress: str | None,
+) -> Tensor:
+    """Videos (B, T, 3, H, W) from the first frames and the motion of `batch`; equal arguments give equal noise.
+
+    Args:
+        sampling: The sampling config group.
+        use_flow: False drops the motion field and leaves the strength.
+        guidance: False runs without classifier-free guidance, in half the time.
+    """
+    device, count, frames = module.device, len(batch.fps), batch.frames.shape[1]
+    batch = ClipBatch(*(field.to(device) for field in batch))
+    generator = torch.Generator().manual_seed(seed)
+    image = batch.frames[:, 0]
+    condition = module.codec.condition(
+        image,
+        noise=torch.randn(image.shape, generator=generator).to(device),
+        noise_aug=torch.full((count,), sampling["noise_aug"], device=device),
+        flow=batch.flow,
+        motion_strength=batch.motion_strength,
+        fps=batch.fps,
+    )
+    if not use_flow:
+        condition = condition._replace(use_flow=torch.zeros(count, device=device))
+    sigmas = karras_sigmas(
+        sampling["num_steps"], sigma_min=sampling["sigma_min"], sigma_max=sampling["sigma_max"], rho=sampling["rho"]
+    )
+    shape = (count, frames, *condition.image_latents.shape[1:])
+    noise = torch.randn(shape, generator=generator).to(device)
+    denoise = module.denoiser
+    if guidance:
+        denoise = guided(denoise, torch.linspace(sampling["min_guidance"], sampling["max_guidance"], frames))
+    latents = denoise_from(denoise, initial_latents(noise, sigmas), sigmas, condition, progress=progress)
+    return module.codec.decode(latents)
+
+
+def sheet(rows: list[Tensor], columns: int = 6) -> Tensor:
+    """Videos (T, 3, H, W) as rows of one picture (3, rows * H, columns * W), frames evenly spread over time."""
+    chosen = torch.linspace(0, len(rows[0]) - 1, min(columns, len(rows[0]))).round().long()
+    return torch.cat([torch.cat(list(row[chosen]), dim=-1) for row in rows], dim=-2)
+
+
+def side_by_side(videos: list[Tensor]) -> Tensor:
+    """Batches (B, T, 3, H, W) as one video (T, 3, B * H, len(videos) * W): a row a clip, a column a batch."""
+    return torch.cat([torch.cat(list(video), dim=-2) for video in videos], dim=-1)
+
+
+class Preview(L.Callback):
+    """At every validation sample the first validation clips: truth, motion field and result, as mp4 and png.
+
+    Args:
+        folder: Where they go.
+        clips: How many.
+        sampling: The sampling config group.
+        seed: Of the starting noise, the same at every validation.
+    """
+
+    def __init__(self, *, folder: str, clips: int, sampling: Mapping[str, float], seed: int) -> None:
+        self.folder, self.clips, self.sampling, self.seed = Path(folder), clips, sampling, seed
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: DiffusionModule) -> None:
+        if not trainer.is_global_zero or trainer.sanity_checking:
+            return
+        batch = first_clips(trainer, self.clips)
+        videos = sample(
+            pl_module, batch, sampling=self.sampling, seed=self.seed, use_flow=True, guidance=True, progress="samples"
+        ).cpu()
+        flow = flow_to_rgb(torch.cat([batch.flow, batch.flow[:, -1:]], dim=1))
+        stem = self.folder / f"step_{trainer.global_step:07d}"
+        write_video(stem.with_suffix(".mp4"), side_by_side([batch.frames, flow, videos]), FPS)
+        rows = [row for clip in range(len(videos)) for row in (batch.frames[clip], flow[clip], videos[clip])]
+        write_picture(stem.with_suffix(".png"), sheet(rows))
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.log_video("samples", [str(stem.with_suffix(".mp4"))], step=trainer.global_step, format=["mp4"])
+                logger.log_image("flow_and_samples", [str(stem.with_suffix(".png"))], step=trainer.global_step)
+
+
+class CameraReport(L.Callback):
+    """How much the camera moves without the LoRA and with it, on videos from the same noise.
+
+    The motion field is dropped and the strength kept: what the base then does with its camera is its own choice, and
+    the LoRA is there to change it. Logged at every validation; at the end the run's folder gets camera.json,
+    before.mp4, after.mp4, before_after.mp4 and before_after.png (left without, right with the LoRA).
+
+    Args:
+        folder: The run's folder.
+        clips: How many clips are sampled.
+        flow_estimator: Frames (T, 3, H, W) to flow, its `name` is recorded.
+    """
+
+    def __init__(
+        self,
+        *,
+        folder: str,
+        clips: int,
+        sampling: Mapping[str, float],
+        flow_estimator: Callable[[Tensor], Tensor],
+        seed: int,
+    ) -> None:
+        self.folder, self.clips, self.sampling, self.seed = Path(folder), clips, sampling, seed
+        self.flow_estimator = flow_estimator
+        self._before: Tensor | None = None
+        self._after: Tensor | None = None
+
+    def _sample(self, trainer: L.Trainer, module: DiffusionModule, *, lora: bool) -> Tensor:
+        enable_lora(module.denoiser.unet, lora)
+        try:
+            videos = [
+                sample(
+                    module,
+                    ClipBatch(*(field[i : i + 4] for field in self._batch)),
+                    sampling=self.sampling,
+                    seed=self.seed + i,
+                    use_flow=False,
+                    guidance=False,
+                    progress=f"camera {'with' if lora else 'without'} LoRA, clip {i + 1} of {self.clips}",
+                )
+                for i in range(0, self.clips, 4)
+            ]
+        finally:
+            enable_lora(module.denoiser.unet, True)
+        return torch.cat(videos).cpu()
+
+    def residuals(self, videos: Tensor) -> list[float]:
+        """Camera residual of each video: mean corner displacement per frame as a share of the diagonal."""
+        return [camera_residual(self.flow_estimator(video), None) for video in videos]
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: DiffusionModule) -> None:
+        if not trainer.is_global_zero or trainer.sanity_checking:
+            return
+        self._batch = first_clips(trainer, self.clips)
+        if self._before is None:
+            self._before = self._sample(trainer, pl_module, lora=False)
+        self._after = self._sample(trainer, pl_module, lora=True)
+        for name, videos in (("without", self._before), ("with", self._after)):
+            values = self.residuals(videos)
+            pl_module.log(f"val/camera_residual_{name}_lora", sum(values) / len(values), rank_zero_only=True)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: DiffusionModule) -> None:
+        if self._before is None or self._after is None:
+            return
+        before, after = self.residuals(self._before), self.residuals(self._after)
+        report = {
+            "what": "camera residual: mean corner displacement per frame / image diagonal, no motion field, same noise",
+            "before": sum(before) / len(before),
+            "after": sum(after) / len(after),
+            "flow_estimator": self.flow_estimator.name,
+            "clips_before": before,
+            "clips_after": after,
+        }
+        with atomic_path(self.folder / "camera.json") as path:
+            path.write_text(json.dumps(report, indent=2) + "\n")
+        for name, videos in (("before", self._before), ("after", self._after)):
+            write_video(self.folder / f"{name}.mp4", side_by_side([videos[:4]]), FPS)
+        both = side_by_side([self._before[:4], self._after[:4]])
+        write_video(self.folder / "before_after.mp4", both, FPS)
+        rows = [row for pair in zip(self._before[:4], self._after[:4], strict=True) for row in pair]
+        write_picture(self.folder / "before_after.png", sheet(rows))
+        print(f"camera residual without the LoRA {report['before']:.5f}, with it {report['after']:.5f}")
+
+
+def first_clips(trainer: L.Trainer, count: int) -> ClipBatch:
+    """The first validation clips, the same on every call."""
+    dataset = trainer.datamodule.val
+    return default_collate([dataset[i] for i in range(min(count, len(dataset)))])

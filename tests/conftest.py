@@ -1,0 +1,117 @@
+"""Real classes at tiny size: one random pipeline folder a test session, made by the code that makes the embedded base."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+os.environ.setdefault("WANDB_MODE", "offline")
+os.environ.setdefault("WANDB_SILENT", "true")
+
+from motionanim.models.codec import Codec
+from motionanim.models.denoiser import Denoiser
+from motionanim.models.tiny import build_pipeline, save_pipeline
+from motionanim.types import ClipBatch, Condition
+
+VAE = {
+    "block_out_channels": [32, 32],
+    "down_block_types": ["DownEncoderBlock2D", "DownEncoderBlock2D"],
+    "up_block_types": ["UpDecoderBlock2D", "UpDecoderBlock2D"],
+    "mid_block_add_attention": False,
+    "layers_per_block": 1,
+    "latent_channels": 4,
+    "sample_size": 16,
+    "scaling_factor": 0.5,
+}
+UNET = {
+    "sample_size": 8,
+    "in_channels": 8,
+    "out_channels": 4,
+    "num_frames": 5,
+    "block_out_channels": [32, 64],
+    "down_block_types": ["CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"],
+    "up_block_types": ["UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"],
+    "layers_per_block": 1,
+    "num_attention_heads": [2, 4],
+    "cross_attention_dim": 16,
+    "addition_time_embed_dim": 16,
+    "projection_class_embeddings_input_dim": 48,
+}
+CLIP = {
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "patch_size": 56,
+    "image_size": 224,
+    "projection_dim": 16,
+}
+MOTION = {
+    "channels": 8,
+    "motion_field": True,
+    "motion_strength": True,
+    "warped_latent": True,
+    "median_strength": 0.01,
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _two_threads() -> None:
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Real clips for tests, beside the checkout; tests that need them skip without."""
+    folder = Path(__file__).resolve().parents[2] / "shared"
+    if not folder.is_dir():
+        pytest.skip("needs the folder of real clips beside the checkout")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A complete random SVD pipeline folder: 16 x 16 px, 8 x 8 latents, 5 frames."""
+    folder = tmp_path_factory.mktemp("tiny") / "pipeline"
+    save_pipeline(folder, pipeline=build_pipeline(seed=0, vae=VAE, unet=UNET, image_encoder=CLIP))
+    return folder
+
+
+@pytest.fixture
+def codec(base: Path) -> Codec:
+    return Codec.from_pretrained(base)
+
+
+@pytest.fixture
+def denoiser(base: Path) -> Denoiser:
+    torch.manual_seed(0)
+    return Denoiser.from_pretrained(base, downscale=2, motion=MOTION)
+
+
+def make_condition(batch: int = 2, frames: int = 5, seed: int = 0, **changes: torch.Tensor) -> Condition:
+    """A random condition for the tiny base, everything on."""
+    generator = torch.Generator().manual_seed(seed)
+    condition = Condition(
+        image_latents=torch.randn(batch, 4, 8, 8, generator=generator),
+        image_embed=torch.randn(batch, 1, 16, generator=generator),
+        flow=torch.randn(batch, frames - 1, 2, 16, 16, generator=generator),
+        motion_strength=torch.rand(batch, generator=generator) + 0.1,
+        use_flow=torch.ones(batch),
+        use_strength=torch.ones(batch),
+        fps=torch.full((batch,), 7.0),
+        noise_aug=torch.full((batch,), 0.02),
+    )
+    return condition._replace(**changes)
+
+
+def make_batch(batch: int = 2, frames: int = 5, seed: int = 0, position: int = 0) -> ClipBatch:
+    """Random clips for the tiny base."""
+    generator = torch.Generator().manual_seed(seed)
+    return ClipBatch(
+        frames=torch.rand(batch, frames, 3, 16, 16, generator=generator) * 2 - 1,
+        flow=torch.randn(batch, frames - 1, 2, 16, 16, generator=generator),
+        motion_strength=torch.rand(batch, generator=generator) + 0.1,
+        fps=torch.full((batch,), 7.0),
+        position=torch.arange(position, position + batch),
+    )

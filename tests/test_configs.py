@@ -1,0 +1,173 @@
+"""Every YAML composes and binds to its target; every experiment runs for real at the tiniest size."""
+
+import inspect
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import get_method, instantiate
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+import motionanim.entry  # noqa: F401  registers the resolvers
+
+ROOT = Path(__file__).resolve().parents[1]
+CONF = ROOT / "conf"
+EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+GROUPS = {
+    group: sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+    for group in ("conditioning", "scale", "data", "flow_estimator", "hint", "trainer", "model")
+}
+
+
+@pytest.fixture(autouse=True)
+def _fresh_hydra() -> Iterator[None]:
+    GlobalHydra.instance().clear()
+    yield
+    GlobalHydra.instance().clear()
+
+
+def composed(*overrides: str, config: str = "train") -> DictConfig:
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        cfg = compose(config, overrides=list(overrides), return_hydra_config=True)
+    OmegaConf.set_readonly(cfg.hydra, False)
+    cfg.hydra.runtime.output_dir = "out"
+    HydraConfig.instance().set_config(cfg)
+    with open_dict(cfg):
+        del cfg["hydra"]
+    return cfg
+
+
+def targets(node: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield node
+        for child in node.values():
+            yield from targets(child)
+    elif isinstance(node, list):
+        for child in node:
+            yield from targets(child)
+
+
+def check_binding(node: dict[str, Any]) -> None:
+    """The YAML's keys are parameters of its target, and no parameter without default is left out."""
+    target = get_method(node["_target_"]) if "." in node["_target_"] else None
+    arguments = {key: None for key in node if not (key.startswith("_") and key.endswith("_"))}
+    if node["_target_"] == "motionanim.training.motion_lora.MotionLoraModule":
+        # What it hands on to its parent must bind there.
+        own = set(inspect.signature(target).parameters)
+        rest = {k: None for k in arguments if k not in own}
+        from motionanim.training.diffusion import DiffusionModule
+
+        inspect.signature(DiffusionModule).bind(trainable=None, **rest)
+    bound = inspect.signature(target)
+    if node.get("_partial_"):
+        bound.bind_partial(**arguments)
+    else:
+        bound.bind(**arguments)
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_target_of_every_experiment_binds(experiment: str) -> None:
+    resolved = OmegaConf.to_container(composed(f"experiment={experiment}"), resolve=True)
+    nodes = list(targets(resolved))
+    assert len(nodes) > 5
+    for node in nodes:
+        check_binding(node)
+
+
+@pytest.mark.parametrize(
+    "override", [f"{group}={choice}" for group, choices in GROUPS.items() for choice in choices], ids=str
+)
+def test_every_choice_of_every_group_binds(override: str) -> None:
+    experiment = "flow_refiner" if "flow_refiner" in override or "pairs" in override else "motion_lora"
+    if override == "model=diffusion":
+        experiment = "diffusion"
+    resolved = OmegaConf.to_container(composed(f"experiment={experiment}", override), resolve=True)
+    for node in targets(resolved):
+        check_binding(node)
+
+
+def test_a_key_that_no_target_takes_would_be_noticed() -> None:
+    with pytest.raises(TypeError, match="unexpected keyword argument 'speling'"):
+        check_binding({"_target_": "motionanim.training.callbacks.Ema", "decay": 0.9, "speling": 1})
+    with pytest.raises(TypeError, match="missing a required argument: 'decay'"):
+        check_binding({"_target_": "motionanim.training.callbacks.Ema"})
+
+
+def test_flow_estimators_and_data_instantiate() -> None:
+    cfg = composed("experiment=motion_lora")
+    data = instantiate(cfg.data, _convert_="all")
+    assert data.train[3].frames.shape == (16, 3, 64, 64)
+    assert instantiate(cfg.flow_estimator).name.startswith("dis")
+
+
+def run_train(*overrides: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "WANDB_MODE": "offline", "WANDB_SILENT": "true"}
+    return subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), *overrides], cwd=cwd, env=environment, capture_output=True, text=True
+    )
+
+
+SMALL = [
+    "scale.height=16", "scale.width=16", "scale.num_frames=5", "scale.batch_size=2", "trainer.max_steps=1",
+    "trainer.val_check_interval=1", "+trainer.limit_val_batches=1", "trainer.log_every_n_steps=1", "run=smoke",
+    "scale.num_workers=0", "sampling.num_steps=2", "trainer.precision=32-true",
+]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_runs_one_step(experiment: str, base: Path, tmp_path: Path) -> None:
+    overrides = [f"experiment={experiment}", *SMALL]
+    if experiment not in ("flow_refiner", "tiny_autoencoder"):
+        overrides += [f"scale.base={base}", "scale.motion_channels=8", "model.motion.median_strength=0.01"]
+    if "callbacks.preview" in str(composed(*overrides)) or experiment in ("diffusion", "motion_lora", "tiny_base"):
+        overrides += ["callbacks.preview.clips=1"]
+    if experiment == "motion_lora":
+        overrides += ["callbacks.camera.clips=2"]
+    done = run_train(*overrides, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    out = tmp_path / "runs" / experiment / "smoke"
+    assert (out / "checkpoints" / "last.ckpt").is_file()
+    assert (out / "curves.png").is_file()
+    assert list((out / "wandb").glob("offline-run-*")), "a W&B offline run"
+    exported = {
+        "motion_lora": "lora.safetensors", "flow_refiner": "flow_refiner.safetensors",
+        "diffusion": "pipeline/motion/motion.safetensors", "tiny_base": "pipeline/unet/config.json",
+        "tiny_autoencoder": "pipeline/vae/config.json",
+    }  # fmt: skip
+    assert (out / exported[experiment]).is_file()
+    if experiment == "motion_lora":
+        for name in ("camera.json", "before.mp4", "after.mp4", "before_after.png"):
+            assert (out / name).is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["experiment=motion_lora", "scale.base=/nowhere"], r"error: .*nowhere"),
+        (["experiment=motion_lora", "ckpt_path=gone.ckpt"], r"error: ckpt_path=gone.ckpt: no such file"),
+        (["experiment=motion_lora", "ckpt_path=last"], r"error: ckpt_path=last: no checkpoint under"),
+        (["experiment=motion_lora", "data=folder", "data.root=/nowhere"], r"error: .*/nowhere.* is not a folder"),
+        (["experiment=nothing"], r"Could not find 'experiment/nothing'"),
+        ([], r"experiment"),
+    ],
+    ids=["base", "ckpt", "last", "root", "experiment", "bare"],
+)
+def test_a_users_mistake_is_one_line_and_no_traceback(overrides: list[str], message: str, tmp_path: Path) -> None:
+    done = run_train(*overrides, cwd=tmp_path)
+    assert done.returncode != 0
+    assert re.search(message, done.stderr), done.stderr[-2000:]
+    assert "Traceback" not in done.stderr
+    if "error:" in message:
+        assert done.returncode == 2
+        assert len([line for line in done.stderr.splitlines() if line.startswith("error:")]) == 1

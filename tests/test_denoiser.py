@@ -1,0 +1,162 @@
+"""The denoiser against diffusers' own pipeline, and its parameter counts at the size of Stable Video Diffusion."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import MOTION, make_condition
+from diffusers import StableVideoDiffusionPipeline, UNetSpatioTemporalConditionModel
+from safetensors.torch import load_file
+
+from motionanim.models.denoiser import Denoiser, fingerprint
+from motionanim.models.tiny import save_pipeline
+from motionanim.schedule import per_clip
+
+
+def plain_v(base: Path, z: torch.Tensor, sigma: torch.Tensor, condition, bucket: torch.Tensor) -> torch.Tensor:
+    """The v-prediction of a plain diffusers UNet, called as diffusers' SVD pipeline calls it."""
+    unet = UNetSpatioTemporalConditionModel.from_pretrained(base, subfolder="unet")
+    image = condition.image_latents[:, None].repeat(1, z.shape[1], 1, 1, 1)
+    ids = torch.stack([condition.fps - 1, bucket, condition.noise_aug], 1)
+    scaled = z / per_clip((sigma**2 + 1) ** 0.5, z)
+    timestep = 0.25 * torch.log(sigma)
+    return unet(torch.cat([scaled, image], 2), timestep, condition.image_embed, ids, return_dict=False)[0]
+
+
+def test_untrained_motion_leaves_svd_exactly_as_it_is(base: Path, denoiser: Denoiser) -> None:
+    condition, sigma = make_condition(), torch.tensor([0.5, 20.0])
+    z = torch.randn(2, 5, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        ours = denoiser(z, sigma, condition)
+        v = plain_v(base, z, sigma, condition, denoiser.motion.bucket(condition))
+    s = per_clip(sigma, z)
+    # Equal up to the order of one multiplication in the attention kernel, which sees values twice as wide.
+    torch.testing.assert_close(ours, v * (-s / (s**2 + 1) ** 0.5) + z / (s**2 + 1), atol=2e-6, rtol=1e-5)
+
+
+def test_gradient_reaches_the_zero_factors_at_step_0_and_all_factors_after(denoiser: Denoiser) -> None:
+    denoiser.select_trainable("literal")
+    z, sigma, condition = torch.randn(2, 5, 4, 8, 8), torch.tensor([1.0, 2.0]), make_condition()
+    optimizer = torch.optim.SGD([p for p in denoiser.parameters() if p.requires_grad], lr=0.1)
+    for step in range(2):
+        optimizer.zero_grad()
+        denoiser(z, sigma, condition).square().mean().backward()
+        flowing = {n for n, p in denoiser.motion.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
+        zero_factors = {n for n, _ in denoiser.motion.named_parameters() if n.endswith(("to_out.weight",))}
+        assert zero_factors | {"strength.weight", "warped.weight"} <= flowing
+        optimizer.step()
+    everything = {n for n, _ in denoiser.motion.named_parameters()}
+    assert flowing == everything, "after one step every motion parameter gets a gradient"
+
+
+def perturb(denoiser: Denoiser) -> Denoiser:
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in denoiser.motion.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    return denoiser
+
+
+@pytest.mark.parametrize(("off", "field"), [("use_flow", "flow"), ("use_strength", "motion_strength")])
+def test_a_condition_matters_when_on_and_not_at_all_when_dropped(denoiser: Denoiser, off: str, field: str) -> None:
+    perturb(denoiser)
+    z, sigma = torch.randn(2, 5, 4, 8, 8), torch.tensor([1.0, 2.0])
+    first, other = make_condition(), make_condition(seed=9)
+    swapped = first._replace(**{field: getattr(other, field)})
+    with torch.no_grad():
+        assert not torch.allclose(denoiser(z, sigma, first), denoiser(z, sigma, swapped))
+        zero = {off: torch.zeros(2)}
+        torch.testing.assert_close(
+            denoiser(z, sigma, first._replace(**zero)), denoiser(z, sigma, swapped._replace(**zero)), atol=0, rtol=0
+        )
+
+
+def test_clips_of_a_batch_do_not_mix(denoiser: Denoiser) -> None:
+    perturb(denoiser)
+    z, sigma, condition = torch.randn(2, 5, 4, 8, 8), torch.tensor([1.0, 2.0]), make_condition()
+    with torch.no_grad():
+        both = denoiser(z, sigma, condition)
+        alone = [
+            denoiser(z[i : i + 1], sigma[i : i + 1], type(condition)(*(x[i : i + 1] for x in condition)))
+            for i in (0, 1)
+        ]
+    torch.testing.assert_close(both, torch.cat(alone), atol=1e-5, rtol=1e-4)
+
+
+def test_steady_field_gives_motion_features_that_differ_per_frame(denoiser: Denoiser) -> None:
+    steady = torch.ones(1, 4, 2, 16, 16)
+    denoiser.motion.prepare(make_condition(batch=1, flow=steady))
+    tokens = denoiser.motion.tokens(64).view(8, 8, 5, -1)
+    assert (tokens[4, 4, 1:] - tokens[4, 4, :-1]).abs().amax(-1).min() > 1e-3
+
+
+def test_gradient_checkpointing_gives_the_same_gradients(base: Path) -> None:
+    gradients = []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        denoiser = perturb(Denoiser.from_pretrained(base, downscale=2, motion=MOTION)).train()
+        if checkpointing:
+            denoiser.unet.enable_gradient_checkpointing()
+        z = torch.randn(2, 5, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+        denoiser(z, torch.tensor([1.0, 2.0]), make_condition()).square().mean().backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in denoiser.motion.parameters()]))
+    torch.testing.assert_close(*gradients, atol=1e-7, rtol=1e-5)
+
+
+def test_folder_round_trip_with_motion_beside_and_diffusers_still_loads_it(
+    base: Path, denoiser: Denoiser, tmp_path: Path
+) -> None:
+    perturb(denoiser)
+    with torch.no_grad():
+        denoiser.unet.conv_in.weight.add_(0.1)
+    save_pipeline(tmp_path / "p", base=base, unet=denoiser.unet)
+    denoiser.save_motion(tmp_path / "p")
+    assert denoiser.unet.dtype == torch.float32, "saving in fp16 must not touch the model"
+    again = Denoiser.from_pretrained(tmp_path / "p", downscale=2, motion=MOTION)
+    for (name, a), (_, b) in zip(denoiser.named_parameters(), again.named_parameters(), strict=True):
+        torch.testing.assert_close(a.half().float(), b, msg=name)
+    keys = set(load_file(tmp_path / "p" / "unet" / "diffusion_pytorch_model.safetensors"))
+    assert keys == set(load_file(base / "unet" / "diffusion_pytorch_model.safetensors")), "a plain SVD UNet on disk"
+    pipeline = StableVideoDiffusionPipeline.from_pretrained(tmp_path / "p")
+    image = torch.rand(1, 3, 224, 224)
+    video = pipeline(image, height=16, width=16, num_frames=5, num_inference_steps=2, output_type="pt").frames
+    assert video.shape == (1, 5, 3, 16, 16)
+    assert torch.isfinite(video).all()
+
+
+def test_motion_weights_of_other_settings_are_refused(base: Path, denoiser: Denoiser, tmp_path: Path) -> None:
+    save_pipeline(tmp_path / "p", base=base)
+    denoiser.save_motion(tmp_path / "p")
+    with pytest.raises(ValueError, match=r"channels=8.*asks for 16"):
+        Denoiser.from_pretrained(tmp_path / "p", downscale=2, motion={**MOTION, "channels": 16})
+    fewer = Denoiser.from_pretrained(tmp_path / "p", downscale=2, motion={**MOTION, "motion_field": False})
+    assert fewer.motion.encoder is None
+
+
+def test_fingerprint_is_the_same_in_every_precision(denoiser: Denoiser) -> None:
+    with torch.no_grad():
+        denoiser.unet.conv_in.weight.copy_(denoiser.unet.conv_in.weight.half())
+        denoiser.unet.conv_out.weight.copy_(denoiser.unet.conv_out.weight.half())
+    full = fingerprint(denoiser.unet)
+    assert fingerprint(denoiser.unet.half()) == full
+    with torch.no_grad():
+        denoiser.unet.conv_in.weight.mul_(1.1)
+    assert fingerprint(denoiser.unet) != full
+
+
+def test_parameter_counts_at_svd_size() -> None:
+    """1 524.6 M parameters; 1 275.8 M train under the paper's literal reading, 656.1 M are temporal."""
+    with torch.device("meta"):
+        unet = UNetSpatioTemporalConditionModel(num_frames=25)
+        denoiser = Denoiser(unet, downscale=8, motion={**MOTION, "channels": 64})
+
+    def millions() -> float:
+        return round(sum(p.numel() for p in unet.parameters() if p.requires_grad) / 1e6, 1)
+
+    counts = {}
+    for preset in ("all", "literal", "temporal"):
+        denoiser.select_trainable(preset)
+        counts[preset] = millions()
+    assert counts == {"all": 1524.6, "literal": 1275.8, "temporal": 656.1}
+    with pytest.raises(ValueError, match="trainable=spatial: must be all, literal or temporal"):
+        denoiser.select_trainable("spatial")

@@ -1,0 +1,199 @@
+import csv
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader
+
+from motionanim.data.clips import Names, Rejections, VideoClips, clip_data, flow_path, split_names
+from motionanim.data.folder import folder_clips, folder_names
+from motionanim.data.prepare import cached_flow
+from motionanim.data.video import Video, VideoError, write_video
+
+
+class Brightness:
+    """A flow that knows its frames: to the right by the difference of brightness, down by 1."""
+
+    name = "brightness"
+
+    def __call__(self, frames):
+        change = (frames[1:] - frames[:-1]).mean(1) * 10
+        return torch.stack([change, torch.ones_like(change)], dim=1)
+
+
+def moving(seed, count=12, height=48, width=64):
+    generator = torch.Generator().manual_seed(seed)
+    picture = torch.rand(1, 3, 4, 6, generator=generator) * 2 - 1
+    picture = torch.nn.functional.interpolate(picture, size=(height, width), mode="bicubic").clamp(-1, 1)
+    return torch.cat([picture.roll(k, dims=-1) * (1 - 0.02 * k) for k in range(count)])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("videos")
+    for k in range(5):
+        write_video(root / f"sub{k % 2}" / f"{k}.mp4", moving(k), 10)
+    write_video(root / "tall.MP4", moving(9, height=96, width=64), 10)
+    (root / "notes.txt").write_text("no video")
+    (root / ".hidden.mp4").write_bytes(b"")
+    return root
+
+
+def dataset(root, tmp_path, names=None, random=True, **changes):
+    names = names or Names(folder_names(root))
+    options = {
+        "num_frames": 4, "height": 16, "width": 16, "fps": 10, "stride": None, "seed": 3,
+        "flow_estimator": Brightness(), "flow_cache": tmp_path / "flow",
+        "rejections": Rejections(tmp_path / "rejected.csv", total=len(names), max_share=0.5),
+    }  # fmt: skip
+    return VideoClips(root=root, names=names, random=random, **options | changes)
+
+
+def test_folder_lists_all_videos_below_it(folder):
+    assert list(folder_names(folder)) == [
+        "tall.MP4",
+        "sub0/0.mp4",
+        "sub0/2.mp4",
+        "sub0/4.mp4",
+        "sub1/1.mp4",
+        "sub1/3.mp4",
+    ]
+
+
+def test_missing_and_empty_folders_are_one_line(tmp_path):
+    for root, message in ((None, "no folder"), (tmp_path / "nowhere", "not a folder"), (tmp_path, "has no video")):
+        with pytest.raises(ValueError, match=message) as caught:
+            folder_clips(root, val_share=0.1)
+        assert "\n" not in str(caught.value)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.sets(st.text(st.characters(codec="utf-8"), min_size=1), min_size=2, max_size=30), st.floats(0.01, 0.99))
+def test_the_split_is_complete_and_stable(names, share):
+    train, val = split_names(((name, name) for name in sorted(names)), val_share=share)
+    assert set(train) | set(val) == names
+    assert len(train) + len(val) == len(names)
+    assert len(train) >= 1
+    assert len(val) >= 1
+
+
+def test_a_group_never_straddles_the_split_and_the_share_is_kept():
+    train, val = split_names(((f"{v}.{c}", str(v)) for v in range(2000) for c in range(2)), val_share=0.1)
+    groups = [{name.split(".")[0] for name in side} for side in (train, val)]
+    assert not groups[0] & groups[1]
+    assert 0.07 < len(groups[1]) / 2000 < 0.13
+    with pytest.raises(ValueError, match="at least 2 videos"):
+        split_names([("a", "x"), ("b", "x")], val_share=0.5)
+
+
+def test_items_have_the_documented_shapes_and_repeat(folder, tmp_path):
+    clips = dataset(folder, tmp_path)
+    item, again = clips[7], clips[7]
+    assert item.frames.shape == (4, 3, 16, 16)
+    assert item.flow.shape == (3, 2, 16, 16)
+    assert item.frames.dtype == item.flow.dtype == torch.float32
+    assert -1 <= item.frames.min() < item.frames.max() <= 1
+    assert item.fps == pytest.approx(10, rel=1e-3)
+    assert item.position == 7
+    assert item.motion_strength == pytest.approx(torch.linalg.vector_norm(item.flow, dim=1).mean().item())
+    assert all(torch.equal(a, b) for a, b in zip(item, again))
+    assert not torch.equal(item.frames, clips[8].frames)
+    # The flow of the crop belongs to the frames of the crop.
+    assert torch.allclose(item.flow, Brightness()(item.frames), atol=1e-5)
+    with pytest.raises(IndexError):
+        dataset(folder, tmp_path, random=False)[6]
+
+
+def test_loader_workers_give_the_same_items(folder, tmp_path):
+    data = clip_data(
+        root=folder, names=folder_clips(folder, val_share=0.1), rejected=tmp_path / "r.csv", max_rejected_share=0.1,
+        batch_size=2, num_workers=1, num_frames=4, height=16, width=16, fps=10, stride=None, seed=0,
+        flow_estimator=Brightness(), flow_cache=tmp_path,
+    )  # fmt: skip
+    assert len(data.val) >= 1
+    assert len(data.train) + len(data.val) == 6
+    batch = next(iter(DataLoader(data.train, 2, sampler=[11, 4], num_workers=1)))
+    assert torch.equal(batch.frames[1], data.train[4].frames)
+    assert batch.position.tolist() == [11, 4]
+
+
+def test_cached_flow_equals_the_estimated_one(folder, tmp_path):
+    clips = dataset(folder, tmp_path)
+    estimated = [clips[k] for k in range(6)]
+    for name in clips.names:
+        path, size = folder / name, {"height": 16, "width": 16}
+        video = Video(path)
+        indices, _ = video.grid(fps=10, stride=None)
+        where = flow_path(tmp_path / "flow", path, estimator="brightness", fps=10, stride=None, **size)
+        cached_flow(video, indices, Brightness(), where, **size)
+    clips.flow_estimator = type("Unused", (), {"name": "brightness", "__call__": None})()
+    for position, before in enumerate(estimated):
+        after = clips[position]
+        assert torch.equal(after.frames, before.frames)
+        assert (after.flow - before.flow).abs().max() < 0.01
+
+
+def test_float16_is_precise_enough_for_flow():
+    flow = torch.linspace(-32, 32, 100_001)
+    assert (flow.half().float() - flow).abs().max() < 0.01
+
+
+def test_the_cache_changes_with_file_and_settings(folder, tmp_path):
+    options = {"estimator": "a", "height": 16, "width": 16, "fps": 10, "stride": None}
+    paths = [flow_path(tmp_path, folder / "tall.MP4", **options | change) for change in
+             ({}, {"estimator": "b"}, {"height": 8}, {"fps": 5}, {"stride": 2})]  # fmt: skip
+    copy = tmp_path / "copy.mp4"
+    copy.write_bytes((folder / "tall.MP4").read_bytes())
+    paths.append(flow_path(tmp_path, copy, **options))
+    os.utime(copy, (1, 1))
+    paths.append(flow_path(tmp_path, copy, **options))
+    assert len(set(paths)) == len(paths)
+
+
+@pytest.fixture
+def damaged(folder, tmp_path):
+    """Six good videos and two that cannot be used."""
+    root = tmp_path / "damaged"
+    for name in folder_names(folder):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).symlink_to(folder / name)
+    (root / "empty.mp4").write_bytes(b"")
+    write_video(root / "short.mp4", moving(1, count=3), 10)
+    return root
+
+
+def test_unusable_videos_are_named_and_replaced(damaged, tmp_path, caplog):
+    clips = dataset(damaged, tmp_path)
+    items = [clips[k] for k in range(8)]  # one epoch: every file once
+    assert all(item.frames.shape == (4, 3, 16, 16) for item in items)
+    assert torch.equal(items[3].frames, dataset(damaged, tmp_path)[3].frames)
+    with open(tmp_path / "rejected.csv", newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows[0] == ["path", "reason"]
+    reasons = {Path(path).name: reason for path, reason in rows[1:]}
+    assert reasons == {
+        "empty.mp4": "is empty (0 bytes)",
+        "short.mp4": "is too short: 3 frames at 10 a second, 4 are needed",
+    }
+    assert sum("rejected" in record.message for record in caplog.records) == 2
+
+
+def test_too_many_unusable_videos_stop_the_run(damaged, tmp_path):
+    rejections = Rejections(tmp_path / "r.csv", total=8, max_share=0.2)
+    clips = dataset(damaged, tmp_path, rejections=rejections)
+    with pytest.raises(ValueError, match=r"2 of 8 clips cannot be used.*max_rejected_share=0\.2") as caught:
+        [clips[k] for k in range(8)]
+    assert "\n" not in str(caught.value)
+
+
+def test_rejections_are_counted_over_processes_and_once_each(tmp_path):
+    one, two = (Rejections(tmp_path / "r.csv", total=10, max_share=0.2) for _ in range(2))
+    one.add(VideoError("a", "is empty"))
+    two.add(VideoError("a", "is empty"))
+    one.add(VideoError("b, c", "is\nbroken"))
+    assert len((tmp_path / "r.csv").read_text().splitlines()) == 4
+    with pytest.raises(ValueError, match="3 of 10"):
+        two.add(VideoError("c", "is empty"))

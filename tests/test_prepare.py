@@ -1,0 +1,196 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from motionanim.data.folder import folder_names
+from motionanim.data.hdvila import hdvila_names, hdvila_static_clips
+from motionanim.data.layouts import write_hdvila
+from motionanim.data.prepare import Settings, camera_speed, prepare
+from motionanim.data.video import Video, to_float, write_video
+from motionanim.models.flow_estimator import DisFlow
+
+REPOSITORY = Path(__file__).parents[1]
+SHARED = REPOSITORY.parent / "shared" / "clips"
+CAMERA = {"fps": 4, "pairs": 16, "short_side": 256}
+LIMIT = 0.010  # conf/prepare.yaml; compared below
+SETTINGS = Settings(
+    num_frames=4, height=64, width=64, fps=5, stride=None, max_frames=6,
+    camera_fps=4, camera_pairs=2, camera_short_side=96, max_camera_speed=LIMIT, cache_moving=True,
+)  # fmt: skip
+DIS = DisFlow(preset="medium", min_side=96)
+
+
+def scene(pan, count=16, size=96):
+    """A textured scene with a small moving square, seen through a window that moves by `pan` px per frame."""
+    generator = torch.Generator().manual_seed(0)
+    texture = torch.rand(1, 3, 24, 60, generator=generator) * 2 - 1
+    texture = torch.nn.functional.interpolate(texture, size=(size, 240), mode="bicubic").clamp(-1, 1)[0]
+    frames = torch.stack([texture[:, :, round(pan * k) : round(pan * k) + size] for k in range(count)])
+    for k in range(count):
+        frames[k, :, 40:60, 20 + k : 40 + k] = 1.0
+    return frames
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    root = tmp_path_factory.mktemp("videos")
+    write_video(root / "still.mp4", scene(0), 10)
+    write_video(root / "pan.mp4", scene(1.5), 10)
+    (root / "empty.mp4").write_bytes(b"")
+    write_video(root / "short.mp4", scene(0, count=3), 10)
+    return root
+
+
+def run(root, out, settings=SETTINGS, names=None, estimator=DIS, workers=0, max_static=10):
+    return prepare(
+        root=root, names=names or folder_names(root), out=out, cache=out / "flow", settings=settings,
+        flow_estimator=estimator, workers=workers, max_static=max_static,
+    )  # fmt: skip
+
+
+class Refuses:
+    """A flow estimator that must not be asked."""
+
+    name = DIS.name
+
+    def __call__(self, frames):
+        raise AssertionError("asked")
+
+
+def index(out):
+    return {record["name"]: record for record in map(json.loads, (out / "index.jsonl").read_text().splitlines())}
+
+
+def test_results_say_what_was_found(videos, tmp_path):
+    counts = run(videos, tmp_path)
+    assert counts == {"clips": 4, "static": 1, "moving": 1, "rejected": 2, "resumed": 0}
+    records = index(tmp_path)
+    assert (tmp_path / "static.txt").read_text() == "still.mp4\n"
+    assert records["still.mp4"]["camera_speed"] < LIMIT / 3
+    # 15 px/s over a diagonal of 96 sqrt 2.
+    assert records["pan.mp4"]["camera_speed"] == pytest.approx(15 / (96 * 2**0.5), rel=0.1)
+    assert records["pan.mp4"]["motion_strength"] > 1
+    assert (records["pan.mp4"]["height"], records["pan.mp4"]["width"], records["pan.mp4"]["num_frames"]) == (96, 96, 16)
+    rejected = (tmp_path / "rejected.csv").read_text()
+    assert "empty.mp4,is empty" in rejected
+    assert 'short.mp4,"is too short: 2 frames' in rejected
+    report = (tmp_path / "report.md").read_text()
+    assert "| rejected | 2 |" in report
+    assert "| is empty (0 bytes) | 1 |" in report
+    flows = list((tmp_path / "flow").rglob("*.npy"))
+    assert len(flows) == 2
+    assert {np.load(flow).shape for flow in flows} == {(5, 2, 64, 64)}
+
+
+def test_a_second_run_does_nothing_and_says_the_same(videos, tmp_path):
+    run(videos, tmp_path)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()}
+    assert run(videos, tmp_path, estimator=Refuses())["resumed"] == 4
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()} == before
+
+
+def test_a_run_killed_at_any_moment_resumes(videos, tmp_path):
+    run(videos, tmp_path)
+    journal, expected = (tmp_path / "journal.jsonl").read_bytes(), index(tmp_path)
+    for length in (0, 1, len(journal) // 2, len(journal) - 1):
+        (tmp_path / "journal.jsonl").write_bytes(journal[:length])
+        run(videos, tmp_path)
+        assert index(tmp_path) == expected
+        assert len((tmp_path / "journal.jsonl").read_text().splitlines()) == 4
+
+
+def test_changed_files_and_settings_are_done_anew(videos, tmp_path):
+    root = tmp_path / "copy"
+    root.mkdir()
+    for name in ("still.mp4", "pan.mp4"):
+        (root / name).write_bytes((videos / name).read_bytes())
+    assert run(root, tmp_path / "out")["resumed"] == 0
+    os.utime(root / "pan.mp4", (1, 1))
+    assert run(root, tmp_path / "out")["resumed"] == 1
+    assert run(root, tmp_path / "out", settings=SETTINGS._replace(num_frames=5))["resumed"] == 0
+    assert len(index(tmp_path / "out")) == 2
+
+
+def test_moving_clips_need_not_be_cached(videos, tmp_path):
+    run(videos, tmp_path, settings=SETTINGS._replace(cache_moving=False))
+    assert index(tmp_path)["pan.mp4"]["motion_strength"] is None
+    assert len(list((tmp_path / "flow").rglob("*.npy"))) == 1
+
+
+def test_no_usable_video_is_an_error(tmp_path):
+    (tmp_path / "a.mp4").write_bytes(b"")
+    with pytest.raises(ValueError, match="none of 1 videos"):
+        run(tmp_path, tmp_path / "out")
+
+
+def test_hdvila_gives_the_static_subset(tmp_path):
+    clips = {f"v{k}": [scene(0), scene(1.5)] for k in range(3)}
+    jsonl, root = write_hdvila(tmp_path / "hd", clips, fps=10)
+    run(root, tmp_path / "out", names=hdvila_names(root, jsonl=jsonl), max_static=2)
+    chosen = (tmp_path / "out" / "static.txt").read_text().split()
+    assert len(chosen) == 2
+    assert all(name.endswith(".0.mp4") for name in chosen)
+    train, val = hdvila_static_clips(root, names=tmp_path / "out" / "static.txt", val_share=0.5)
+    assert sorted([*train, *val]) == chosen
+
+
+@pytest.mark.slow
+def test_the_command_works_with_worker_processes(videos, tmp_path):
+    command = [sys.executable, "-m", "motionanim.data.prepare", f"root={videos}", f"out={tmp_path / 'out'}",
+               f"flow_cache={tmp_path / 'flow'}", "settings.num_frames=4", "workers=2"]  # fmt: skip
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "| static | 1 |" in done.stdout
+    missing = subprocess.run(
+        [*command[:3], "root=/nowhere"], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    assert missing.returncode == 2
+    assert missing.stderr == "error: root=/nowhere is not a folder: pass one that exists\n"
+
+
+def panned(path, source, speed):
+    """Write 12 s of a video at most, through a window of 0.8 of its size that moves by `speed` px per frame."""
+    video = Video(source)
+    height, width = video.size()
+    rate = video.info.fps
+    count = min(video.info.num_frames, int(12 * rate), int(0.2 * width / speed))
+    frames = video.read(np.arange(count), height=height, width=width)
+    tall, wide = int(height * 0.8) // 2 * 2, int(width * 0.8) // 2 * 2
+    views = [
+        cv2.warpAffine(
+            frame,
+            np.float32([[1, 0, speed * k], [0, 1, 0]]),
+            (wide, tall),
+            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        )
+        for k, frame in enumerate(frames)
+    ]
+    write_video(path, to_float(np.stack(views)), rate)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/clips is absent")
+@pytest.mark.parametrize(
+    "name",
+    ["bottles_static_camera", "person_static_camera", "calm_river", "flower_cc0", "rain_on_leaves", "reeds_in_wind",
+     "stream_90frames"],
+)  # fmt: skip
+def test_real_static_clips_are_static_and_panned_copies_are_not(tmp_path, name):
+    estimator = DisFlow(preset="medium", min_side=256)
+    source = SHARED / f"{name}.mp4"
+    assert camera_speed(Video(source), estimator, **CAMERA) < LIMIT
+    panned(tmp_path / "panned.mp4", source, 1.0)
+    assert camera_speed(Video(tmp_path / "panned.mp4"), estimator, **CAMERA) > 1.2 * LIMIT
+
+
+def test_the_numbers_above_are_the_configured_ones():
+    text = (REPOSITORY / "conf" / "prepare.yaml").read_text()
+    for line in ("max_camera_speed: 0.010 ", "camera_fps: 4 ", "camera_pairs: 16 ", "camera_short_side: 256 "):
+        assert line in text

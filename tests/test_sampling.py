@@ -1,0 +1,65 @@
+"""The sampling loop against diffusers' own pipeline from the same noise."""
+
+from pathlib import Path
+
+import torch
+from conftest import make_condition
+from diffusers import StableVideoDiffusionPipeline
+
+from motionanim.models.codec import Codec
+from motionanim.models.denoiser import Denoiser
+from motionanim.sampling import denoise_from, guided, initial_latents
+from motionanim.schedule import karras_sigmas
+
+SVD = {"sigma_min": 0.002, "sigma_max": 700.0, "rho": 7.0}
+
+
+def test_equals_the_svd_pipeline_from_the_same_noise(base: Path, codec: Codec, denoiser: Denoiser) -> None:
+    """Motion off: same image, same noise, guidance 1 to 3, decode included."""
+    pipeline = StableVideoDiffusionPipeline.from_pretrained(base)
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(1, 3, 16, 16, generator=generator)
+    noise = torch.randn(1, 5, 4, 8, 8, generator=generator)
+    pil = pipeline.video_processor.postprocess(image * 2 - 1, output_type="pil")
+    reference = pipeline(
+        pil, height=16, width=16, num_frames=5, num_inference_steps=4, fps=7, motion_bucket_id=127,
+        noise_aug_strength=0.0, latents=noise, output_type="pt",
+    ).frames  # fmt: skip
+
+    pixels = (image * 255).round() / 255 * 2 - 1
+    condition = codec.condition(
+        pixels,
+        noise=torch.zeros_like(pixels),
+        noise_aug=torch.zeros(1),
+        flow=torch.zeros(1, 4, 2, 16, 16),
+        motion_strength=torch.zeros(1),
+        fps=torch.tensor([7.0]),
+    )._replace(use_flow=torch.zeros(1), use_strength=torch.zeros(1))
+    sigmas = karras_sigmas(4, **SVD)
+    denoise = guided(denoiser, torch.linspace(1, 3, 5))
+    frames = codec.decode(denoise_from(denoise, initial_latents(noise, sigmas), sigmas, condition))
+    torch.testing.assert_close((frames + 1) / 2, reference, atol=2e-5, rtol=1e-4)
+
+
+def test_two_halves_of_a_run_equal_the_whole_and_inputs_stay(denoiser: Denoiser) -> None:
+    condition, sigmas = make_condition(), karras_sigmas(6, **SVD)
+    z = initial_latents(torch.randn(2, 5, 4, 8, 8), sigmas)
+    kept = z.clone()
+    whole = denoise_from(denoiser, z, sigmas, condition)
+    middle = denoise_from(denoiser, z, sigmas[:4], condition)
+    torch.testing.assert_close(denoise_from(denoiser, middle, sigmas[3:], condition), whole, atol=0, rtol=0)
+    torch.testing.assert_close(z, kept, atol=0, rtol=0)
+
+
+def test_guidance_of_one_is_the_conditional_and_zero_the_unconditional(denoiser: Denoiser) -> None:
+    condition, sigma, z = make_condition(), torch.tensor([1.0, 3.0]), torch.randn(2, 5, 4, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            guided(denoiser, torch.ones(5))(z, sigma, condition), denoiser(z, sigma, condition), atol=2e-5, rtol=1e-4
+        )
+        without = condition._replace(
+            image_latents=torch.zeros_like(condition.image_latents), image_embed=torch.zeros_like(condition.image_embed)
+        )
+        torch.testing.assert_close(
+            guided(denoiser, torch.zeros(5))(z, sigma, condition), denoiser(z, sigma, without), atol=2e-5, rtol=1e-4
+        )

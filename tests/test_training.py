@@ -1,0 +1,275 @@
+"""The training modules on the tiny random base: resuming, processes, checkpoints, and their errors."""
+
+import copy
+import functools
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+from conftest import MOTION, make_batch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch.utils.data import Dataset, default_collate
+
+from motionanim.data.stream import StreamData
+from motionanim.models.denoiser import Denoiser
+from motionanim.models.lora import load_lora, lora_layers
+from motionanim.training.callbacks import Ema, Export, LossCurve, draw_curves
+from motionanim.training.diffusion import DiffusionModule
+from motionanim.training.motion_lora import MotionLoraModule
+from motionanim.training.optim import trapezoid
+from motionanim.types import ClipBatch
+
+NUMBERS = {
+    "motion": MOTION,
+    "sigma_mean": 0.7,
+    "sigma_std": 1.6,
+    "noise_aug_mean": -3.0,
+    "noise_aug_std": 0.5,
+    "drop_image": 0.1,
+    "drop_flow": 0.3,
+    "drop_strength": 0.1,
+    "gradient_checkpointing": False,
+    "lr": 1e-3,
+    "weight_decay": 0.01,
+    "warmup_steps": 0,
+    "decay_steps": 0,
+    "seed": 0,
+}
+
+
+class RandomClips(Dataset[ClipBatch]):
+    """Clips that depend on their position only."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, position: int) -> ClipBatch:
+        return ClipBatch(*(field[0] for field in make_batch(batch=1, seed=position, position=position)))
+
+
+def lora_module(base: Path, rank: int = 4) -> MotionLoraModule:
+    torch.manual_seed(0)
+    return MotionLoraModule(rank=rank, alpha=rank, base=str(base), **NUMBERS)
+
+
+class Losses(L.Callback):
+    """The loss of every batch, and the first gradients that the optimizer sees."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+        self.gradients: dict[str, torch.Tensor] = {}
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        self.losses.append(outputs["loss"].item())
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer) -> None:
+        if not self.gradients:
+            self.gradients = {n: p.grad.clone() for n, p in pl_module.named_parameters() if p.grad is not None}
+
+
+def make_trainer(folder: Path, steps: int, *callbacks: L.Callback, **options) -> L.Trainer:
+    defaults = {
+        "accelerator": "cpu",
+        "devices": 1,
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+        "limit_val_batches": 0,
+        "use_distributed_sampler": False,
+        "enable_checkpointing": any(isinstance(c, ModelCheckpoint) for c in callbacks),
+    }
+    return L.Trainer(default_root_dir=folder, max_steps=steps, callbacks=list(callbacks), **defaults | options)
+
+
+def stream(batch_size: int = 2) -> StreamData:
+    return StreamData(train=RandomClips(), val=RandomClips(), batch_size=batch_size, num_workers=0)
+
+
+def test_resumed_run_repeats_the_uninterrupted_losses_bit_for_bit(base: Path, tmp_path: Path) -> None:
+    whole = Losses()
+    make_trainer(tmp_path, 6, whole, accumulate_grad_batches=2).fit(lora_module(base), stream())
+    checkpoint = ModelCheckpoint(tmp_path, save_last=True, every_n_train_steps=3, save_top_k=0)
+    first = Losses()
+    make_trainer(tmp_path, 3, first, checkpoint, accumulate_grad_batches=2).fit(lora_module(base), stream())
+    second = Losses()
+    make_trainer(tmp_path, 6, second, accumulate_grad_batches=2).fit(
+        lora_module(base), stream(), ckpt_path=str(tmp_path / "last.ckpt"), weights_only=True
+    )
+    assert len(whole.losses) == 12
+    assert first.losses + second.losses == whole.losses
+
+
+def test_checkpoint_holds_only_what_trains(base: Path, tmp_path: Path) -> None:
+    checkpoint = ModelCheckpoint(tmp_path, save_last=True, every_n_train_steps=1, save_top_k=0)
+    make_trainer(tmp_path, 1, checkpoint).fit(lora_module(base), stream())
+    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert saved["state_dict"]
+    assert all(".lora_" in name for name in saved["state_dict"])
+
+
+def test_checkpoint_of_another_rank_is_refused_in_words(base: Path, tmp_path: Path) -> None:
+    checkpoint = ModelCheckpoint(tmp_path, save_last=True, every_n_train_steps=1, save_top_k=0)
+    make_trainer(tmp_path, 1, checkpoint).fit(lora_module(base, rank=4), stream())
+    with pytest.raises(ValueError, match=r"does not fit this model: .* has shape \(4, 32\), needed \(8, 32\)"):
+        make_trainer(tmp_path, 2).fit(
+            lora_module(base, rank=8), stream(), ckpt_path=str(tmp_path / "last.ckpt"), weights_only=True
+        )
+
+
+def test_two_processes_average_the_gradients_of_one_with_twice_the_batch(base: Path, tmp_path: Path) -> None:
+    one = Losses()
+    make_trainer(tmp_path, 1, one).fit(lora_module(base), stream(batch_size=4))
+    folder = tmp_path / "ddp"
+    folder.mkdir()
+    recorder = SaveGradients(folder)
+    make_trainer(folder, 1, recorder, devices=2, strategy="ddp_spawn").fit(lora_module(base), stream(batch_size=2))
+    for rank in (0, 1):
+        theirs = torch.load(folder / f"{rank}.pt", weights_only=True)
+        assert theirs.keys() == one.gradients.keys()
+        for name, gradient in one.gradients.items():
+            torch.testing.assert_close(theirs[name], gradient, atol=1e-6, rtol=1e-4, msg=name)
+
+
+class SaveGradients(L.Callback):
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer) -> None:
+        gradients = {n: p.grad for n, p in pl_module.named_parameters() if p.grad is not None}
+        torch.save(gradients, self.folder / f"{trainer.global_rank}.pt")
+
+
+def test_only_the_lora_moves_and_its_export_loads(base: Path, tmp_path: Path) -> None:
+    module = lora_module(base)
+    before = {n: p.clone() for n, p in module.named_parameters()}
+    make_trainer(tmp_path, 2, Export(folder=str(tmp_path))).fit(module, stream())
+    moved = {n for n, p in module.named_parameters() if not torch.equal(p, before[n])}
+    assert moved
+    assert all(".lora_" in name for name in moved)
+    torch.manual_seed(0)
+    fresh = Denoiser.from_pretrained(base, downscale=2, motion=MOTION)
+    load_lora(fresh.unet, tmp_path / "lora.safetensors")
+    assert len(lora_layers(fresh.unet)) == len(lora_layers(module.denoiser.unet)) > 0
+
+
+def test_diffusion_overfits_one_clip_and_exports_a_base(base: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module = DiffusionModule(base=str(base), trainable="all", **{**NUMBERS, "lr": 3e-3})
+    batch = make_batch()
+    with torch.no_grad():
+        start = torch.stack(
+            [module._losses(batch._replace(position=torch.tensor([i, i + 1])))[0].mean() for i in range(8)]
+        )
+    one_clip = copy.copy(batch)
+
+    class OneClip(RandomClips):
+        def __getitem__(self, position: int) -> ClipBatch:
+            clip = ClipBatch(*(field[position % 2] for field in one_clip))
+            return clip._replace(position=torch.tensor(position))
+
+    data = StreamData(train=OneClip(), val=OneClip(), batch_size=2, num_workers=0)
+    make_trainer(tmp_path, 40, Export(folder=str(tmp_path))).fit(module, data)
+    with torch.no_grad():
+        end = torch.stack(
+            [module._losses(batch._replace(position=torch.tensor([i, i + 1])))[0].mean() for i in range(8)]
+        )
+    assert end.mean() < 0.7 * start.mean()
+    again = Denoiser.from_pretrained(tmp_path / "pipeline", downscale=2, motion=MOTION)
+    torch.testing.assert_close(again.unet.conv_in.weight, module.denoiser.unet.conv_in.weight.half().float())
+
+
+def test_draws_belong_to_a_clip_not_to_its_batch(base: Path) -> None:
+    module = lora_module(base)
+    both = module.draw(make_batch(batch=2, position=10), (5, 4, 8, 8))
+    second = module.draw(make_batch(batch=1, position=11), (5, 4, 8, 8))
+    for name, values in both.items():
+        torch.testing.assert_close(values[1:], second[name], atol=0, rtol=0)
+    assert not torch.equal(both["noise"][0], both["noise"][1])
+
+
+def test_conditions_are_dropped_at_their_shares_image_parts_together(base: Path) -> None:
+    module = lora_module(base)
+    batch = make_batch(batch=2)
+    seen = []
+    for position in range(0, 400, 2):
+        moved = batch._replace(position=torch.tensor([position, position + 1]))
+        condition = module.condition(moved, module.draw(moved, (5, 4, 8, 8)))
+        image = condition.image_latents.flatten(1).abs().sum(1) > 0
+        assert torch.equal(image, condition.image_embed.flatten(1).abs().sum(1) > 0)
+        seen.append(torch.stack([image.float(), condition.use_flow, condition.use_strength], 1))
+    kept = torch.cat(seen).mean(0)
+    torch.testing.assert_close(kept, torch.tensor([0.9, 0.7, 0.9]), atol=0.06, rtol=0)
+
+
+def test_nan_loss_stops_before_the_weights_are_touched(base: Path, tmp_path: Path) -> None:
+    module = lora_module(base)
+
+    class Broken(RandomClips):
+        def __getitem__(self, position: int) -> ClipBatch:
+            clip = super().__getitem__(position)
+            return clip._replace(frames=clip.frames * float("nan"))
+
+    before = {n: p.clone() for n, p in module.named_parameters()}
+    data = StreamData(train=Broken(), val=Broken(), batch_size=2, num_workers=0)
+    with pytest.raises(ValueError, match="the loss is nan at step 0: lower model.lr"):
+        make_trainer(tmp_path, 2).fit(module, data)
+    assert all(torch.equal(p, before[n]) for n, p in module.named_parameters())
+
+
+def test_validation_is_the_same_twice_and_covers_all_noise_levels(base: Path, tmp_path: Path) -> None:
+    results = []
+    for _ in range(2):
+        trainer = make_trainer(tmp_path, 1, limit_val_batches=None)
+        results.append(trainer.validate(lora_module(base), stream(), verbose=False)[0])
+    assert results[0] == results[1]
+    assert sum("_at_sigma_" in name for name in results[0]) == 4, "4 validation clips, a noise level each"
+
+
+def test_ema_is_the_average_that_validation_and_export_see(base: Path, tmp_path: Path) -> None:
+    class Track(L.Callback):
+        def __init__(self) -> None:
+            self.average: torch.Tensor | None = None
+
+        def on_train_batch_end(self, trainer, pl_module, *_) -> None:
+            name = next(n for n, p in pl_module.named_parameters() if p.requires_grad)
+            value = dict(pl_module.named_parameters())[name].detach()
+            first = self.average is None or trainer.global_step <= 100
+            self.average = value.clone() if first else 0.9 * self.average + 0.1 * value
+            self.name = name
+
+    track = Track()
+    module = lora_module(base)
+    make_trainer(tmp_path, 103, track, Ema(decay=0.9)).fit(module, stream(batch_size=1))
+    torch.testing.assert_close(dict(module.named_parameters())[track.name].detach(), track.average)
+    with pytest.raises(ValueError, match="decay=1.5"):
+        Ema(decay=1.5)
+
+
+def test_loss_picture_is_drawn_from_a_metrics_file(tmp_path: Path) -> None:
+    rows = ["step,train/loss,val/loss,lr", *(f"{i},{1 / (i + 1)},," for i in range(80)), "79,,0.5,"]
+    (tmp_path / "metrics.csv").write_text("\n".join(rows))
+    draw_curves(tmp_path / "metrics.csv", tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").stat().st_size > 5000
+    assert LossCurve(folder=str(tmp_path)).folder == tmp_path
+
+
+def test_trapezoid() -> None:
+    rate = functools.partial(trapezoid, warmup=4, decay=5, total=20)
+    assert [rate(0), rate(3), rate(10), rate(15), rate(19), rate(25)] == [0.25, 1.0, 1.0, 1.0, 0.2, 0.0]
+    assert trapezoid(7, warmup=0, decay=0, total=-1) == 1.0
+
+
+def test_stream_deals_each_position_to_exactly_one_process() -> None:
+    from motionanim.data.stream import PositionSampler, shuffled_index
+
+    def head(count: int, **options) -> list[int]:
+        iterator = iter(PositionSampler(**options))
+        return [next(iterator) for _ in range(count)]
+
+    ranks = [head(6, start=0, batch_size=2, rank=r, world_size=2) for r in (0, 1)]
+    assert ranks == [[0, 1, 4, 5, 8, 9], [2, 3, 6, 7, 10, 11]]
+    assert head(4, start=2, batch_size=2, rank=0, world_size=2) == [8, 9, 12, 13]
+    assert sorted(shuffled_index(3, p, 10) for p in range(20, 30)) == list(range(10))
+    assert default_collate([RandomClips()[7]]).position.tolist() == [7]
