@@ -61,6 +61,12 @@ def find_checkpoint(cfg: DictConfig) -> str | None:
 
 def quiet() -> None:
     """Silence known chatter that hides a run's own messages."""
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    for chatter in (
+        "does not have many workers",  # the embedded base needs none
+        "in eval mode at the start of training",  # the frozen VAE and CLIP, on purpose
+        "exists and is not empty",  # Hydra's log is in the run's folder already
+        "isinstance.treespec, LeafSpec",
+    ):
+        warnings.filterwarnings("ignore", message=f".*{chatter}")
+    for name in ("lightning.pytorch.utilities.rank_zero", "diffusers", "transformers", "httpx"):
+        logging.getLogger(name).setLevel(logging.ERROR)

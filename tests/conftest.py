@@ -1,4 +1,4 @@
-"""Real classes at tiny size: one random pipeline folder a test session, made by the code that makes the embedded base."""
+"""Real classes at tiny size: one random pipeline folder a session, made by the code that makes the embedded base."""
 
 import os
 from pathlib import Path

@@ -38,7 +38,7 @@ def test_gradient_reaches_the_zero_factors_at_step_0_and_all_factors_after(denoi
     denoiser.select_trainable("literal")
     z, sigma, condition = torch.randn(2, 5, 4, 8, 8), torch.tensor([1.0, 2.0]), make_condition()
     optimizer = torch.optim.SGD([p for p in denoiser.parameters() if p.requires_grad], lr=0.1)
-    for step in range(2):
+    for _ in range(2):
         optimizer.zero_grad()
         denoiser(z, sigma, condition).square().mean().backward()
         flowing = {n for n, p in denoiser.motion.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}

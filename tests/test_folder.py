@@ -109,6 +109,7 @@ def test_items_have_the_documented_shapes_and_repeat(folder, tmp_path):
 
 def test_loader_workers_give_the_same_items(folder, tmp_path):
     data = clip_data(
+        items="clips",
         root=folder, names=folder_clips(folder, val_share=0.1), rejected=tmp_path / "r.csv", max_rejected_share=0.1,
         batch_size=2, num_workers=1, num_frames=4, height=16, width=16, fps=10, stride=None, seed=0,
         flow_estimator=Brightness(), flow_cache=tmp_path,
@@ -197,3 +198,8 @@ def test_rejections_are_counted_over_processes_and_once_each(tmp_path):
     assert len((tmp_path / "r.csv").read_text().splitlines()) == 4
     with pytest.raises(ValueError, match="3 of 10"):
         two.add(VideoError("c", "is empty"))
+
+
+def test_plain_videos_hold_no_pairs():
+    with pytest.raises(ValueError, match="these videos give clips, the experiment reads pairs: use data=synthetic"):
+        clip_data(items="pairs")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from motionanim.data.holynski import holynski_clips, pair_data, read_motion
+from motionanim.data.holynski import holynski_clips, holynski_data, read_motion
 from motionanim.data.layouts import write_holynski
 from motionanim.data.video import VideoError
 from motionanim.flow import resize_flow
@@ -31,13 +31,27 @@ def root(tmp_path):
     return tmp_path
 
 
+def still(frames):
+    return torch.zeros(len(frames) - 1, 2, *frames.shape[2:])
+
+
+still.name = "still"
+
+
+def test_the_same_folder_gives_clips_or_pairs_as_the_experiment_reads(root):
+    clips, pairs = data(root, items="clips").val[0], data(root, items="pairs").val[0]
+    assert clips.frames.shape == (3, 3, 32, 32)
+    assert pairs.flow.shape == (2, 32, 32)
+
+
 def data(root, **changes):
     options = {
-        "root": root, "names": holynski_clips(root, suffix="_motion.pth"), "rejected": root / "rejected.csv",
+        "items": "pairs", "root": root, "rejected": root / "rejected.csv",
         "max_rejected_share": 0.3, "batch_size": 1, "num_workers": 0, "height": 32, "width": 32, "seed": 0,
         "min_speed": 0.05, "hint": HINT,
+        "clips": {"num_frames": 3, "fps": 30, "stride": None, "flow_estimator": still, "flow_cache": root / "flow"},
     }  # fmt: skip
-    return pair_data(**options | changes)
+    return holynski_data(**options | changes)
 
 
 def write(path, value):

@@ -33,9 +33,10 @@ def test_sampler_is_svds() -> None:
 
 
 def test_the_optimizer_is_adamw() -> None:
-    from motionanim.training.optim import adamw
     from torch import nn
     from torch.optim import AdamW
+
+    from motionanim.training.optim import adamw
 
     made = adamw(nn.Linear(2, 2).parameters(), lr=3e-5, weight_decay=0.01, warmup_steps=0, decay_steps=0, total=-1)
     assert type(made["optimizer"]) is AdamW

@@ -276,8 +276,14 @@ def open_flow(path: Path) -> np.ndarray | None:
         return None
 
 
-def clip_data(**options: Any) -> StreamData:
-    """Training and validation clips: `VideoClips` with what `file_data` takes."""
+def clip_data(*, items: str, **options: Any) -> StreamData:
+    """Training and validation clips: `VideoClips` with what `file_data` takes.
+
+    Raises:
+        ValueError: If the experiment reads another kind of item than `clips`.
+    """
+    if items != "clips":
+        raise ValueError(f"these videos give clips, the experiment reads {items}: use data=synthetic or data=holynski")
     return file_data(VideoClips, **options)
 
 

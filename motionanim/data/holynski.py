@@ -5,7 +5,7 @@ Files of clip 00001: `00001_input.jpg`, `00001_gt.mp4`, `00001_motion.pth`. Clip
 
 import io
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from motionanim.data.clips import Names, Rejections, check_root, file_data, load_usable
+from motionanim.data.clips import Names, Rejections, check_root, clip_data, file_data, load_usable
 from motionanim.data.stream import StreamData, rng
 from motionanim.data.video import VideoError, cover_size, to_float
 from motionanim.flow import resize_flow
@@ -172,6 +172,27 @@ class HolynskiPairs(Dataset[FlowPairBatch]):
         )
 
 
-def pair_data(**options: Any) -> StreamData:
-    """Training and validation pairs: `HolynskiPairs` with what `file_data` takes."""
-    return file_data(HolynskiPairs, **options)
+def holynski_data(
+    *,
+    items: str,
+    root: str | Path | None,
+    min_speed: float,
+    hint: Callable[[Tensor, Tensor, np.random.Generator], Tensor],
+    clips: Mapping[str, Any],
+    **shared: Any,
+) -> StreamData:
+    """The official split as clips or as pairs, whichever the experiment reads.
+
+    Args:
+        items: `clips` gives `VideoClips` of the videos, `pairs` gives `HolynskiPairs`.
+        root: Folder of the files.
+        min_speed: As in `HolynskiPairs`.
+        hint: As in `HolynskiPairs`.
+        clips: What only `VideoClips` takes.
+        shared: What both take, and `file_data`.
+    """
+    if items == "pairs":
+        names = holynski_clips(root, suffix="_motion.pth")
+        return file_data(HolynskiPairs, root=root, names=names, min_speed=min_speed, hint=hint, **shared)
+    names = holynski_clips(root, suffix="_gt.mp4")
+    return clip_data(items=items, root=root, names=names, **clips, **shared)

@@ -62,7 +62,7 @@ class DiffusionModule(L.LightningModule):
         self.save_hyperparameters(ignore=["motion"])
         self.codec = Codec.from_pretrained(base)
         self.denoiser = Denoiser.from_pretrained(base, downscale=self.codec.downscale, motion=dict(motion))
-        self.denoiser.select_trainable(trainable)
+        self.denoiser.train().select_trainable(trainable)
         if gradient_checkpointing:
             self.denoiser.unet.enable_gradient_checkpointing()
         self.strict_loading = False  # checkpoints hold only what trains

@@ -1,0 +1,123 @@
+"""Training throughput: the project's Trainer beside a bare loop of the same forward, backward and step.
+
+python benchmarks/training.py [--experiment motion_lora] [--steps 12] [--rounds 3] [--report FILE] [override ...]
+
+Both train the same model on the same clips in one run, in turns; a round is `--steps` steps of each. The bare loop has
+its tensors prepared: latents, conditions, noise. The Trainer renders or decodes its clips, encodes them, draws, logs
+and clips gradients as in a real run.
+"""
+
+import argparse
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import lightning as L
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from torch import Tensor
+from torch.utils.data import default_collate
+
+import motionanim.entry
+from motionanim.losses import denoising_loss
+from motionanim.training.diffusion import DiffusionModule
+from motionanim.types import ClipBatch
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+WARMUP = 2
+
+
+class Clock(L.Callback):
+    """Seconds between the end of the warm-up steps and the end of the last step."""
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:
+        now = time.perf_counter()
+        if trainer.global_step == WARMUP:
+            self.start = now
+        self.seconds = now - getattr(self, "start", now)
+
+
+def prepared_losses(module: DiffusionModule, batches: list[ClipBatch]) -> list[Callable[[], Tensor]]:
+    """One closure a batch, with all but the UNet's own work done beforehand."""
+    closures = []
+    for batch in batches:
+        latents = module.codec.encode(batch.frames)
+        draws = module.draw(batch, latents.shape[1:])
+        condition = module.condition(batch, draws)
+        sigma = torch.exp(module.hparams.sigma_mean + module.hparams.sigma_std * draws["ln_sigma"])
+        arguments = (module.denoiser, latents, condition, sigma, draws["noise"])
+        closures.append(lambda arguments=arguments: denoising_loss(*arguments).mean())
+    return closures
+
+
+def bare_loop(module: DiffusionModule, losses: list[Callable[[], Tensor]], steps: int, precision: str) -> float:
+    """Seconds for `steps` steps after the warm-up."""
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=1e-5)
+    for step in range(WARMUP + steps):
+        if step == WARMUP:
+            start = time.perf_counter()
+        with torch.autocast(module.device.type, dtype=torch.bfloat16, enabled=precision == "bf16-mixed"):
+            loss = losses[step % len(losses)]()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+    return time.perf_counter() - start
+
+
+def trainer_loop(module: DiffusionModule, data: L.LightningDataModule, steps: int, precision: str) -> float:
+    clock = Clock()
+    L.Trainer(
+        accelerator=module.device.type, devices=1, precision=precision, max_steps=WARMUP + steps, callbacks=[clock],
+        gradient_clip_val=1.0, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, limit_val_batches=0, use_distributed_sampler=False,
+    ).fit(module, data)  # fmt: skip
+    return clock.seconds
+
+
+def main() -> None:
+    motionanim.entry.quiet()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--experiment", default="motion_lora")
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--report", type=Path)
+    parser.add_argument("overrides", nargs="*")
+    args = parser.parse_args()
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        cfg = compose("train", [f"experiment={args.experiment}", "paths.run=.", *args.overrides])
+    L.seed_everything(0, verbose=False)
+    data = instantiate(cfg.data, _convert_="all")
+    module: DiffusionModule = instantiate(cfg.model, _convert_="all")
+    size = cfg.data.batch_size
+    batches = [default_collate([data.train[b * size + i] for i in range(size)]) for b in range(4)]
+    losses = prepared_losses(module, batches)
+    rows = []
+    for _ in range(args.rounds):
+        bare = bare_loop(module, losses, args.steps, cfg.trainer.precision)
+        full = trainer_loop(module, instantiate(cfg.data, _convert_="all"), args.steps, cfg.trainer.precision)
+        rows.append((bare / args.steps, full / args.steps, bare / full))
+    lines = [
+        f"# Training throughput, {args.experiment}",
+        "",
+        f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
+        f"lightning {L.__version__}, {cfg.trainer.precision}, batch {size}, "
+        f"{time.strftime('%Y-%m-%d')}. Seconds a step; ratio = Trainer's throughput / bare loop's.",
+        "",
+        "| round | bare loop, prepared tensors | Trainer, clips made and encoded on the fly | ratio |",
+        "|---|---|---|---|",
+        *(f"| {i + 1} | {bare:.3f} | {full:.3f} | {ratio:.3f} |" for i, (bare, full, ratio) in enumerate(rows)),
+        "",
+        f"median ratio {sorted(r[2] for r in rows)[len(rows) // 2]:.3f}",
+        "",
+    ]
+    print("\n".join(lines))
+    if args.report:
+        args.report.write_text("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
