@@ -118,6 +118,7 @@ def test_checkpoint_of_another_rank_is_refused_in_words(base: Path, tmp_path: Pa
         )
 
 
+@pytest.mark.slow
 def test_two_processes_average_the_gradients_of_one_with_twice_the_batch(base: Path, tmp_path: Path) -> None:
     one = Losses()
     make_trainer(tmp_path, 1, one).fit(lora_module(base), stream(batch_size=4))

@@ -10,11 +10,13 @@ import json
 import logging
 import multiprocessing
 import os
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
 import cv2
@@ -193,7 +195,9 @@ def prepare(
             progress.update()
             if "reason" in record:
                 logger.warning("rejected: %s %s", root / record["name"], record["reason"])
-    counts = _write_results(out, root, (r for r in _records(journal) if _digest(r["key"]) in wanted), max_static)
+    counts = _write_results(
+        out, root, (r for r in _records(journal) if _digest(r["key"]) in wanted), settings.width, max_static
+    )
     if counts["clips"] == counts["rejected"]:
         raise ValueError(f"none of {counts['clips']} videos under {root} can be used: see {out / 'rejected.csv'}")
     return counts | {"resumed": resumed}
@@ -265,10 +269,11 @@ def _records(journal: Path) -> Iterator[dict]:
             yield from map(json.loads, file)
 
 
-def _write_results(out: Path, root: Path, records: Iterator[dict], max_static: int) -> dict[str, int]:
+def _write_results(out: Path, root: Path, records: Iterator[dict], width: int, max_static: int) -> dict[str, int]:
     counts: Counter[str] = Counter(clips=0, static=0, moving=0, rejected=0)
     reasons: Counter[str] = Counter()
     static: list[tuple[int, str]] = []
+    strengths = array("d")
     with (
         atomic_path(out / "index.jsonl") as index,
         atomic_path(out / "rejected.csv") as rejected,
@@ -286,6 +291,8 @@ def _write_results(out: Path, root: Path, records: Iterator[dict], max_static: i
                 continue
             counts["static" if record["static"] else "moving"] += 1
             clips.write(json.dumps(record) + "\n")
+            if record["motion_strength"] is not None:
+                strengths.append(record["motion_strength"] / width)
             if record["static"]:
                 static.append((_digest(record["key"]), record["name"]))
     chosen = sorted(name for _, name in sorted(static)[:max_static])
@@ -298,7 +305,13 @@ def _write_results(out: Path, root: Path, records: Iterator[dict], max_static: i
         "|---|---|",
         *(f"| {k} | {v} |" for k, v in counts.items()),
     ]
-    lines += [f"| in static.txt | {len(chosen)} |", "", "| rejected because it | clips |", "|---|---|"]
+    lines.append(f"| in static.txt | {len(chosen)} |")
+    if strengths:
+        lines += [
+            "",
+            f"Median motion strength, share of the width per frame: scale.median_strength={median(strengths):.4g}",
+        ]
+    lines += ["", "| rejected because it | clips |", "|---|---|"]
     lines += [f"| {reason} | {count} |" for reason, count in reasons.most_common()]
     with atomic_path(out / "report.md") as path:
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")

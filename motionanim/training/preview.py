@@ -18,7 +18,8 @@ from motionanim.pictures import flow_to_rgb, write_picture
 from motionanim.sampling import denoise_from, guided, initial_latents
 from motionanim.schedule import karras_sigmas
 from motionanim.training.diffusion import DiffusionModule
-from motionanim.types import ClipBatch
+from motionanim.training.flow_refiner import FlowRefinerModule
+from motionanim.types import ClipBatch, FlowPairBatch
 
 FPS = 7.0  # of the preview files; what the model is told stands in the batch
 
@@ -94,7 +95,7 @@ class Preview(L.Callback):
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: DiffusionModule) -> None:
         if not trainer.is_global_zero or trainer.sanity_checking:
             return
-        batch = first_clips(trainer, self.clips)
+        batch = first_items(trainer, self.clips)
         videos = sample(
             pl_module, batch, sampling=self.sampling, seed=self.seed, use_flow=True, guidance=True, progress="samples"
         ).cpu()
@@ -107,6 +108,31 @@ class Preview(L.Callback):
             if isinstance(logger, WandbLogger):
                 logger.log_video("samples", [str(stem.with_suffix(".mp4"))], step=trainer.global_step, format=["mp4"])
                 logger.log_image("flow_and_samples", [str(stem.with_suffix(".png"))], step=trainer.global_step)
+
+
+class FlowPictures(L.Callback):
+    """At every validation of the flow refiner draw a row a pair: image, hint, refined flow, true flow.
+
+    Args:
+        folder: Where the pictures go.
+        pairs: How many pairs.
+    """
+
+    def __init__(self, *, folder: str, pairs: int) -> None:
+        self.folder, self.pairs = Path(folder), pairs
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: FlowRefinerModule) -> None:
+        if not trainer.is_global_zero or trainer.sanity_checking:
+            return
+        batch = first_items(trainer, self.pairs)
+        batch = FlowPairBatch(*(field.to(pl_module.device) for field in batch))
+        columns = list(pl_module.example_pictures(batch).values())
+        picture = torch.cat([torch.cat(list(row), dim=-1) for row in zip(*columns, strict=True)], dim=-2)
+        path = self.folder / f"step_{trainer.global_step:07d}.png"
+        write_picture(path, picture)
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.log_image("image_hint_refined_truth", [str(path)], step=trainer.global_step)
 
 
 class CameraReport(L.Callback):
@@ -162,7 +188,7 @@ class CameraReport(L.Callback):
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: DiffusionModule) -> None:
         if not trainer.is_global_zero or trainer.sanity_checking:
             return
-        self._batch = first_clips(trainer, self.clips)
+        self._batch = first_items(trainer, self.clips)
         if self._before is None:
             self._before = self._sample(trainer, pl_module, lora=False)
         self._after = self._sample(trainer, pl_module, lora=True)
@@ -193,7 +219,7 @@ class CameraReport(L.Callback):
         print(f"camera residual without the LoRA {report['before']:.5f}, with it {report['after']:.5f}")
 
 
-def first_clips(trainer: L.Trainer, count: int) -> ClipBatch:
-    """The first validation clips, the same on every call."""
+def first_items(trainer: L.Trainer, count: int) -> ClipBatch | FlowPairBatch:
+    """The first validation items as a batch, the same on every call."""
     dataset = trainer.datamodule.val
     return default_collate([dataset[i] for i in range(min(count, len(dataset)))])
