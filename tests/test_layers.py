@@ -19,7 +19,7 @@ LAYERS = {
 
 # Third party -> where it may be imported, as path prefixes.
 FENCES = {
-    "decord": ("motionanim/data/video.py",),
+    "decord": ("motionanim/data/video.py", "benchmarks/data_loading.py"),
     "av": ("motionanim/data/video.py", "motionanim/data/layouts.py", "tests/", "benchmarks/"),
     "timm": ("motionanim/models/pretrained.py",),
     "diffusers": ("motionanim/models/", "tests/", "benchmarks/"),

@@ -1,0 +1,47 @@
+"""Draw world.png and samples.png beside this file: python experiments/embedded_base/pictures.py"""
+
+from pathlib import Path
+
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from torch.utils.data import default_collate
+
+import motionanim.entry
+from motionanim.data.synthetic import SyntheticClips
+from motionanim.pictures import flow_to_rgb, write_picture
+from motionanim.training.preview import sample, sheet
+
+HERE = Path(__file__).resolve().parent
+CLIPS = 6
+
+
+def world() -> torch.Tensor:
+    """Four frames of each of 24 training clips of 96 px, in three columns."""
+    clips = SyntheticClips(
+        seed=5, length=24, num_frames=16, height=96, width=96, fps=7, moving_camera=0.3, split="train"
+    )
+    strips = [sheet([clips[i].frames], columns=4) for i in range(24)]
+    return torch.cat([torch.cat(strips[i : i + 8], dim=-2) for i in (0, 8, 16)], dim=-1)
+
+
+def samples() -> torch.Tensor:
+    """Truth, motion field and result for held-out clips under a still camera, two columns of clips."""
+    with initialize_config_dir(version_base="1.3", config_dir=str(HERE.parents[1] / "conf")):
+        cfg = compose("train", ["experiment=diffusion", "paths.run=.", "data=synthetic_static"])
+    module = instantiate(cfg.model, _convert_="all").eval()
+    data = instantiate(cfg.data, _convert_="all")
+    batch = default_collate([data.val[i] for i in range(CLIPS)])
+    sampling = OmegaConf.to_container(cfg.sampling, resolve=True)
+    videos = sample(module, batch, sampling=sampling, seed=0, use_flow=True, guidance=True, progress="samples")
+    flow = flow_to_rgb(torch.cat([batch.flow, batch.flow[:, -1:]], dim=1))
+    rows = [sheet([batch.frames[i], flow[i], videos[i]], columns=6) for i in range(CLIPS)]
+    half = CLIPS // 2
+    return torch.cat([torch.cat(rows[:half], dim=-2), torch.cat(rows[half:], dim=-2)], dim=-1)
+
+
+if __name__ == "__main__":
+    motionanim.entry.quiet()
+    write_picture(HERE / "world.png", world())
+    write_picture(HERE / "samples.png", samples())
