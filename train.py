@@ -1,9 +1,11 @@
 """Train: `python train.py experiment=motion_lora` (a bare `python train.py` lists the experiments)."""
 
+import sys
 from pathlib import Path
 
 import hydra
 import lightning as L
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 
 from motionanim.entry import find_checkpoint, one_line_errors, quiet
@@ -26,7 +28,10 @@ def main(cfg: DictConfig) -> None:
         logger=list(hydra.utils.instantiate(cfg.logger).values()),
         callbacks=list(hydra.utils.instantiate(cfg.callbacks).values()),
     )
-    trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    try:
+        trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    except SIGTERMException:
+        sys.exit(f"stopped by SIGTERM after step {trainer.global_step}: the same command with ckpt_path=last goes on")
     if trainer.is_global_zero:
         print(f"done: {out}")
 

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from motionanim import flow as flow_math
 from motionanim.data import layers, scenes, synthetic, textures
 from motionanim.data.stream import rng
-from motionanim.data.synthetic import SyntheticClips, SyntheticFlowPairs, render_clip
+from motionanim.data.synthetic import SyntheticClips, SyntheticFlowPairs, render_clip, synthetic_data
 
 CONF = Path(__file__).parents[1] / "conf"
 SIZE = {"num_frames": 6, "height": 48, "width": 64}
@@ -256,13 +256,17 @@ def test_zero_length_is_refused():
 
 
 @pytest.mark.parametrize(("name", "share"), [("synthetic", 0.5), ("synthetic_static", 0.0)])
-def test_config_builds_the_datasets(name, share):
+def test_config_builds_the_kind_of_item_that_the_experiment_reads(name, share):
     with initialize_config_dir(str(CONF), version_base=None):
-        config = compose(overrides=["+scale=tiny", f"+data={name}"])
-    for split in ("train", "val"):
-        arguments = OmegaConf.to_container(config.data[split], resolve=True)
-        assert arguments.pop("_target_") == "motionanim.data.synthetic.SyntheticClips"
-        clips = SyntheticClips(**arguments)
+        config = compose(overrides=["+scale=tiny", "+hint=default", "+items=clips", f"+data={name}"])
+    options = OmegaConf.to_container(config.data, resolve=True) | {"hint": lambda flow, mask, generator: flow}
+    assert options.pop("_target_") == "motionanim.data.synthetic.synthetic_data"
+    data = synthetic_data(**options)
+    for split, clips in (("train", data.train), ("val", data.val)):
         assert clips.options["moving_camera"] == share
         assert clips.options["split"] == split
         assert clips[0].frames.shape == (16, 3, 64, 64)
+    pairs = synthetic_data(**options | {"items": "pairs"})
+    assert pairs.train[0].hint.shape == (2, 64, 64)
+    with pytest.raises(ValueError, match="items=frames: must be clips or pairs"):
+        synthetic_data(**options | {"items": "frames"})

@@ -146,12 +146,19 @@ class MotionConditioner(nn.Module):
             self.sinusoid = Timesteps(width, True, downscale_freq_shift=0)
             self.strength = nn.Linear(width, layer.out_features, bias=False)
             nn.init.zeros_(self.strength.weight)
-            layer.register_forward_hook(lambda _, __, out: out + self.strength(self._strength).to(out.dtype))
+            layer.register_forward_hook(self._add_strength)
         if warped_latent:
             first = unet.conv_in.out_channels
             self.warped = nn.Conv2d(latent_channels, first, 3, padding=1, bias=False)
             nn.init.zeros_(self.warped.weight)
-            unet.conv_in.register_forward_hook(lambda _, __, out: out + self.warped(self._warped).to(out.dtype))
+            unet.conv_in.register_forward_hook(self._add_warped)
+
+    # Forward hooks; methods rather than lambdas, so that the model can be sent to other processes.
+    def _add_strength(self, _: nn.Module, __: tuple[Tensor, ...], out: Tensor) -> Tensor:
+        return out + self.strength(self._strength).to(out.dtype)
+
+    def _add_warped(self, _: nn.Module, __: tuple[Tensor, ...], out: Tensor) -> Tensor:
+        return out + self.warped(self._warped).to(out.dtype)
 
     def strength_id(self, motion_strength: Tensor, width: int) -> Tensor:
         """Strength in px per frame at `width` to the 100-400 scale of Fig. 7 (the training median is 127)."""

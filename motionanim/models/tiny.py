@@ -4,7 +4,6 @@ A tiny pipeline differs from Stable Video Diffusion in numbers only: `StableVide
 loads both, and so does all code here.
 """
 
-import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -63,7 +62,10 @@ def save_pipeline(
     if pipeline is None:
         pipeline = StableVideoDiffusionPipeline.from_pretrained(base)
     if unet is not None:
-        pipeline.register_modules(unet=copy.deepcopy(unet))  # .to() below converts in place
+        # A copy, because .to() below converts in place; a plain one, without the hooks that motion hangs on it.
+        plain = UNetSpatioTemporalConditionModel.from_config(unet.config)
+        plain.load_state_dict(unet.state_dict())
+        pipeline.register_modules(unet=plain)
     for module in (pipeline.vae, pipeline.unet):  # transformers loads fp16 as fp16, diffusers as fp32: CLIP stays fp32
         torch.nn.Module.to(module, torch.float16)  # diffusers' own .to() warns on every folder
     pipeline.save_pretrained(folder)

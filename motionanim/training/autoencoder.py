@@ -22,14 +22,13 @@ class AutoencoderModule(L.LightningModule):
 
     Args:
         pipeline: Arguments of `models.tiny.build_pipeline`: the tiny base that the export completes.
-        frames: Consecutive frames trained on a clip and step.
+        moment_weight: Weight of the moment penalty.
     """
 
     def __init__(
         self,
         *,
         pipeline: Mapping[str, Any],
-        frames: int,
         moment_weight: float,
         lr: float,
         weight_decay: float,
@@ -47,11 +46,8 @@ class AutoencoderModule(L.LightningModule):
         return self.vae.decode(latents).sample.view_as(frames), latents
 
     def training_step(self, batch: ClipBatch) -> Tensor:
-        count = self.hparams.frames
-        first = int(batch.position[0]) % (batch.frames.shape[1] - count + 1)
-        frames = batch.frames[:, first : first + count]
-        output, latents = self._reconstruct(frames)
-        error = output.float() - frames
+        output, latents = self._reconstruct(batch.frames)
+        error = output.float() - batch.frames
         mean, std = latents.float().mean((0, 2, 3)), latents.float().std((0, 2, 3))
         moments = (mean.square() + (std - 1).square()).mean()
         mse = error.square().mean()
