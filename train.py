@@ -5,6 +5,7 @@ from pathlib import Path
 
 import hydra
 import lightning as L
+import wandb
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 
@@ -32,6 +33,8 @@ def main(cfg: DictConfig) -> None:
         trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     except SIGTERMException:
         sys.exit(f"stopped by SIGTERM after step {trainer.global_step}: the same command with ckpt_path=last goes on")
+    finally:
+        wandb.finish(quiet=True)  # the next run of a sweep is a run of its own
     if trainer.is_global_zero:
         print(f"done: {out}")
 

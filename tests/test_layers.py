@@ -32,7 +32,7 @@ FENCES = {
         "benchmarks/",
     ),
     "hydra": ("train.py", "motionanim/entry.py", "motionanim/data/prepare.py", "tests/", "benchmarks/"),
-    "wandb": ("tests/",),
+    "wandb": ("train.py",),
 }
 
 

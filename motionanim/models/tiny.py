@@ -33,8 +33,8 @@ def build_pipeline(
 
     The VAE is the plain AutoencoderKL, which the SVD pipeline takes as well: SVD's AutoencoderKLTemporalDecoder fixes
     32 norm groups, which with 32 channels normalise every channel by itself and lose the picture's amplitudes
-    (measured: 18 dB where 4 groups reach 25). Residual branches start at zero. The global random state is left as it
-    was.
+    (measured at step 500: 21.0 dB, against 23.8 with 4 groups). Residual branches start at zero. The global random
+    state is left as it was.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
