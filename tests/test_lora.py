@@ -18,14 +18,18 @@ def output(denoiser: Denoiser) -> torch.Tensor:
     return denoiser(Z, SIGMA, make_condition())
 
 
-def with_random_lora(denoiser: Denoiser, rank: int = 4, alpha: float = 8.0) -> Denoiser:
-    add_lora(denoiser.unet, rank=rank, alpha=alpha)
+def with_random_lora_values(denoiser: Denoiser) -> Denoiser:
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for name, parameter in denoiser.unet.named_parameters():
             if ".lora_" in name:
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
     return denoiser
+
+
+def with_random_lora(denoiser: Denoiser, rank: int = 4, alpha: float = 8.0) -> Denoiser:
+    add_lora(denoiser.unet, rank=rank, alpha=alpha)
+    return with_random_lora_values(denoiser)
 
 
 def test_size_at_svd_is_64_modules_and_1_597_440_parameters() -> None:
@@ -48,15 +52,6 @@ def test_fresh_lora_changes_nothing_and_can_be_switched_off(denoiser: Denoiser) 
     torch.testing.assert_close(output(denoiser), before, atol=0, rtol=0)
     enable_lora(denoiser.unet, True)
     torch.testing.assert_close(output(denoiser), with_lora, atol=0, rtol=0)
-
-
-def with_random_lora_values(denoiser: Denoiser) -> Denoiser:
-    generator = torch.Generator().manual_seed(2)
-    with torch.no_grad():
-        for name, parameter in denoiser.unet.named_parameters():
-            if ".lora_" in name:
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
-    return denoiser
 
 
 def test_merge_equals_the_formula_and_leaves_a_plain_unet(base: Path, denoiser: Denoiser) -> None:
