@@ -34,7 +34,7 @@ def main(cfg: DictConfig) -> None:
     except SIGTERMException:
         sys.exit(f"stopped by SIGTERM after step {trainer.global_step}: the same command with ckpt_path=last goes on")
     finally:
-        wandb.finish(quiet=True)  # the next run of a sweep is a run of its own
+        wandb.finish()  # the next run of a sweep is a run of its own
     if trainer.is_global_zero:
         print(f"done: {out}")
 
