@@ -34,7 +34,11 @@ def one_line_errors(main: Callable[..., Any]) -> Callable[..., Any]:
             cause: BaseException = error
             while isinstance(cause, InstantiationException) and cause.__cause__ is not None:
                 cause = cause.__cause__
-            print(f"error: {' '.join(str(cause).split())}", file=sys.stderr)
+            text = str(cause).strip()
+            if text.startswith("Caught ") and "worker process" in text:
+                # A loader worker sends its whole traceback as the message; its last line is the error itself.
+                text = text.rsplit("\n", 1)[-1].partition(": ")[2]
+            print(f"error: {' '.join(text.split())}", file=sys.stderr)
             sys.exit(2)
 
     return run
