@@ -172,3 +172,8 @@ def test_a_users_mistake_is_one_line_and_no_traceback(overrides: list[str], mess
     if "error:" in message:
         assert done.returncode == 2
         assert len([line for line in done.stderr.splitlines() if line.startswith("error:")]) == 1
+
+
+def test_the_average_is_put_in_place_before_it_is_exported() -> None:
+    order = list(composed("experiment=tiny_base").callbacks)
+    assert order.index("ema") < order.index("export")
