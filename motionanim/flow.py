@@ -68,7 +68,8 @@ def motion_strength(flow: Tensor) -> Tensor:
     Returns:
         (B,), px per frame at the flow's resolution.
     """
-    return torch.linalg.vector_norm(flow.float(), dim=-3).flatten(1).mean(1)
+    x, y = flow.float().unbind(-3)
+    return torch.hypot(x, y).flatten(1).mean(1)  # vector_norm over this axis takes 20 times as long on a CPU
 
 
 def resize_flow(flow: Tensor, height: int, width: int) -> Tensor:

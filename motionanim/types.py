@@ -4,6 +4,9 @@ Letters: B clips, T frames, H and W pixels, h and w latent pixels, C latent chan
 
 NamedTuples without optional fields, because torch's default collate stacks them field by field and rejects
 dataclasses and None. A dataset yields one without the B axis; the loader adds it.
+
+A dataset over files yields pictures as uint8 (..., H, W, 3) and other fields as float16, as the files hold them: a
+quarter of the bytes between loader and device, where `data.stream.as_floats` makes them what is written here.
 """
 
 from typing import NamedTuple
@@ -12,13 +15,27 @@ from torch import Tensor
 
 
 class ClipBatch(NamedTuple):
-    """Clips with their motion, as a dataset yields them."""
+    """Clips with their motion."""
 
     frames: Tensor  # (B, T, 3, H, W) float32 in [-1, 1], RGB
     flow: Tensor  # (B, T-1, 2, H, W) float32; frame k to k+1; channel 0 right, 1 down; px per frame at H x W
-    motion_strength: Tensor  # (B,) float32; mean |flow| over frames and pixels (Eq. 8), px per frame at H x W
     fps: Tensor  # (B,) float32; frames per second of `frames`, after any stride
     position: Tensor  # (B,) int64; place in the endless training stream; seeds every random draw for the clip
+
+    @property
+    def image(self) -> Tensor:
+        """(B, 3, H, W): frame 0."""
+        return self.frames[:, 0]
+
+
+class LatentBatch(NamedTuple):
+    """Clips whose latents were prepared (motionanim.data.encode), so that training need not decode and encode them."""
+
+    latents: Tensor  # (B, T, C, h, w) float32, multiplied by the VAE's scaling factor
+    image: Tensor  # (B, 3, H, W) float32 in [-1, 1], RGB, frame 0: the condition encodes it with noise of its own
+    flow: Tensor  # as in ClipBatch
+    fps: Tensor
+    position: Tensor
 
 
 class FlowPairBatch(NamedTuple):

@@ -111,7 +111,6 @@ def make_batch(batch: int = 2, frames: int = 5, seed: int = 0, position: int = 0
     return ClipBatch(
         frames=torch.rand(batch, frames, 3, 16, 16, generator=generator) * 2 - 1,
         flow=torch.randn(batch, frames - 1, 2, 16, 16, generator=generator),
-        motion_strength=torch.rand(batch, generator=generator) + 0.1,
         fps=torch.full((batch,), 7.0),
         position=torch.arange(position, position + batch),
     )

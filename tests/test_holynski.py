@@ -40,7 +40,7 @@ still.name = "still"
 
 def test_the_same_folder_gives_clips_or_pairs_as_the_experiment_reads(root):
     clips, pairs = data(root, items="clips").val[0], data(root, items="pairs").val[0]
-    assert clips.frames.shape == (3, 3, 32, 32)
+    assert clips.frames.shape == (3, 32, 32, 3)
     assert pairs.flow.shape == (2, 32, 32)
 
 

@@ -13,7 +13,8 @@ from motionanim.data.folder import folder_names
 from motionanim.data.hdvila import hdvila_names, hdvila_static_clips
 from motionanim.data.layouts import write_hdvila
 from motionanim.data.prepare import Settings, camera_speed, prepare
-from motionanim.data.video import Video, to_float, write_video
+from motionanim.data.stream import as_float
+from motionanim.data.video import Video, write_video
 from motionanim.models.flow_estimator import DisFlow
 
 REPOSITORY = Path(__file__).parents[1]
@@ -175,7 +176,7 @@ def panned(path, source, speed):
         )
         for k, frame in enumerate(frames)
     ]
-    write_video(path, to_float(np.stack(views)), rate)
+    write_video(path, as_float(torch.from_numpy(np.stack(views))), rate)
 
 
 @pytest.mark.slow

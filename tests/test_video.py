@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from motionanim.data.video import Video, VideoError, cover_size, to_float, write_video
+from motionanim.data.stream import as_float
+from motionanim.data.video import Video, VideoError, cover_size, write_video
 
 
 def ramp(count, height=48, width=64):
@@ -42,7 +43,7 @@ def test_written_frames_come_back(tmp_path):
     assert video.info.fps == pytest.approx(7.5, rel=1e-3)
     assert video.info.seconds == pytest.approx(5 / 7.5, rel=1e-2)
     assert video.size() == (48, 64)
-    back = to_float(video.read(np.arange(5), height=48, width=64))
+    back = as_float(torch.from_numpy(video.read(np.arange(5), height=48, width=64)))
     assert back.dtype == torch.float32
     # Mean over the colour channels: yuv420p halves the resolution of colour.
     assert (back.mean(1) - frames.mean(1)).abs().mean() < 0.02

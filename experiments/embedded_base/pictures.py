@@ -6,7 +6,6 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
-from torch.utils.data import default_collate
 
 import motionanim.entry
 from motionanim.data.synthetic import SyntheticClips
@@ -32,7 +31,7 @@ def samples() -> torch.Tensor:
         cfg = compose("train", ["experiment=diffusion", "paths.run=.", "data=synthetic_static"])
     module = instantiate(cfg.model, _convert_="all").eval()
     data = instantiate(cfg.data, _convert_="all")
-    batch = default_collate([data.val[i] for i in range(CLIPS)])
+    batch = data.first_val(CLIPS)
     sampling = OmegaConf.to_container(cfg.sampling, resolve=True)
     videos = sample(module, batch, sampling=sampling, seed=0, use_flow=True, guidance=True, progress="samples")
     flow = flow_to_rgb(torch.cat([batch.flow, batch.flow[:, -1:]], dim=1))

@@ -16,9 +16,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from motionanim.data.stream import StreamData, rng, shuffled_index
-from motionanim.data.video import Video, VideoError, to_float
-from motionanim.flow import motion_strength
+from motionanim.data.stream import StreamData, as_float, rng, shuffled_index
+from motionanim.data.video import Video, VideoError
 from motionanim.types import ClipBatch
 
 logger = logging.getLogger(__name__)
@@ -166,7 +165,7 @@ def load_usable(dataset: FileItems[Item], position: int) -> Item:
 
 
 class VideoClips(Dataset[ClipBatch]):
-    """Clips of `num_frames` from video files, with their optical flow.
+    """Clips of `num_frames` from video files, with their optical flow: frames uint8 (T, H, W, 3), flow float16.
 
     Flow is estimated on frames that are resized but not yet cropped, so that what enters the crop has its flow too, and
     a cached flow serves any crop. A clip starts at any tick of the video's frame grid (`Video.grid`).
@@ -241,14 +240,12 @@ class VideoClips(Dataset[ClipBatch]):
         left = _place(pixels.shape[2] - self.width, generator)
         rows, columns = slice(top, top + self.height), slice(left, left + self.width)
         if cached is None:
-            flow = self.flow_estimator(to_float(pixels))[..., rows, columns].contiguous()
+            flow = self.flow_estimator(as_float(torch.from_numpy(pixels)))[..., rows, columns].half().contiguous()
         else:
-            window = cached[start : start + self.num_frames - 1, :, rows, columns]
-            flow = torch.from_numpy(window.astype(np.float32))
+            flow = torch.from_numpy(cached[start : start + self.num_frames - 1, :, rows, columns])
         return ClipBatch(
-            frames=to_float(pixels[:, rows, columns]),
+            frames=torch.from_numpy(pixels[:, rows, columns]),
             flow=flow,
-            motion_strength=motion_strength(flow[None])[0],
             fps=torch.tensor(fps, dtype=torch.float32),
             position=torch.tensor(position, dtype=torch.int64),
         )
@@ -271,7 +268,8 @@ def flow_path(
 def open_flow(path: Path) -> np.ndarray | None:
     """A cached flow (K-1, 2, H', W') float16, mapped rather than read; None when there is none."""
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        # Copy on write: torch wants arrays it could write to, and the file must not change.
+        return np.load(path, mmap_mode="c", allow_pickle=False)
     except FileNotFoundError:
         return None
 

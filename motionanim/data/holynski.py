@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from motionanim.data.clips import Names, Rejections, check_root, clip_data, file_data, load_usable
-from motionanim.data.stream import StreamData, rng
-from motionanim.data.video import VideoError, cover_size, to_float
+from motionanim.data.stream import StreamData, as_float, rng
+from motionanim.data.video import VideoError, cover_size
 from motionanim.flow import resize_flow
 from motionanim.types import FlowPairBatch
 
@@ -164,7 +164,7 @@ class HolynskiPairs(Dataset[FlowPairBatch]):
         mask = (torch.linalg.vector_norm(flow, dim=0, keepdim=True) > self.min_speed).float()
         flow = flow * mask
         return FlowPairBatch(
-            image=to_float(image[None, rows, columns])[0],
+            image=as_float(torch.from_numpy(image[rows, columns])),
             hint=self.hint(flow, mask, generator),
             mask=mask,
             flow=flow,

@@ -30,7 +30,8 @@ from motionanim.camera import camera_motion
 from motionanim.data.clips import FlowEstimator, check_root, flow_path, open_flow
 from motionanim.data.folder import folder_names
 from motionanim.data.hdvila import hdvila_names
-from motionanim.data.video import Video, VideoError, to_float
+from motionanim.data.stream import as_float
+from motionanim.data.video import Video, VideoError
 from motionanim.entry import one_line_errors
 from motionanim.files import atomic_path
 
@@ -79,7 +80,7 @@ def camera_speed(video: Video, flow_estimator: FlowEstimator, *, fps: float, pai
         raise VideoError(video.path, f"is too short: one frame at {fps} a second, 2 are needed to see the camera move")
     motions = []
     for first in np.unique(np.linspace(0, len(indices) - 2, pairs).round().astype(int)):
-        frames = to_float(video.read(indices[first : first + 2], height=short_side, width=short_side))
+        frames = as_float(torch.from_numpy(video.read(indices[first : first + 2], height=short_side, width=short_side)))
         motions.append(camera_motion(flow_estimator(frames), None))
     return float(torch.cat(motions).mean()) * rate
 
@@ -99,7 +100,7 @@ def cached_flow(
         return flow
     steps = []
     for first in range(0, len(indices) - 1, _CHUNK):
-        frames = to_float(video.read(indices[first : first + _CHUNK + 1], height=height, width=width))
+        frames = as_float(torch.from_numpy(video.read(indices[first : first + _CHUNK + 1], height=height, width=width)))
         steps.append(flow_estimator(frames).numpy().astype(np.float16))
     flow = np.concatenate(steps)
     with atomic_path(path) as partial:

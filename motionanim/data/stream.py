@@ -8,11 +8,15 @@ continues with exactly the clips, crops and noise that the uninterrupted run wou
 
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import lightning as L
 import numpy as np
-from torch.utils.data import DataLoader, Dataset, Sampler
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+
+Batch = TypeVar("Batch", bound=tuple)
 
 
 def rng(seed: int, position: int) -> np.random.Generator:
@@ -29,6 +33,18 @@ def shuffled_index(seed: int, position: int, length: int) -> int:
     """Which of `length` items stands at `position`: every epoch of `length` positions is its own permutation."""
     epoch, place = divmod(position, length)
     return int(_epoch_order(seed, epoch, length)[place])
+
+
+def as_floats(batch: Batch) -> Batch:
+    """Pictures uint8 (..., H, W, 3) become float32 (..., 3, H, W) in [-1, 1], float16 becomes float32."""
+    return batch._make(map(as_float, batch))
+
+
+def as_float(field: Tensor) -> Tensor:
+    """One field of a batch, as `as_floats`."""
+    if field.dtype == torch.uint8:
+        return field.movedim(-1, -3).to(torch.float32, memory_format=torch.contiguous_format).div_(127.5).sub_(1)
+    return field.float() if field.dtype == torch.float16 else field
 
 
 class PositionSampler(Sampler[int]):
@@ -72,6 +88,13 @@ class StreamData(L.LightningDataModule):
     def val_dataloader(self) -> DataLoader:
         mine = range(self.trainer.global_rank, len(self.val), self.trainer.world_size)
         return DataLoader(self.val, self.batch_size, sampler=list(mine), **self._worker_options())
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        return as_floats(batch)
+
+    def first_val(self, count: int) -> Any:
+        """The first `count` validation items, or all if they are fewer, as one batch: the same on every call."""
+        return as_floats(default_collate([self.val[i] for i in range(min(count, len(self.val)))]))
 
     def _worker_options(self) -> dict[str, Any]:
         return {

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from motionanim import flow as flow_math
 from motionanim.data import scenes, stream
 from motionanim.data.layers import SUPER, Layer, Points, Stage
 from motionanim.data.textures import draw_style
@@ -239,7 +238,6 @@ class SyntheticClips(Dataset[ClipBatch]):
         return ClipBatch(
             frames=clip.frames,
             flow=clip.flow,
-            motion_strength=flow_math.motion_strength(clip.flow[None])[0],
             fps=torch.tensor(self.fps, dtype=torch.float32),
             position=torch.tensor(position, dtype=torch.int64),
         )

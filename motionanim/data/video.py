@@ -9,7 +9,6 @@ import av
 import cv2
 import decord
 import numpy as np
-import torch
 from torch import Tensor
 
 from motionanim.files import atomic_path
@@ -117,13 +116,16 @@ class Video:
             VideoError: If the frames cannot be decoded.
         """
         unique, places = np.unique(indices, return_inverse=True)
-        frames = []
+        frames = np.empty(0)
         for first in range(0, len(unique), _CHUNK):
             decoded = self._decode(unique[first : first + _CHUNK])
             tall, wide = cover_size(*decoded.shape[1:3], height=height, width=width)
             method = cv2.INTER_AREA if tall <= decoded.shape[1] else cv2.INTER_CUBIC
-            frames += [cv2.resize(frame, (wide, tall), interpolation=method) for frame in decoded]
-        return np.stack([frames[place] for place in places])
+            if first == 0:
+                frames = np.empty((len(unique), tall, wide, 3), np.uint8)
+            for frame, resized in zip(decoded, frames[first:]):
+                cv2.resize(frame, (wide, tall), dst=resized, interpolation=method)
+        return frames if len(unique) == len(places) else frames[places]
 
     def size(self) -> tuple[int, int]:
         """(height, width) in px as shown, rotation metadata applied; decodes one frame, as `read` may raise."""
@@ -145,11 +147,6 @@ def cover_size(old_height: int, old_width: int, *, height: int, width: int) -> t
     """The smallest (height, width) of the old shape that covers height x width: one side fits, the other is cropped."""
     scale = max(height / old_height, width / old_width)
     return max(height, round(old_height * scale)), max(width, round(old_width * scale))
-
-
-def to_float(pixels: np.ndarray) -> Tensor:
-    """(T, H, W, 3) uint8 as a file holds it to (T, 3, H, W) float32 in [-1, 1] as everything else wants it."""
-    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))).float().div_(127.5).sub_(1)
 
 
 def write_video(path: str | Path, frames: Tensor, fps: float, *, crf: int = 12) -> None:

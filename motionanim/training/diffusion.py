@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
+from motionanim.flow import motion_strength
 from motionanim.losses import denoising_loss
 from motionanim.models.codec import Codec
 from motionanim.models.denoiser import Denoiser
 from motionanim.models.tiny import save_pipeline
 from motionanim.training.optim import adamw, check_finite
-from motionanim.types import ClipBatch, Condition
+from motionanim.types import ClipBatch, Condition, LatentBatch
 
 VAL_SIGMAS = 8  # validation clips take turns at this many quantiles of the training distribution
 
@@ -69,7 +70,7 @@ class DiffusionModule(L.LightningModule):
         self.val_loss = MeanMetric()
         self.val_by_sigma = nn.ModuleList(MeanMetric() for _ in range(VAL_SIGMAS))
 
-    def draw(self, batch: ClipBatch, latent_shape: tuple[int, ...]) -> dict[str, Tensor]:
+    def draw(self, batch: ClipBatch | LatentBatch, latent_shape: tuple[int, ...]) -> dict[str, Tensor]:
         """All random numbers of one step, each clip's from its own generator: equal for any batch or world size."""
         rows: dict[str, list[Tensor]] = {"ln_sigma": [], "ln_aug": [], "keep": [], "noise": [], "image_noise": []}
         for position in batch.position.tolist():
@@ -79,18 +80,18 @@ class DiffusionModule(L.LightningModule):
             rows["ln_aug"].append(torch.randn((), generator=generator))
             rows["keep"].append(torch.rand(3, generator=generator))
             rows["noise"].append(torch.randn(latent_shape, generator=generator))
-            rows["image_noise"].append(torch.randn(batch.frames.shape[2:], generator=generator))
+            rows["image_noise"].append(torch.randn(batch.image.shape[1:], generator=generator))
         return {name: torch.stack(values).to(self.device) for name, values in rows.items()}
 
-    def condition(self, batch: ClipBatch, draws: dict[str, Tensor]) -> Condition:
+    def condition(self, batch: ClipBatch | LatentBatch, draws: dict[str, Tensor]) -> Condition:
         """The condition for training: image noise drawn per clip, conditions dropped at their shares."""
         h = self.hparams
         condition = self.codec.condition(
-            batch.frames[:, 0],
+            batch.image,
             noise=draws["image_noise"],
             noise_aug=torch.exp(h.noise_aug_mean + h.noise_aug_std * draws["ln_aug"]),
             flow=batch.flow,
-            motion_strength=batch.motion_strength,
+            motion_strength=motion_strength(batch.flow),
             fps=batch.fps,
         )
         drop = draws["keep"].new_tensor([h.drop_image, h.drop_flow, h.drop_strength])
@@ -102,14 +103,14 @@ class DiffusionModule(L.LightningModule):
             use_strength=keep_strength,
         )
 
-    def _losses(self, batch: ClipBatch, ln_sigma: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        latents = self.codec.encode(batch.frames)
+    def _losses(self, batch: ClipBatch | LatentBatch, ln_sigma: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        latents = batch.latents if isinstance(batch, LatentBatch) else self.codec.encode(batch.frames)
         draws = self.draw(batch, latents.shape[1:])
         z_score = draws["ln_sigma"] if ln_sigma is None else ln_sigma
         sigma = torch.exp(self.hparams.sigma_mean + self.hparams.sigma_std * z_score)
         return denoising_loss(self.denoiser, latents, self.condition(batch, draws), sigma, draws["noise"]), sigma
 
-    def training_step(self, batch: ClipBatch) -> Tensor:
+    def training_step(self, batch: ClipBatch | LatentBatch) -> Tensor:
         losses, _ = self._losses(batch)
         loss = losses.mean()
         check_finite(loss, self.global_step)

@@ -8,11 +8,11 @@ import lightning as L
 import torch
 from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor
-from torch.utils.data import default_collate
 
 from motionanim.camera import camera_residual
 from motionanim.data.video import write_video
 from motionanim.files import atomic_path
+from motionanim.flow import motion_strength
 from motionanim.models.lora import enable_lora
 from motionanim.pictures import flow_to_rgb, write_picture
 from motionanim.sampling import denoise_from, guided, initial_latents
@@ -45,13 +45,12 @@ def sample(
     device, count, frames = module.device, len(batch.fps), batch.frames.shape[1]
     batch = ClipBatch(*(field.to(device) for field in batch))
     generator = torch.Generator().manual_seed(seed)
-    image = batch.frames[:, 0]
     condition = module.codec.condition(
-        image,
-        noise=torch.randn(image.shape, generator=generator).to(device),
+        batch.image,
+        noise=torch.randn(batch.image.shape, generator=generator).to(device),
         noise_aug=torch.full((count,), sampling["noise_aug"], device=device),
         flow=batch.flow,
-        motion_strength=batch.motion_strength,
+        motion_strength=motion_strength(batch.flow),
         fps=batch.fps,
     )
     if not use_flow:
@@ -95,7 +94,7 @@ class Preview(L.Callback):
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: DiffusionModule) -> None:
         if not trainer.is_global_zero or trainer.sanity_checking:
             return
-        batch = first_items(trainer, self.clips)
+        batch = trainer.datamodule.first_val(self.clips)
         videos = sample(
             pl_module, batch, sampling=self.sampling, seed=self.seed, use_flow=True, guidance=True, progress="samples"
         ).cpu()
@@ -124,7 +123,7 @@ class FlowPictures(L.Callback):
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: FlowRefinerModule) -> None:
         if not trainer.is_global_zero or trainer.sanity_checking:
             return
-        batch = first_items(trainer, self.pairs)
+        batch = trainer.datamodule.first_val(self.pairs)
         batch = FlowPairBatch(*(field.to(pl_module.device) for field in batch))
         columns = list(pl_module.example_pictures(batch).values())
         picture = torch.cat([torch.cat(list(row), dim=-1) for row in zip(*columns, strict=True)], dim=-2)
@@ -188,7 +187,7 @@ class CameraReport(L.Callback):
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: DiffusionModule) -> None:
         if not trainer.is_global_zero or trainer.sanity_checking:
             return
-        self._batch = first_items(trainer, self.clips)
+        self._batch = trainer.datamodule.first_val(self.clips)
         if self._before is None:
             self._before = self._sample(trainer, pl_module, lora=False)
         self._after = self._sample(trainer, pl_module, lora=True)
@@ -217,9 +216,3 @@ class CameraReport(L.Callback):
         rows = [row for pair in zip(self._before[:4], self._after[:4], strict=True) for row in pair]
         write_picture(self.folder / "before_after.png", sheet(rows))
         print(f"camera residual without the LoRA {report['before']:.5f}, with it {report['after']:.5f}")
-
-
-def first_items(trainer: L.Trainer, count: int) -> ClipBatch | FlowPairBatch:
-    """The first validation items as a batch, the same on every call."""
-    dataset = trainer.datamodule.val
-    return default_collate([dataset[i] for i in range(min(count, len(dataset)))])
