@@ -1,9 +1,9 @@
 """Clips per second of the data module beside bare decord: python benchmarks/data_loading.py ROOT [--out REPORT.md].
 
 Both do the same reads in one process, alternating: the bare loop opens the file, decodes the same frames in one call
-and resizes them, and nothing else; the data module also lists the frames by time, crops, reads the cached flow,
-converts to float and collates. The flow is estimated beforehand, as `motionanim.data.prepare` does, so neither side
-pays for it.
+and resizes them, and nothing else; the data module also lists the frames by time, crops, reads the cached flow and
+collates. Pictures stay uint8 and flow float16 until they are on the device. The flow is estimated beforehand, as
+`motionanim.data.prepare` does, so neither side pays for it.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 from motionanim.data.clips import VideoClips, clip_data, flow_path
 from motionanim.data.folder import folder_clips
 from motionanim.data.prepare import cached_flow
-from motionanim.data.stream import rng, shuffled_index
+from motionanim.data.stream import collate, rng, shuffled_index
 from motionanim.data.video import Video, cover_size
 from motionanim.models.flow_estimator import DisFlow
 
@@ -71,6 +71,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as cache:
             data = clip_data(
                 items="clips",
+                latents=None,
                 root=options.root,
                 names=folder_clips(options.root, val_share=0.1),
                 rejected=Path(cache, "rejected.csv"),
@@ -95,7 +96,7 @@ def main() -> None:
                 cached_flow(video, video.grid(fps=7, stride=None)[0][:MAX_FRAMES], clips.flow_estimator, where, **shape)
             positions = range(options.clips)
             reads = planned_reads(clips, positions)
-            loader = DataLoader(clips, 4, sampler=positions)
+            loader = DataLoader(clips, 4, sampler=positions, collate_fn=collate)
             bare(reads[:2], size, size)
             pairs = [
                 (seconds(lambda: bare(reads, size, size)), seconds(lambda: list(loader)))  # noqa: B023

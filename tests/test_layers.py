@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "motionanim"
-ENTRY_POINTS = {"train.py", "motionanim/entry.py", "motionanim/data/prepare.py"}
+ENTRY_POINTS = {"train.py", "motionanim/entry.py", "motionanim/data/prepare.py", "motionanim/data/encode.py"}
 
 LAYERS = {
     "types": 0, "files": 0,
@@ -31,7 +31,7 @@ FENCES = {
         "tests/",
         "benchmarks/",
     ),
-    "hydra": ("train.py", "motionanim/entry.py", "motionanim/data/prepare.py", "tests/", "benchmarks/"),
+    "hydra": (*ENTRY_POINTS, "tests/", "benchmarks/"),
     "wandb": ("train.py",),
 }
 

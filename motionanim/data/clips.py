@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from motionanim.data.latents import PreparedLatents
 from motionanim.data.stream import StreamData, as_float, rng, shuffled_index
 from motionanim.data.video import Video, VideoError
 from motionanim.types import ClipBatch
@@ -274,15 +275,23 @@ def open_flow(path: Path) -> np.ndarray | None:
         return None
 
 
-def clip_data(*, items: str, **options: Any) -> StreamData:
+def clip_data(*, items: str, latents: str | Path | None, **options: Any) -> StreamData:
     """Training and validation clips: `VideoClips` with what `file_data` takes.
 
+    Args:
+        items: Must be `clips`.
+        latents: A folder of motionanim.data.encode to train on instead; validation still reads the videos.
+
     Raises:
-        ValueError: If the experiment reads another kind of item than `clips`.
+        ValueError: If the experiment reads another kind of item than `clips`, or the latents do not fit.
     """
     if items != "clips":
         raise ValueError(f"these videos give clips, the experiment reads {items}: use data=synthetic or data=holynski")
-    return file_data(VideoClips, **options)
+    data = file_data(VideoClips, **options)
+    if latents is not None:
+        size = {name: options[name] for name in ("num_frames", "height", "width")}
+        data.train = PreparedLatents(latents, seed=options["seed"], **size)
+    return data
 
 
 def file_data(

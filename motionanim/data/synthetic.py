@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from motionanim.data import scenes, stream
+from motionanim.data.latents import PreparedLatents
 from motionanim.data.layers import SUPER, Layer, Points, Stage
 from motionanim.data.textures import draw_style
 from motionanim.types import ClipBatch, FlowPairBatch
@@ -292,6 +293,7 @@ def synthetic_data(
     hint: Callable[[Tensor, Tensor, np.random.Generator], Tensor],
     train: Mapping[str, Any],
     val: Mapping[str, Any],
+    latents: str | None,
     num_frames: int,
     height: int,
     width: int,
@@ -305,9 +307,10 @@ def synthetic_data(
         items: `clips` gives `SyntheticClips`, `pairs` gives `SyntheticFlowPairs` with `hint`.
         train: seed, length, split and moving_camera of the training stream; pairs have a still camera.
         val: The same for validation.
+        latents: A folder of motionanim.data.encode to train on instead of the rendered stream.
 
     Raises:
-        ValueError: If `items` is neither.
+        ValueError: If `items` is neither, or the latents do not fit.
     """
     if items not in ("clips", "pairs"):
         raise ValueError(f"items={items}: must be clips or pairs")
@@ -318,4 +321,8 @@ def synthetic_data(
         still = {name: value for name, value in side.items() if name != "moving_camera"}
         return SyntheticFlowPairs(height=height, width=width, hint=hint, **still)
 
-    return stream.StreamData(train=dataset(train), val=dataset(val), batch_size=batch_size, num_workers=num_workers)
+    if latents is None:
+        trained = dataset(train)
+    else:
+        trained = PreparedLatents(latents, seed=train["seed"], num_frames=num_frames, height=height, width=width)
+    return stream.StreamData(train=trained, val=dataset(val), batch_size=batch_size, num_workers=num_workers)

@@ -8,6 +8,7 @@ from diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion 
 from torch import Tensor, nn
 from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 
+from motionanim.models.fingerprint import fingerprint
 from motionanim.schedule import per_clip
 from motionanim.types import Condition
 
@@ -44,6 +45,10 @@ class Codec(nn.Module):
     def downscale(self) -> int:
         """Pixels per latent pixel on a side."""
         return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    def fingerprint(self) -> str:
+        """What prepared latents remember of their encoder."""
+        return fingerprint(self.vae.encoder)
 
     def train(self, mode: bool = True) -> "Codec":
         """Stay in eval mode: frozen means frozen, dropout and norms included."""

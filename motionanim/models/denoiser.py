@@ -3,7 +3,6 @@
 The only file that knows how the UNet is called and which of its parameters are spatial, temporal or motion.
 """
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Literal
@@ -125,14 +124,3 @@ def is_spatial_transformer(name: str) -> bool:
 def is_temporal(name: str) -> bool:
     """Whether a UNet parameter is temporal: temporal resnets and transformers, their mixers and position embeddings."""
     return "temporal" in name or "time_mixer" in name or "time_pos_embed" in name
-
-
-def fingerprint(unet: UNetSpatioTemporalConditionModel) -> str:
-    """What a LoRA remembers of its base: a hash of the UNet's first and last convolution.
-
-    Rounded to bf16 first, so that a base loaded in fp32, fp16 or bf16 gives the same.
-    """
-    digest = hashlib.sha256()
-    for weight in (unet.conv_in.weight, unet.conv_out.weight):
-        digest.update(weight.detach().cpu().to(torch.bfloat16).view(torch.int16).numpy().tobytes())
-    return digest.hexdigest()[:16]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
+from motionanim.data.latents import PreparedLatents
 from motionanim.flow import motion_strength
 from motionanim.losses import denoising_loss
 from motionanim.models.codec import Codec
@@ -69,6 +70,15 @@ class DiffusionModule(L.LightningModule):
         self.strict_loading = False  # checkpoints hold only what trains
         self.val_loss = MeanMetric()
         self.val_by_sigma = nn.ModuleList(MeanMetric() for _ in range(VAL_SIGMAS))
+
+    def on_fit_start(self) -> None:
+        """Raises ValueError if the training data are latents of another VAE."""
+        data = self.trainer.datamodule.train
+        if isinstance(data, PreparedLatents) and data.vae != self.codec.fingerprint():
+            raise ValueError(
+                f"the latents in {data.folder} are of another VAE (fingerprint {data.vae}, this base has "
+                f"{self.codec.fingerprint()}): encode them again with scale.base={self.hparams.base}"
+            )
 
     def draw(self, batch: ClipBatch | LatentBatch, latent_shape: tuple[int, ...]) -> dict[str, Tensor]:
         """All random numbers of one step, each clip's from its own generator: equal for any batch or world size."""

@@ -1,0 +1,41 @@
+"""Prepare latents of a training source: python -m motionanim.data.encode data=folder data.root=FOLDER out=LATENTS."""
+
+from pathlib import Path
+
+import hydra
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from motionanim.data.latents import encode_clips
+from motionanim.entry import one_line_errors, quiet
+
+# What a folder may differ in: none of it changes a clip.
+_NO_MATTER = ("batch_size", "num_workers", "val", "rejected", "max_rejected_share", "flow_cache")
+
+
+@hydra.main(config_path=str(Path(__file__).parents[2] / "conf"), config_name="encode", version_base="1.3")
+@one_line_errors
+def main(config: DictConfig) -> None:
+    """Encode `clips` positions of the training stream of `data` into `out`: see conf/encode.yaml."""
+    quiet()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    codec = hydra.utils.instantiate(config.codec).to(device)
+    source = OmegaConf.to_container(config.data, resolve=True)
+    data = hydra.utils.instantiate(config.data, _convert_="all")
+    made = encode_clips(
+        data.train,
+        count=config.clips,
+        encode=codec.encode,
+        vae=codec.fingerprint(),
+        size={name: config.scale[name] for name in ("num_frames", "height", "width")},
+        source={key: value for key, value in source.items() if key not in _NO_MATTER},
+        folder=Path(config.out),
+        batch_size=config.data.batch_size,
+        num_workers=config.data.num_workers,
+        device=device,
+    )
+    print(f"{made} clips encoded now; train on them with data.latents={config.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""Latents made beforehand: equal to those made in training, resumable, refused where they do not fit."""
+
+import functools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from test_training import NUMBERS, Losses, make_trainer
+
+from motionanim.data.latents import PreparedLatents, encode_clips
+from motionanim.data.stream import StreamData, as_floats
+from motionanim.data.synthetic import SyntheticClips
+from motionanim.models.codec import Codec
+from motionanim.training.motion_lora import MotionLoraModule
+from motionanim.types import ClipBatch
+
+SIZE = {"num_frames": 5, "height": 16, "width": 16}
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def rendered() -> SyntheticClips:
+    return SyntheticClips(seed=3, length=4, fps=7, moving_camera=0.5, split="train", **SIZE)
+
+
+def encoded(codec: Codec, folder: Path, count: int = 4, **changes) -> int:
+    options = {"vae": codec.fingerprint(), "size": SIZE, "source": {"seed": 3}} | changes
+    return encode_clips(
+        rendered(), count=count, encode=codec.encode, folder=folder, batch_size=2, num_workers=0,
+        device=torch.device("cpu"), **options,
+    )  # fmt: skip
+
+
+def batch_of(item: tuple) -> tuple:
+    return as_floats(item._make(field[None] for field in item))
+
+
+def test_latents_are_those_of_the_clips(codec: Codec, tmp_path: Path) -> None:
+    assert encoded(codec, tmp_path) == 4
+    prepared = PreparedLatents(tmp_path, seed=0, **SIZE)
+    by_image = {batch_of(prepared[p]).image.mean().item(): batch_of(prepared[p]) for p in range(4)}
+    assert len(by_image) == 4, "an epoch shows every clip once"
+    for position in range(4):
+        clip = ClipBatch(*(field[None] for field in rendered()[position]))
+        made = min(by_image.values(), key=lambda latents: (latents.image - clip.image).abs().max().item())
+        torch.testing.assert_close(made.image, clip.image, atol=0.5 / 127.5 + 1e-6, rtol=0)
+        torch.testing.assert_close(made.latents, codec.encode(clip.frames), atol=2e-3, rtol=1e-3)
+        torch.testing.assert_close(made.flow, clip.flow, atol=2e-3, rtol=1e-3)
+        assert made.fps.item() == 7
+
+
+def test_a_killed_run_goes_on_and_a_folder_grows(codec: Codec, tmp_path: Path) -> None:
+    encoded(codec, tmp_path, count=3)
+    files = sorted(tmp_path.rglob("*.safetensors"))
+    files[1].unlink()
+    with pytest.raises(ValueError, match="lacks 1 of 3 clips: run motionanim.data.encode again"):
+        PreparedLatents(tmp_path, seed=0, **SIZE)
+    before = files[0].stat().st_mtime_ns
+    assert encoded(codec, tmp_path, count=5) == 3
+    assert files[0].stat().st_mtime_ns == before
+    assert len(PreparedLatents(tmp_path, seed=0, **SIZE)) == 5
+    assert encoded(codec, tmp_path, count=2) == 0
+    assert len(PreparedLatents(tmp_path, seed=0, **SIZE)) == 5
+
+
+def test_what_does_not_fit_is_refused_in_words(codec: Codec, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="holds no latents.json: make latents with"):
+        PreparedLatents(tmp_path, seed=0, **SIZE)
+    with pytest.raises(ValueError, match="clips=0"):
+        encoded(codec, tmp_path, count=0)
+    encoded(codec, tmp_path, count=1)
+    for key, value in (("vae", "other"), ("size", {"num_frames": 6}), ("source", {"seed": 4})):
+        with pytest.raises(ValueError, match=f"holds latents of another {key}: choose another folder"):
+            encoded(codec, tmp_path, count=1, **{key: value})
+    with pytest.raises(ValueError, match=r"holds clips of .*'height': 16.* the experiment's are .*'height': 32"):
+        PreparedLatents(tmp_path, seed=0, **SIZE | {"height": 32})
+    (tmp_path / "latents.json").write_text("{")
+    with pytest.raises(ValueError, match="is damaged: delete the folder"):
+        PreparedLatents(tmp_path, seed=0, **SIZE)
+
+
+def lora(base: Path) -> MotionLoraModule:
+    torch.manual_seed(0)
+    return MotionLoraModule(rank=4, alpha=4, base=str(base), **NUMBERS)
+
+
+def test_training_on_latents_is_training_on_their_clips(base: Path, codec: Codec, tmp_path: Path) -> None:
+    encoded(codec, tmp_path / "latents")
+    prepared = PreparedLatents(tmp_path / "latents", seed=3, **SIZE)
+
+    class InTheirOrder(SyntheticClips):
+        def __getitem__(self, position: int) -> ClipBatch:
+            images = torch.stack([super(InTheirOrder, self).__getitem__(p).frames[0] for p in range(4)])
+            wanted = batch_of(prepared[position]).image
+            nearest = (images - wanted).abs().amax((1, 2, 3)).argmin()
+            return super().__getitem__(int(nearest))._replace(position=torch.tensor(position))
+
+    clips = InTheirOrder(seed=3, length=4, fps=7, moving_camera=0.5, split="train", **SIZE)
+    losses = []
+    for train in (prepared, clips):
+        seen = Losses()
+        data = StreamData(train=train, val=clips, batch_size=2, num_workers=0)
+        make_trainer(tmp_path, 3, seen).fit(lora(base), data)
+        losses.append(torch.tensor(seen.losses))
+    torch.testing.assert_close(losses[0], losses[1], rtol=5e-3, atol=1e-3)
+
+
+def test_latents_of_another_vae_stop_training(base: Path, codec: Codec, tmp_path: Path) -> None:
+    encoded(codec, tmp_path / "latents", vae="another")
+    prepared = PreparedLatents(tmp_path / "latents", seed=0, **SIZE)
+    data = StreamData(train=prepared, val=rendered(), batch_size=2, num_workers=0)
+    with pytest.raises(ValueError, match="are of another VAE .fingerprint another, .*encode them again"):
+        make_trainer(tmp_path, 1).fit(lora(base), data)
+
+
+@pytest.mark.slow
+def test_the_commands_encode_and_train(base: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "WANDB_MODE": "offline", "WANDB_SILENT": "true"}
+    run = functools.partial(subprocess.run, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    small = [f"scale.{name}={value}" for name, value in SIZE.items()]
+    small += [f"scale.base={base}", "scale.batch_size=2", "scale.num_workers=0"]
+    done = run([sys.executable, "-m", "motionanim.data.encode", "out=latents", "clips=3", *small])
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "3 clips encoded now" in done.stdout
+    train = [
+        sys.executable,
+        str(ROOT / "train.py"),
+        "experiment=motion_lora",
+        "trainer.max_steps=1",
+        "run=smoke",
+        *small,
+    ]
+    train += [
+        "scale.motion_channels=8",
+        "sampling.num_steps=2",
+        "callbacks.camera.clips=1",
+        "callbacks.preview.clips=1",
+    ]
+    done = run([*train, "data.latents=latents", "+trainer.limit_val_batches=1"])
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "runs/motion_lora/smoke/lora.safetensors").is_file()
+    done = run([*train, "data.latents=nowhere"])
+    assert done.returncode == 2
+    assert "error: latents=nowhere holds no latents.json" in done.stderr
