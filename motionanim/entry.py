@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import diffusers
+import transformers
 from hydra.errors import InstantiationException
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
@@ -72,5 +74,8 @@ def quiet() -> None:
         "isinstance.treespec, LeafSpec",
     ):
         warnings.filterwarnings("ignore", message=f".*{chatter}")
-    for name in ("lightning.pytorch.utilities.rank_zero", "diffusers", "transformers", "httpx"):
+    for name in ("lightning.pytorch.utilities.rank_zero", "httpx"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    for library in (diffusers.utils.logging, transformers.utils.logging):
+        library.set_verbosity_error()
+        library.disable_progress_bar()  # of reading files; downloads keep theirs

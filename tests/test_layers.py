@@ -22,7 +22,7 @@ FENCES = {
     "decord": ("motionanim/data/video.py", "benchmarks/data_loading.py"),
     "av": ("motionanim/data/video.py", "motionanim/data/layouts.py", "tests/", "benchmarks/"),
     "timm": ("motionanim/models/pretrained.py",),
-    "diffusers": ("motionanim/models/", "tests/", "benchmarks/"),
+    "diffusers": ("motionanim/models/", "motionanim/entry.py", "tests/", "benchmarks/"),
     "lightning": (
         "motionanim/training/",
         "motionanim/data/",
