@@ -12,25 +12,39 @@ from motionanim.types import Condition
 Denoise = Callable[[Tensor, Tensor, Condition], Tensor]
 
 
-def guided(denoise: Denoise, scale: Tensor) -> Denoise:
-    """Classifier-free guidance: the pair runs as one batch of 2B.
+def guided(denoise: Denoise, *, first: float, last: float, motion: float | None) -> Denoise:
+    """Classifier-free guidance: the pair, or the three, run as one batch.
+
+    Unconditional means zero CLIP embedding *and* zero image latents, as in SVD's training.
 
     Args:
-        scale: (T,) guidance scale of each frame; SVD ramps it from 1 at the first frame to 3 at the last.
+        first: Image guidance at the first frame of a window; SVD ramps from 1 there ...
+        last: ... to 3 at its last frame.
+        motion: None guides towards image and motion together, as SVD: D(-, m) + s (D(i, m) - D(-, m)). A number gives
+            the motion field and strength a scale of their own, on three evaluations, in the manner of InstructPix2Pix
+            (Brooks et al. 2023): D(-, -) + s (D(i, -) - D(-, -)) + motion (D(i, m) - D(i, -)).
 
     Returns:
-        A denoiser. Unconditional means zero CLIP embedding *and* zero image latents, as in SVD's training; motion and
-        time ids stay.
+        A denoiser.
     """
 
     def run(z: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
-        without = condition._replace(
+        scale = torch.linspace(first, last, z.shape[1], device=z.device).view(-1, 1, 1, 1)
+        still = condition
+        if motion is not None:
+            off = torch.zeros_like(condition.use_flow)
+            still = condition._replace(use_flow=off, use_strength=off)
+        without = still._replace(
             image_latents=torch.zeros_like(condition.image_latents),
             image_embed=torch.zeros_like(condition.image_embed),
         )
-        pair = Condition(*map(torch.cat, zip(without, condition, strict=True)))
-        base, conditional = denoise(torch.cat([z, z]), torch.cat([sigma, sigma]), pair).chunk(2)
-        return base + scale.to(z).view(-1, 1, 1, 1) * (conditional - base)
+        wanted = [without, condition] if motion is None else [without, still, condition]
+        count = len(wanted)
+        batch = Condition(*map(torch.cat, zip(*wanted, strict=True)))
+        estimates = denoise(z.repeat(count, *[1] * (z.ndim - 1)), sigma.repeat(count, *[1] * (sigma.ndim - 1)), batch)
+        base, image, *both = estimates.chunk(count)
+        out = base + scale * (image - base)
+        return out + motion * (both[0] - image) if both else out
 
     return run
 

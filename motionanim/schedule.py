@@ -25,8 +25,8 @@ def karras_sigmas(num_steps: int, *, sigma_min: float, sigma_max: float, rho: fl
 
 
 def per_clip(value: Tensor, like: Tensor) -> Tensor:
-    """Reshape (B,) to broadcast over the trailing axes of `like` (B, ...)."""
-    return value.view(-1, *[1] * (like.ndim - 1))
+    """Reshape (B,), or (B, T), to broadcast over the trailing axes of `like` (B, ...), or (B, T, ...)."""
+    return value.view(*value.shape, *[1] * (like.ndim - value.ndim))
 
 
 def to_denoised(v: Tensor, z: Tensor, sigma: Tensor) -> Tensor:
@@ -41,7 +41,7 @@ def to_noise(z: Tensor, denoised: Tensor, sigma: Tensor) -> Tensor:
 
 
 def euler_step(z: Tensor, denoised: Tensor, sigma: Tensor, sigma_next: Tensor) -> Tensor:
-    """One Euler step of the probability-flow ODE. All (B, ...) but the sigmas, (B,) or (). Stateless on purpose:
+    """One Euler step of the probability-flow ODE. All (B, T, ...) but the sigmas, (B,) or (B, T). Stateless on purpose:
     diffusers' scheduler counts its own steps and would use the wrong sigma when a run starts in the middle."""
     sigma, sigma_next = per_clip(sigma, z), per_clip(sigma_next, z)
     return z + (z - denoised) / sigma * (sigma_next - sigma)

@@ -11,8 +11,9 @@ ENTRY_POINTS = {"train.py", "motionanim/entry.py", "motionanim/data/prepare.py",
 
 LAYERS = {
     "types": 0, "files": 0,
-    "flow": 1, "schedule": 1, "camera": 1, "hints": 1, "pictures": 1,
-    "losses": 2, "sampling": 2, "models": 2, "data": 2, "metrics": 2,
+    "flow": 1, "schedule": 1, "camera": 1, "hints": 1, "pictures": 1, "images": 1,
+    "losses": 2, "sampling": 2, "models": 2, "data": 2, "metrics": 2, "controls": 2,
+    "long_video": 3,
     "training": 4,
     "entry": 6,
 }  # fmt: skip

@@ -26,6 +26,11 @@ def test_flow_refiner() -> None:
     assert (cfg.hint.threshold_on, cfg.hint.normalized) == ("magnitude", False)
 
 
+def test_long_video() -> None:
+    phased = composed("experiment=motion_lora", "scale=svd", "+long_video=phased").long_video
+    assert (phased.gamma, phased.omega, phased.sigma) == (0.8, 0.2, None)
+
+
 def test_sampler_is_svds() -> None:
     cfg = composed("experiment=motion_lora", "scale=svd").sampling
     assert (cfg.num_steps, cfg.sigma_min, cfg.sigma_max, cfg.rho) == (25, 0.002, 700.0, 7.0)

@@ -36,7 +36,7 @@ def test_equals_the_svd_pipeline_from_the_same_noise(base: Path, codec: Codec, d
         fps=torch.tensor([7.0]),
     )._replace(use_flow=torch.zeros(1), use_strength=torch.zeros(1))
     sigmas = karras_sigmas(4, **SVD)
-    denoise = guided(denoiser, torch.linspace(1, 3, 5))
+    denoise = guided(denoiser, first=1, last=3, motion=None)
     frames = codec.decode(denoise_from(denoise, initial_latents(noise, sigmas), sigmas, condition))
     torch.testing.assert_close((frames + 1) / 2, reference, atol=2e-5, rtol=1e-4)
 
@@ -55,11 +55,31 @@ def test_guidance_of_one_is_the_conditional_and_zero_the_unconditional(denoiser:
     condition, sigma, z = make_condition(), torch.tensor([1.0, 3.0]), torch.randn(2, 5, 4, 8, 8)
     with torch.no_grad():
         torch.testing.assert_close(
-            guided(denoiser, torch.ones(5))(z, sigma, condition), denoiser(z, sigma, condition), atol=2e-5, rtol=1e-4
+            guided(denoiser, first=1, last=1, motion=None)(z, sigma, condition),
+            denoiser(z, sigma, condition),
+            atol=2e-5,
+            rtol=1e-4,
         )
         without = condition._replace(
             image_latents=torch.zeros_like(condition.image_latents), image_embed=torch.zeros_like(condition.image_embed)
         )
         torch.testing.assert_close(
-            guided(denoiser, torch.zeros(5))(z, sigma, condition), denoiser(z, sigma, without), atol=2e-5, rtol=1e-4
+            guided(denoiser, first=0, last=0, motion=None)(z, sigma, condition),
+            denoiser(z, sigma, without),
+            atol=2e-5,
+            rtol=1e-4,
         )
+
+
+def test_motion_guidance_weighs_image_and_motion_apart(denoiser: Denoiser) -> None:
+    for parameter in denoiser.motion.parameters():
+        torch.nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(1))
+    condition, sigma, z = make_condition(), torch.tensor([1.0, 3.0]), torch.randn(2, 5, 4, 8, 8)
+    still = condition._replace(use_flow=torch.zeros(2), use_strength=torch.zeros(2))
+    with torch.no_grad():
+        full, image = denoiser(z, sigma, condition), denoiser(z, sigma, still)
+        one = guided(denoiser, first=1, last=1, motion=1.0)(z, sigma, condition)
+        torch.testing.assert_close(one, full, atol=2e-5, rtol=1e-4)
+        three = guided(denoiser, first=1, last=1, motion=3.0)(z, sigma, condition)
+        torch.testing.assert_close(three, image + 3 * (full - image), atol=2e-4, rtol=1e-3)
+        assert not torch.allclose(full, image, atol=1e-3)

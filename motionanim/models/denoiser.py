@@ -9,6 +9,7 @@ from typing import Literal
 
 import torch
 from diffusers import UNetSpatioTemporalConditionModel
+from diffusers.models.resnet import SpatioTemporalResBlock
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -32,6 +33,16 @@ class Denoiser(nn.Module):
         self.motion_config = dict(motion)
         latent_channels = unet.config.out_channels
         self.motion = MotionConditioner(unet, latent_channels=latent_channels, downscale=downscale, **motion)
+        self._time_change: Tensor | None = None
+        for module in unet.modules():
+            if isinstance(module, SpatioTemporalResBlock):
+                module.register_forward_pre_hook(self._change_time)
+
+    def _change_time(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        if self._time_change is None:
+            return None
+        hidden, embedded, *rest = inputs
+        return hidden, embedded + self._time_change, *rest
 
     @classmethod
     def from_pretrained(cls, base: Path | str, *, downscale: int, motion: dict[str, float]) -> "Denoiser":
@@ -78,20 +89,27 @@ class Denoiser(nn.Module):
 
         Args:
             z: (B, T, C, h, w) noisy latents, scaled.
-            sigma: (B,) noise level of each clip, > 0.
+            sigma: (B,) noise level of each clip, or (B, T) of each frame, > 0.
             condition: See `Condition`; its flow gives T - 1 motion fields.
 
         Returns:
             (B, T, C, h, w) float32: the estimate of the clean latents.
         """
         self.motion.prepare(condition)
+        time = 0.25 * sigma.log()
+        self._time_change = None
+        if time.ndim == 2:
+            # The UNet embeds one time a clip; what the other frames differ by is added where the embedding is used.
+            embedded = self.unet.time_embedding(self.unet.time_proj(time.flatten()).to(self.unet.dtype))
+            embedded = embedded.unflatten(0, time.shape)
+            self._time_change, time = (embedded - embedded[:, :1]).flatten(0, 1), time[:, 0]
         bucket = self.motion.bucket(condition)
         dtype = self.unet.dtype
         image_latents = condition.image_latents[:, None].expand(-1, z.shape[1], -1, -1, -1)
         scaled = z / per_clip((sigma**2 + 1) ** 0.5, z)
         v = self.unet(
             torch.cat([scaled, image_latents], dim=2).to(dtype),
-            0.25 * sigma.log(),
+            time,
             encoder_hidden_states=condition.image_embed.to(dtype),
             # SVD was trained on fps - 1: the same in training and inference.
             added_time_ids=torch.stack([condition.fps - 1, bucket, condition.noise_aug], dim=1),

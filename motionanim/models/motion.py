@@ -134,6 +134,7 @@ class MotionConditioner(nn.Module):
         # What the hooks and processors read during one forward. It outlives the forward on purpose: gradient
         # checkpointing runs the blocks again during backward.
         self._tokens: dict[int, Tensor] = {}
+        self.frames = slice(None)  # which frames the temporal attention is looking at (models/windows.py)
         self._strength: Tensor | None = None
         self._warped: Tensor | None = None
         if motion_field:
@@ -172,7 +173,7 @@ class MotionConditioner(nn.Module):
 
     def tokens(self, count: int) -> Tensor:
         """z_m as tokens (B * pixels, T, channels) for the UNet stage that has `count` = B * pixels sequences."""
-        return self._tokens[count]
+        return self._tokens[count][:, self.frames]
 
     def prepare(self, condition: Condition) -> None:
         """Compute what the UNet's next forward reads."""

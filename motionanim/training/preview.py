@@ -62,7 +62,9 @@ def sample(
     noise = torch.randn(shape, generator=generator).to(device)
     denoise = module.denoiser
     if guidance:
-        denoise = guided(denoise, torch.linspace(sampling["min_guidance"], sampling["max_guidance"], frames))
+        denoise = guided(
+            denoise, first=sampling["min_guidance"], last=sampling["max_guidance"], motion=sampling["motion_guidance"]
+        )
     latents = denoise_from(denoise, initial_latents(noise, sigmas), sigmas, condition, progress=progress)
     return module.codec.decode(latents)
 

@@ -1,0 +1,197 @@
+"""Segments one after another: `direct`, and ours without seams, `continuous` and `loop`."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from motionanim.flow import integrate_flow, resize_flow, warp
+from motionanim.long_video.common import Meter, Model, Record, at, check_frames, draw_noise
+from motionanim.long_video.phased import split_at
+from motionanim.sampling import Denoise, denoise_from, initial_latents
+from motionanim.types import Condition
+
+
+def direct(
+    model: Model, condition: Condition, *, num_frames: int, sigmas: Tensor, generator: torch.Generator, progress: bool
+) -> tuple[Tensor, Record]:
+    """Clip after clip, each conditioned on the last frame of the one before: K T calls, and errors add up."""
+    check_frames(num_frames)
+    meter, length = Meter(model, len(condition.fps)), model.window
+    clips: list[Tensor] = []
+    count = math.ceil(num_frames / length)
+    for k in range(count):
+        if clips:
+            with meter.stage("condition"):
+                condition = model.recondition(clips[-1][:, -1], condition)
+        with meter.stage("denoise"):
+            z = initial_latents(draw_noise(condition, length, generator), sigmas)
+            title = f"clip {k + 1} of {count}" if progress else None
+            clips.append(denoise_from(meter.denoise, z, sigmas, at(condition, k * length, length), progress=title))
+    return torch.cat(clips, dim=1)[:, :num_frames], meter.record()
+
+
+def continuous(
+    model: Model,
+    condition: Condition,
+    *,
+    num_frames: int,
+    sigmas: Tensor,
+    generator: torch.Generator,
+    progress: bool,
+    overlap: int,
+    gamma: float | None,
+    sigma: float | None,
+) -> tuple[Tensor, Record]:
+    """Ours: each segment continues the last `overlap` frames of the one before, so that there is no seam.
+
+    Segment 1 runs all T steps. A later one is conditioned on the first frame that it shares with its predecessor and
+    starts at the split from the last shared frame carried on along the motion field, plus noise; shared frames are held
+    at what they are. T + (K-1)(T-M) calls, as `phased`, for K = ceil((N - overlap) / (L - overlap)) segments.
+
+    Args:
+        overlap: Shared frames, in [1, L-1].
+        gamma: Share of the T steps that later segments skip, or null.
+        sigma: Noise level at or below which they start, or null.
+
+    Raises:
+        ValueError: If an option is out of range.
+    """
+    check_frames(num_frames)
+    split = split_at(sigmas, gamma=gamma, sigma=sigma)
+    _check_overlap(overlap, model.window)
+    meter = Meter(model, len(condition.fps))
+    video = _chain(model, meter, condition, num_frames, overlap, split, sigmas, generator, progress)
+    return video[:, :num_frames], meter.record(split, sigmas)
+
+
+def loop(
+    model: Model,
+    condition: Condition,
+    *,
+    num_frames: int,
+    sigmas: Tensor,
+    generator: torch.Generator,
+    progress: bool,
+    overlap: int,
+    gamma: float | None,
+    sigma: float | None,
+) -> tuple[Tensor, Record]:
+    """Ours: `continuous`, and a last segment that leads back: frame N would be frame 0.
+
+    The closing segment holds its first frames at the end of the video so far and its last at the video's beginning. In
+    between it starts from both carried along the field, one forward and one backward in time, cross-faded.
+
+    Args:
+        overlap, gamma, sigma: As in `continuous`; a short video shares fewer frames.
+    """
+    check_frames(num_frames)
+    split, length = split_at(sigmas, gamma=gamma, sigma=sigma), model.window
+    _check_overlap(overlap, length)
+    meter = Meter(model, len(condition.fps))
+    shared = min(overlap, (num_frames - 1) // 2, length // 2 - 1)
+    if shared < 1:  # two frames are a loop already
+        return continuous(
+            model, condition, num_frames=num_frames, sigmas=sigmas, generator=generator, progress=progress,
+            overlap=overlap, gamma=gamma, sigma=sigma,
+        )  # fmt: skip
+    span = min(length, num_frames)  # frames of the closing segment
+    start = num_frames + shared - span
+    video = _chain(model, meter, condition, start + shared, overlap, split, sigmas, generator, progress)
+    tail, head = video[:, start : start + shared], video[:, :shared]
+    between = span - 2 * shared
+    leaving = carried(tail[:, -1], at(condition, start + shared - 1, between + 1))
+    returning = carried(head[:, 0], _backward(at(condition, num_frames - between, between + 1))).flip(1)
+    share = (torch.arange(1, between + 1).to(head) / (between + 1)).view(-1, 1, 1, 1)
+    estimate = torch.cat([tail, torch.lerp(leaving, returning, share), head], dim=1)
+    held = torch.zeros(span, dtype=torch.bool)
+    held[:shared] = held[span - shared :] = True
+    closing = _segment(model, meter, at(condition, start, span), estimate, held, split, sigmas, generator, progress)
+    return torch.cat([video[:, :start], closing], dim=1)[:, :num_frames], meter.record(split, sigmas)
+
+
+def carried(frame: Tensor, condition: Condition) -> Tensor:
+    """A latent frame (B, C, h, w) moved on along the condition's motion field: (B, its steps, C, h, w).
+
+    Where the field is off the frame stays.
+    """
+    flow = condition.flow.float() * condition.use_flow.view(-1, 1, 1, 1, 1)
+    moved = resize_flow(integrate_flow(flow)[:, 1:], *frame.shape[-2:])
+    steps = moved.shape[1]
+    return warp(frame.repeat_interleave(steps, 0), moved.flatten(0, 1)).unflatten(0, (-1, steps))
+
+
+def _backward(condition: Condition) -> Condition:
+    return condition._replace(flow=-condition.flow.flip(1))
+
+
+def _chain(
+    model: Model,
+    meter: Meter,
+    condition: Condition,
+    num_frames: int,
+    overlap: int,
+    split: int,
+    sigmas: Tensor,
+    generator: torch.Generator,
+    progress: bool,
+) -> Tensor:
+    """At least `num_frames` frames of `continuous`."""
+    length, stride = model.window, model.window - overlap
+    count = 1 + max(0, math.ceil((num_frames - length) / stride))
+    with meter.stage("segment 1"):
+        z = initial_latents(draw_noise(condition, length, generator), sigmas)
+        title = f"segment 1 of {count}" if progress else None
+        video = denoise_from(meter.denoise, z, sigmas, at(condition, 0, length), progress=title)
+    held = torch.arange(length) < overlap
+    for k in range(1, count):
+        start = k * stride
+        tail = video[:, start:]
+        ahead = carried(tail[:, -1], at(condition, start + overlap - 1, stride + 1))
+        here = at(condition, start, length)
+        estimate = torch.cat([tail, ahead], dim=1)
+        made = _segment(model, meter, here, estimate, held, split, sigmas, generator, progress)
+        video = torch.cat([video, made[:, overlap:]], dim=1)
+    return video
+
+
+def _segment(
+    model: Model,
+    meter: Meter,
+    condition: Condition,
+    estimate: Tensor,
+    held: Tensor,
+    split: int,
+    sigmas: Tensor,
+    generator: torch.Generator,
+    progress: bool,
+) -> Tensor:
+    """One segment from an estimate of its latents, noised to the split; frames where `held` (T,) stay as they are."""
+    with meter.stage("condition"):
+        condition = model.recondition(estimate[:, 0], condition)
+    with meter.stage("later segments"):
+        z = estimate + sigmas[split].to(estimate) * draw_noise(condition, estimate.shape[1], generator)
+        denoise = holding(meter.denoise, estimate, held.view(-1, 1, 1, 1).to(estimate.device))
+        title = "later segment" if progress else None
+        return torch.where(
+            held.view(-1, 1, 1, 1).to(z.device),
+            estimate,
+            denoise_from(denoise, z, sigmas[split:], condition, progress=title),
+        )
+
+
+def holding(denoise: Denoise, known: Tensor, where: Tensor) -> Denoise:
+    """A denoiser that knows part of the answer: its estimate is `known` where `where` (broadcast over z) is true.
+
+    Latents there that start as known + sigma * noise then stay on the line to `known` at every noise level.
+    """
+
+    def run(z: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
+        return torch.where(where, known, denoise(z, sigma, condition))
+
+    return run
+
+
+def _check_overlap(overlap: int, length: int) -> None:
+    if not 1 <= overlap < length:
+        raise ValueError(f"overlap={overlap}: must be in [1, {length - 1}], frames that two segments share")

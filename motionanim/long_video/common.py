@@ -1,0 +1,82 @@
+"""What the long-video methods share: functions with one signature, a YAML each in conf/long_video.
+
+Each takes (model, condition, *, num_frames, sigmas, generator, progress, its own options) and returns latents
+(B, N, C, h, w) and a `Record`. `condition.flow` holds the motion of the whole video, (B, N-1, 2, H, W); a window sees
+its part of it. N is any number of frames from 2 on: whole windows are computed and the rest is cut.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from motionanim.sampling import Denoise
+from motionanim.types import Condition
+
+
+class Model(NamedTuple):
+    """What a method needs of the network."""
+
+    denoise: Denoise  # guidance included
+    window: int  # L, the frames it was trained on
+    # Scaled latents of one frame (B, C, h, w) and a condition: the condition with that frame as its image.
+    recondition: Callable[[Tensor, Condition], Condition]
+    scaling: float  # of the VAE: condition.image_latents times this are scaled latents
+    # Within this context temporal attention runs in windows of (size, stride) frames, fused: FreeNoise.
+    temporal_windows: Callable[[int, int], AbstractContextManager[None]]
+
+
+class Record(NamedTuple):
+    """What a video cost, and where it was split."""
+
+    calls: float  # UNet evaluations of one window of L frames, a guidance pair counted once
+    seconds: dict[str, float]  # wall time of each stage
+    split_step: int | None = None  # M, the denoising steps that segments share
+    split_sigma: float | None = None  # the noise level after them
+
+
+class Meter:
+    """Counts calls and times stages."""
+
+    def __init__(self, model: Model, batch: int) -> None:
+        self.calls, self.seconds, self._model, self._batch = 0.0, {}, model, batch
+
+    def denoise(self, z: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
+        self.calls += len(z) / self._batch * max(1, z.shape[1] / self._model.window)
+        return self._model.denoise(z, sigma, condition)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+    def record(self, split: int | None = None, sigmas: Tensor | None = None) -> Record:
+        calls = round(self.calls, 6)
+        return Record(calls, self.seconds, split, None if split is None else sigmas[split].item())
+
+
+def check_frames(num_frames: int) -> None:
+    """Raises ValueError if a video of that length has no motion."""
+    if num_frames < 2:
+        raise ValueError(f"frames={num_frames}: a video needs at least 2 frames")
+
+
+def at(condition: Condition, start: int, length: int) -> Condition:
+    """The condition of frames start ... start+length-1: their flow; past the end of the video its last step goes on."""
+    steps = torch.arange(start, start + length - 1).clamp(max=condition.flow.shape[1] - 1)
+    return condition._replace(flow=condition.flow[:, steps.to(condition.flow.device)])
+
+
+def repeat(condition: Condition, times: int) -> Condition:
+    """The same condition for `times` segments of every clip: (B, ...) to (times * B, ...)."""
+    return Condition(*(field.repeat(times, *[1] * (field.ndim - 1)) for field in condition))
+
+
+def draw_noise(condition: Condition, frames: int, generator: torch.Generator) -> Tensor:
+    """Unit noise (B, frames, C, h, w), drawn on the CPU so that every device starts from the same."""
+    shape = (len(condition.image_latents), frames, *condition.image_latents.shape[1:])
+    return torch.randn(shape, generator=generator).to(condition.image_latents)

@@ -1,0 +1,167 @@
+"""The paper's long videos (Sec. 3.4): segments that share the noisy part of one run."""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from motionanim.long_video.common import Meter, Model, Record, at, check_frames, draw_noise, repeat
+from motionanim.sampling import denoise_from, initial_latents
+from motionanim.schedule import euler_step, to_noise
+from motionanim.types import Condition
+
+
+def phase_split(num_steps: int, gamma: float) -> int:
+    """Denoising steps M that later segments inherit from segment 1 (Sec. 3.4).
+
+    The paper prints floor brackets and says "upward rounding": rounded up, after rounding the product to 9 decimals,
+    because 0.28 * 25 is 7.000000000000001 in binary.
+
+    Args:
+        num_steps: T.
+        gamma: Share of the T steps inherited, in [0, 1]; 1 copies segment 1.
+
+    Returns:
+        M, in [0, T].
+
+    Raises:
+        ValueError: If gamma is outside [0, 1].
+
+    Example:
+        >>> phase_split(num_steps=25, gamma=0.8)
+        20
+    """
+    if not 0 <= gamma <= 1:
+        raise ValueError(f"gamma={gamma}: must be in [0, 1], the share of the denoising steps that segments inherit")
+    return math.ceil(round(gamma * num_steps, 9))
+
+
+def split_at(sigmas: Tensor, *, gamma: float | None, sigma: float | None) -> int:
+    """M from a share of the steps, or from the noise level at or below which segments part; exactly one is given."""
+    if (gamma is None) == (sigma is None):
+        raise ValueError(f"gamma={gamma}, sigma={sigma}: give one of the two, and null for the other")
+    if gamma is not None:
+        return phase_split(len(sigmas) - 1, gamma)
+    if not sigma >= 0:
+        raise ValueError(f"sigma={sigma}: must be at least 0, the noise level at which segments part")
+    return int((sigmas > sigma).sum())
+
+
+def fresh_noise(
+    shared: Tensor,
+    segments: int,
+    *,
+    omega: float,
+    shuffle: Literal["segment", "global", "none"],
+    renormalize: bool,
+    generator: torch.Generator,
+) -> Tensor:
+    """The noise of later segments (Eq. 11): the shared noise with its frames shuffled, plus omega times fresh noise.
+
+    Args:
+        shared: n(t), (B, L, C, h, w), of unit variance.
+        segments: How many are made.
+        omega: Weight of the fresh noise, at least 0.
+        shuffle: Frames change places within each segment, over all segments together, or not at all.
+        renormalize: Divide by sqrt(1 + omega^2), which Eq. 11 as printed lacks: its noise is too strong by that.
+
+    Returns:
+        (segments, B, L, C, h, w).
+
+    Raises:
+        ValueError: If `omega` or `shuffle` is not as above.
+    """
+    if not omega >= 0:
+        raise ValueError(f"omega={omega}: must be at least 0, the weight of fresh noise against the shared one")
+    batch, length = shared.shape[:2]
+    if shuffle == "segment":
+        order = torch.stack([torch.randperm(length, generator=generator) for _ in range(segments * batch)])
+    elif shuffle == "global":
+        order = torch.stack([torch.randperm(segments * length, generator=generator) for _ in range(batch)])
+        order = (order % length).unflatten(1, (segments, length)).transpose(0, 1).flatten(0, 1)
+    elif shuffle == "none":
+        order = torch.arange(length).expand(segments * batch, length)
+    else:
+        raise ValueError(f"shuffle={shuffle!r}: must be 'segment', 'global' or 'none'")
+    order = order.reshape(segments, batch, length).to(shared.device)
+    rows = torch.arange(batch, device=shared.device)[None, :, None]
+    noise = shared[rows, order]
+    if omega > 0:
+        fresh = torch.randn(noise.shape, generator=generator).to(noise)
+        noise = noise + omega * fresh
+        if renormalize:
+            noise = noise / (1 + omega**2) ** 0.5
+    return noise
+
+
+def phased(
+    model: Model,
+    condition: Condition,
+    *,
+    num_frames: int,
+    sigmas: Tensor,
+    generator: torch.Generator,
+    progress: bool,
+    gamma: float | None,
+    sigma: float | None,
+    omega: float,
+    shuffle: Literal["segment", "global", "none"],
+    renormalize: bool,
+    shared_noise: Literal["segment", "image"],
+    batch_size: int,
+) -> tuple[Tensor, Record]:
+    """The paper's method (Sec. 3.4): segment 1 runs all T steps, later segments inherit M and resample the rest.
+
+    Later segments start from segment 1's estimate with reshuffled noise (Eq. 10, 11) and keep its condition, the input
+    image: T + (K-1)(T-M) calls. Every segment begins at the image again, so the video is nearly a loop of length L.
+
+    Args:
+        gamma: Share of the T steps that are inherited, or null.
+        sigma: Noise level at or below which the segments part, or null; gamma means another level on every schedule.
+        omega, shuffle, renormalize: As in `fresh_noise`.
+        shared_noise: n(t) of Eq. 10: segment 1's own noise at its last inherited step, or, for one call more, the
+            network's noise for the noised input image (the literal reading).
+        batch_size: Segments denoised at once, at least 1: bounds the memory.
+
+    Raises:
+        ValueError: If an option is out of range.
+    """
+    check_frames(num_frames)
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size}: must be at least 1 segment")
+    if shared_noise not in ("segment", "image"):
+        raise ValueError(f"shared_noise={shared_noise!r}: must be 'segment' or 'image'")
+    split, batch, length = split_at(sigmas, gamma=gamma, sigma=sigma), len(condition.fps), model.window
+    meter, segments = Meter(model, batch), math.ceil(num_frames / length)
+    here = at(condition, 0, length)
+    z = initial_latents(draw_noise(condition, length, generator), sigmas)
+    noise = z / sigmas[0].to(z)
+    with meter.stage("phase 1"):
+        for i in range(split):
+            level, below = (s.to(z).expand(batch) for s in sigmas[i : i + 2])
+            denoised = meter.denoise(z, level, here)
+            if i == split - 1:
+                noise = to_noise(z, denoised, level)
+            z = euler_step(z, denoised, level, below)
+        parted = z
+        first = denoise_from(meter.denoise, z, sigmas[split:], here, progress="segment 1" if progress else None)
+    clips = [first]
+    if segments > 1:
+        with meter.stage("phase 2"):
+            if shared_noise == "image" and split > 0:
+                level = sigmas[split - 1].to(z).expand(batch)
+                image = (condition.image_latents * model.scaling)[:, None]
+                noised = image + sigmas[split - 1].to(z) * draw_noise(condition, length, generator)
+                noise = to_noise(noised, meter.denoise(noised, level, here), level)
+            new = fresh_noise(
+                noise, segments - 1, omega=omega, shuffle=shuffle, renormalize=renormalize, generator=generator
+            )
+            # Only the noise differs from segment 1: with omega = 0 and no shuffle nothing does, to the last bit.
+            for part in (parted + sigmas[split].to(z) * (new - noise)).split(batch_size):
+                later = denoise_from(
+                    meter.denoise, part.flatten(0, 1), sigmas[split:], repeat(here, len(part)),
+                    progress="later segments" if progress else None,
+                )  # fmt: skip
+                clips += later.unflatten(0, part.shape[:2])
+    return torch.cat(clips, dim=1)[:, :num_frames], meter.record(split, sigmas)

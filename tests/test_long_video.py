@@ -1,0 +1,330 @@
+"""Invariants of the long-video methods (Sec. 3.4), on a denoiser with a known answer and on the tiny random base."""
+
+import math
+from contextlib import nullcontext
+from functools import partial
+
+import pytest
+import torch
+from conftest import make_condition
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from motionanim.long_video.chained import carried, continuous, direct, loop
+from motionanim.long_video.common import Model, at
+from motionanim.long_video.phased import fresh_noise, phase_split, phased, split_at
+from motionanim.long_video.windowed import fifo, freenoise, gen_l_video, rescheduled_noise, window_starts
+from motionanim.models.denoiser import Denoiser
+from motionanim.models.windows import temporal_windows
+from motionanim.schedule import karras_sigmas
+from motionanim.types import Condition
+
+L, T, N = 5, 10, 23
+SIGMAS = karras_sigmas(T, sigma_min=0.002, sigma_max=700.0, rho=7.0)
+PHASED = {
+    "gamma": 0.8, "sigma": None, "omega": 0.2, "shuffle": "segment", "renormalize": True, "shared_noise": "segment",
+    "batch_size": 8,
+}  # fmt: skip
+CHAINED = {"overlap": 2, "gamma": None, "sigma": 2.0}
+METHODS = {
+    "direct": direct,
+    "phased": partial(phased, **PHASED),
+    "gen_l_video": partial(gen_l_video, stride=3, batch_size=4),
+    "freenoise": partial(freenoise, stride=2),
+    "fifo": fifo,
+    "continuous": partial(continuous, **CHAINED),
+    "loop": partial(loop, **CHAINED),
+}
+
+
+def condition(frames: int = N, batch: int = 1) -> Condition:
+    return make_condition(batch=batch, frames=frames)
+
+
+def certain(z: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
+    """Knows the answer: the image, plus the mean flow so far."""
+    drift = torch.cat([torch.zeros_like(condition.flow[:, :1]), condition.flow], dim=1).cumsum(1).mean((2, 3, 4))
+    return condition.image_latents[:, None] + drift[:, :, None, None, None]
+
+
+def toy(z: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
+    """Knows it up to unit variance: linear in z, each frame by its own noise level."""
+    level = sigma if sigma.ndim == 2 else sigma[:, None].expand(z.shape[:2])
+    share = (1 / (1 + level**2)).view(*z.shape[:2], 1, 1, 1)
+    return share * z + (1 - share) * certain(z, sigma, condition)
+
+
+def toy_model() -> Model:
+    def recondition(frame: Tensor, condition: Condition) -> Condition:
+        return condition._replace(image_latents=frame)
+
+    return Model(toy, L, recondition, 1.0, lambda size, stride: nullcontext())
+
+
+def real_model(denoiser: Denoiser) -> Model:
+    def recondition(frame: Tensor, condition: Condition) -> Condition:
+        return condition._replace(image_latents=frame)
+
+    return Model(denoiser.eval(), L, recondition, 1.0, partial(temporal_windows, denoiser))
+
+
+def run(method, *, model=None, frames=N, seed=0, given=None, sigmas=SIGMAS, **options):
+    method = METHODS[method] if isinstance(method, str) else method
+    with torch.no_grad():
+        return method(
+            model or toy_model(), given or condition(frames), num_frames=frames, sigmas=sigmas,
+            generator=torch.Generator().manual_seed(seed), progress=False, **options,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("frames", [2, 3, 5, 6, 16])
+def test_any_length_is_whole_finite_and_repeatable(method: str, frames: int) -> None:
+    given = condition(frames, batch=2)
+    before = Condition(*(field.clone() for field in given))
+    video, record = run(method, frames=frames, given=given)
+    assert video.shape == (2, frames, 4, 8, 8)
+    assert video.isfinite().all()
+    again, _ = run(method, frames=frames, given=given)
+    assert torch.equal(video, again)
+    assert all(torch.equal(a, b) for a, b in zip(given, before)), "no argument is changed"
+    assert record.calls >= T
+    assert all(seconds >= 0 for seconds in record.seconds.values())
+    with pytest.raises(ValueError, match="frames=1: a video needs at least 2"):
+        run(method, frames=1, given=given)
+
+
+@pytest.mark.parametrize(
+    ("method", "calls"),
+    [
+        ("direct", 5 * T),
+        ("phased", T + 4 * (T - 8)),
+        ("gen_l_video", 7 * T),  # starts 0, 3, ..., 15, 18
+        ("freenoise", T * N / L),
+        ("fifo", T + 2 * N),  # a queue of 10 frames is two windows of 5
+        ("continuous", T + 6 * (T - 7)),  # strides of 3: 5 + 6 * 3 = 23; 7 sigmas are above 2
+        ("loop", T + 6 * (T - 7)),
+    ],
+)
+def test_calls_are_those_of_the_table(method: str, calls: float) -> None:
+    _, record = run(method)
+    assert record.calls == pytest.approx(calls)
+
+
+def test_calls_at_the_papers_size() -> None:
+    sigmas = karras_sigmas(25, sigma_min=0.002, sigma_max=700.0, rho=7.0)
+    model = toy_model()._replace(window=25)
+    wanted = {"direct": 125, "phased": 45, "gen_l_video": 250, "freenoise": 125, "fifo": 150}
+    for name, calls in wanted.items():
+        method = partial(gen_l_video, stride=12, batch_size=4) if name == "gen_l_video" else METHODS[name]
+        assert run(method, model=model, frames=125, sigmas=sigmas)[1].calls == calls, name
+
+
+@given(st.integers(1, 200), st.floats(0, 1))
+def test_phase_split_rounds_up_and_spans_the_run(steps: int, gamma: float) -> None:
+    split = phase_split(steps, gamma)
+    assert 0 <= split <= steps
+    assert split - 1 < gamma * steps <= split + 1e-8
+    assert phase_split(25, 0.28) == 7
+    assert (phase_split(25, 0.8), phase_split(25, 0.0), phase_split(25, 1.0)) == (20, 0, 25)
+
+
+def test_a_split_by_sigma_is_the_step_that_reaches_it() -> None:
+    for sigma in (0.0, 0.01, 1.0, 50.0, 1e4):
+        split = split_at(SIGMAS, gamma=None, sigma=sigma)
+        assert SIGMAS[split] <= sigma
+        assert split == 0 or SIGMAS[split - 1] > sigma
+    for gamma, sigma in ((None, None), (0.5, 1.0)):
+        with pytest.raises(ValueError, match="give one of the two"):
+            split_at(SIGMAS, gamma=gamma, sigma=sigma)
+    for options in ({"gamma": 1.2, "sigma": None}, {"gamma": None, "sigma": -1.0}, {"gamma": None, "sigma": math.nan}):
+        with pytest.raises(ValueError, match="must be"):
+            split_at(SIGMAS, **options)
+
+
+def segments_of(video: Tensor) -> list[Tensor]:
+    return list(video[:, : N // L * L].unflatten(1, (-1, L)).unbind(1))
+
+
+def test_gamma_1_copies_segment_1_and_costs_one_run(denoiser: Denoiser) -> None:
+    video, record = run(phased, model=real_model(denoiser), **PHASED | {"gamma": 1.0})
+    first, *others = segments_of(video)
+    assert all(torch.equal(first, other) for other in others)
+    assert (record.calls, record.split_step, record.split_sigma) == (T, T, 0.0)
+
+
+def test_gamma_0_shares_nothing_but_the_starting_noise() -> None:
+    record = run(phased, **PHASED | {"gamma": 0.0})[1]
+    assert record.calls == 5 * T
+    assert record.split_sigma == pytest.approx(700)
+
+
+def test_no_fresh_noise_and_no_shuffle_repeat_segment_1_bitwise(denoiser: Denoiser) -> None:
+    options = PHASED | {"omega": 0.0, "shuffle": "none", "batch_size": 1}
+    first, *others = segments_of(run(phased, model=real_model(denoiser), **options)[0])
+    assert all(torch.equal(first, other) for other in others)
+    changed, *rest = segments_of(run(phased, model=real_model(denoiser), **PHASED)[0])
+    assert torch.equal(changed, first), "segment 1 is the plain run"
+    assert not torch.equal(changed, rest[0])
+
+
+def test_later_segments_in_one_batch_equal_one_at_a_time(denoiser: Denoiser) -> None:
+    model = real_model(denoiser)
+    batched, one = (run(phased, model=model, **PHASED | {"batch_size": size}) for size in (8, 1))
+    torch.testing.assert_close(batched[0], one[0], atol=2e-4, rtol=1e-3)
+    assert batched[1].calls == one[1].calls
+
+
+def test_segment_1_is_what_direct_begins_with(denoiser: Denoiser) -> None:
+    model = real_model(denoiser)
+    plain = run(direct, model=model, frames=L)[0]
+    for method in (partial(phased, **PHASED), partial(continuous, **CHAINED)):
+        torch.testing.assert_close(run(method, model=model)[0][:, :L], plain, atol=2e-4, rtol=1e-3)
+
+
+def test_shared_noise_of_the_image_costs_one_call_more() -> None:
+    video, record = run(phased, **PHASED | {"shared_noise": "image"})
+    assert record.calls == T + 4 * (T - 8) + 1
+    assert not torch.equal(video, run("phased")[0])
+
+
+@pytest.mark.parametrize("shuffle", ["segment", "global", "none"])
+@pytest.mark.parametrize("omega", [0.0, 0.2, 2.0])
+def test_new_noise_keeps_unit_variance_or_grows_as_printed(shuffle: str, omega: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    shared = torch.randn(2, 6, 4, 32, 32, generator=generator)
+    make = partial(fresh_noise, shared, 3, omega=omega, shuffle=shuffle, generator=generator)
+    assert make(renormalize=True).std().item() == pytest.approx(1, abs=0.01)
+    assert make(renormalize=False).std().item() == pytest.approx((1 + omega**2) ** 0.5, rel=0.01)
+
+
+def test_shuffles_only_move_frames() -> None:
+    shared = torch.arange(6.0).view(1, 6, 1, 1, 1).expand(2, 6, 1, 1, 1)
+    make = partial(fresh_noise, shared, 4, omega=0.0, renormalize=True, generator=torch.Generator().manual_seed(0))
+    within = make(shuffle="segment").flatten(2)
+    assert all(sorted(row) == list(range(6)) for row in within.flatten(0, 1).tolist())
+    assert not torch.equal(within[0], within[1])
+    overall = make(shuffle="global").flatten(2).transpose(0, 1).flatten(1)
+    assert all(sorted(row) == sorted([0, 1, 2, 3, 4, 5] * 4) for row in overall.tolist())
+    assert not all(sorted(row) == list(range(6)) for row in make(shuffle="global").flatten(2).flatten(0, 1).tolist())
+    assert torch.equal(make(shuffle="none")[2], shared)
+    with pytest.raises(ValueError, match="shuffle='all'"):
+        make(shuffle="all")
+    with pytest.raises(ValueError, match="omega=-1"):
+        fresh_noise(shared, 1, omega=-1, shuffle="none", renormalize=True, generator=torch.Generator())
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 30), st.integers(0, 100), st.integers(1, 30))
+def test_windows_leave_no_frame_out(length: int, extra: int, stride: int) -> None:
+    total = length + extra
+    if stride > length:
+        with pytest.raises(ValueError, match="leave no gap"):
+            window_starts(total, length, stride)
+        return
+    starts = window_starts(total, length, stride)
+    assert {start + i for start in starts for i in range(length)} == set(range(total))
+    assert len(starts) == len(set(starts)) == math.ceil(extra / stride) + 1
+
+
+def test_one_window_is_the_plain_run(denoiser: Denoiser) -> None:
+    model = real_model(denoiser)
+    plain = run(direct, model=model, frames=L)[0]
+    for method in ("gen_l_video", "freenoise"):
+        torch.testing.assert_close(run(method, model=model, frames=L)[0], plain, atol=2e-4, rtol=1e-3)
+
+
+def test_windowed_attention_equals_the_plain_one_within_a_window_and_differs_beyond(denoiser: Denoiser) -> None:
+    denoiser.eval()
+    for parameters in denoiser.motion.values.parameters():
+        torch.nn.init.normal_(parameters, std=0.3, generator=torch.Generator().manual_seed(1))
+    z, sigma = torch.randn(2, 9, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.full((2,), 3.0)
+    with torch.no_grad():
+        plain, short = denoiser(z, sigma, condition(9, 2)), denoiser(z[:, :5], sigma, condition(5, 2))
+        with temporal_windows(denoiser, 5, 2):
+            assert torch.equal(denoiser(z[:, :5], sigma, condition(5, 2)), short)
+            assert not torch.allclose(denoiser(z, sigma, condition(9, 2)), plain, atol=1e-3)
+        assert torch.equal(denoiser(z, sigma, condition(9, 2)), plain), "the context leaves nothing behind"
+
+
+def test_reshuffled_noise_keeps_every_frame_equally_often() -> None:
+    noise = torch.arange(8.0).view(1, 8, 1, 1, 1)
+    longer = rescheduled_noise(noise, 24, 4, torch.Generator().manual_seed(0)).flatten()
+    assert longer[:8].tolist() == list(range(8))
+    assert sorted(longer.tolist()) == sorted([*range(8)] * 3)
+
+
+def test_frames_of_unequal_noise_are_each_denoised_at_their_own(denoiser: Denoiser) -> None:
+    denoiser.eval()
+    z = torch.randn(2, 5, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    levels = torch.tensor([0.1, 3.0])
+    with torch.no_grad():
+        plain = denoiser(z, levels, condition(5, 2))
+        same = denoiser(z, levels[:, None].expand(2, 5), condition(5, 2))
+        torch.testing.assert_close(same, plain, atol=1e-5, rtol=1e-5)
+        mixed = denoiser(z, torch.tensor([[0.1, 0.1, 0.1, 0.1, 9.0]] * 2), condition(5, 2))
+        assert not torch.allclose(mixed, plain, atol=1e-3)
+        torch.testing.assert_close(denoiser(z, levels, condition(5, 2)), plain, atol=0, rtol=0)
+
+
+def test_continuous_shares_frames_and_has_no_seam() -> None:
+    """The answer moves by the mean flow a frame: every step of the video is that, across segments too."""
+    given, model = condition()._replace(flow=torch.full((1, N - 1, 2, 16, 16), 0.01)), toy_model()
+    model = model._replace(denoise=certain)
+    video, record = run("continuous", given=given, model=model)
+    steps = video.diff(dim=1).mean((0, 2, 3, 4))
+    torch.testing.assert_close(steps, torch.full_like(steps, 0.01), atol=1e-4, rtol=0)
+    assert record.split_sigma <= 2.0
+    steps = run("phased", given=given, model=model)[0].diff(dim=1).mean((0, 2, 3, 4))
+    assert steps[L - 1] == pytest.approx(-0.04, abs=1e-4), "the paper's own segments jump back to the image"
+
+
+def test_a_loop_comes_back(denoiser: Denoiser) -> None:
+    model = real_model(denoiser)
+    video, _ = run("loop", model=model)
+    chain, _ = run("continuous", model=model)
+    torch.testing.assert_close(video[:, :L], chain[:, :L])
+
+    def wrap(frames: Tensor) -> float:
+        steps = torch.cat([frames, frames[:, :1]], dim=1).diff(dim=1).square().mean((0, 2, 3, 4)).sqrt()
+        return (steps[-1] / steps[:-1].median()).item()
+
+    assert wrap(video) < 1.5
+    assert wrap(video) < wrap(chain)
+
+
+def test_a_frame_is_carried_along_the_field_and_stays_without_one() -> None:
+    frame = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    flow = torch.zeros(1, 3, 2, 16, 16)
+    flow[:, :, 0] = 2.0  # one latent pixel to the right a frame
+    given = condition(4)._replace(flow=flow)
+    moved = carried(frame, given)
+    for step in range(3):
+        torch.testing.assert_close(moved[0, step, :, :, step + 1 :], frame[0, :, :, : 7 - step], atol=1e-5, rtol=1e-5)
+    still = carried(frame, given._replace(use_flow=torch.zeros(1)))
+    torch.testing.assert_close(still, frame[:, None].expand_as(still), atol=1e-5, rtol=1e-5)
+
+
+def test_windows_see_their_part_of_the_motion() -> None:
+    flow = torch.arange(6.0).view(1, 6, 1, 1, 1).expand(1, 6, 2, 16, 16)
+    part = at(condition(7)._replace(flow=flow), 3, 6)
+    assert part.flow[0, :, 0, 0, 0].tolist() == [3, 4, 5, 5, 5]
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "message"),
+    [
+        (phased, PHASED | {"batch_size": 0}, "batch_size=0"),
+        (phased, PHASED | {"shared_noise": "both"}, "shared_noise='both'"),
+        (phased, PHASED | {"gamma": -0.1}, "gamma=-0.1"),
+        (gen_l_video, {"stride": 6, "batch_size": 1}, "stride=6"),
+        (gen_l_video, {"stride": 3, "batch_size": 0}, "batch_size=0"),
+        (freenoise, {"stride": 0}, "stride=0"),
+        (continuous, CHAINED | {"overlap": 5}, r"overlap=5: must be in \[1, 4\]"),
+        (loop, CHAINED | {"overlap": 0}, "overlap=0"),
+    ],
+)
+def test_options_out_of_range_are_named(method, options, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        run(method, **options)
