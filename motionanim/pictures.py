@@ -1,9 +1,12 @@
 """Picture files, and pictures of things that are no pictures: flow fields as colour."""
 
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
 import torch
+from PIL import Image
 from torch import Tensor
 
 from motionanim.files import atomic_path
@@ -62,3 +65,48 @@ def write_picture(path: Path | str, picture: Tensor) -> None:
     pixels = ((picture.detach().float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy()
     with atomic_path(path) as temporary:
         cv2.imwrite(str(temporary), cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))
+
+
+def panels(pictures: Sequence[Tensor], *, least_height: int = 192, gap: int = 4) -> Tensor:
+    """Pictures (3, H, W) of one size in a row, white between them; small ones are enlarged with their pixels visible.
+
+    Returns:
+        (3, H', W') in [-1, 1] with H' at least `least_height`.
+    """
+    times = max(1, -(-least_height // pictures[0].shape[1]))
+    row: list[Tensor] = []
+    for picture in pictures:
+        large = picture.repeat_interleave(times, 1).repeat_interleave(times, 2)
+        row += [large, large.new_ones(3, large.shape[1], gap)]
+    return torch.cat(row[:-1], dim=2)
+
+
+def draw_controls(
+    image: Tensor, paths: Sequence[Sequence[tuple[float, float]]], pins: Sequence[tuple[float, float]], mask: Tensor
+) -> Tensor:
+    """Draw arrows (red), pins (blue) and what may not move (darkened) over an image (3, H, W) in [-1, 1]."""
+    shade = torch.where(mask > 0, 1.0, 0.35)
+    pixels = ((image + 1) * shade * 127.5).round().byte().permute(1, 2, 0).contiguous().numpy()
+    thickness = max(1, round(min(pixels.shape[:2]) / 150))
+    for path in paths:
+        corners = [(round(x), round(y)) for x, y in path]
+        for start, end in pairwise(corners[:-1]):
+            cv2.line(pixels, start, end, (255, 40, 40), thickness, cv2.LINE_AA)
+        cv2.arrowedLine(pixels, *corners[-2:], (255, 40, 40), thickness, cv2.LINE_AA, tipLength=0.3)
+    for x, y in pins:
+        cv2.circle(pixels, (round(x), round(y)), 2 * thickness, (40, 80, 255), -1, cv2.LINE_AA)
+    return torch.from_numpy(pixels).permute(2, 0, 1).float() / 127.5 - 1
+
+
+def write_gif(path: Path | str, frames: Tensor, fps: float) -> None:
+    """Write (N, 3, H, W) in [-1, 1] as a GIF that repeats for ever; its clock knows hundredths of a second only."""
+    pixels = ((frames.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    first, *rest = (Image.fromarray(frame) for frame in pixels)
+    with atomic_path(path) as temporary:
+        first.save(temporary, save_all=True, append_images=rest, duration=round(1000 / fps), loop=0)
+
+
+def write_frames(folder: Path | str, frames: Tensor) -> None:
+    """Write (N, 3, H, W) in [-1, 1] as `folder`/00000.png and on."""
+    for number, frame in enumerate(frames):
+        write_picture(Path(folder) / f"{number:05}.png", frame)

@@ -7,14 +7,17 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "motionanim"
-ENTRY_POINTS = {"train.py", "motionanim/entry.py", "motionanim/data/prepare.py", "motionanim/data/encode.py"}
+ENTRY_POINTS = {
+    "train.py", "motionanim/entry.py", "motionanim/animate.py",
+    "motionanim/data/prepare.py", "motionanim/data/encode.py",
+}  # fmt: skip
 
 LAYERS = {
     "types": 0, "files": 0,
     "flow": 1, "schedule": 1, "camera": 1, "hints": 1, "pictures": 1, "images": 1,
     "losses": 2, "sampling": 2, "models": 2, "data": 2, "metrics": 2, "controls": 2,
     "long_video": 3,
-    "training": 4,
+    "training": 4, "generate": 4, "animate": 5,
     "entry": 6,
 }  # fmt: skip
 

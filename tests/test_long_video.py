@@ -90,6 +90,7 @@ def test_any_length_is_whole_finite_and_repeatable(method: str, frames: int) -> 
     assert torch.equal(video, again)
     assert all(torch.equal(a, b) for a, b in zip(given, before)), "no argument is changed"
     assert record.calls >= T
+    assert all(0 < border < frames for border in record.borders)
     assert all(seconds >= 0 for seconds in record.seconds.values())
     with pytest.raises(ValueError, match="frames=1: a video needs at least 2"):
         run(method, frames=1, given=given)
@@ -304,6 +305,14 @@ def test_a_frame_is_carried_along_the_field_and_stays_without_one() -> None:
         torch.testing.assert_close(moved[0, step, :, :, step + 1 :], frame[0, :, :, : 7 - step], atol=1e-5, rtol=1e-5)
     still = carried(frame, given._replace(use_flow=torch.zeros(1)))
     torch.testing.assert_close(still, frame[:, None].expand_as(still), atol=1e-5, rtol=1e-5)
+
+
+def test_borders_are_where_segments_begin() -> None:
+    assert run("phased")[1].borders == run("direct")[1].borders == (5, 10, 15, 20)
+    assert run("continuous")[1].borders == (5, 8, 11, 14, 17, 20)
+    # Five segments reach frame 19; the sixth shares it, and frame 0, with its neighbours.
+    assert run("loop")[1].borders == (5, 8, 11, 14, 17, 20)
+    assert run("fifo")[1].borders == ()
 
 
 def test_windows_see_their_part_of_the_motion() -> None:

@@ -28,7 +28,7 @@ def direct(
             z = initial_latents(draw_noise(condition, length, generator), sigmas)
             title = f"clip {k + 1} of {count}" if progress else None
             clips.append(denoise_from(meter.denoise, z, sigmas, at(condition, k * length, length), progress=title))
-    return torch.cat(clips, dim=1)[:, :num_frames], meter.record()
+    return torch.cat(clips, dim=1)[:, :num_frames], meter.record(range(length, num_frames, length))
 
 
 def continuous(
@@ -62,7 +62,8 @@ def continuous(
     _check_overlap(overlap, model.window)
     meter = Meter(model, len(condition.fps))
     video = _chain(model, meter, condition, num_frames, overlap, split, sigmas, generator, progress)
-    return video[:, :num_frames], meter.record(split, sigmas)
+    borders = range(model.window, num_frames, model.window - overlap)
+    return video[:, :num_frames], meter.record(borders, split, sigmas)
 
 
 def loop(
@@ -107,7 +108,8 @@ def loop(
     held = torch.zeros(span, dtype=torch.bool)
     held[:shared] = held[span - shared :] = True
     closing = _segment(model, meter, at(condition, start, span), estimate, held, split, sigmas, generator, progress)
-    return torch.cat([video[:, :start], closing], dim=1)[:, :num_frames], meter.record(split, sigmas)
+    borders = [*range(length, start + shared, length - overlap), start + shared]
+    return torch.cat([video[:, :start], closing], dim=1)[:, :num_frames], meter.record(borders, split, sigmas)
 
 
 def carried(frame: Tensor, condition: Condition) -> Tensor:

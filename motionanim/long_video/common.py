@@ -6,7 +6,7 @@ its part of it. N is any number of frames from 2 on: whole windows are computed 
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import NamedTuple
 
@@ -34,6 +34,7 @@ class Record(NamedTuple):
 
     calls: float  # UNet evaluations of one window of L frames, a guidance pair counted once
     seconds: dict[str, float]  # wall time of each stage
+    borders: tuple[int, ...]  # first frames of the segments after the first; none where windows melt together
     split_step: int | None = None  # M, the denoising steps that segments share
     split_sigma: float | None = None  # the noise level after them
 
@@ -54,9 +55,9 @@ class Meter:
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
-    def record(self, split: int | None = None, sigmas: Tensor | None = None) -> Record:
-        calls = round(self.calls, 6)
-        return Record(calls, self.seconds, split, None if split is None else sigmas[split].item())
+    def record(self, borders: Iterable[int], split: int | None = None, sigmas: Tensor | None = None) -> Record:
+        level = None if split is None else sigmas[split].item()
+        return Record(round(self.calls, 6), self.seconds, tuple(borders), split, level)
 
 
 def check_frames(num_frames: int) -> None:

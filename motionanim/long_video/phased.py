@@ -5,6 +5,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from motionanim.long_video.common import Meter, Model, Record, at, check_frames, draw_noise, repeat
 from motionanim.sampling import denoise_from, initial_latents
@@ -138,7 +139,7 @@ def phased(
     z = initial_latents(draw_noise(condition, length, generator), sigmas)
     noise = z / sigmas[0].to(z)
     with meter.stage("phase 1"):
-        for i in range(split):
+        for i in tqdm(range(split), desc="shared steps", disable=not progress, leave=False):
             level, below = (s.to(z).expand(batch) for s in sigmas[i : i + 2])
             denoised = meter.denoise(z, level, here)
             if i == split - 1:
@@ -164,4 +165,4 @@ def phased(
                     progress="later segments" if progress else None,
                 )  # fmt: skip
                 clips += later.unflatten(0, part.shape[:2])
-    return torch.cat(clips, dim=1)[:, :num_frames], meter.record(split, sigmas)
+    return torch.cat(clips, dim=1)[:, :num_frames], meter.record(range(length, num_frames, length), split, sigmas)

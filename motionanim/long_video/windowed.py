@@ -67,7 +67,7 @@ def gen_l_video(
                     summed[:, starts[w] : starts[w] + length] += estimate
                     counts[starts[w] : starts[w] + length] += 1
             z = euler_step(z, summed / counts, level.expand(batch), below.expand(batch))
-    return z[:, :num_frames], meter.record()
+    return z[:, :num_frames], meter.record(())
 
 
 def rescheduled_noise(noise: Tensor, total: int, stride: int, generator: torch.Generator) -> Tensor:
@@ -108,7 +108,7 @@ def freenoise(
     with meter.stage("denoise"), model.temporal_windows(length, stride):
         title = "all frames" if progress else None
         z = denoise_from(meter.denoise, initial_latents(noise, sigmas), sigmas, at(condition, 0, total), progress=title)
-    return z[:, :num_frames], meter.record()
+    return z[:, :num_frames], meter.record(())
 
 
 def fifo(
@@ -153,4 +153,4 @@ def fifo(
             frames.append(queue[:, 0])
             new = initial_latents(draw_noise(condition, 1, generator), sigmas)
             queue = torch.cat([queue[:, 1:], new], dim=1)
-    return torch.stack(frames, dim=1), meter.record()
+    return torch.stack(frames, dim=1), meter.record(())

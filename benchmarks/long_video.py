@@ -1,0 +1,103 @@
+"""Long-video methods side by side on the embedded base: calls, time, seams, loops.
+
+python benchmarks/long_video.py [--frames 125] [--rounds 3] [--report FILE] [override ...]
+
+All make the same clip in one run, in turns; the time is the least of the rounds, decoding included. Overrides are those
+of conf/animate.yaml. The picture is a frame of the procedural world's held-out side, under its true motion field.
+"""
+
+import argparse
+import os
+import platform
+import time
+from pathlib import Path
+
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+import motionanim.entry
+from motionanim.data.synthetic import SyntheticClips
+from motionanim.flow import motion_strength
+from motionanim.generate import Generator
+from motionanim.metrics.temporal import periodicity, seam_ratio, wrap_ratio
+from motionanim.types import ClipBatch
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+METHODS = ("direct", "gen_l_video", "freenoise", "phased", "fifo", "continuous", "loop")
+COLUMNS = ("calls", "seconds", "of direct's", "sigma at the split", "seam ratio", "wrap ratio", "periodicity, dB")
+
+
+def moving_clip(frames: int, height: int, width: int) -> ClipBatch:
+    """The first held-out clip under a still camera in which a third of the picture or more moves."""
+    clips = SyntheticClips(
+        seed=1, length=64, num_frames=frames, height=height, width=width, fps=7, moving_camera=0.0, split="val"
+    )
+    for position in range(len(clips)):
+        clip = clips[position]
+        if (clip.flow[0].abs().sum(0) > 0.1).float().mean() > 1 / 3:
+            return ClipBatch(*(field[None] for field in clip))
+    raise RuntimeError("the world has no such clip")
+
+
+def main() -> None:
+    motionanim.entry.quiet()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--frames", type=int, default=125)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--report", type=Path)
+    parser.add_argument("overrides", nargs="*", default=[])
+    args = parser.parse_args()
+    methods = args.methods.split(",")
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        base = compose("animate", ["image=none", *args.overrides])
+        options = {name: compose("animate", ["image=none", f"long_video={name}"]).long_video for name in methods}
+    settings = OmegaConf.to_container(base, resolve=True)
+    window = base.scale.num_frames
+    generator = Generator(
+        base=base.scale.base, motion=settings["motion"], sampling=settings["sampling"], loras=[], window=window,
+        device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+    )  # fmt: skip
+    clip = moving_clip(window, base.height, base.width)
+    # The field of a steady scene, for as long as the video lasts.
+    flow = clip.flow[:, :1].expand(-1, args.frames - 1, -1, -1, -1)
+    rows: dict[str, list[float | None]] = {}
+    for turn in range(args.rounds):
+        for name in methods:
+            start = time.perf_counter()
+            video, record = generator(
+                clip.image, flow, num_frames=args.frames, fps=base.fps, strength=motion_strength(flow), use_flow=True,
+                mask=torch.ones_like(clip.image[:, :1]), long_video=instantiate(options[name]), seed=0, progress=True,
+            )  # fmt: skip
+            seconds, frames = time.perf_counter() - start, video[0].cpu()
+            if turn == 0:
+                seam = seam_ratio(frames, record.borders) if record.borders else None
+                scores = [seam, wrap_ratio(frames), periodicity(frames, window)]
+                rows[name] = [record.calls, seconds, None, record.split_sigma, *scores]
+            rows[name][1] = min(rows[name][1], seconds)
+    for row in rows.values():
+        row[2] = row[1] / rows["direct"][1] if "direct" in rows else None
+    lines = [
+        "# Long-video methods on the embedded base",
+        "",
+        f"{args.frames} frames of {base.width}x{base.height}, windows of {window}, {base.sampling.num_steps} denoising "
+        f"steps, least of {args.rounds} rounds, decoding included. {platform.machine()}, {os.cpu_count()} cores, torch "
+        f"{torch.__version__}, {time.strftime('%Y-%m-%d')}. One clip, so seams, wrap and periodicity are examples.",
+        "",
+        "| method | " + " | ".join(COLUMNS) + " |",
+        "|---" * (len(COLUMNS) + 1) + "|",
+        *(
+            f"| {name} | " + " | ".join("" if value is None else f"{value:.3g}" for value in row) + " |"
+            for name, row in rows.items()
+        ),
+        "",
+    ]
+    print("\n".join(lines))
+    if args.report:
+        args.report.write_text("\n".join(lines), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,152 @@
+"""A loaded base that turns an image and its motion into a video of any length: what animating and evaluating share."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from motionanim.flow import motion_strength
+from motionanim.long_video.chained import holding
+from motionanim.long_video.common import Model, Record
+from motionanim.models.codec import Codec
+from motionanim.models.denoiser import Denoiser
+from motionanim.models.fingerprint import fingerprint
+from motionanim.models.lora import load_lora, merge_lora
+from motionanim.models.windows import temporal_windows
+from motionanim.sampling import Denoise, guided
+from motionanim.schedule import karras_sigmas
+from motionanim.types import Condition
+
+LongVideo = Callable[..., tuple[Tensor, Record]]
+
+
+class Generator:
+    """VAE, CLIP and denoiser of one base, with any number of LoRA files folded in.
+
+    Args:
+        base: StableVideoDiffusionPipeline folder or hub id.
+        motion: Arguments of `MotionConditioner`, the conditioning group.
+        sampling: The sampling config group.
+        loras: Pairs of a LoRA file and its weight.
+        window: L, frames of one pass.
+
+    Raises:
+        ValueError: If a LoRA belongs to another base.
+    """
+
+    def __init__(
+        self,
+        *,
+        base: str,
+        motion: Mapping[str, Any],
+        sampling: Mapping[str, Any],
+        loras: Sequence[tuple[str, float]],
+        window: int,
+        device: torch.device,
+    ) -> None:
+        self.codec = Codec.from_pretrained(base).to(device)
+        self.denoiser = Denoiser.from_pretrained(base, downscale=self.codec.downscale, motion=dict(motion)).eval()
+        self.fingerprint = fingerprint(self.denoiser.unet)
+        for path, weight in loras:
+            load_lora(self.denoiser.unet, Path(path), weight=weight)
+            merge_lora(self.denoiser.unet)
+        self.denoiser.to(device)
+        self.sampling, self.window, self.device = dict(sampling), window, device
+        s = self.sampling
+        self.sigmas = karras_sigmas(s["num_steps"], sigma_min=s["sigma_min"], sigma_max=s["sigma_max"], rho=s["rho"])
+
+    @property
+    def multiple(self) -> int:
+        """Height and width must be multiples of this: the VAE's and the UNet's halvings."""
+        return self.codec.downscale * 2 ** (len(self.denoiser.unet.config.block_out_channels) - 1)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        image: Tensor,
+        flow: Tensor,
+        *,
+        num_frames: int,
+        fps: float,
+        strength: Tensor | None,
+        use_flow: bool,
+        mask: Tensor,
+        long_video: LongVideo,
+        seed: int,
+        progress: bool,
+    ) -> tuple[Tensor, Record]:
+        """Make videos.
+
+        Args:
+            image: (B, 3, H, W) in [-1, 1].
+            flow: (B, N-1, 2, H, W) px per frame.
+            num_frames: N, at least 2.
+            fps: What the model is told.
+            strength: (B,) px per frame at W (Eq. 8); None leaves it to the model.
+            use_flow: False leaves the motion to the model.
+            mask: (B, 1, H, W) in {0, 1}; where it is 0 the latents are held at the image's and the pixels are the
+                image's own: nothing moves there.
+            long_video: The method, its options bound.
+            seed: Of all noise: the same gives the same video, bit for bit on a CPU.
+
+        Returns:
+            (B, N, 3, H, W) in [-1, 1], and the method's record with the seconds of decoding.
+
+        Raises:
+            ValueError: If H or W is no multiple of `multiple`.
+        """
+        height, width = image.shape[-2:]
+        if height % self.multiple or width % self.multiple:
+            raise ValueError(f"height={height}, width={width}: must be multiples of {self.multiple} for this base")
+        generator, batch = torch.Generator().manual_seed(seed), len(image)
+        image, flow, mask = (value.to(self.device) for value in (image, flow, mask))
+        on = torch.ones(batch, device=self.device)
+
+        def encode(pixels: Tensor, motion: Tensor) -> Condition:
+            noise = torch.randn(pixels.shape, generator=generator).to(pixels)
+            return self.codec.condition(
+                pixels,
+                noise=noise,
+                noise_aug=on * self.sampling["noise_aug"],
+                flow=motion,
+                motion_strength=motion_strength(flow) if strength is None else strength.to(self.device),
+                fps=on * fps,
+            )
+
+        condition = encode(image, flow)._replace(
+            use_flow=on * float(use_flow), use_strength=on * float(strength is not None)
+        )
+
+        def recondition(latent: Tensor, old: Condition) -> Condition:
+            new = encode(self.codec.decode(latent[:, None])[:, 0], old.flow)
+            return new._replace(use_flow=old.use_flow, use_strength=old.use_strength)
+
+        s = self.sampling
+        denoise = guided(self.denoiser, first=s["min_guidance"], last=s["max_guidance"], motion=s["motion_guidance"])
+        still = torch.nn.functional.adaptive_max_pool2d(mask, condition.image_latents.shape[-2:])[:, None] == 0
+        if still.any():
+            denoise = _held(denoise, self.codec.encode(image[:, None]), still)
+        model = Model(
+            denoise, self.window, recondition, self.codec.vae.config.scaling_factor,
+            partial(temporal_windows, self.denoiser),
+        )  # fmt: skip
+        latents, record = long_video(
+            model, condition, num_frames=num_frames, sigmas=self.sigmas, generator=generator, progress=progress
+        )
+        start = time.perf_counter()
+        frames = torch.where(mask[:, None] > 0, self.codec.decode(latents), image[:, None])
+        return frames, record._replace(seconds=record.seconds | {"decode": time.perf_counter() - start})
+
+
+def _held(denoise: Denoise, known: Tensor, where: Tensor) -> Denoise:
+    """`holding` for every segment or window of a batch: `known` (B, 1, C, h, w) where `where` (B, 1, 1, h, w)."""
+
+    def run(z: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
+        times = (len(z) // len(known), 1, 1, 1, 1)
+        return holding(denoise, known.repeat(times), where.repeat(times))(z, sigma, condition)
+
+    return run
