@@ -134,7 +134,9 @@ def _eulerian(config: DictConfig, photo: Tensor, controls: Controls, strengths: 
     render, videos = hydra.utils.instantiate(config.eulerian), []
     for strength in strengths:
         flow = with_strength(fields.per_step[:1], strength, median_strength=median)[0]
-        videos.append(render(image, flow, num_frames=config.frames, mask=mask, progress=config.progress))
+        videos.append(
+            render(image, flow, num_frames=config.frames, mask=mask, progress="frames" if config.progress else None)
+        )
     return videos, image, controls, fields, {}
 
 
@@ -157,7 +159,8 @@ def _write(
     files = [out, picture, data]
     write_video(out, frames, config.fps)
     largest = max(float(torch.linalg.vector_norm(fields.dense, dim=0).max()), 1e-6)
-    flows = [flow_to_rgb(flow, largest) for flow in (fields.dense, fields.refined)]
+    steps = [fields.dense] if fields.refined is fields.dense else [fields.dense, fields.refined]
+    flows = [flow_to_rgb(flow, largest) for flow in steps]
     chosen = torch.linspace(0, len(video) - 1, 5).round().long()
     drawn = draw_controls(image, [arrow.path for arrow in controls.arrows], controls.pins, controls.mask)
     write_picture(picture, panels([image, drawn, *flows, *video[chosen]]))

@@ -80,8 +80,10 @@ def loop(
 ) -> tuple[Tensor, Record]:
     """Ours: `continuous`, and a last segment that leads back: frame N would be frame 0.
 
-    The closing segment holds its first frames at the end of the video so far and its last at the video's beginning. In
-    between it starts from both carried along the field, one forward and one backward in time, cross-faded.
+    The closing segment holds its first frames at the end of the video so far, and its last at frames 1, 2, ... of the
+    video's beginning. In between it starts from both carried along the field, one forward and one backward in time,
+    cross-faded. Frame 0 is among those made anew: as the model's own first frame it is cleaner than any other, and the
+    way back to it would be a jump.
 
     Args:
         overlap, gamma, sigma: As in `continuous`; a short video shares fewer frames.
@@ -97,19 +99,24 @@ def loop(
             overlap=overlap, gamma=gamma, sigma=sigma,
         )  # fmt: skip
     span = min(length, num_frames)  # frames of the closing segment
-    start = num_frames + shared - span
+    start = num_frames + 1 + shared - span
     video = _chain(model, meter, condition, start + shared, overlap, split, sigmas, generator, progress)
-    tail, head = video[:, start : start + shared], video[:, :shared]
+    tail, head = video[:, start : start + shared], video[:, 1 : 1 + shared]
     between = span - 2 * shared
     leaving = carried(tail[:, -1], at(condition, start + shared - 1, between + 1))
-    returning = carried(head[:, 0], _backward(at(condition, num_frames - between, between + 1))).flip(1)
+    returning = carried(head[:, 0], _backward(at(condition, num_frames + 1 - between, between + 1))).flip(1)
     share = (torch.arange(1, between + 1).to(head) / (between + 1)).view(-1, 1, 1, 1)
     estimate = torch.cat([tail, torch.lerp(leaving, returning, share), head], dim=1)
     held = torch.zeros(span, dtype=torch.bool)
     held[:shared] = held[span - shared :] = True
     closing = _segment(model, meter, at(condition, start, span), estimate, held, split, sigmas, generator, progress)
-    borders = [*range(length, start + shared, length - overlap), start + shared]
-    return torch.cat([video[:, :start], closing], dim=1)[:, :num_frames], meter.record(borders, split, sigmas)
+    # The network knows the beginning only through the held frames: merge triangularly with what leads up to them.
+    last = torch.arange(span - shared - min(shared, between), span - shared)
+    weight = (torch.arange(1, len(last) + 1).to(head) / (len(last) + 1)).view(-1, 1, 1, 1)
+    closing[:, last] = torch.lerp(closing[:, last], estimate[:, last], weight)
+    borders = [b for b in (1, *range(length, start + shared, length - overlap), start + shared) if b < num_frames]
+    first, rest = closing[:, num_frames - start], closing[:, : num_frames - start]
+    return torch.cat([first[:, None], video[:, 1:start], rest], dim=1), meter.record(borders, split, sigmas)
 
 
 def carried(frame: Tensor, condition: Condition) -> Tensor:

@@ -73,18 +73,15 @@ def fresh_noise(
     Raises:
         ValueError: If `omega` or `shuffle` is not as above.
     """
-    if not omega >= 0:
-        raise ValueError(f"omega={omega}: must be at least 0, the weight of fresh noise against the shared one")
+    _check_noise(omega, shuffle)
     batch, length = shared.shape[:2]
     if shuffle == "segment":
         order = torch.stack([torch.randperm(length, generator=generator) for _ in range(segments * batch)])
     elif shuffle == "global":
         order = torch.stack([torch.randperm(segments * length, generator=generator) for _ in range(batch)])
         order = (order % length).unflatten(1, (segments, length)).transpose(0, 1).flatten(0, 1)
-    elif shuffle == "none":
-        order = torch.arange(length).expand(segments * batch, length)
     else:
-        raise ValueError(f"shuffle={shuffle!r}: must be 'segment', 'global' or 'none'")
+        order = torch.arange(length).expand(segments * batch, length)
     order = order.reshape(segments, batch, length).to(shared.device)
     rows = torch.arange(batch, device=shared.device)[None, :, None]
     noise = shared[rows, order]
@@ -94,6 +91,13 @@ def fresh_noise(
         if renormalize:
             noise = noise / (1 + omega**2) ** 0.5
     return noise
+
+
+def _check_noise(omega: float, shuffle: str) -> None:
+    if not omega >= 0:
+        raise ValueError(f"omega={omega}: must be at least 0, the weight of fresh noise against the shared one")
+    if shuffle not in ("segment", "global", "none"):
+        raise ValueError(f"shuffle={shuffle!r}: must be 'segment', 'global' or 'none'")
 
 
 def phased(
@@ -129,6 +133,7 @@ def phased(
         ValueError: If an option is out of range.
     """
     check_frames(num_frames)
+    _check_noise(omega, shuffle)
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}: must be at least 1 segment")
     if shared_noise not in ("segment", "image"):

@@ -1,0 +1,191 @@
+"""The command an artist types, on the tiny random base: files, repeatability, mistakes as one line."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hydra.core.global_hydra import GlobalHydra
+from PIL import Image
+
+from motionanim.animate import animate
+from motionanim.data.video import Video
+from motionanim.models.denoiser import Denoiser
+from motionanim.models.lora import add_lora, save_lora
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    small = rng.integers(0, 255, (9, 12, 3), dtype=np.uint8)
+    Image.fromarray(small).resize((48, 36), Image.Resampling.BICUBIC).save(tmp_path / "photo.png")
+    return tmp_path / "photo.png"
+
+
+@pytest.fixture
+def tiny(base: Path) -> list[str]:
+    GlobalHydra.instance().clear()
+    return [
+        f"scale.base={base}", "scale.height=16", "scale.width=16", "scale.num_frames=5", "scale.num_steps=3",
+        "scale.motion_channels=8", "scale.median_strength=0.01", "long_video.overlap=2",
+    ]  # fmt: skip
+
+
+ARROW = [[20, 12, 26, 12]]
+
+
+def test_it_leaves_video_picture_and_what_repeats_it(photo: Path, tiny: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "new" / "out.mp4"
+    made = animate([*tiny[:-1], "long_video=phased"], image=photo, arrows=ARROW, frames=12, out=out, gif=True, png=True)
+    assert made.frames.shape == (12, 3, 16, 16)
+    assert Video(out).info.num_frames == 12
+    assert Video(out).info.fps == pytest.approx(7, rel=1e-3)
+    with Image.open(out.with_suffix(".gif")) as gif:
+        assert (gif.n_frames, gif.size) == (12, (16, 16))
+    assert len(list((out.with_suffix("")).glob("*.png"))) == 12
+    with Image.open(out.with_suffix(".png")) as picture:
+        assert picture.height >= 192
+        assert picture.width > 7 * 192, "input, arrows, field and five frames"
+    record = json.loads(out.with_suffix(".json").read_text())
+    assert record["runs"][0]["calls"] == 3 + 2 * 0, "gamma 0.8 of 3 steps is all of them"
+    assert record["command"]["arrows"] == ARROW
+    assert len(record["image_sha256"]) == 64
+    assert set(made.files) == {out, *(out.with_suffix(s) for s in (".png", ".json", ".gif", ""))}
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_does_not(photo: Path, tiny: list[str], tmp_path: Path) -> None:
+    files = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        animate(tiny, image=photo, arrows=ARROW, frames=7, seed=seed, out=tmp_path / f"{name}.mp4")
+        files.append((tmp_path / f"{name}.mp4").read_bytes())
+    assert files[0] == files[1]
+    assert files[0] != files[2]
+
+
+def test_outside_the_mask_nothing_moves(photo: Path, tiny: list[str], tmp_path: Path) -> None:
+    mask = np.zeros((36, 48), dtype=np.uint8)
+    mask[:, :24] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    made = animate(
+        tiny, image=photo, arrows=[[12, 12, 18, 12]], mask=tmp_path / "mask.png", frames=7, out=tmp_path / "o.mp4"
+    )
+    moved = made.frames.diff(dim=0).abs().amax((0, 1))
+    assert (moved[:, 8:] == 0).all()
+    assert (moved[:, :8] > 0).all()
+
+
+def test_a_strength_sweep_stands_side_by_side(photo: Path, tiny: list[str], tmp_path: Path) -> None:
+    made = animate(tiny, image=photo, arrows=ARROW, strength=[100, 400], out=tmp_path / "sweep.mp4")
+    assert made.frames.shape == (5, 3, 16, 32)
+    assert len(made.record["runs"]) == 2
+    alone = animate(tiny, image=photo, arrows=ARROW, strength=400, out=tmp_path / "one.mp4")
+    assert torch.equal(made.frames[..., 16:], alone.frames)
+
+
+def test_loras_change_the_video_by_their_weights(base: Path, photo: Path, tiny: list[str], tmp_path: Path) -> None:
+    denoiser = Denoiser.from_pretrained(base, downscale=2, motion={
+        "channels": 8, "motion_field": True, "motion_strength": True, "warped_latent": True, "median_strength": 0.01,
+    })  # fmt: skip
+    add_lora(denoiser.unet, rank=4, alpha=4)
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in denoiser.unet.named_parameters():
+        if ".lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.5, generator=generator)
+    save_lora(denoiser.unet, tmp_path / "lora.safetensors")
+
+    def frames(**loras: float) -> torch.Tensor:
+        given = {str(tmp_path / f"{name}.safetensors"): weight for name, weight in loras.items()}
+        return animate(tiny, image=photo, arrows=ARROW, loras=given, out=tmp_path / "o.mp4").frames
+
+    plain, full = frames(), frames(lora=1.0)
+    assert not torch.allclose(plain, full, atol=1e-3)
+    torch.testing.assert_close(frames(lora=0.0), plain, atol=1e-5, rtol=1e-5)
+    (tmp_path / "other.safetensors").write_bytes((tmp_path / "lora.safetensors").read_bytes())
+    torch.testing.assert_close(frames(lora=0.5, other=0.5), full, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("loop", [False, True])
+def test_eulerian_keeps_the_photos_size_without_a_network(photo: Path, tmp_path: Path, loop: bool) -> None:
+    GlobalHydra.instance().clear()
+    made = animate(
+        [f"eulerian.loop={loop}"], image=photo, arrows=ARROW, method="eulerian", frames=6, out=tmp_path / "o.mp4"
+    )
+    assert made.frames.shape == (6, 3, 36, 48)
+    assert "runs" not in made.record
+
+
+def test_without_arrows_the_model_moves_by_itself(photo: Path, tiny: list[str], tmp_path: Path) -> None:
+    free, strong = (animate(tiny, image=photo, strength=s, out=tmp_path / "o.mp4").frames for s in (None, 300))
+    assert free.shape == strong.shape == (5, 3, 16, 16)
+    with pytest.raises(ValueError, match="method=eulerian needs arrows"):
+        animate(tiny, image=photo, method="eulerian", out=tmp_path / "o.mp4")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"image": "nowhere.png"}, "nowhere.png cannot be opened"),
+        ({"arrows": [[500, 2, 3, 4]]}, "outside the image"),
+        ({"arrows": [[2, 2, 2, 2]]}, "has no length"),
+        ({"arrows": "[[1, 2, 3"}, "no valid JSON"),
+        ({"arrows": [[1, 2, float("nan"), 4]]}, "finite number"),
+        ({"strength": -1}, "strength=-1"),
+        ({"frames": 1}, "frames=1"),
+        ({"fps": 0}, "fps=0"),
+        ({"out": "out.avi"}, "must end in .mp4"),
+        ({"method": "magic"}, "method=magic: must be diffusion or eulerian"),
+        ({"height": 30}, "height=30, width=16: must be multiples of 4"),
+        ({"loras": {"gone.safetensors": 1.0}}, "no LoRA file at gone.safetensors"),
+        ({"colour": "red"}, "knows no colour"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_mistake_is_named_and_an_earlier_video_stays(
+    settings: dict, message: str, photo: Path, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    earlier = tmp_path / "out.mp4"
+    earlier.write_bytes(b"earlier")
+    with pytest.raises(ValueError, match=message) as caught:
+        animate(tiny, **{"image": photo, "arrows": ARROW, "out": earlier} | settings)
+    assert "\n" not in str(caught.value)
+    assert earlier.read_bytes() == b"earlier"
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["long_video.gamma=1.5", "long_video.omega=-1", "long_video=continuous long_video.overlap=9", "long_video.sigma=1"],
+)
+def test_options_out_of_range_are_named(override: str, photo: Path, tiny: list[str], tmp_path: Path) -> None:
+    name = override.split("long_video.")[-1].split("=")[0]
+    with pytest.raises(ValueError, match=name):
+        animate(["long_video=phased", *tiny[:-1], *override.split()], image=photo, arrows=ARROW, out=tmp_path / "o.mp4")
+    assert not (tmp_path / "o.mp4").exists()
+
+
+@pytest.mark.slow
+def test_the_command_ends_in_one_line(photo: Path, tiny: list[str], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "motionanim.animate", *tiny, f"image={photo}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    done = subprocess.run(
+        [*command, "arrows=[[20,12,26,12]]", "frames=7"], cwd=tmp_path, capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "7 frames in" in done.stdout
+    assert (tmp_path / "out.mp4").is_file()
+    done = subprocess.run(
+        [*command, "arrows=[[20,12,260,12]]"], cwd=tmp_path, capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: arrows[0]: the point (260, 12) is outside the image")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_folder_that_cannot_be_written_is_named(photo: Path, tiny: list[str], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises((ValueError, OSError), match="file"):
+        animate(tiny, image=photo, arrows=ARROW, out=tmp_path / "file" / "out.mp4")
