@@ -108,10 +108,10 @@ def _diffusion(config: DictConfig, photo: Tensor, controls: Controls, strengths:
     videos, records = [], []
     for strength, flow in zip(strengths, flows, strict=True):
         asked = None
-        if strength is not None:
-            asked = torch.tensor([strength_to_px(strength, median_strength=median, width=config.width)])
-        elif fitted.arrows:
+        if fitted.arrows:
             asked = motion_strength(flow[None])
+        elif strength is not None:
+            asked = torch.tensor([strength_to_px(strength, median_strength=median, width=config.width)])
         video, cost = generator(
             image[None], flow[None], num_frames=config.frames, fps=config.fps, strength=asked,
             use_flow=bool(fitted.arrows), mask=fitted.mask[None],

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from motionanim.flow import motion_strength
+from motionanim.flow import integrate_flow, motion_strength, warp
 from motionanim.long_video.chained import holding
 from motionanim.long_video.common import Model, Record
 from motionanim.models.codec import Codec
@@ -125,13 +125,19 @@ class Generator:
             new = encode(self.codec.decode(latent[:, None])[:, 0], old.flow)
             return new._replace(use_flow=old.use_flow, use_strength=old.use_strength)
 
+        def carry(latent: Tensor, now: Condition) -> Tensor:
+            # In pixels: the latents of these autoencoders do not move with the picture by less than a latent pixel.
+            moved = integrate_flow(now.flow.float() * now.use_flow.view(-1, 1, 1, 1, 1))[:, 1:]
+            frame = self.codec.decode(latent[:, None])[:, 0].repeat_interleave(moved.shape[1], 0)
+            return self.codec.encode(warp(frame, moved.flatten(0, 1)).unflatten(0, moved.shape[:2]))
+
         s = self.sampling
         denoise = guided(self.denoiser, first=s["min_guidance"], last=s["max_guidance"], motion=s["motion_guidance"])
         still = torch.nn.functional.adaptive_max_pool2d(mask, condition.image_latents.shape[-2:])[:, None] == 0
         if still.any():
             denoise = _held(denoise, self.codec.encode(image[:, None]), still)
         model = Model(
-            denoise, self.window, recondition, self.codec.vae.config.scaling_factor,
+            denoise, self.window, recondition, carry, self.codec.vae.config.scaling_factor,
             partial(temporal_windows, self.denoiser),
         )  # fmt: skip
         latents, record = long_video(

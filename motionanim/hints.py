@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+Normalized = bool | Literal["exact"]
+
 
 def arrow_vectors(starts: Tensor, ends: Tensor, num_frames: int) -> Tensor:
     """The nonzero entries of the sparse flow (Eq. 5): arrows that span a whole clip, as motion per frame.
@@ -39,7 +41,7 @@ def dense_flow(
     sigma: float,
     threshold: float,
     threshold_on: Literal["weight", "magnitude"],
-    normalized: bool,
+    normalized: Normalized,
 ) -> Tensor:
     """Spread the flow of a few points over the movable region (Eq. 6) and cut its far tails (Eq. 7).
 
@@ -54,14 +56,16 @@ def dense_flow(
         sigma: Reach of a point as a share of the frame height, above 0.
         threshold: R, at least 0; what does not exceed it becomes 0.
         threshold_on: What Eq. 7 compares with R.
-        normalized: Divide by the sum of the weights, so that arrows average; the paper prints no division, so that
-            they add up.
+        normalized: False adds arrows up, as the paper prints. True divides by the sum of the weights, so that arrows
+            average. "exact" averages with weights w / (1 - w), which are w far away and infinite at their point: the
+            flow there is exactly the point's vector whatever stands nearby (Shepard 1968), and one of zero is a pin.
+            A pin holds its surroundings and its weight does not count for R: else motion would reach farther by it.
 
     Returns:
         (2, H, W) px per frame, in the type of `vectors`.
 
     Raises:
-        ValueError: If `sigma`, `threshold` or `threshold_on` is not as above.
+        ValueError: If `sigma`, `threshold`, `threshold_on` or `normalized` is not as above.
     """
     if sigma <= 0:
         raise ValueError(f"sigma={sigma}: must be above 0, a share of the frame height such as 0.332")
@@ -69,19 +73,62 @@ def dense_flow(
         raise ValueError(f"threshold={threshold}: must be at least 0")
     if threshold_on not in ("weight", "magnitude"):
         raise ValueError(f"threshold_on={threshold_on!r}: must be 'weight' or 'magnitude'")
+    if normalized not in (False, True, "exact"):
+        raise ValueError(f"normalized={normalized!r}: must be true, false or 'exact'")
     height, width = mask.shape[-2:]
     reach = sigma * height
     x = torch.arange(width, dtype=vectors.dtype, device=vectors.device)
     y = torch.arange(height, dtype=vectors.dtype, device=vectors.device)
     # The weight is a product of one factor along x and one along y, so Eq. 6 is a matrix product over the points.
-    weight_x = torch.exp(-(((x - points[:, :1]) / reach) ** 2))
-    weight_y = torch.exp(-(((y - points[:, 1:]) / reach) ** 2))
-    flow = torch.einsum("nc,ny,nx->cyx", vectors, weight_y, weight_x)
-    total = weight_y.T @ weight_x
-    if normalized:
-        flow = flow / total.clamp_min(torch.finfo(total.dtype).tiny)
+    distance_x = ((x - points[:, :1]) / reach) ** 2
+    distance_y = ((y - points[:, 1:]) / reach) ** 2
+    weight_x, weight_y = torch.exp(-distance_x), torch.exp(-distance_y)
+    if normalized == "exact":
+        moving = vectors.ne(0).any(1)
+        total = weight_y[moving].T @ weight_x[moving]
+        flow = _interpolate(distance_x, distance_y, vectors)
+    else:
+        flow = torch.einsum("nc,ny,nx->cyx", vectors, weight_y, weight_x)
+        total = weight_y.T @ weight_x
+        if normalized:
+            flow = flow / total.clamp_min(torch.finfo(total.dtype).tiny)
     size = total if threshold_on == "weight" else torch.linalg.vector_norm(flow, dim=0)
     return flow * (size > threshold) * mask
+
+
+def _interpolate(distance_x: Tensor, distance_y: Tensor, vectors: Tensor) -> Tensor:
+    """The average (2, H, W) of `vectors` (N, 2) with weights w / (1 - w), w = exp(-distance_x - distance_y).
+
+    Point by point, because these weights are no product and N maps at once could be gigabytes.
+    """
+    info = torch.finfo(vectors.dtype)
+    flow = vectors.new_zeros(2, distance_y.shape[1], distance_x.shape[1])
+    total = torch.zeros_like(flow[0])
+    for across, down, vector in zip(distance_x, distance_y, vectors):
+        # w / (1 - w) without its cancellation. The floor stands for the infinite weight at the point itself.
+        weight = 1 / torch.expm1(down[:, None] + across).clamp_min(info.eps**2)
+        flow += vector[:, None, None] * weight
+        total += weight
+    return flow / total.clamp_min(info.tiny)
+
+
+def along_path(path: Tensor, share: Tensor) -> Tensor:
+    """Where a point is that follows a polyline at constant speed.
+
+    Args:
+        path: (K, 2) px, K at least 2, no two neighbours equal.
+        share: (T,) of the path's length behind it, at least 0; beyond 1 it goes straight on.
+
+    Returns:
+        (T, 2) px.
+    """
+    steps = path.diff(dim=0)
+    lengths = torch.linalg.vector_norm(steps, dim=1)
+    ends = lengths.cumsum(0)
+    travelled = share * ends[-1]
+    segment = torch.searchsorted(ends, travelled).clamp(max=len(steps) - 1)
+    part = (travelled - (ends - lengths)[segment]) / lengths[segment]
+    return path[segment] + part[:, None] * steps[segment]
 
 
 def sample_hint(
@@ -93,7 +140,7 @@ def sample_hint(
     sigma: float,
     threshold: float,
     threshold_on: Literal["weight", "magnitude"],
-    normalized: bool,
+    normalized: Normalized,
 ) -> Tensor:
     """A hint such as a user would give: the true flow at 1 to `max_points` random movable pixels, made dense.
 

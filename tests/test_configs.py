@@ -95,6 +95,29 @@ def test_every_choice_of_every_group_binds(override: str) -> None:
         check_binding(node)
 
 
+ANIMATE = {
+    group: sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+    for group in ("long_video", "controls", "eulerian", "hint", "scale", "conditioning")
+}
+
+
+@pytest.mark.parametrize(
+    "override", [f"{group}={choice}" for group, choices in ANIMATE.items() for choice in choices], ids=str
+)
+def test_every_choice_of_animate_binds(override: str) -> None:
+    resolved = OmegaConf.to_container(composed(override, "image=none", config="animate"), resolve=True)
+    nodes = list(targets(resolved))
+    assert len(nodes) >= 3
+    for node in nodes:
+        check_binding(node)
+
+
+def test_prepare_and_encode_bind() -> None:
+    for config, settings in (("prepare", ["root=none"]), ("encode", ["out=none"])):
+        for node in targets(OmegaConf.to_container(composed(*settings, config=config), resolve=True)):
+            check_binding(node)
+
+
 def test_a_key_that_no_target_takes_would_be_noticed() -> None:
     with pytest.raises(TypeError, match="unexpected keyword argument 'speling'"):
         check_binding({"_target_": "motionanim.training.callbacks.Ema", "decay": 0.9, "speling": 1})

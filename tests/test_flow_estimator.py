@@ -6,7 +6,7 @@ import torch
 from torchvision.models.optical_flow import raft_small
 
 from motionanim.flow import warp
-from motionanim.models.flow_estimator import DisFlow, RaftFlow
+from motionanim.models.flow_estimator import DisFlow, RaftFlow, steady_field
 
 
 def texture(size: int, seed: int) -> torch.Tensor:
@@ -75,6 +75,29 @@ def test_dis_is_picklable_deterministic_and_named():
     assert torch.equal(estimate(frames), again(frames))
     assert torch.equal(frames, kept)
     assert again.name == "dis-fast-128"
+
+
+@pytest.mark.parametrize("lag", [1, 2, 4])
+def test_a_steady_field_is_the_drift_per_frame_whatever_the_lag(lag):
+    frames, truth = moved(64, (0.6, -0.4), 5), torch.tensor([0.6, -0.4]).view(2, 1, 1)
+    field = steady_field(frames, DisFlow(preset="medium", min_side=256), lag=lag)
+    assert field.shape == (2, 64, 64)
+    assert torch.linalg.vector_norm(field - truth, dim=0)[8:-8, 8:-8].mean() < 0.06
+
+
+@pytest.mark.parametrize("lag", [1, 2, 3, 4])
+def test_a_steady_field_takes_every_pair_of_its_lag_once(lag):
+    # Frame k is filled with k^2, and this "estimator" reports the difference of the values: pair (k, k + lag).
+    frames = (torch.arange(5.0) ** 2).view(5, 1, 1, 1).expand(5, 3, 4, 4)
+    field = steady_field(frames, lambda clip: (clip[1:] - clip[:-1])[:, :2], lag=lag)
+    expected = np.mean([((k + lag) ** 2 - k**2) / lag for k in range(5 - lag)])
+    torch.testing.assert_close(field, torch.full((2, 4, 4), float(expected)))
+
+
+@pytest.mark.parametrize("lag", [0, 3])
+def test_a_lag_outside_the_clip_is_named(lag):
+    with pytest.raises(ValueError, match=f"lag={lag}: must be from 1 to 2"):
+        steady_field(torch.zeros(3, 3, 16, 16), DisFlow(preset="fast", min_side=1), lag=lag)
 
 
 def test_bad_options_and_frames_are_named():

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from motionanim.hints import arrow_vectors, dense_flow, sample_hint
+from motionanim.hints import along_path, arrow_vectors, dense_flow, sample_hint
 from motionanim.pictures import flow_to_rgb
 
 PAPER = {"sigma": 170 / 512, "threshold": 0.05, "threshold_on": "weight", "normalized": False}
@@ -103,7 +103,75 @@ def test_a_hint_looks_alike_at_twice_the_resolution():
     torch.testing.assert_close(large[:, ::2, ::2], 2 * small)
 
 
-@pytest.mark.parametrize("bad", [{"sigma": 0.0}, {"sigma": -1.0}, {"threshold": -0.1}, {"threshold_on": "component"}])
+@pytest.mark.parametrize("threshold_on", ["weight", "magnitude"])
+def test_the_exact_average_equals_its_formula_pixel_by_pixel(threshold_on):
+    rng = np.random.default_rng(3)
+    points, vectors = rng.uniform(0, 12, (4, 2)), rng.normal(0, 1, (4, 2))
+    vectors[3] = 0  # a pin
+    options = {"sigma": 0.2, "threshold": 0.3, "threshold_on": threshold_on, "normalized": "exact"}
+    flow = dense_flow(torch.from_numpy(points), torch.from_numpy(vectors), torch.ones(1, 10, 14).double(), **options)
+    expected = np.zeros((2, 10, 14))
+    for y in range(10):
+        for x in range(14):
+            near = np.array([math.exp(-(((x - px) ** 2 + (y - py) ** 2) / (0.2 * 10) ** 2)) for px, py in points])
+            value = (near / (1 - near)) @ vectors / (near / (1 - near)).sum()
+            size = near[:3].sum() if threshold_on == "weight" else math.hypot(*value)
+            expected[:, y, x] = value * (size > 0.3)
+    np.testing.assert_allclose(flow, expected, atol=1e-9)
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 10_000), count=st.integers(1, 8), sigma=st.floats(0.02, 2))
+def test_the_exact_average_meets_every_point_and_never_exceeds_them(seed, count, sigma):
+    rng = np.random.default_rng(seed)
+    places = rng.choice(16 * 24, count, replace=False)
+    x, y = places % 24, places // 24
+    vectors = torch.from_numpy(rng.normal(0, 1, (count, 2)) * (rng.random((count, 1)) > 0.3)).float()
+    options = {"sigma": sigma, "threshold": 0.0, "threshold_on": "weight", "normalized": "exact"}
+    flow = dense_flow(torch.from_numpy(np.stack([x, y], 1)).float(), vectors, torch.ones(1, 16, 24), **options)
+    assert flow.isfinite().all()
+    torch.testing.assert_close(flow[:, y, x].T, vectors, atol=1e-6, rtol=0)
+    low, high = vectors.amin(0).clamp(max=0), vectors.amax(0).clamp(min=0)
+    assert (flow >= low.view(2, 1, 1) - 1e-5).all()
+    assert (flow <= high.view(2, 1, 1) + 1e-5).all()
+
+
+def test_one_arrow_is_the_same_averaged_and_exact_and_two_at_one_place_average():
+    options, mask = {**PAPER, "normalized": True}, torch.ones(1, 20, 20)
+    point, vector = torch.tensor([[4.0, 5.0]]), torch.tensor([[1.0, -2.0]])
+    exact = dense_flow(point, vector, mask, **{**options, "normalized": "exact"})
+    torch.testing.assert_close(exact, dense_flow(point, vector, mask, **options))
+    both = dense_flow(
+        point.repeat(2, 1), torch.tensor([[1.0, 0.0], [0.0, 1.0]]), mask, **{**options, "normalized": "exact"}
+    )
+    torch.testing.assert_close(both[:, 5, 4], torch.tensor([0.5, 0.5]))
+
+
+def test_a_pin_does_not_make_motion_reach_farther():
+    options = {**PAPER, "sigma": 0.1, "normalized": "exact"}
+    alone = dense_flow(torch.tensor([[20.0, 30.0]]), torch.tensor([[1.0, 0.0]]), torch.ones(1, 60, 60), **options)
+    pinned = dense_flow(
+        torch.tensor([[20.0, 30.0], [31.0, 30.0]]),
+        torch.tensor([[1.0, 0.0], [0.0, 0.0]]),
+        torch.ones(1, 60, 60),
+        **options,
+    )
+    assert not (pinned.ne(0) & alone.eq(0)).any()
+    assert alone[0, 30, 29] > 0.9
+    assert pinned[0, 30, 29] < 0.1
+
+
+def test_a_point_goes_along_its_path_at_one_speed():
+    path = torch.tensor([[0.0, 0.0], [3.0, 4.0], [3.0, 9.0]], dtype=torch.float64)
+    share = torch.tensor([0.0, 0.25, 0.5, 0.75, 1.0, 1.5], dtype=torch.float64)
+    expected = [[0, 0], [1.5, 2], [3, 4], [3, 6.5], [3, 9], [3, 14]]
+    np.testing.assert_allclose(along_path(path, share), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [{"sigma": 0.0}, {"sigma": -1.0}, {"threshold": -0.1}, {"threshold_on": "component"}, {"normalized": "mean"}],
+)
 def test_dense_flow_names_a_bad_option(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
         dense_flow(torch.zeros(1, 2), torch.zeros(1, 2), torch.ones(1, 4, 4), **{**PAPER, **bad})

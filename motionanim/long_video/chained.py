@@ -5,7 +5,6 @@ import math
 import torch
 from torch import Tensor
 
-from motionanim.flow import integrate_flow, resize_flow, warp
 from motionanim.long_video.common import Meter, Model, Record, at, check_frames, draw_noise
 from motionanim.long_video.phased import split_at
 from motionanim.sampling import Denoise, denoise_from, initial_latents
@@ -42,17 +41,19 @@ def continuous(
     overlap: int,
     gamma: float | None,
     sigma: float | None,
+    warm_start: bool,
 ) -> tuple[Tensor, Record]:
     """Ours: each segment continues the last `overlap` frames of the one before, so that there is no seam.
 
-    Segment 1 runs all T steps. A later one is conditioned on the first frame that it shares with its predecessor and
-    starts at the split from the last shared frame carried on along the motion field, plus noise; shared frames are held
-    at what they are. T + (K-1)(T-M) calls, as `phased`, for K = ceil((N - overlap) / (L - overlap)) segments.
+    A segment starts at the split from a frame carried on along the motion field, plus noise: segment 1 from the image,
+    a later one from the last frame that it shares with its predecessor, with the first such frame as its image; shared
+    frames are held at what they are. K (T-M) calls for K = ceil((N - overlap) / (L - overlap)) segments.
 
     Args:
         overlap: Shared frames, in [1, L-1].
         gamma: Share of the T steps that later segments skip, or null.
         sigma: Noise level at or below which they start, or null.
+        warm_start: False runs segment 1 from pure noise, all T steps, as every segment 1 without a motion field must.
 
     Raises:
         ValueError: If an option is out of range.
@@ -61,7 +62,7 @@ def continuous(
     split = split_at(sigmas, gamma=gamma, sigma=sigma)
     _check_overlap(overlap, model.window)
     meter = Meter(model, len(condition.fps))
-    video = _chain(model, meter, condition, num_frames, overlap, split, sigmas, generator, progress)
+    video = _chain(model, meter, condition, num_frames, overlap, split, sigmas, generator, progress, warm_start)
     borders = range(model.window, num_frames, model.window - overlap)
     return video[:, :num_frames], meter.record(borders, split, sigmas)
 
@@ -77,6 +78,7 @@ def loop(
     overlap: int,
     gamma: float | None,
     sigma: float | None,
+    warm_start: bool,
 ) -> tuple[Tensor, Record]:
     """Ours: `continuous`, and a last segment that leads back: frame N would be frame 0.
 
@@ -86,7 +88,7 @@ def loop(
     way back to it would be a jump.
 
     Args:
-        overlap, gamma, sigma: As in `continuous`; a short video shares fewer frames.
+        overlap, gamma, sigma, warm_start: As in `continuous`; a short video shares fewer frames.
     """
     check_frames(num_frames)
     split, length = split_at(sigmas, gamma=gamma, sigma=sigma), model.window
@@ -96,15 +98,15 @@ def loop(
     if shared < 1:  # two frames are a loop already
         return continuous(
             model, condition, num_frames=num_frames, sigmas=sigmas, generator=generator, progress=progress,
-            overlap=overlap, gamma=gamma, sigma=sigma,
+            overlap=overlap, gamma=gamma, sigma=sigma, warm_start=warm_start,
         )  # fmt: skip
     span = min(length, num_frames)  # frames of the closing segment
     start = num_frames + 1 + shared - span
-    video = _chain(model, meter, condition, start + shared, overlap, split, sigmas, generator, progress)
+    video = _chain(model, meter, condition, start + shared, overlap, split, sigmas, generator, progress, warm_start)
     tail, head = video[:, start : start + shared], video[:, 1 : 1 + shared]
     between = span - 2 * shared
-    leaving = carried(tail[:, -1], at(condition, start + shared - 1, between + 1))
-    returning = carried(head[:, 0], _backward(at(condition, num_frames + 1 - between, between + 1))).flip(1)
+    leaving = model.carry(tail[:, -1], at(condition, start + shared - 1, between + 1))
+    returning = model.carry(head[:, 0], _backward(at(condition, num_frames + 1 - between, between + 1))).flip(1)
     share = (torch.arange(1, between + 1).to(head) / (between + 1)).view(-1, 1, 1, 1)
     estimate = torch.cat([tail, torch.lerp(leaving, returning, share), head], dim=1)
     held = torch.zeros(span, dtype=torch.bool)
@@ -117,17 +119,6 @@ def loop(
     borders = [b for b in (1, *range(length, start + shared, length - overlap), start + shared) if b < num_frames]
     first, rest = closing[:, num_frames - start], closing[:, : num_frames - start]
     return torch.cat([first[:, None], video[:, 1:start], rest], dim=1), meter.record(borders, split, sigmas)
-
-
-def carried(frame: Tensor, condition: Condition) -> Tensor:
-    """A latent frame (B, C, h, w) moved on along the condition's motion field: (B, its steps, C, h, w).
-
-    Where the field is off the frame stays.
-    """
-    flow = condition.flow.float() * condition.use_flow.view(-1, 1, 1, 1, 1)
-    moved = resize_flow(integrate_flow(flow)[:, 1:], *frame.shape[-2:])
-    steps = moved.shape[1]
-    return warp(frame.repeat_interleave(steps, 0), moved.flatten(0, 1)).unflatten(0, (-1, steps))
 
 
 def _backward(condition: Condition) -> Condition:
@@ -144,19 +135,25 @@ def _chain(
     sigmas: Tensor,
     generator: torch.Generator,
     progress: bool,
+    warm_start: bool,
 ) -> Tensor:
     """At least `num_frames` frames of `continuous`."""
     length, stride = model.window, model.window - overlap
     count = 1 + max(0, math.ceil((num_frames - length) / stride))
     with meter.stage("segment 1"):
-        z = initial_latents(draw_noise(condition, length, generator), sigmas)
+        here, noise = at(condition, 0, length), draw_noise(condition, length, generator)
         title = f"segment 1 of {count}" if progress else None
-        video = denoise_from(meter.denoise, z, sigmas, at(condition, 0, length), progress=title)
+        if warm_start and condition.use_flow.all():
+            image = condition.image_latents * model.scaling
+            z = torch.cat([image[:, None], model.carry(image, here)], dim=1) + sigmas[split].to(noise) * noise
+            video = denoise_from(meter.denoise, z, sigmas[split:], here, progress=title)
+        else:
+            video = denoise_from(meter.denoise, initial_latents(noise, sigmas), sigmas, here, progress=title)
     held = torch.arange(length) < overlap
     for k in range(1, count):
         start = k * stride
         tail = video[:, start:]
-        ahead = carried(tail[:, -1], at(condition, start + overlap - 1, stride + 1))
+        ahead = model.carry(tail[:, -1], at(condition, start + overlap - 1, stride + 1))
         here = at(condition, start, length)
         estimate = torch.cat([tail, ahead], dim=1)
         made = _segment(model, meter, here, estimate, held, split, sigmas, generator, progress)

@@ -24,6 +24,9 @@ class Model(NamedTuple):
     window: int  # L, the frames it was trained on
     # Scaled latents of one frame (B, C, h, w) and a condition: the condition with that frame as its image.
     recondition: Callable[[Tensor, Condition], Condition]
+    # Scaled latents of one frame (B, C, h, w) and a condition: the frame moved on along the condition's motion field,
+    # (B, its steps, C, h, w).
+    carry: Callable[[Tensor, Condition], Tensor]
     scaling: float  # of the VAE: condition.image_latents times this are scaled latents
     # Within this context temporal attention runs in windows of (size, stride) frames, fused: FreeNoise.
     temporal_windows: Callable[[int, int], AbstractContextManager[None]]

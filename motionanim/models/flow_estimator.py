@@ -5,6 +5,7 @@ H x W, with a `name` to record beside what was computed. Which one runs is chose
 """
 
 import pickle
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +23,30 @@ from motionanim.flow import resize_flow
 def _check_frames(frames: Tensor) -> None:
     if frames.ndim != 4 or frames.shape[1] != 3 or len(frames) < 2:
         raise ValueError(f"frames of shape {tuple(frames.shape)}: flow needs (T, 3, H, W) with T of at least 2")
+
+
+def steady_field(frames: Tensor, estimate: Callable[[Tensor], Tensor], *, lag: int) -> Tensor:
+    """The one field that a clip's motion keeps to: mean flow over all pairs of frames `lag` apart, per frame.
+
+    A lag above 1 lets slow motion grow beyond what an estimator can tell from none; a long one loses what changes.
+
+    Args:
+        frames: (T, 3, H, W) in [-1, 1], of a camera that stands still.
+        estimate: `DisFlow` or `RaftFlow`.
+        lag: Frames between the two of a pair, from 1 to T - 1.
+
+    Returns:
+        (2, H, W) px per frame.
+
+    Raises:
+        ValueError: If `lag` or the shape of `frames` is not as above.
+    """
+    _check_frames(frames)
+    if not 1 <= lag < len(frames):
+        raise ValueError(f"lag={lag}: must be from 1 to {len(frames) - 1} for {len(frames)} frames")
+    # Every lag-th frame from each start: together these sequences hold each pair once.
+    starts = range(min(lag, len(frames) - lag))
+    return torch.cat([estimate(frames[start::lag]) for start in starts]).mean(0) / lag
 
 
 class DisFlow:

@@ -1,0 +1,181 @@
+"""Photos and masks in, and the way from a photo's pixels to the model's.
+
+Points are (x, y) in pixels, origin at the first pixel centre. Embedded colour profiles are ignored: pixels are taken
+as sRGB.
+"""
+
+import mimetypes
+import struct
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+# Larger pictures take gigabytes as float32. Below Pillow's own limit, whose warning is silenced for this one.
+_MAX_PIXELS = 100_000_000
+
+# What Pillow's decoders raise on damaged files.
+_DAMAGE = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+    struct.error,
+)
+
+
+class Fit(NamedTuple):
+    """How a photo became the model's picture: resized to cover it, then cropped at the centre."""
+
+    scale: tuple[float, float]  # resized px per photo px, along x and y; they differ by rounding only
+    left: int  # px cut off the resized photo
+    top: int
+    height: int  # of the model's picture, px
+    width: int
+
+    def points(self, xy: Tensor) -> Tensor:
+        """Points (..., 2) of the photo as points of the model's picture: x' = (x + 0.5) * scale - 0.5 - left."""
+        return (xy + 0.5) * xy.new_tensor(self.scale) - 0.5 - xy.new_tensor([self.left, self.top])
+
+    @property
+    def visible(self) -> tuple[float, float, float, float]:
+        """The borders of what the model sees, in photo px: left, top, right, bottom, at the outer pixels' edges."""
+        x, y = self.scale
+        right, bottom = (self.left + self.width) / x, (self.top + self.height) / y
+        return self.left / x - 0.5, self.top / y - 0.5, right - 0.5, bottom - 0.5
+
+    def mask(self, mask: Tensor) -> Tensor:
+        """A mask (1, H, W) of the photo as (1, height, width) in {0, 1}: 1 where more than half of a pixel is 1.
+
+        Raises:
+            ValueError: If nothing of it is left, so that nothing may move.
+        """
+        fitted = (self.cut(mask, "bilinear") > 0.5).to(mask.dtype)
+        if not fitted.any():
+            left, top, right, bottom = self.visible
+            raise ValueError(
+                f"mask: nothing of it is left in the visible part of the photo, x from {left:.1f} to {right:.1f} and "
+                f"y from {top:.1f} to {bottom:.1f}, at {self.width}x{self.height} px: mark a larger region there"
+            )
+        return fitted
+
+    def cut(self, picture: Tensor, mode: str) -> Tensor:
+        """Resize (C, H, W) with antialiasing, `mode` as in `torch.nn.functional.interpolate`, and crop."""
+        size = (round(picture.shape[1] * self.scale[1]), round(picture.shape[2] * self.scale[0]))
+        if size != tuple(picture.shape[1:]):
+            picture = F.interpolate(picture[None], size=size, mode=mode, antialias=True)[0]
+        return picture[:, self.top : self.top + self.height, self.left : self.left + self.width]
+
+
+def fit(image: Tensor, height: int, width: int) -> tuple[Tensor, Fit]:
+    """Bring a photo to the model's size in its own shape: resize it to cover height x width, crop at the centre.
+
+    Args:
+        image: (3, H, W) float32 in [-1, 1].
+
+    Returns:
+        (3, height, width) in [-1, 1], and the way there for points and masks.
+
+    Raises:
+        ValueError: If the photo is so long and thin that resizing it would take gigabytes.
+    """
+    old_height, old_width = image.shape[1:]
+    scale = max(height / old_height, width / old_width)
+    tall, wide = max(height, round(old_height * scale)), max(width, round(old_width * scale))
+    if tall * wide > _MAX_PIXELS:
+        raise ValueError(
+            f"an image of {old_width}x{old_height} px is too long for {width}x{height}: crop it nearer to that shape"
+        )
+    way = Fit((wide / old_width, tall / old_height), (wide - width) // 2, (tall - height) // 2, height, width)
+    return way.cut(image, "bicubic").clamp(-1, 1), way
+
+
+def load_image(path: Path | str) -> Tensor:
+    """Read a still image of any kind that Pillow reads, upright (EXIF rotation applied).
+
+    Transparent parts are shown on white, as pages and viewers show them. 16-bit grey keeps its range. Of an animated
+    picture (GIF, WebP, APNG) the first frame is taken.
+
+    Returns:
+        (3, H, W) float32 in [-1, 1], RGB.
+
+    Raises:
+        ValueError: If the file is missing, no image, damaged, a video, or of more than 100 megapixels (known from its
+            header, before decoding).
+    """
+    return _read(Path(path), background=1) * 2 - 1
+
+
+def load_mask(path: Path | str, height: int, width: int) -> Tensor:
+    """Read a mask drawn over a photo: what is brighter than half, in any channel, may move.
+
+    Transparent parts count as black, so that white strokes on an empty layer are a mask.
+
+    Args:
+        height, width: Of the photo, upright.
+
+    Returns:
+        (1, H, W) float32 in {0, 1}; 1 where pixels may move.
+
+    Raises:
+        ValueError: As `load_image`; or if the mask has another size than the photo, or is empty.
+    """
+    mask = (_read(Path(path), background=0).amax(0, keepdim=True) > 0.5).float()
+    if tuple(mask.shape[1:]) != (height, width):
+        raise ValueError(
+            f"{path} is {mask.shape[2]}x{mask.shape[1]} px and the image {width}x{height}: a mask must have the "
+            "image's size"
+        )
+    if not mask.any():
+        raise ValueError(f"{path} is empty, so that nothing may move: paint what may move white (255), the rest black")
+    return mask
+
+
+def _read(path: Path, background: float) -> Tensor:
+    """(3, H, W) float32 in [0, 1], transparent parts over `background`."""
+    try:
+        # Pillow warns of large sizes, which are checked here, and of damaged metadata, of which only rotation is used.
+        with warnings.catch_warnings(action="ignore"), path.open("rb") as file, Image.open(file) as image:
+            if image.width * image.height > _MAX_PIXELS:
+                raise Image.DecompressionBombError
+            pixels = _to_unit(ImageOps.exif_transpose(image), background)
+    except Image.DecompressionBombError as error:
+        raise ValueError(
+            f"{path} has more than {_MAX_PIXELS // 10**6} megapixels: shrink it first, the model sees far fewer"
+        ) from error
+    except _DAMAGE as error:
+        raise ValueError(f"{path} {_reason(path, error)}") from error
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def _to_unit(image: Image.Image, background: float) -> np.ndarray:
+    """(H, W, 3) float32 in [0, 1]."""
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers of unknown range")
+    if image.mode.startswith("I"):  # 16-bit grey, which Pillow's own conversion to RGB would clip at 255
+        grey = (np.asarray(image, dtype=np.float32) / 65535).clip(0, 1)
+        return np.repeat(grey[..., None], 3, axis=2)
+    if not image.has_transparency_data:
+        return np.asarray(image.convert("RGB"), dtype=np.float32) / 255
+    rgba = np.asarray(image.convert("RGBA"), dtype=np.float32) / 255
+    return background + (rgba[..., :3] - background) * rgba[..., 3:]
+
+
+def _reason(path: Path, error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"cannot be opened: {error.strerror}; give an image file"
+    if (mimetypes.guess_type(path.name)[0] or "").startswith("video/"):
+        return f"is a video: give a still image, such as its first frame (ffmpeg -i {path} -frames:v 1 first.png)"
+    if isinstance(error, UnidentifiedImageError):
+        return "is not an image that can be read: give a PNG, JPEG, WebP, TIFF, BMP or GIF file"
+    reason = " ".join(str(error).split())[:160] or type(error).__name__
+    return f"cannot be read: {reason}; save it anew as an 8-bit PNG or JPEG file"
