@@ -3,9 +3,10 @@
 import hashlib
 import json
 import os
+import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +28,10 @@ from motionanim.pictures import draw_controls, flow_to_rgb, panels, write_frames
 
 CONF = Path(__file__).parents[1] / "conf"
 VERSIONS = ("torch", "diffusers", "motionanim")
+NUMBERED = re.compile(r"\d{5}\.png")
+
+# Frames are held in memory: 12 bytes each of these, and as much again while they are put together.
+MAX_PIXELS = 600_000_000
 
 
 class Animation(NamedTuple):
@@ -59,30 +64,26 @@ def animate(overrides: Sequence[str] = (), **settings: Any) -> Animation:
 
 def run(config: DictConfig) -> Animation:
     """Animate as a composed conf/animate.yaml says."""
-    out = _check_out(Path(config.out))
-    if not config.fps > 0:
-        raise ValueError(f"fps={config.fps}: must be above 0 frames a second")
-    if config.frames < 2:
-        raise ValueError(f"frames={config.frames}: a video needs at least 2")
+    strengths = _check_numbers(config)
+    make = {"diffusion": _diffusion, "eulerian": _eulerian}.get(config.method)
+    if make is None:
+        raise ValueError(f"method={config.method}: must be diffusion or eulerian")
+    files = _check_files(config)
     photo = load_image(config.image)
     mask = torch.ones_like(photo[:1]) if config.mask is None else load_mask(config.mask, *photo.shape[1:])
     drawn = OmegaConf.to_container(config.arrows) if OmegaConf.is_config(config.arrows) else config.arrows
     controls = parse_controls(drawn, mask)
-    strengths = list(config.strength) if OmegaConf.is_list(config.strength) else [config.strength]
-    start = time.perf_counter()
-    make = {"diffusion": _diffusion, "eulerian": _eulerian}.get(config.method)
-    if make is None:
-        raise ValueError(f"method={config.method}: must be diffusion or eulerian")
-    videos, image, fitted, fields, details = make(config, photo, controls, strengths)
-    frames = torch.cat(videos, dim=-1)
     record = {
         "command": OmegaConf.to_container(config, resolve=True),
         "image_sha256": hashlib.sha256(Path(config.image).read_bytes()).hexdigest(),
         "versions": {name: version(name) for name in VERSIONS} | {"python": sys.version.split()[0]},
-        "seconds": time.perf_counter() - start,
-        **details,
     }
-    return Animation(frames, _write(out, config, frames, videos[0], image, fitted, fields, record), record)
+    start = time.perf_counter()
+    videos, image, fitted, fields, details = make(config, photo, controls, strengths)
+    frames = videos[0] if len(videos) == 1 else torch.cat(videos, dim=-1)
+    record |= {"seconds": time.perf_counter() - start, **details}
+    _write(files, config, frames, _overview(image, fitted, fields, videos[0]), record)
+    return Animation(frames, list(files.values()), record)
 
 
 Made = tuple[list[Tensor], Tensor, Controls, Fields, dict[str, Any]]
@@ -94,15 +95,14 @@ def _diffusion(config: DictConfig, photo: Tensor, controls: Controls, strengths:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     image, way = fit(photo, config.height, config.width)
     fitted = fit_controls(controls, way)
-    refiner = None if config.refiner is None else FlowRefiner.load(config.refiner)
     fields: Fields = hydra.utils.instantiate(config.controls)(
-        fitted, num_frames=config.frames, image=image, refiner=None if refiner is None else refiner.refine
+        fitted, num_frames=config.frames, image=image, refiner=_refine(config)
     )
     median = config.scale.median_strength
     flows = [with_strength(fields.per_step, strength, median_strength=median) for strength in strengths]
     generator = Generator(
         base=config.scale.base, motion=settings["motion"], sampling=settings["sampling"],
-        loras=[(str(path), float(weight)) for path, weight in settings["loras"].items()],
+        loras=[(str(path), float(weight)) for path, weight in (settings["loras"] or {}).items()],
         window=config.scale.num_frames, device=device,
     )  # fmt: skip
     videos, records = [], []
@@ -128,8 +128,17 @@ def _eulerian(config: DictConfig, photo: Tensor, controls: Controls, strengths: 
     image, mask = photo[:, :height, :width], controls.mask[:, :height, :width]
     if not controls.arrows:
         raise ValueError("method=eulerian needs arrows: it moves along them and nowhere else")
+    if config.loras or config.controls.field != "eulerian":
+        raise ValueError("method=eulerian takes no loras, and one steady field: controls.field=eulerian")
+    if config.frames * height * width > MAX_PIXELS:
+        raise ValueError(
+            f"{config.frames} frames of {width}x{height} px take too much memory: shrink the image to "
+            f"{MAX_PIXELS / config.frames / 1e6:.1f} megapixels"
+        )
     controls = controls._replace(mask=mask)
-    fields: Fields = hydra.utils.instantiate(config.controls)(controls, num_frames=config.frames, field="eulerian")
+    fields: Fields = hydra.utils.instantiate(config.controls)(
+        controls, num_frames=config.frames, image=image, refiner=_refine(config)
+    )
     median = config.scale.median_strength
     render, videos = hydra.utils.instantiate(config.eulerian), []
     for strength in strengths:
@@ -140,39 +149,71 @@ def _eulerian(config: DictConfig, photo: Tensor, controls: Controls, strengths: 
     return videos, image, controls, fields, {}
 
 
-def _check_out(out: Path) -> Path:
+def _refine(config: DictConfig) -> Callable[..., Tensor] | None:
+    return None if config.refiner is None else FlowRefiner.load(config.refiner).refine
+
+
+def _check_numbers(config: DictConfig) -> list[float | None]:
+    """The strengths; raises ValueError for a number that is none or out of range."""
+    for name, least in (("frames", 2), ("height", 1), ("width", 1), ("seed", 0)):
+        if not isinstance(config[name], int) or config[name] < least:
+            raise ValueError(f"{name}={config[name]}: must be a whole number of at least {least}")
+    if not isinstance(config.fps, int | float) or not 0.1 <= config.fps <= 1000:
+        raise ValueError(f"fps={config.fps}: must be from 0.1 to 1000 frames a second")
+    strengths = list(config.strength) if OmegaConf.is_list(config.strength) else [config.strength]
+    for strength in strengths or [()]:
+        if strength is not None and not isinstance(strength, int | float):
+            raise ValueError(f"strength={config.strength}: must be a number such as 200, or a list of them")
+    return strengths
+
+
+def _check_files(config: DictConfig) -> dict[str, Path]:
+    """What will be written; raises ValueError before any work if it cannot be, or would replace an input."""
+    out = Path(config.out)
     if out.suffix.lower() != ".mp4":
         raise ValueError(f"out={out}: must end in .mp4")
-    if out.is_dir():
-        raise ValueError(f"out={out} is a folder: give the name of an .mp4 file in it")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    if not os.access(out.parent, os.W_OK):
-        raise ValueError(f"out={out}: the folder {out.parent} cannot be written: choose another")
-    return out
+    files = {"video": out, "record": out.with_suffix(".json"), "picture": out.with_suffix(".png")}
+    if config.gif:
+        files["gif"] = out.with_suffix(".gif")
+    inputs = {Path(str(config[name])).resolve() for name in ("image", "mask", "arrows", "refiner") if config[name]}
+    for path in files.values():
+        if path.resolve() in inputs:
+            raise ValueError(f"out={out} would replace the input {path}: choose another name")
+        if path.is_dir():
+            raise ValueError(f"out={out}: {path} is a folder, choose another name")
+    if config.png:
+        folder = files["frames"] = out.with_suffix("")
+        if folder.exists() and not (folder.is_dir() and all(NUMBERED.fullmatch(p.name) for p in folder.iterdir())):
+            raise ValueError(f"out={out}: frames would go to {folder}, which holds other files: choose another name")
+    existing = next(parent for parent in out.absolute().parents if parent.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise ValueError(f"out={out}: {existing} cannot be written: choose another folder")
+    return files
+
+
+def _overview(image: Tensor, controls: Controls, fields: Fields, video: Tensor) -> Tensor:
+    """Input | arrows | dense field | refined field, if T made one | five frames, as the paper's Fig. 1."""
+    largest = max(float(torch.linalg.vector_norm(fields.dense, dim=0).max()), 1e-6)
+    steps = [fields.dense] if fields.refined is fields.dense else [fields.dense, fields.refined]
+    chosen = torch.linspace(0, len(video) - 1, 5).round().long()
+    drawn = draw_controls(image, [arrow.path for arrow in controls.arrows], controls.pins, controls.mask)
+    return panels([image, drawn, *(flow_to_rgb(flow, largest) for flow in steps), *video[chosen]])
 
 
 def _write(
-    out: Path, config: DictConfig, frames: Tensor, video: Tensor, image: Tensor, controls: Controls, fields: Fields,
-    record: dict[str, Any],
-) -> list[Path]:  # fmt: skip
-    picture, data = out.with_suffix(".png"), out.with_suffix(".json")
-    files = [out, picture, data]
-    write_video(out, frames, config.fps)
-    largest = max(float(torch.linalg.vector_norm(fields.dense, dim=0).max()), 1e-6)
-    steps = [fields.dense] if fields.refined is fields.dense else [fields.dense, fields.refined]
-    flows = [flow_to_rgb(flow, largest) for flow in steps]
-    chosen = torch.linspace(0, len(video) - 1, 5).round().long()
-    drawn = draw_controls(image, [arrow.path for arrow in controls.arrows], controls.pins, controls.mask)
-    write_picture(picture, panels([image, drawn, *flows, *video[chosen]]))
-    if config.gif:
-        files.append(out.with_suffix(".gif"))
-        write_gif(files[-1], frames, config.fps)
-    if config.png:
-        files.append(out.with_suffix(""))
-        write_frames(files[-1], frames)
-    with atomic_path(data) as path:
+    files: dict[str, Path], config: DictConfig, frames: Tensor, overview: Tensor, record: dict[str, Any]
+) -> None:
+    write_video(files["video"], frames, config.fps)
+    with atomic_path(files["record"]) as path:
         path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    return files
+    write_picture(files["picture"], overview)
+    if "gif" in files:
+        write_gif(files["gif"], frames, config.fps)
+    if "frames" in files:
+        write_frames(files["frames"], frames)
+        for old in files["frames"].iterdir():  # of a longer video
+            if int(old.stem) >= len(frames):
+                old.unlink()
 
 
 @hydra.main(config_path=str(CONF), config_name="animate", version_base="1.3")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import cv2
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -63,17 +64,23 @@ def flow_to_rgb(flow: Tensor, largest: float | None = None) -> Tensor:
 def write_picture(path: Path | str, picture: Tensor) -> None:
     """Write (3, H, W) float in [-1, 1], RGB, to an image file whose suffix names the format; whole or not at all."""
     pixels = ((picture.detach().float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy()
+    encoded = cv2.imencode(Path(path).suffix, cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))[1]
     with atomic_path(path) as temporary:
-        cv2.imwrite(str(temporary), cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))
+        temporary.write_bytes(encoded.tobytes())  # cv2.imwrite would not say that a disk is full
 
 
-def panels(pictures: Sequence[Tensor], *, least_height: int = 192, gap: int = 4) -> Tensor:
-    """Pictures (3, H, W) of one size in a row, white between them; small ones are enlarged with their pixels visible.
+def panels(pictures: Sequence[Tensor], *, least_height: int = 192, most_height: int = 256, gap: int = 4) -> Tensor:
+    """Pictures (3, H, W) of one size in a row, white between them: small ones with their pixels visible, large ones
+    shrunk to `most_height`.
 
     Returns:
         (3, H', W') in [-1, 1] with H' at least `least_height`.
     """
-    times = max(1, -(-least_height // pictures[0].shape[1]))
+    height, width = pictures[0].shape[1:]
+    if height > most_height:
+        size = (most_height, max(1, round(width * most_height / height)))
+        pictures = [F.interpolate(picture[None], size=size, mode="bilinear", antialias=True)[0] for picture in pictures]
+    times = max(1, -(-least_height // height))
     row: list[Tensor] = []
     for picture in pictures:
         large = picture.repeat_interleave(times, 1).repeat_interleave(times, 2)

@@ -18,8 +18,8 @@ def guided(denoise: Denoise, *, first: float, last: float, motion: float | None)
     Unconditional means zero CLIP embedding *and* zero image latents, as in SVD's training.
 
     Args:
-        first: Image guidance at the first frame of a window; SVD ramps from 1 there ...
-        last: ... to 3 at its last frame.
+        first: Image guidance at the first frame of a call, however many frames it has; SVD ramps from 1 there ...
+        last: ... to 3 at the last frame.
         motion: None guides towards image and motion together, as SVD: D(-, m) + s (D(i, m) - D(-, m)). A number gives
             the motion field and strength a scale of their own, on three evaluations, in the manner of InstructPix2Pix
             (Brooks et al. 2023): D(-, -) + s (D(i, -) - D(-, -)) + motion (D(i, m) - D(i, -)).

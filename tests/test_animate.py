@@ -134,9 +134,15 @@ def test_without_arrows_the_model_moves_by_itself(photo: Path, tiny: list[str], 
         ({"arrows": "[[1, 2, 3"}, "no valid JSON"),
         ({"arrows": [[1, 2, float("nan"), 4]]}, "finite number"),
         ({"strength": -1}, "strength=-1"),
-        ({"frames": 1}, "frames=1"),
+        ({"frames": 1}, "frames=1: must be a whole number of at least 2"),
         ({"fps": 0}, "fps=0"),
         ({"out": "out.avi"}, "must end in .mp4"),
+        ({"strength": []}, "must be a number such as 200, or a list"),
+        ({"strength": "fast"}, "strength=fast: must be a number"),
+        ({"frames": 7.5}, "frames=7.5: must be a whole number"),
+        ({"fps": float("inf")}, "fps=inf"),
+        ({"out": "photo.mp4"}, "would replace the input photo.png"),
+        ({"method": "eulerian", "loras": {"a": 1.0}}, "takes no loras"),
         ({"method": "magic"}, "method=magic: must be diffusion or eulerian"),
         ({"height": 30}, "height=30, width=16: must be multiples of 4"),
         ({"loras": {"gone.safetensors": 1.0}}, "no LoRA file at gone.safetensors"),
@@ -178,11 +184,26 @@ def test_the_command_ends_in_one_line(photo: Path, tiny: list[str], tmp_path: Pa
     assert "7 frames in" in done.stdout
     assert (tmp_path / "out.mp4").is_file()
     done = subprocess.run(
+        [*command, "arrows=[[20,12,26,12]]", f"loras={{{tmp_path}/gone.safetensors: 0.5}}"],
+        cwd=tmp_path, capture_output=True, text=True, env=environment,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "gone.safetensors: train one with" in done.stderr, "the override itself is understood"
+    done = subprocess.run(
         [*command, "arrows=[[20,12,260,12]]"], cwd=tmp_path, capture_output=True, text=True, env=environment
     )
     assert done.returncode == 2
     assert done.stderr.startswith("error: arrows[0]: the point (260, 12) is outside the image")
     assert "Traceback" not in done.stderr
+
+
+def test_a_folder_of_frames_holds_this_video_only(photo: Path, tiny: list[str], tmp_path: Path) -> None:
+    for frames in (7, 3):
+        animate(tiny, image=photo, arrows=ARROW, frames=frames, png=True, out=tmp_path / "o.mp4")
+    assert sorted(p.name for p in (tmp_path / "o").iterdir()) == [f"{i:05}.png" for i in range(3)]
+    (tmp_path / "o" / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="holds other files"):
+        animate(tiny, image=photo, arrows=ARROW, png=True, out=tmp_path / "o.mp4")
 
 
 def test_a_folder_that_cannot_be_written_is_named(photo: Path, tiny: list[str], tmp_path: Path) -> None:

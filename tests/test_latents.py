@@ -65,6 +65,20 @@ def test_a_killed_run_goes_on_and_a_folder_grows(codec: Codec, tmp_path: Path) -
     assert len(PreparedLatents(tmp_path, seed=0, **SIZE)) == 5
 
 
+def test_a_folder_that_fails_to_grow_stays_usable(codec: Codec, tmp_path: Path) -> None:
+    encoded(codec, tmp_path, count=2)
+
+    def full(frames: torch.Tensor) -> torch.Tensor:
+        raise OSError("no space left on device")
+
+    with pytest.raises(OSError, match="no space"):
+        encode_clips(
+            rendered(), count=4, encode=full, vae=codec.fingerprint(), size=SIZE, source={"seed": 3}, folder=tmp_path,
+            batch_size=2, num_workers=0, device=torch.device("cpu"),
+        )  # fmt: skip
+    assert len(PreparedLatents(tmp_path, seed=0, **SIZE)) == 2
+
+
 def test_what_does_not_fit_is_refused_in_words(codec: Codec, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds no latents.json: make latents with"):
         PreparedLatents(tmp_path, seed=0, **SIZE)

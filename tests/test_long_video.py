@@ -303,6 +303,34 @@ def test_a_loop_comes_back(denoiser: Denoiser) -> None:
     assert wrap(video) < wrap(chain)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_each_clip_of_a_batch_follows_its_own_image_and_motion(method: str) -> None:
+    both, model = condition(batch=2), toy_model()._replace(denoise=certain)
+    together, _ = run(method, given=both, model=model)
+    for row in range(2):
+        alone, _ = run(method, given=Condition(*(field[row : row + 1] for field in both)), model=model)
+        torch.testing.assert_close(together[row : row + 1], alone, atol=2e-3, rtol=0)
+    assert not torch.allclose(together[0], together[1], atol=0.1)
+
+
+def test_a_loop_begins_again_with_its_own_first_motion() -> None:
+    """Motion that changes with time: what leads back to frame 1 must be the first step's, not the last's."""
+    flow = torch.linspace(1, 2, N - 1).view(1, -1, 1, 1, 1).expand(1, -1, 2, 16, 16)
+    seen: list[Tensor] = []
+
+    def watch(frame: Tensor, given: Condition) -> Tensor:
+        seen.append(given.flow.mean((0, 2, 3, 4)))
+        return carry(frame, given)
+
+    model = toy_model()._replace(denoise=certain, carry=watch)
+    run(partial(loop, **CHAINED | {"warm_start": True}), given=condition()._replace(flow=flow), model=model)
+    leaving, returning = seen[-2:]
+    assert leaving[0] > 1.8
+    assert returning[0] == pytest.approx(-1.0, abs=1e-5), "from frame 1 back to frame 0"
+    with pytest.raises(ValueError, match="a loop needs windows of at least 4"):
+        run(partial(loop, **CHAINED), model=model._replace(window=3))
+
+
 def test_borders_are_where_segments_begin() -> None:
     assert run("phased")[1].borders == run("direct")[1].borders == (5, 10, 15, 20)
     assert run("continuous")[1].borders == (5, 8, 11, 14, 17, 20)

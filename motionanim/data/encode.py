@@ -1,6 +1,10 @@
 """Prepare latents of a training source: python -m motionanim.data.encode data=folder data.root=FOLDER out=LATENTS."""
 
+import hashlib
+import os
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import hydra
 import torch
@@ -10,7 +14,24 @@ from motionanim.data.latents import encode_clips
 from motionanim.entry import one_line_errors, quiet
 
 # What a folder may differ in: none of it changes a clip.
-_NO_MATTER = ("batch_size", "num_workers", "val", "rejected", "max_rejected_share", "flow_cache")
+_NO_MATTER = (
+    "batch_size", "num_workers", "val", "rejected", "max_rejected_share", "flow_cache", "latents", "hint", "min_speed",
+    "device",
+)  # fmt: skip
+
+
+def _settled(node: Any) -> Any:
+    if isinstance(node, dict):
+        return {key: _settled(value) for key, value in node.items() if key not in _NO_MATTER}
+    return node
+
+
+def _digest(names: Iterable[str]) -> str:
+    """Of the list of videos: positions mean other clips when it changes."""
+    digest = hashlib.sha256()
+    for name in names:
+        digest.update(os.fsencode(name) + b"\0")
+    return digest.hexdigest()[:16]
 
 
 @hydra.main(config_path=str(Path(__file__).parents[2] / "conf"), config_name="encode", version_base="1.3")
@@ -20,15 +41,16 @@ def main(config: DictConfig) -> None:
     quiet()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     codec = hydra.utils.instantiate(config.codec).to(device)
-    source = OmegaConf.to_container(config.data, resolve=True)
     data = hydra.utils.instantiate(config.data, _convert_="all")
+    source = _settled(OmegaConf.to_container(config.data, resolve=True))
+    source["videos"] = _digest(getattr(data.train, "names", ()))
     made = encode_clips(
         data.train,
         count=config.clips,
         encode=codec.encode,
         vae=codec.fingerprint(),
         size={name: config.scale[name] for name in ("num_frames", "height", "width")},
-        source={key: value for key, value in source.items() if key not in _NO_MATTER},
+        source=source,
         folder=Path(config.out),
         batch_size=config.data.batch_size,
         num_workers=config.data.num_workers,

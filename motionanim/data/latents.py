@@ -100,10 +100,9 @@ def encode_clips(
     for key, value in (earlier or {}).items():
         if key != "clips" and manifest[key] != value:
             raise ValueError(f"out={folder} holds latents of another {key}: choose another folder, or delete it")
-    manifest["clips"] = max(count, (earlier or manifest)["clips"])
     folder.mkdir(parents=True, exist_ok=True)
-    with atomic_path(folder / MANIFEST) as path:
-        path.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    if earlier is None:
+        _write_manifest(folder, manifest)
     todo = _missing(folder, count)
     loader = DataLoader(clips, batch_size, sampler=todo, num_workers=num_workers, collate_fn=collate)
     for stored in tqdm(loader, desc="encode", unit="batch", disable=not todo):
@@ -117,7 +116,14 @@ def encode_clips(
         for row, position in enumerate(batch.position.tolist()):
             with atomic_path(_clip_path(folder, position)) as path:
                 save_file({name: values[row].contiguous().cpu() for name, values in parts.items()}, path)
+    if earlier is not None and count > earlier["clips"]:  # only now, so that a folder that fails to grow stays usable
+        _write_manifest(folder, manifest)
     return len(todo)
+
+
+def _write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    with atomic_path(folder / MANIFEST) as path:
+        path.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
 
 def _read_manifest(folder: Path) -> dict[str, Any] | None:

@@ -165,14 +165,14 @@ def write_video(path: str | Path, frames: Tensor, fps: float, *, crf: int = 12) 
         raise ValueError(f"frames of shape {tuple(frames.shape)}: must be (T, 3, H, W) with T >= 1 and H, W even")
     if not fps > 0:
         raise ValueError(f"fps={fps}: must be above 0")
-    pixels = ((frames.detach().float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
     with atomic_path(path) as partial, av.open(str(partial), "w", options={"movflags": "faststart"}) as container:
         rate = Fraction(fps).limit_denominator(1001)
         stream = container.add_stream("libx264", rate=rate, options={"crf": str(crf), "preset": "fast"})
-        stream.height, stream.width, stream.pix_fmt = pixels.shape[1], pixels.shape[2], "yuv420p"
-        for picture in pixels:
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
-            container.mux(stream.encode(frame))
+        stream.height, stream.width, stream.pix_fmt = frames.shape[2], frames.shape[3], "yuv420p"
+        for frame in frames:
+            pixels = ((frame.detach().float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy()
+            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+            container.mux(stream.encode(picture))
         container.mux(stream.encode())
 
 

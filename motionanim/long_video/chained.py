@@ -94,6 +94,8 @@ def loop(
     split, length = split_at(sigmas, gamma=gamma, sigma=sigma), model.window
     _check_overlap(overlap, length)
     meter = Meter(model, len(condition.fps))
+    if length < 4:
+        raise ValueError(f"scale.num_frames={length}: a loop needs windows of at least 4 frames")
     shared = min(overlap, (num_frames - 1) // 2, length // 2 - 1)
     if shared < 1:  # two frames are a loop already
         return continuous(
@@ -105,13 +107,16 @@ def loop(
     video = _chain(model, meter, condition, start + shared, overlap, split, sigmas, generator, progress, warm_start)
     tail, head = video[:, start : start + shared], video[:, 1 : 1 + shared]
     between = span - 2 * shared
-    leaving = model.carry(tail[:, -1], at(condition, start + shared - 1, between + 1))
-    returning = model.carry(head[:, 0], _backward(at(condition, num_frames + 1 - between, between + 1))).flip(1)
+    # After the last frame comes the beginning again, its motion too.
+    flow = condition.flow[:, : num_frames - 1]
+    circular = condition._replace(flow=torch.cat([flow, flow[:, -1:], flow[:, :shared]], dim=1))
+    leaving = model.carry(tail[:, -1], at(circular, start + shared - 1, between + 1))
+    returning = model.carry(head[:, 0], _backward(at(circular, num_frames + 1 - between, between + 1))).flip(1)
     share = (torch.arange(1, between + 1).to(head) / (between + 1)).view(-1, 1, 1, 1)
     estimate = torch.cat([tail, torch.lerp(leaving, returning, share), head], dim=1)
     held = torch.zeros(span, dtype=torch.bool)
     held[:shared] = held[span - shared :] = True
-    closing = _segment(model, meter, at(condition, start, span), estimate, held, split, sigmas, generator, progress)
+    closing = _segment(model, meter, at(circular, start, span), estimate, held, split, sigmas, generator, progress)
     # The network knows the beginning only through the held frames: merge triangularly with what leads up to them.
     last = torch.arange(span - shared - min(shared, between), span - shared)
     weight = (torch.arange(1, len(last) + 1).to(head) / (len(last) + 1)).view(-1, 1, 1, 1)

@@ -37,10 +37,6 @@ class Codec(nn.Module):
         pipeline = StableVideoDiffusionPipeline.from_pretrained(base, unet=None, scheduler=None)
         return cls(pipeline.vae.float(), pipeline.image_encoder.float(), pipeline.feature_extractor)
 
-    def _decode_options(self, frames: int) -> dict[str, int]:
-        # SVD's decoder is temporal and must know the frames of a clip; a plain one must not be told.
-        return {"num_frames": frames} if isinstance(self.vae, AutoencoderKLTemporalDecoder) else {}
-
     @property
     def downscale(self) -> int:
         """Pixels per latent pixel on a side."""
@@ -94,11 +90,20 @@ class Codec(nn.Module):
         )
 
     @torch.no_grad()
-    def decode(self, latents: Tensor) -> Tensor:
-        """Scaled latents (B, T, C, h, w) to frames (B, T, 3, H, W) in [-1, 1]; a clip at a time, all its frames."""
+    def decode(self, latents: Tensor, chunk: int = 25, context: int = 4) -> Tensor:
+        """Scaled latents (B, T, C, h, w) to frames (B, T, 3, H, W) in [-1, 1], `chunk` frames of a clip at a time.
+
+        SVD's temporal decoder also sees `context` frames on either side of a chunk, which are thrown away: its chunks
+        would otherwise show their edges.
+        """
+        temporal = isinstance(self.vae, AutoencoderKLTemporalDecoder)
+        parts = []
         with torch.autocast(latents.device.type, enabled=False):
-            clips = [
-                self.vae.decode(clip.float() / self.vae.config.scaling_factor, **self._decode_options(len(clip))).sample
-                for clip in latents
-            ]
-        return torch.stack(clips).clamp(-1, 1)
+            for clip in latents.float() / self.vae.config.scaling_factor:
+                for first in range(0, len(clip), chunk):
+                    low = max(0, first - context) if temporal else first
+                    seen = clip[low : first + chunk + (context if temporal else 0)]
+                    # SVD's decoder is temporal and must know the frames of a clip; a plain one must not be told.
+                    options = {"num_frames": len(seen)} if temporal else {}
+                    parts.append(self.vae.decode(seen, **options).sample[first - low :][:chunk])
+        return torch.cat(parts).unflatten(0, latents.shape[:2]).clamp(-1, 1)
