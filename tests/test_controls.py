@@ -33,6 +33,7 @@ OPTIONS = {
     "threshold": 0.05,
     "threshold_on": "weight",
     "normalized": "exact",
+    "edge": "cut",
 }
 
 points = st.tuples(st.integers(0, 63), st.floats(0, 47)).map(list)
@@ -332,3 +333,19 @@ def test_both_configs_bind_and_differ_as_the_paper_does():
 
 def test_an_arrow_is_a_plain_value():
     assert parse_controls([[1, 2, 3, 4]], MASK).arrows == (Arrow(((1.0, 2.0), (3.0, 4.0)), 1.0),)
+
+
+def test_a_soft_edge_fades_without_a_mask_and_fills_one():
+    drawn = of([[32, 24, 44, 24]])
+    cut, soft = (field(drawn, edge=edge).dense[0] for edge in ("cut", "soft"))
+    assert soft[24, 32] == pytest.approx(cut[24, 32].item(), rel=1e-5), "the arrow itself is met"
+    for flow, largest in ((cut, 0.9), (soft, 0.1)):
+        steps = torch.cat([flow.diff(dim=0).abs().flatten(), flow.diff(dim=1).abs().flatten()])
+        assert (steps.max() / flow.max() > 0.5) == (largest > 0.5)
+    assert (soft <= cut + 1e-6).all()
+    mask = torch.zeros_like(MASK)
+    mask[:, 20:30] = 1
+    filled = field(drawn._replace(mask=mask), edge="soft").dense
+    torch.testing.assert_close(filled[0], mask[0] * cut[24, 32], rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="edge='hard'"):
+        field(drawn, edge="hard")

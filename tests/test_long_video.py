@@ -26,7 +26,7 @@ PHASED = {
     "gamma": 0.8, "sigma": None, "omega": 0.2, "shuffle": "segment", "renormalize": True, "shared_noise": "segment",
     "batch_size": 8,
 }  # fmt: skip
-CHAINED = {"overlap": 2, "gamma": None, "sigma": 2.0, "warm_start": False}
+CHAINED = {"overlap": 2, "gamma": None, "sigma": 2.0, "warm_start": False, "anchor": False}
 METHODS = {
     "direct": direct,
     "phased": partial(phased, **PHASED),
@@ -287,6 +287,18 @@ def test_continuous_shares_frames_and_has_no_seam() -> None:
     assert run(partial(continuous, **CHAINED | {"warm_start": True}), given=free)[1].calls == record.calls
     steps = run("phased", given=given, model=model)[0].diff(dim=1).mean((0, 2, 3, 4))
     assert steps[L - 1] == pytest.approx(-0.04, abs=1e-4), "the paper's own segments jump back to the image"
+
+
+def test_anchored_frames_keep_the_images_colours(denoiser: Denoiser) -> None:
+    given, image = condition(), condition().image_latents
+    for name in (continuous, loop):
+        video, _ = run(partial(name, **CHAINED | {"anchor": True}), model=real_model(denoiser), given=given)
+        free, _ = run(partial(name, **CHAINED), model=real_model(denoiser), given=given)
+        for frames, close in ((video, True), (free, False)):
+            spread, mean = torch.std_mean(frames, dim=(-2, -1))
+            like_spread, like_mean = torch.std_mean(image[:, None].expand_as(frames), dim=(-2, -1))
+            same = (spread - like_spread).abs().mean() + (mean - like_mean).abs().mean()
+            assert (same < 0.05) == close
 
 
 def test_a_loop_comes_back(denoiser: Denoiser) -> None:

@@ -34,7 +34,7 @@ def main() -> None:
     motionanim.entry.quiet()
     made = {
         "eulerian": animate(
-            ["eulerian.loop=true"], **photo(5), arrows=[[130, 60, 150, 120]], method="eulerian", frames=60, fps=15,
+            ["eulerian.loop=true"], **photo(5), arrows=[[130, 60, 138, 84]], method="eulerian", frames=60, fps=15,
             out=OUT / "eulerian.mp4",
         ),
         "diffusion": animate(**photo(18), arrows=[[80, 170, 150, 165]], frames=125, out=OUT / "diffusion.mp4"),
@@ -44,7 +44,7 @@ def main() -> None:
     }  # fmt: skip
     for name in ("eulerian", "diffusion"):
         (HERE / f"{name}.png").write_bytes((OUT / f"{name}.png").read_bytes())
-    sweep = sheet([made["strength"].frames], columns=4)
+    sweep = sheet([made["strength"].frames], columns=3)
     write_picture(HERE / "strength.png", sweep.repeat_interleave(2, 1).repeat_interleave(2, 2))
     for name, animation in made.items():
         seconds, shape = animation.record["seconds"], tuple(animation.frames.shape)

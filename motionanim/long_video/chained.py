@@ -1,6 +1,7 @@
 """Segments one after another: `direct`, and ours without seams, `continuous` and `loop`."""
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -42,6 +43,7 @@ def continuous(
     gamma: float | None,
     sigma: float | None,
     warm_start: bool,
+    anchor: bool,
 ) -> tuple[Tensor, Record]:
     """Ours: each segment continues the last `overlap` frames of the one before, so that there is no seam.
 
@@ -54,6 +56,8 @@ def continuous(
         gamma: Share of the T steps that later segments skip, or null.
         sigma: Noise level at or below which they start, or null.
         warm_start: False runs segment 1 from pure noise, all T steps, as every segment 1 without a motion field must.
+        anchor: Give every frame the mean and spread of each latent channel that the image has: small changes of colour
+            and contrast from segment to segment would otherwise add up.
 
     Raises:
         ValueError: If an option is out of range.
@@ -62,7 +66,8 @@ def continuous(
     split = split_at(sigmas, gamma=gamma, sigma=sigma)
     _check_overlap(overlap, model.window)
     meter = Meter(model, len(condition.fps))
-    video = _chain(model, meter, condition, num_frames, overlap, split, sigmas, generator, progress, warm_start)
+    run = _Run(model, meter, condition, sigmas, split, overlap, generator, warm_start, anchor, progress)
+    video = _chain(run, num_frames)
     borders = range(model.window, num_frames, model.window - overlap)
     return video[:, :num_frames], meter.record(borders, split, sigmas)
 
@@ -79,6 +84,7 @@ def loop(
     gamma: float | None,
     sigma: float | None,
     warm_start: bool,
+    anchor: bool,
 ) -> tuple[Tensor, Record]:
     """Ours: `continuous`, and a last segment that leads back: frame N would be frame 0.
 
@@ -88,7 +94,7 @@ def loop(
     way back to it would be a jump.
 
     Args:
-        overlap, gamma, sigma, warm_start: As in `continuous`; a short video shares fewer frames.
+        overlap, gamma, sigma, warm_start, anchor: As in `continuous`; a short video shares fewer frames.
     """
     check_frames(num_frames)
     split, length = split_at(sigmas, gamma=gamma, sigma=sigma), model.window
@@ -100,11 +106,12 @@ def loop(
     if shared < 1:  # two frames are a loop already
         return continuous(
             model, condition, num_frames=num_frames, sigmas=sigmas, generator=generator, progress=progress,
-            overlap=overlap, gamma=gamma, sigma=sigma, warm_start=warm_start,
+            overlap=overlap, gamma=gamma, sigma=sigma, warm_start=warm_start, anchor=anchor,
         )  # fmt: skip
     span = min(length, num_frames)  # frames of the closing segment
     start = num_frames + 1 + shared - span
-    video = _chain(model, meter, condition, start + shared, overlap, split, sigmas, generator, progress, warm_start)
+    run = _Run(model, meter, condition, sigmas, split, overlap, generator, warm_start, anchor, progress)
+    video = _chain(run, start + shared)
     tail, head = video[:, start : start + shared], video[:, 1 : 1 + shared]
     between = span - 2 * shared
     # After the last frame comes the beginning again, its motion too.
@@ -116,7 +123,7 @@ def loop(
     estimate = torch.cat([tail, torch.lerp(leaving, returning, share), head], dim=1)
     held = torch.zeros(span, dtype=torch.bool)
     held[:shared] = held[span - shared :] = True
-    closing = _segment(model, meter, at(circular, start, span), estimate, held, split, sigmas, generator, progress)
+    closing = _segment(run, at(circular, start, span), estimate, held)
     # The network knows the beginning only through the held frames: merge triangularly with what leads up to them.
     last = torch.arange(span - shared - min(shared, between), span - shared)
     weight = (torch.arange(1, len(last) + 1).to(head) / (len(last) + 1)).view(-1, 1, 1, 1)
@@ -126,69 +133,73 @@ def loop(
     return torch.cat([first[:, None], video[:, 1:start], rest], dim=1), meter.record(borders, split, sigmas)
 
 
+class _Run(NamedTuple):
+    """What the segments of one video share."""
+
+    model: Model
+    meter: Meter
+    condition: Condition
+    sigmas: Tensor
+    split: int
+    overlap: int
+    generator: torch.Generator
+    warm_start: bool
+    anchor: bool
+    progress: bool
+
+
 def _backward(condition: Condition) -> Condition:
     return condition._replace(flow=-condition.flow.flip(1))
 
 
-def _chain(
-    model: Model,
-    meter: Meter,
-    condition: Condition,
-    num_frames: int,
-    overlap: int,
-    split: int,
-    sigmas: Tensor,
-    generator: torch.Generator,
-    progress: bool,
-    warm_start: bool,
-) -> Tensor:
+def _chain(run: _Run, num_frames: int) -> Tensor:
     """At least `num_frames` frames of `continuous`."""
-    length, stride = model.window, model.window - overlap
+    model, condition, length = run.model, run.condition, run.model.window
+    stride = length - run.overlap
     count = 1 + max(0, math.ceil((num_frames - length) / stride))
-    with meter.stage("segment 1"):
-        here, noise = at(condition, 0, length), draw_noise(condition, length, generator)
-        title = f"segment 1 of {count}" if progress else None
-        if warm_start and condition.use_flow.all():
+    with run.meter.stage("segment 1"):
+        here, noise = at(condition, 0, length), draw_noise(condition, length, run.generator)
+        title = f"segment 1 of {count}" if run.progress else None
+        if run.warm_start and condition.use_flow.all():
             image = condition.image_latents * model.scaling
-            z = torch.cat([image[:, None], model.carry(image, here)], dim=1) + sigmas[split].to(noise) * noise
-            video = denoise_from(meter.denoise, z, sigmas[split:], here, progress=title)
+            z = torch.cat([image[:, None], model.carry(image, here)], dim=1) + run.sigmas[run.split].to(noise) * noise
+            video = denoise_from(run.meter.denoise, z, run.sigmas[run.split :], here, progress=title)
         else:
-            video = denoise_from(meter.denoise, initial_latents(noise, sigmas), sigmas, here, progress=title)
-    held = torch.arange(length) < overlap
+            video = denoise_from(
+                run.meter.denoise, initial_latents(noise, run.sigmas), run.sigmas, here, progress=title
+            )
+        video = _anchored(run, video)
+    held = torch.arange(length) < run.overlap
     for k in range(1, count):
         start = k * stride
         tail = video[:, start:]
-        ahead = model.carry(tail[:, -1], at(condition, start + overlap - 1, stride + 1))
-        here = at(condition, start, length)
-        estimate = torch.cat([tail, ahead], dim=1)
-        made = _segment(model, meter, here, estimate, held, split, sigmas, generator, progress)
-        video = torch.cat([video, made[:, overlap:]], dim=1)
+        ahead = model.carry(tail[:, -1], at(condition, start + run.overlap - 1, stride + 1))
+        made = _segment(run, at(condition, start, length), torch.cat([tail, ahead], dim=1), held)
+        video = torch.cat([video, made[:, run.overlap :]], dim=1)
     return video
 
 
-def _segment(
-    model: Model,
-    meter: Meter,
-    condition: Condition,
-    estimate: Tensor,
-    held: Tensor,
-    split: int,
-    sigmas: Tensor,
-    generator: torch.Generator,
-    progress: bool,
-) -> Tensor:
+def _segment(run: _Run, condition: Condition, estimate: Tensor, held: Tensor) -> Tensor:
     """One segment from an estimate of its latents, noised to the split; frames where `held` (T,) stay as they are."""
-    with meter.stage("condition"):
-        condition = model.recondition(estimate[:, 0], condition)
-    with meter.stage("later segments"):
-        z = estimate + sigmas[split].to(estimate) * draw_noise(condition, estimate.shape[1], generator)
-        denoise = holding(meter.denoise, estimate, held.view(-1, 1, 1, 1).to(estimate.device))
-        title = "later segment" if progress else None
-        return torch.where(
-            held.view(-1, 1, 1, 1).to(z.device),
-            estimate,
-            denoise_from(denoise, z, sigmas[split:], condition, progress=title),
-        )
+    with run.meter.stage("condition"):
+        condition = run.model.recondition(estimate[:, 0], condition)
+    with run.meter.stage("later segments"):
+        z = estimate + run.sigmas[run.split].to(estimate) * draw_noise(condition, estimate.shape[1], run.generator)
+        stays = held.view(-1, 1, 1, 1).to(z.device)
+        title = "later segment" if run.progress else None
+        denoise = holding(run.meter.denoise, estimate, stays)
+        made = denoise_from(denoise, z, run.sigmas[run.split :], condition, progress=title)
+        return torch.where(stays, estimate, _anchored(run, made))
+
+
+def _anchored(run: _Run, video: Tensor) -> Tensor:
+    """Every frame with the image's mean and standard deviation in each channel (AdaIN, Huang and Belongie 2017)."""
+    if not run.anchor:
+        return video
+    image = (run.condition.image_latents * run.model.scaling)[:, None]
+    spread, mean = torch.std_mean(video, dim=(-2, -1), keepdim=True)
+    like_spread, like_mean = torch.std_mean(image, dim=(-2, -1), keepdim=True)
+    return (video - mean) / spread.clamp_min(1e-6) * like_spread + like_mean
 
 
 def holding(denoise: Denoise, known: Tensor, where: Tensor) -> Denoise:
