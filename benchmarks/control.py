@@ -63,7 +63,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", default=[])
     args = parser.parse_args()
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        config = compose("animate", ["image=none", "long_video=direct", *args.overrides])
+        config = compose("animate", ["image=none", *args.overrides])
         estimate = instantiate(compose("animate", ["image=none", "+flow_estimator=dis"]).flow_estimator)
     settings, frames = OmegaConf.to_container(config, resolve=True), config.scale.num_frames
     generator = Generator(
@@ -120,7 +120,8 @@ def main() -> None:
         "# Control on the embedded base",
         "",
         f"{len(jobs)} arrows (half of them the reverse of the other half) of 2 % of the width per frame on "
-        f"{len(jobs) // 2} held-out scenes, {frames} frames of {config.height}x{width}, "
+        f"{len(jobs) // 2} held-out scenes, {frames} frames of {config.height}x{width} by "
+        f"`{config.long_video._target_.rpartition('.')[2]}`, "
         f"{config.sampling.num_steps} denoising steps, flow by {estimate.name}. {platform.machine()}, "
         f"{os.cpu_count()} cores, torch {torch.__version__}, {time.strftime('%Y-%m-%d')}.",
         "",
