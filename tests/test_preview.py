@@ -11,7 +11,8 @@ from test_training import lora_module, make_trainer, stream
 from motionanim.training.preview import CameraReport, Preview, sample, sheet, side_by_side
 
 SAMPLING = {
-    "num_steps": 2, "sigma_min": 0.002, "sigma_max": 700.0, "rho": 7.0, "min_guidance": 1.0, "max_guidance": 2.0, "motion_guidance": None,
+    "num_steps": 2, "sigma_min": 0.002, "sigma_max": 700.0, "rho": 7.0, "min_guidance": 1.0, "max_guidance": 2.0,
+    "motion_guidance": None,
     "noise_aug": 0.02,
 }  # fmt: skip
 
