@@ -4,11 +4,14 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import hydra
@@ -169,6 +172,8 @@ def _check_numbers(config: DictConfig) -> list[float | None]:
 
 def _check_files(config: DictConfig) -> dict[str, Path]:
     """What will be written; raises ValueError before any work if it cannot be, or would replace an input."""
+    if OmegaConf.is_missing(config, "image"):
+        raise ValueError("no image given: pass image=photo.jpg")
     out = Path(config.out)
     if out.suffix.lower() != ".mp4":
         raise ValueError(f"out={out}: must end in .mp4")
@@ -203,17 +208,20 @@ def _overview(image: Tensor, controls: Controls, fields: Fields, video: Tensor) 
 def _write(
     files: dict[str, Path], config: DictConfig, frames: Tensor, overview: Tensor, record: dict[str, Any]
 ) -> None:
-    write_video(files["video"], frames, config.fps)
-    with atomic_path(files["record"]) as path:
-        path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    write_picture(files["picture"], overview)
-    if "gif" in files:
-        write_gif(files["gif"], frames, config.fps)
-    if "frames" in files:
-        write_frames(files["frames"], frames)
-        for old in files["frames"].iterdir():  # of a longer video
-            if int(old.stem) >= len(frames):
-                old.unlink()
+    """All files or, on a full disk, none."""
+    with ExitStack() as stack:
+        paths = {name: stack.enter_context(atomic_path(file)) for name, file in files.items() if name != "frames"}
+        write_video(paths["video"], frames, config.fps)
+        paths["record"].write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        write_picture(paths["picture"], overview)
+        if "gif" in files:
+            write_gif(paths["gif"], frames, config.fps)
+        if "frames" in files:
+            folder = files["frames"]
+            made = Path(stack.enter_context(TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}."))) / "new"
+            write_frames(made, frames)
+            shutil.rmtree(folder, ignore_errors=True)  # checked before: it holds an earlier video's frames only
+            made.rename(folder)
 
 
 @hydra.main(config_path=str(CONF), config_name="animate", version_base="1.3")

@@ -173,6 +173,27 @@ def test_options_out_of_range_are_named(override: str, photo: Path, tiny: list[s
     assert not (tmp_path / "o.mp4").exists()
 
 
+def test_a_full_disk_leaves_the_earlier_files(
+    photo: Path, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "o.mp4"
+    animate(tiny, image=photo, arrows=ARROW, png=True, out=out)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    def full(path: Path, frames: torch.Tensor) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("motionanim.animate.write_frames", full)  # the last that is written
+    with pytest.raises(OSError, match="No space left"):
+        animate(tiny, image=photo, arrows=ARROW, png=True, seed=1, out=out)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_no_image_is_one_line(tiny: list[str]) -> None:
+    with pytest.raises(ValueError, match="no image given: pass image="):
+        animate(tiny)
+
+
 @pytest.mark.slow
 def test_the_command_ends_in_one_line(photo: Path, tiny: list[str], tmp_path: Path) -> None:
     command = [sys.executable, "-m", "motionanim.animate", *tiny, f"image={photo}"]
