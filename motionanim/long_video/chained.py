@@ -94,7 +94,8 @@ def loop(
     way back to it would be a jump.
 
     Args:
-        overlap, gamma, sigma, warm_start, anchor: As in `continuous`; a short video shares fewer frames.
+        overlap, gamma, sigma, warm_start, anchor: As in `continuous`; the closing segment shares at most L/8 frames on
+            either side, to have room for the way back.
     """
     check_frames(num_frames)
     split, length = split_at(sigmas, gamma=gamma, sigma=sigma), model.window
@@ -102,7 +103,7 @@ def loop(
     meter = Meter(model, len(condition.fps))
     if length < 4:
         raise ValueError(f"scale.num_frames={length}: a loop needs windows of at least 4 frames")
-    shared = min(overlap, (num_frames - 1) // 2, length // 2 - 1)
+    shared = min(overlap, (num_frames - 1) // 2, max(1, length // 8))
     if shared < 1:  # two frames are a loop already
         return continuous(
             model, condition, num_frames=num_frames, sigmas=sigmas, generator=generator, progress=progress,
