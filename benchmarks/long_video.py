@@ -3,7 +3,8 @@
 python benchmarks/long_video.py [--frames 125] [--rounds 3] [--report FILE] [override ...]
 
 All make the same clip in one run, in turns; the time is the least of the rounds, decoding included. Overrides are those
-of conf/animate.yaml. The picture is a frame of the procedural world's held-out side, under its true motion field.
+of conf/animate.yaml; each method keeps the options of its own YAML. The picture is a frame of the procedural world's
+held-out side, under its true motion field.
 """
 
 import argparse
