@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from motionanim.long_video.chained import continuous, direct, loop
-from motionanim.long_video.common import Model, at
-from motionanim.long_video.phased import fresh_noise, phase_split, phased, split_at
+from motionanim.long_video.common import Model, at, phase_split, split_at
+from motionanim.long_video.phased import fresh_noise, phased
 from motionanim.long_video.windowed import fifo, freenoise, gen_l_video, rescheduled_noise, window_starts
 from motionanim.models.denoiser import Denoiser
 from motionanim.models.windows import temporal_windows

@@ -6,8 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from motionanim.long_video.common import Meter, Model, Record, at, check_frames, draw_noise
-from motionanim.long_video.phased import split_at
+from motionanim.long_video.common import Meter, Model, Record, at, check_frames, draw_noise, split_at
 from motionanim.sampling import Denoise, denoise_from, initial_latents
 from motionanim.types import Condition
 

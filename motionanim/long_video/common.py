@@ -5,6 +5,7 @@ Each takes (model, condition, *, num_frames, sigmas, generator, progress, its ow
 its part of it. N is any number of frames from 2 on: whole windows are computed and the rest is cut.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -84,3 +85,39 @@ def draw_noise(condition: Condition, frames: int, generator: torch.Generator) ->
     """Unit noise (B, frames, C, h, w), drawn on the CPU so that every device starts from the same."""
     shape = (len(condition.image_latents), frames, *condition.image_latents.shape[1:])
     return torch.randn(shape, generator=generator).to(condition.image_latents)
+
+
+def phase_split(num_steps: int, gamma: float) -> int:
+    """Denoising steps M that later segments inherit from segment 1 (Sec. 3.4).
+
+    The paper prints floor brackets and says "upward rounding": rounded up, after rounding the product to 9 decimals,
+    because 0.28 * 25 is 7.000000000000001 in binary.
+
+    Args:
+        num_steps: T.
+        gamma: Share of the T steps inherited, in [0, 1]; 1 copies segment 1.
+
+    Returns:
+        M, in [0, T].
+
+    Raises:
+        ValueError: If gamma is outside [0, 1].
+
+    Example:
+        >>> phase_split(num_steps=25, gamma=0.8)
+        20
+    """
+    if not 0 <= gamma <= 1:
+        raise ValueError(f"gamma={gamma}: must be in [0, 1], the share of the denoising steps that segments inherit")
+    return math.ceil(round(gamma * num_steps, 9))
+
+
+def split_at(sigmas: Tensor, *, gamma: float | None, sigma: float | None) -> int:
+    """M from a share of the steps, or from the noise level at or below which segments part; exactly one is given."""
+    if (gamma is None) == (sigma is None):
+        raise ValueError(f"gamma={gamma}, sigma={sigma}: give one of the two, and null for the other")
+    if gamma is not None:
+        return phase_split(len(sigmas) - 1, gamma)
+    if not sigma >= 0:
+        raise ValueError(f"sigma={sigma}: must be at least 0, the noise level at which segments part")
+    return int((sigmas > sigma).sum())
