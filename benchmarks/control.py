@@ -66,7 +66,7 @@ def main() -> None:
         config = compose("animate", ["image=none", *args.overrides])
         estimate = instantiate(compose("animate", ["image=none", "+flow_estimator=dis"]).flow_estimator)
     settings, frames = OmegaConf.to_container(config, resolve=True), config.scale.num_frames
-    generator = Generator(
+    generator, _ = Generator.load(
         base=config.scale.base, motion=settings["motion"], sampling=settings["sampling"], loras=[], window=frames,
         device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
     )  # fmt: skip

@@ -57,7 +57,7 @@ def main() -> None:
         options = {name: compose("animate", ["image=none", f"long_video={name}"]).long_video for name in methods}
     settings = OmegaConf.to_container(base, resolve=True)
     window = base.scale.num_frames
-    generator = Generator(
+    generator, _ = Generator.load(
         base=base.scale.base, motion=settings["motion"], sampling=settings["sampling"], loras=[], window=window,
         device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
     )  # fmt: skip

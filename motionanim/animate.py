@@ -103,7 +103,7 @@ def _diffusion(config: DictConfig, photo: Tensor, controls: Controls, strengths:
     )
     median = config.scale.median_strength
     flows = [with_strength(fields.per_step, strength, median_strength=median) for strength in strengths]
-    generator = Generator(
+    generator, base_fingerprint = Generator.load(
         base=config.scale.base, motion=settings["motion"], sampling=settings["sampling"],
         loras=[(str(path), float(weight)) for path, weight in (settings["loras"] or {}).items()],
         window=config.scale.num_frames, device=device,
@@ -122,7 +122,7 @@ def _diffusion(config: DictConfig, photo: Tensor, controls: Controls, strengths:
         )  # fmt: skip
         videos.append(video[0].cpu())
         records.append(cost._asdict())
-    return videos, image, fitted, fields, {"base_fingerprint": generator.fingerprint, "runs": records}
+    return videos, image, fitted, fields, {"base_fingerprint": base_fingerprint, "runs": records}
 
 
 def _eulerian(config: DictConfig, photo: Tensor, controls: Controls, strengths: list[float | None]) -> Made:

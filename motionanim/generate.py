@@ -1,10 +1,10 @@
-"""A loaded base that turns an image and its motion into a video of any length: what animating and evaluating share."""
+"""A loaded base that turns an image and its motion into a video of any length: shared by all that sample from it."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -25,21 +25,22 @@ LongVideo = Callable[..., tuple[Tensor, Record]]
 
 
 class Generator:
-    """VAE, CLIP and denoiser of one base, with any number of LoRA files folded in.
+    """VAE, CLIP and denoiser of one base, and how they are sampled.
 
     Args:
-        base: StableVideoDiffusionPipeline folder or hub id.
-        motion: Arguments of `MotionConditioner`, the conditioning group.
         sampling: The sampling config group.
-        loras: Pairs of a LoRA file and its weight.
         window: L, frames of one pass.
-
-    Raises:
-        ValueError: If a LoRA belongs to another base.
     """
 
-    def __init__(
-        self,
+    def __init__(self, codec: Codec, denoiser: Denoiser, *, sampling: Mapping[str, Any], window: int) -> None:
+        self.codec, self.denoiser, self.sampling, self.window = codec, denoiser, dict(sampling), window
+        self.device = next(denoiser.parameters()).device
+        s = self.sampling
+        self.sigmas = karras_sigmas(s["num_steps"], sigma_min=s["sigma_min"], sigma_max=s["sigma_max"], rho=s["rho"])
+
+    @classmethod
+    def load(
+        cls,
         *,
         base: str,
         motion: Mapping[str, Any],
@@ -47,17 +48,24 @@ class Generator:
         loras: Sequence[tuple[str, float]],
         window: int,
         device: torch.device,
-    ) -> None:
-        self.codec = Codec.from_pretrained(base).to(device)
-        self.denoiser = Denoiser.from_pretrained(base, downscale=self.codec.downscale, motion=dict(motion)).eval()
-        self.fingerprint = fingerprint(self.denoiser.unet)
+    ) -> tuple[Self, str]:
+        """A generator of a base with any number of LoRA files folded in, and the fingerprint of the base's UNet.
+
+        Args:
+            base: StableVideoDiffusionPipeline folder or hub id.
+            motion: Arguments of `MotionConditioner`, the conditioning group.
+            loras: Pairs of a LoRA file and its weight.
+
+        Raises:
+            ValueError: If a LoRA belongs to another base.
+        """
+        codec = Codec.from_pretrained(base).to(device)
+        denoiser = Denoiser.from_pretrained(base, downscale=codec.downscale, motion=dict(motion)).eval()
+        found = fingerprint(denoiser.unet)
         for path, weight in loras:
-            load_lora(self.denoiser.unet, Path(path), weight=weight)
-            merge_lora(self.denoiser.unet)
-        self.denoiser.to(device)
-        self.sampling, self.window, self.device = dict(sampling), window, device
-        s = self.sampling
-        self.sigmas = karras_sigmas(s["num_steps"], sigma_min=s["sigma_min"], sigma_max=s["sigma_max"], rho=s["rho"])
+            load_lora(denoiser.unet, Path(path), weight=weight)
+            merge_lora(denoiser.unet)
+        return cls(codec, denoiser.to(device), sampling=sampling, window=window), found
 
     @property
     def multiple(self) -> int:
@@ -71,7 +79,7 @@ class Generator:
         flow: Tensor,
         *,
         num_frames: int,
-        fps: float,
+        fps: float | Tensor,
         strength: Tensor | None,
         use_flow: bool,
         mask: Tensor,
@@ -85,7 +93,7 @@ class Generator:
             image: (B, 3, H, W) in [-1, 1].
             flow: (B, N-1, 2, H, W) px per frame.
             num_frames: N, at least 2.
-            fps: What the model is told.
+            fps: What the model is told, a number or (B,).
             strength: (B,) px per frame at W (Eq. 8); None leaves it to the model.
             use_flow: False leaves the motion to the model.
             mask: (B, 1, H, W) in {0, 1}; where it is 0 the latents are held at the image's and the pixels are the

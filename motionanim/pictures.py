@@ -61,6 +61,12 @@ def flow_to_rgb(flow: Tensor, largest: float | None = None) -> Tensor:
     return 2 * (1 - saturation * (1 - hue)) - 1
 
 
+def sheet(rows: list[Tensor], columns: int = 6) -> Tensor:
+    """Videos (T, 3, H, W) as rows of one picture (3, rows * H, columns * W), frames evenly spread over time."""
+    chosen = torch.linspace(0, len(rows[0]) - 1, min(columns, len(rows[0]))).round().long()
+    return torch.cat([torch.cat(list(row[chosen]), dim=-1) for row in rows], dim=-2)
+
+
 def write_picture(path: Path | str, picture: Tensor) -> None:
     """Write (3, H, W) float in [-1, 1], RGB, to an image file whose suffix names the format; whole or not at all."""
     pixels = ((picture.detach().float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy()

@@ -25,8 +25,10 @@ def guided(denoise: Denoise, *, first: float, last: float, motion: float | None)
             (Brooks et al. 2023): D(-, -) + s (D(i, -) - D(-, -)) + motion (D(i, m) - D(i, -)).
 
     Returns:
-        A denoiser.
+        A denoiser; `denoise` itself where image guidance is 1 throughout, as that changes nothing.
     """
+    if first == last == 1 and motion is None:
+        return denoise
 
     def run(z: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
         scale = torch.linspace(first, last, z.shape[1], device=z.device).view(-1, 1, 1, 1)

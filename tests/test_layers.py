@@ -8,16 +8,17 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "motionanim"
 ENTRY_POINTS = {
-    "train.py", "motionanim/entry.py", "motionanim/animate.py",
+    "train.py", "evaluate.py", "motionanim/entry.py", "motionanim/animate.py",
     "motionanim/data/prepare.py", "motionanim/data/encode.py",
 }  # fmt: skip
 
 LAYERS = {
-    "types": 0, "files": 0,
+    "types": 0, "files": 0, "interval": 0,
     "flow": 1, "schedule": 1, "camera": 1, "hints": 1, "pictures": 1, "images": 1,
     "losses": 2, "sampling": 2, "models": 2, "data": 2, "metrics": 2, "controls": 2,
     "long_video": 3,
-    "training": 4, "generate": 4, "animate": 5,
+    "generate": 4,
+    "training": 5, "evaluation": 5, "animate": 5,
     "entry": 6,
 }  # fmt: skip
 
@@ -36,13 +37,15 @@ FENCES = {
         "benchmarks/",
     ),
     "hydra": (*ENTRY_POINTS, "tests/", "benchmarks/"),
-    "wandb": ("train.py",),
+    "wandb": ("train.py", "evaluate.py"),
+    "wandb_workspaces": ("motionanim/dashboard.py", "tests/"),
 }
 
 
 def sources() -> list[Path]:
     return [
         ROOT / "train.py",
+        ROOT / "evaluate.py",
         *PACKAGE.rglob("*.py"),
         *(ROOT / "tests").glob("*.py"),
         *(ROOT / "benchmarks").rglob("*.py"),

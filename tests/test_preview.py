@@ -8,7 +8,8 @@ import torch
 from conftest import make_batch
 from test_training import lora_module, make_trainer, stream
 
-from motionanim.training.preview import CameraReport, Preview, sample, sheet, side_by_side
+from motionanim.pictures import sheet
+from motionanim.training.preview import CameraReport, Preview, sample, side_by_side
 
 SAMPLING = {
     "num_steps": 2, "sigma_min": 0.002, "sigma_max": 700.0, "rho": 7.0, "min_guidance": 1.0, "max_guidance": 2.0,
@@ -42,7 +43,7 @@ def test_sheet_and_side_by_side_place_every_frame() -> None:
 
 def test_samples_are_a_function_of_their_arguments(base: Path) -> None:
     module = lora_module(base).eval()
-    options = {"sampling": SAMPLING, "use_flow": True, "guidance": True, "progress": None}
+    options = {"sampling": SAMPLING, "use_flow": True, "guidance": True, "progress": False}
     first = sample(module, make_batch(), seed=1, **options)
     assert first.shape == (2, 5, 3, 16, 16)
     assert first.abs().max() <= 1

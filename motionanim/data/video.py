@@ -97,11 +97,24 @@ class Video:
         rate = self.info.fps / step
         elapsed = self._times - self._times[0]
         ticks = np.arange(int(elapsed[-1] * rate + 0.01) + 1) / rate
-        after = np.searchsorted(elapsed, ticks).clip(1, max(len(elapsed) - 1, 1))
+        return self.nearest(ticks), rate
+
+    def nearest(self, seconds: np.ndarray) -> np.ndarray:
+        """The frame nearest to each time after the first frame, the earlier of two; times past the end are left out.
+
+        Args:
+            seconds: (K,) non-decreasing, at least 0.
+
+        Returns:
+            (K',) int64 indices, K' at most K: a frame stands for its time until half an interval after it.
+        """
+        elapsed = self._times - self._times[0]
+        seconds = seconds[seconds <= elapsed[-1] + 0.5 / self.info.fps]
         if len(elapsed) == 1:
-            return np.zeros(1, dtype=np.int64), rate
-        nearest = np.where(ticks - elapsed[after - 1] <= elapsed[after] - ticks, after - 1, after)
-        return nearest.astype(np.int64), rate
+            return np.zeros(len(seconds), dtype=np.int64)
+        after = np.searchsorted(elapsed, seconds).clip(1, len(elapsed) - 1)
+        nearest = np.where(seconds - elapsed[after - 1] <= elapsed[after] - seconds, after - 1, after)
+        return nearest.astype(np.int64)
 
     def read(self, indices: np.ndarray, *, height: int, width: int) -> np.ndarray:
         """Decode frames, resized to the smallest size that covers height x width in the video's own shape.

@@ -8,15 +8,16 @@ import lightning as L
 import torch
 from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor
+from tqdm import tqdm
 
 from motionanim.camera import camera_residual
 from motionanim.data.video import write_video
 from motionanim.files import atomic_path
 from motionanim.flow import motion_strength
+from motionanim.generate import Generator
+from motionanim.long_video.chained import direct
 from motionanim.models.lora import enable_lora
-from motionanim.pictures import flow_to_rgb, write_picture
-from motionanim.sampling import denoise_from, guided, initial_latents
-from motionanim.schedule import karras_sigmas
+from motionanim.pictures import flow_to_rgb, sheet, write_picture
 from motionanim.training.diffusion import DiffusionModule
 from motionanim.training.flow_refiner import FlowRefinerModule
 from motionanim.types import ClipBatch, FlowPairBatch
@@ -33,7 +34,7 @@ def sample(
     seed: int,
     use_flow: bool,
     guidance: bool,
-    progress: str | None,
+    progress: bool,
 ) -> Tensor:
     """Videos (B, T, 3, H, W) from the first frames and the motion of `batch`; equal arguments give equal noise.
 
@@ -42,37 +43,14 @@ def sample(
         use_flow: False drops the motion field and leaves the strength.
         guidance: False runs without classifier-free guidance, in half the time.
     """
-    device, count, frames = module.device, len(batch.fps), batch.frames.shape[1]
-    batch = ClipBatch(*(field.to(device) for field in batch))
-    generator = torch.Generator().manual_seed(seed)
-    condition = module.codec.condition(
-        batch.image,
-        noise=torch.randn(batch.image.shape, generator=generator).to(device),
-        noise_aug=torch.full((count,), sampling["noise_aug"], device=device),
-        flow=batch.flow,
-        motion_strength=motion_strength(batch.flow),
-        fps=batch.fps,
-    )
-    if not use_flow:
-        condition = condition._replace(use_flow=torch.zeros(count, device=device))
-    sigmas = karras_sigmas(
-        sampling["num_steps"], sigma_min=sampling["sigma_min"], sigma_max=sampling["sigma_max"], rho=sampling["rho"]
-    )
-    shape = (count, frames, *condition.image_latents.shape[1:])
-    noise = torch.randn(shape, generator=generator).to(device)
-    denoise = module.denoiser
-    if guidance:
-        denoise = guided(
-            denoise, first=sampling["min_guidance"], last=sampling["max_guidance"], motion=sampling["motion_guidance"]
-        )
-    latents = denoise_from(denoise, initial_latents(noise, sigmas), sigmas, condition, progress=progress)
-    return module.codec.decode(latents)
-
-
-def sheet(rows: list[Tensor], columns: int = 6) -> Tensor:
-    """Videos (T, 3, H, W) as rows of one picture (3, rows * H, columns * W), frames evenly spread over time."""
-    chosen = torch.linspace(0, len(rows[0]) - 1, min(columns, len(rows[0]))).round().long()
-    return torch.cat([torch.cat(list(row[chosen]), dim=-1) for row in rows], dim=-2)
+    frames = batch.frames.shape[1]
+    flow = batch.flow.to(module.device)
+    sampling = dict(sampling) if guidance else {**sampling, "min_guidance": 1.0, "max_guidance": 1.0}
+    generator = Generator(module.codec, module.denoiser, sampling=sampling, window=frames)
+    return generator(
+        batch.image, flow, num_frames=frames, fps=batch.fps.to(module.device), strength=motion_strength(flow),
+        use_flow=use_flow, mask=torch.ones_like(batch.image[:, :1]), long_video=direct, seed=seed, progress=progress,
+    )[0]  # fmt: skip
 
 
 def side_by_side(videos: list[Tensor]) -> Tensor:
@@ -98,7 +76,7 @@ class Preview(L.Callback):
             return
         batch = trainer.datamodule.first_val(self.clips)
         videos = sample(
-            pl_module, batch, sampling=self.sampling, seed=self.seed, use_flow=True, guidance=True, progress="samples"
+            pl_module, batch, sampling=self.sampling, seed=self.seed, use_flow=True, guidance=True, progress=True
         ).cpu()
         flow = flow_to_rgb(torch.cat([batch.flow, batch.flow[:, -1:]], dim=1))
         stem = self.folder / f"step_{trainer.global_step:07d}"
@@ -174,9 +152,9 @@ class CameraReport(L.Callback):
                     seed=self.seed + i,
                     use_flow=False,
                     guidance=False,
-                    progress=f"camera {'with' if lora else 'without'} LoRA, clip {i + 1} of {self.clips}",
+                    progress=False,
                 )
-                for i in range(0, self.clips, 4)
+                for i in tqdm(range(0, self.clips, 4), desc=f"camera {'with' if lora else 'without'} LoRA", leave=False)
             ]
         finally:
             enable_lora(module.denoiser.unet, True)
