@@ -59,3 +59,14 @@ class Condition(NamedTuple):
     use_strength: Tensor  # (B,) float32 in {0, 1}; 0 drops the motion strength
     fps: Tensor  # (B,) frames per second
     noise_aug: Tensor  # (B,) standard deviation of the noise on the condition image's pixels
+
+
+class Sample(NamedTuple):
+    """A video to be scored, with what is known of it. The evaluation's metrics name the fields they need."""
+
+    frames: Tensor  # (T, 3, H, W) float32 in [-1, 1], RGB; frame 0 stands for the condition image
+    real: Tensor | None  # like frames: the true clip
+    flow: Tensor | None  # (T-1, 2, H, W) px per frame: the motion that was asked for
+    mask: Tensor | None  # (1, H, W) float32 in {0, 1}; 1 where pixels may move
+    borders: tuple[int, ...]  # first frames of the segments after the first
+    period: int  # L, frames of one window of the model

@@ -1,4 +1,6 @@
+import hashlib
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ from torchvision.models.optical_flow import raft_small
 
 from motionanim.flow import warp
 from motionanim.models.flow_estimator import DisFlow, RaftFlow, steady_field
+from motionanim.models.pretrained import WEIGHTS
 
 
 def texture(size: int, seed: int) -> torch.Tensor:
@@ -35,10 +38,14 @@ def raft_weights(tmp_path_factory):
     return path
 
 
-def raft(weights, **changes):
-    return RaftFlow(
-        **{"variant": "small", "weights": str(weights), "device": "cpu", "updates": 2, "pairs": 2} | changes
-    )
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def raft(weights: Path, **changes):
+    known = digest(weights) if weights.exists() else None
+    options = {"variant": "small", "weights": str(weights), "sha256": known, "device": "cpu", "updates": 2, "pairs": 2}
+    return RaftFlow(**options | changes)
 
 
 @pytest.mark.parametrize("velocity", [(1.5, 0.0), (0.0, 1.0), (-0.7, 0.4), (0.0, 0.0)])
@@ -118,7 +125,7 @@ def test_raft_runs_at_any_size_and_in_parts(raft_weights):
     assert flow.dtype == torch.float32
     assert flow.isfinite().all()
     torch.testing.assert_close(raft(raft_weights, pairs=1)(frames), flow, atol=1e-3, rtol=1e-3)
-    assert estimate.name == "raft-small-random"
+    assert estimate.name == f"raft-small-{digest(raft_weights)[:8]}"
 
 
 def test_raft_flow_is_the_model_s_own_at_a_size_that_it_takes(raft_weights):
@@ -136,8 +143,8 @@ def test_raft_is_picklable(raft_weights):
     assert torch.equal(pickle.loads(pickle.dumps(estimate))(frames), estimate(frames))
 
 
-def test_raft_without_weights_says_which_file_and_which_option(tmp_path, raft_weights, monkeypatch):
-    with pytest.raises(ValueError, match=r"none\.pth do not exist.*flow_estimator\.weights"):
+def test_raft_without_weights_says_which_file_and_which_option(tmp_path, raft_weights):
+    with pytest.raises(ValueError, match=r"none\.pth does not exist.*flow_estimator\.weights"):
         raft(tmp_path / "none.pth")
     with pytest.raises(ValueError, match="do not fit variant='large'"):
         raft(raft_weights, variant="large")
@@ -149,13 +156,27 @@ def test_raft_without_weights_says_which_file_and_which_option(tmp_path, raft_we
     with pytest.raises(ValueError, match="cannot be read"):
         raft(tmp_path / "broken.pth")
 
-    def offline(*args, **kwargs):
-        raise OSError("no route to host")
 
-    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    with pytest.raises(ValueError, match=r"raft_small.*no route to host.*flow_estimator\.weights=PATH"):
-        raft("download")
+def test_raft_takes_only_the_weights_that_were_meant(raft_weights):
+    with pytest.raises(ValueError, match=rf"not {WEIGHTS['raft-small'].sha256}.*flow_estimator\.sha256.*=dis"):
+        raft(raft_weights, sha256=None)
+    assert raft(raft_weights, sha256=digest(raft_weights)[:8]).name == f"raft-small-{digest(raft_weights)[:8]}"
+
+
+def test_raft_downloads_into_the_folder_of_weights_and_only_once(tmp_path, raft_weights, monkeypatch):
+    monkeypatch.setenv("MOTIONANIM_WEIGHTS", str(tmp_path))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    # A port where nothing answers.
+    weights = WEIGHTS["raft-small"]._replace(url="http://127.0.0.1:9/raft.pth", sha256=digest(raft_weights))
+    monkeypatch.setitem(WEIGHTS, "raft-small", weights)
+    download = {"variant": "small", "weights": "download", "sha256": None, "device": "cpu", "updates": 2, "pairs": 2}
+    with pytest.raises(ValueError, match=r"raft\.pth cannot be downloaded.*flow_estimator\.weights=PATH.*=dis"):
+        RaftFlow(**download)
+    (tmp_path / weights.file).write_bytes(raft_weights.read_bytes())
+    # The name tells the weights, not the way that they came.
+    assert RaftFlow(**download).name == raft(raft_weights).name
+    with pytest.raises(ValueError, match="not 00000000"):
+        RaftFlow(**download | {"sha256": "00000000"})
 
 
 def test_raft_weights_that_would_run_code_are_refused(tmp_path):

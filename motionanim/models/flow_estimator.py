@@ -4,11 +4,10 @@ Both are picklable callables, frames (T, 3, H, W) float32 in [-1, 1] -> flow (T-
 H x W, with a `name` to record beside what was computed. Which one runs is chosen in the config, never switched.
 """
 
-import pickle
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -18,6 +17,7 @@ from torch import Tensor
 from torchvision.models import optical_flow
 
 from motionanim.flow import resize_flow
+from motionanim.models.pretrained import download, file_sha256, find, read
 
 
 def _check_frames(frames: Tensor) -> None:
@@ -97,14 +97,19 @@ class RaftFlow:
 
     Args:
         variant: "small" or "large".
-        weights: Path of a state dict saved by torch, or "download" for torchvision's default weights, which are kept
-            in torch's cache.
+        weights: Path of a state dict, or "download" for torchvision's default weights, fetched into the folder of
+            `motionanim.models.pretrained` unless they are there.
+        sha256: For weights of your own: their SHA-256, or its first hex digits, 8 at least; None expects
+            torchvision's.
         device: Where it runs, such as "cpu" or "cuda".
         updates: Refinements of the flow, torchvision's default is 12; at least 1.
         pairs: Frame pairs a pass; bounds the memory.
 
     Raises:
-        ValueError: If an argument is not as above, or the weights cannot be had or do not fit the variant.
+        ValueError: If an argument is not as above, or the weights cannot be had, are others or do not fit the variant.
+
+    Attributes:
+        name: Holds the first 8 digits of the weights' SHA-256: flow of other weights is another flow.
     """
 
     # torchvision's correlation pyramid takes 4 halvings of 1/8 of the frame, so a side needs 128 px.
@@ -112,22 +117,26 @@ class RaftFlow:
     _MULTIPLE = 8
 
     def __init__(
-        self, *, variant: Literal["small", "large"], weights: str, device: str, updates: int, pairs: int
+        self,
+        *,
+        variant: Literal["small", "large"],
+        weights: str,
+        sha256: str | None,
+        device: str,
+        updates: int,
+        pairs: int,
     ) -> None:
-        builders: dict[str, Any] = {
-            "small": (optical_flow.raft_small, optical_flow.Raft_Small_Weights.DEFAULT),
-            "large": (optical_flow.raft_large, optical_flow.Raft_Large_Weights.DEFAULT),
-        }
+        builders = {"small": optical_flow.raft_small, "large": optical_flow.raft_large}
         if variant not in builders:
             raise ValueError(f"variant={variant!r}: RAFT has {', '.join(builders)}")
         if updates < 1 or pairs < 1:
             raise ValueError(f"updates={updates}, pairs={pairs}: both must be at least 1")
-        build, published = builders[variant]
-        self.name = f"raft-{variant}-{Path(weights).stem}"
+        path = _raft_file(variant, weights, sha256)
+        self.name = f"raft-{variant}-{file_sha256(path)[:8]}"
         self._device, self._updates, self._pairs = torch.device(device), updates, pairs
-        model = build(weights=None, progress=False)
+        model = builders[variant](weights=None, progress=False)
         try:
-            model.load_state_dict(_raft_state(weights, published))
+            model.load_state_dict(read(path))
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:200]
             raise ValueError(f"weights={weights} do not fit variant={variant!r}: {reason}") from error
@@ -146,21 +155,12 @@ class RaftFlow:
         return resize_flow(torch.cat(flows), height, width).cpu()
 
 
-def _raft_state(weights: str, published: Any) -> dict[str, Tensor]:
-    if weights == "download":
-        try:
-            return published.get_state_dict(progress=False, check_hash=True)
-        except (OSError, RuntimeError) as error:
-            raise ValueError(
-                f"RAFT weights {published.url} cannot be downloaded ({error}): fetch that file elsewhere and pass "
-                "flow_estimator.weights=PATH, or choose flow_estimator=dis"
-            ) from error
+def _raft_file(variant: str, weights: str, sha256: str | None) -> Path:
+    name = f"raft-{variant}"
     try:
-        return torch.load(weights, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
+        return find(name, download(name) if weights == "download" else weights, sha256)
+    except ValueError as error:
         raise ValueError(
-            f"RAFT weights {weights} do not exist: set flow_estimator.weights to a state dict ({published.url}) or to "
-            "'download', or choose flow_estimator=dis"
+            f"{error}; the options are flow_estimator.weights=PATH and flow_estimator.sha256, or choose "
+            "flow_estimator=dis, which needs no weights"
         ) from error
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(f"RAFT weights {weights} cannot be read as a state dict ({type(error).__name__})") from error

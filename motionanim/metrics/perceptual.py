@@ -1,0 +1,198 @@
+"""What networks see: LPIPS, the distance to the true frame, and CLIP consistency, the likeness of neighbouring frames.
+
+The networks come ready made (`motionanim.models.pretrained` loads them); what runs is named in the protocol by a hash
+of its weights.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from importlib.resources import as_file, files
+from typing import Any, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as transforms
+
+from motionanim.metrics.base import ClipMetric
+from motionanim.metrics.frame import both_conventions, check_clips, check_pair
+
+
+class _Backbone(NamedTuple):
+    """Where LPIPS looks at a network of torchvision's."""
+
+    taps: tuple[int, ...]  # places in `features`, each a ReLU
+    min_side: int  # px that the last of them needs
+
+
+_BACKBONES = {"alex": _Backbone((1, 4, 7, 9, 11), 31), "vgg": _Backbone((3, 8, 15, 22, 29), 16)}
+# Mean and standard deviation of ImageNet, on the scale of [-1, 1], as the authors' code has them.
+_LPIPS_SHIFT, _LPIPS_SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
+_CLIP_SIZE = 224
+_CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+
+def weights_fingerprint(module: nn.Module, *more: Tensor) -> str:
+    """Sixteen hex digits of a hash of all weights, with their names, and of further tensors."""
+    digest = hashlib.sha256()
+    named = list(module.state_dict().items()) + [(str(i), tensor) for i, tensor in enumerate(more)]
+    for name, value in named:
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
+
+
+def lpips(
+    images: Tensor, real: Tensor, backbone: nn.Sequential, taps: Sequence[int], heads: Sequence[Tensor]
+) -> Tensor:
+    """Learned perceptual distance (Zhang et al., CVPR 2018, version 0.1 of its heads), the lpips package's to 1e-6.
+
+    Args:
+        images: (N, 3, H, W) in [-1, 1].
+        real: Like `images`.
+        backbone: Features of AlexNet or VGG16 as torchvision has them.
+        taps: Places of the layers to compare, ascending.
+        heads: The weight of each of their channels: (C,) for each tap.
+
+    Returns:
+        (N,), at least 0; 0 for equal images.
+    """
+    shift, scale = (images.new_tensor(v).view(3, 1, 1) for v in (_LPIPS_SHIFT, _LPIPS_SCALE))
+    seen = (torch.cat([images, real]) - shift) / scale
+    total = images.new_zeros(len(images))
+    start = 0
+    for tap, head in zip(taps, heads):
+        seen = backbone[start : tap + 1](seen)
+        start = tap + 1
+        unit = seen / (torch.linalg.vector_norm(seen, dim=1, keepdim=True) + 1e-10)
+        ours, theirs = unit.chunk(2)
+        total = total + torch.einsum("nchw,c->nhw", (ours - theirs).square(), head).mean((1, 2))
+    return total
+
+
+def lpips_heads(net: Literal["alex", "vgg"]) -> list[Tensor]:
+    """The authors' trained weights of the channels of each tap, (C,) each, from the files inside torchmetrics."""
+    with as_file(files("torchmetrics") / "functional" / "image" / "lpips_models" / f"{net}.pth") as path:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    return [state[f"lin{i}.model.1.weight"].flatten() for i in range(len(_BACKBONES[net].taps))]
+
+
+class _Network(ClipMetric):
+    """A metric that shows frames to a frozen network, `batch` at a time, in float32 on every device."""
+
+    def __init__(self, network: nn.Module, *, batch: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if batch < 1:
+            raise ValueError(f"batch={batch}: must be at least 1 frame")
+        self.network, self.batch = network.requires_grad_(False), batch
+
+    @torch.no_grad()
+    def in_parts(self, run: Callable[..., Tensor], *clips: Tensor) -> Tensor:
+        """`run` on parts of the frames (B, T, 3, H, W) of all clips, where the network is: (B, T, ...)."""
+        self.network.eval()  # whoever holds the metric may have called train()
+        device = next(self.network.parameters()).device
+        parts = zip(*(clip.flatten(0, 1).split(self.batch) for clip in clips))
+        # Neither half precision from whoever measures while training, nor TF32, a GPU's default for convolutions.
+        with torch.autocast(device.type, enabled=False), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            seen = torch.cat([run(*(part.to(device, torch.float32) for part in group)) for group in parts])
+        return seen.unflatten(0, clips[0].shape[:2])
+
+
+class LPIPS(_Network):
+    """`lpips` between made and true frames; frame 0 is counted under a key of its own, as in `metrics.frame`.
+
+    Args:
+        net: "alex" or "vgg".
+        backbone: That network's `features` with its weights.
+        batch: Frames a pass, at least 1; bounds the memory.
+
+    Raises:
+        ValueError: If `net` or `batch` is not as above, or the backbone is another network's.
+    """
+
+    higher_is_better = False
+    keys = ("lpips", "lpips_with_frame0")
+    needs = ("frames", "real")
+
+    def __init__(self, *, net: Literal["alex", "vgg"], backbone: nn.Sequential, batch: int, **kwargs: Any) -> None:
+        super().__init__(backbone, batch=batch, **kwargs)
+        if net not in _BACKBONES:
+            raise ValueError(f"net={net!r}: LPIPS has {', '.join(_BACKBONES)}")
+        self.net, self.heads = net, lpips_heads(net)
+        taps = _BACKBONES[net].taps
+        widths = [getattr(layer, "out_channels", None) for layer in backbone]
+        if [widths[tap - 1] for tap in taps if tap < len(widths)] != [len(head) for head in self.heads]:
+            raise ValueError(f"net={net!r}: the backbone is not that network's; load it with the same `net`")
+        self.fingerprint = weights_fingerprint(backbone, *self.heads)
+
+    def score(self, frames: Tensor, real: Tensor) -> Tensor:
+        check_pair(frames, real)
+        taps, min_side = _BACKBONES[self.net]
+        if min(frames.shape[-2:]) < min_side:
+            raise ValueError(
+                f"frames of {tuple(frames.shape[-2:])} px: LPIPS with net={self.net!r} needs sides of at least "
+                f"{min_side} px"
+            )
+
+        def run(made: Tensor, true: Tensor) -> Tensor:
+            return lpips(made, true, self.network, taps, [head.to(made.device) for head in self.heads])
+
+        return both_conventions(self.in_parts(run, frames, real))
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        return {"metric": "lpips", "per": "frame", "net": self.net, "version": "0.1", "weights": self.fingerprint}
+
+
+def clip_pixels(images: Tensor) -> Tensor:
+    """Images as OpenAI's CLIP takes them: resized, cropped and normalised, without rounding to 8 bits on the way.
+
+    Args:
+        images: (N, 3, H, W) in [-1, 1].
+
+    Returns:
+        (N, 3, 224, 224): short side to 224 px (bicubic, antialiased), centre crop, OpenAI's mean and deviation.
+    """
+    resized = transforms.resize(
+        images.float() * 0.5 + 0.5, [_CLIP_SIZE], interpolation=InterpolationMode.BICUBIC, antialias=True
+    )
+    square = transforms.center_crop(resized.clamp(0, 1), [_CLIP_SIZE, _CLIP_SIZE])
+    return transforms.normalize(square, list(_CLIP_MEAN), list(_CLIP_STD))
+
+
+def adjacent_cosine(embeddings: Tensor) -> Tensor:
+    """Mean cosine of the angle between embeddings (B, T, D) of neighbouring frames: (B,) float64 in [-1, 1]."""
+    embeddings = embeddings.double()
+    return F.cosine_similarity(embeddings[:, 1:], embeddings[:, :-1], dim=-1).mean(1)
+
+
+class ClipConsistency(_Network):
+    """Likeness of neighbouring frames to CLIP. It saturates, and a frozen video has 1: read it beside a motion score.
+
+    Args:
+        encoder: (N, 3, 224, 224), as `clip_pixels` gives them, to image embeddings (N, D).
+        batch: Frames a pass, at least 1; bounds the memory.
+
+    Raises:
+        ValueError: If `batch` is below 1.
+    """
+
+    higher_is_better = True
+    keys = ("clip_consistency",)
+    needs = ("frames",)
+
+    def __init__(self, *, encoder: nn.Module, batch: int, **kwargs: Any) -> None:
+        super().__init__(encoder, batch=batch, **kwargs)
+        self.fingerprint = weights_fingerprint(encoder)
+
+    def score(self, frames: Tensor) -> Tensor:
+        check_clips("frames", frames)
+        return adjacent_cosine(self.in_parts(lambda part: self.network(clip_pixels(part)), frames))[:, None]
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        return {
+            "metric": "clip_consistency", "pairs": "adjacent", "resize": "short side 224, bicubic, antialias",
+            "crop": "centre 224", "normalise": "openai", "weights": self.fingerprint,
+        }  # fmt: skip

@@ -1,0 +1,308 @@
+"""Foreign weights: which files this project can use, where they lie, and that they are the right ones.
+
+Nothing here falls back on another network: a missing or a wrong file is an error that says what to do.
+
+    python -m motionanim.models.pretrained                       lists them: present, missing or wrong
+    python -m motionanim.models.pretrained download lpips-alex   fetches some
+
+They lie in $MOTIONANIM_WEIGHTS, by default ~/.cache/motionanim/weights. Every file is known by its SHA-256.
+"""
+
+import argparse
+import hashlib
+import http.client
+import os
+import pickle
+import re
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+import torchvision
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from tqdm import tqdm
+
+
+class Weights(NamedTuple):
+    """One file."""
+
+    file: str
+    url: str
+    sha256: str
+    megabytes: int
+    licence: str
+    purpose: str
+
+
+_TORCHVISION = "https://download.pytorch.org/models/"
+
+# Hashes are as published by others, found in several places each and never seen to differ; torchvision's begin as its
+# file names do. That of I3D comes from one place, the git-LFS pointer in a clone of the Space that its URL names.
+WEIGHTS = {
+    # VideoGPT's conversion of DeepMind's TensorFlow graph.
+    "i3d": Weights(
+        "i3d_pretrained_400.pt",
+        "https://huggingface.co/spaces/LanguageBind/Open-Sora-Plan-v1.0.0/resolve/"
+        "810fa8c4bdb3a4c8eec9bd57375c29bde6fb46de/opensora/eval/fvd/videogpt/i3d_pretrained_400.pt",
+        "55095f049e706479d48e221adcdb145b2b9dc930ba28b081ed72367ffaa32343",
+        51, "Apache-2.0 (DeepMind kinetics-i3d)", "FVD: I3D, Kinetics-400 logits",
+    ),
+    "lpips-alex": Weights(
+        "alexnet-owt-7be5be79.pth", _TORCHVISION + "alexnet-owt-7be5be79.pth",
+        "7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02",
+        244, "BSD-3-Clause (torchvision; trained on ImageNet)", "LPIPS: AlexNet backbone",
+    ),
+    "lpips-vgg": Weights(
+        "vgg16-397923af.pth", _TORCHVISION + "vgg16-397923af.pth",
+        "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
+        553, "BSD-3-Clause (torchvision; trained on ImageNet)", "LPIPS: VGG16 backbone",
+    ),
+    # Both towers in OpenCLIP's layout; timm reads the image tower out of it.
+    "clip-vit-b32": Weights(
+        "clip_vit_b32_openai.safetensors",
+        "https://huggingface.co/timm/vit_base_patch32_clip_224.openai/resolve/"
+        "a6f597a30f7b82c51704746581f9a4e41421e878/open_clip_model.safetensors",
+        "e6d1bd7789aa45192b3bf90570a789b478bae1b74ebcce7eddd908e83a2b7c31",
+        605, "MIT (OpenAI CLIP; this copy is marked Apache-2.0)", "CLIP consistency: ViT-B/32 image encoder",
+    ),
+    "raft-small": Weights(
+        "raft_small_C_T_V2-01064c6d.pth", _TORCHVISION + "raft_small_C_T_V2-01064c6d.pth",
+        "01064c6dba73b0fc9fc8edf772248560a00a3acfd62ac6677e9eeebad9680e27",
+        4, "BSD-3-Clause (torchvision)", "flow_estimator=raft variant=small",
+    ),
+    "raft-large": Weights(
+        "raft_large_C_T_SKHT_V2-ff5fadd5.pth", _TORCHVISION + "raft_large_C_T_SKHT_V2-ff5fadd5.pth",
+        "ff5fadd56d26b40647388883af1547351ea17868b765c05b27231e72dd16a322",
+        21, "BSD-3-Clause (torchvision)", "flow_estimator=raft variant=large",
+    ),
+}  # fmt: skip
+
+
+class MissingWeights(ValueError):
+    """A file is not where it should be.
+
+    Attributes:
+        short: The reason in a few words, for tables.
+    """
+
+    def __init__(self, message: str, *, short: str) -> None:
+        super().__init__(message)
+        self.short = short
+
+
+def folder() -> Path:
+    """Where weights lie unless a path is given."""
+    return Path(os.environ.get("MOTIONANIM_WEIGHTS") or "~/.cache/motionanim/weights").expanduser()
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _known(name: str) -> Weights:
+    if name not in WEIGHTS:
+        raise ValueError(f"weights {name!r}: must be one of {', '.join(WEIGHTS)}")
+    return WEIGHTS[name]
+
+
+def find(name: str, path: Path | str | None = None, sha256: str | None = None) -> Path:
+    """The file of some weights, checked.
+
+    Args:
+        name: A key of `WEIGHTS`.
+        path: Where it is; None for the folder of weights.
+        sha256: For weights of your own under `path`: their SHA-256, or its first hex digits, 8 at least. None expects
+            the published file.
+
+    Raises:
+        MissingWeights: If it is not there.
+        ValueError: If its SHA-256 is another, or an argument is not as above.
+    """
+    weights = _known(name)
+    place = folder() / weights.file if path is None else Path(path).expanduser()
+    expected = weights.sha256 if sha256 is None else sha256.lower()
+    if not re.fullmatch("[0-9a-f]{8,64}", expected):
+        raise ValueError(f"sha256={sha256!r}: must be the first 8 to 64 hex digits of the file's SHA-256")
+    if not place.is_file():
+        raise MissingWeights(
+            f"{place} does not exist ({weights.purpose}, {weights.megabytes} MB): get it with `python -m "
+            f"motionanim.models.pretrained download {name}`, or fetch {weights.url} elsewhere and put it as "
+            f"{weights.file} into {folder()} (MOTIONANIM_WEIGHTS names another folder), or give its path",
+            short=f"no weights: python -m motionanim.models.pretrained download {name}",
+        )
+    found = file_sha256(place)
+    if not found.startswith(expected):
+        raise ValueError(
+            f"{place} has SHA-256 {found}, not {expected}: it is damaged or another file. Delete it and run `python -m "
+            f"motionanim.models.pretrained download {name}`; for weights of your own give sha256={found[:16]}"
+        )
+    return place
+
+
+def load(name: str, path: Path | str | None = None, sha256: str | None = None) -> dict[str, Tensor]:
+    """The state dict that `find` finds."""
+    return read(find(name, path, sha256))
+
+
+def read(place: Path) -> dict[str, Tensor]:
+    """A file's state dict, on the CPU, without running code from the file.
+
+    Raises:
+        ValueError: If it is damaged or holds something else.
+    """
+    try:
+        if place.suffix == ".safetensors":
+            return load_file(place)
+        state = torch.load(place, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
+        raise ValueError(f"{place} cannot be read as a state dict ({type(error).__name__})") from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"{place} cannot be read as a state dict (it holds something else)")
+    return state
+
+
+def _filled(name: str, module: nn.Module, state: dict[str, Tensor]) -> nn.Module:
+    """A module made without memory (device "meta"), with its weights: frozen, in eval mode, float32."""
+    try:
+        module.load_state_dict(state, assign=True)
+    except RuntimeError as error:
+        raise ValueError(f"weights for {name} do not fit: {' '.join(str(error).split())[:200]}") from error
+    return module.float().eval().requires_grad_(False)
+
+
+def lpips_backbone(net: Literal["alex", "vgg"], path: str | None = None, sha256: str | None = None) -> nn.Module:
+    """The convolutions of AlexNet or VGG16, for `metrics.perceptual.LPIPS`.
+
+    Args:
+        net: "alex" or "vgg".
+        path, sha256: As in `find`; torchvision's state dict of the whole network.
+
+    Raises:
+        ValueError: If `net` is neither, or as `load` does.
+    """
+    builders = {"alex": torchvision.models.alexnet, "vgg": torchvision.models.vgg16}
+    if net not in builders:
+        raise ValueError(f"net={net!r}: LPIPS has {', '.join(builders)}")
+    state = load(f"lpips-{net}", path, sha256)
+    with torch.device("meta"):
+        features = builders[net](weights=None).features
+    convolutions = {k.removeprefix("features."): v for k, v in state.items() if k.startswith("features.")}
+    return _filled(f"lpips-{net}", features, convolutions)
+
+
+def clip_image_encoder(path: str | None = None, sha256: str | None = None) -> nn.Module:
+    """The image tower of OpenAI's CLIP ViT-B/32: (N, 3, 224, 224) to embeddings (N, 512) in the space of the text's.
+
+    Args:
+        path, sha256: As in `find`; OpenCLIP's or timm's layout.
+
+    Raises:
+        ValueError: As `load` does.
+    """
+    # Imported here: it takes a second, and whoever estimates flow imports this file.
+    import timm
+    from timm.models.vision_transformer import checkpoint_filter_fn
+
+    state = load("clip-vit-b32", path, sha256)
+    with torch.device("meta"):
+        # "quickgelu": OpenAI trained with it. The plain name computes GELU, embeddings 1.3 % off.
+        model = timm.create_model("vit_base_patch32_clip_quickgelu_224.openai", pretrained=False, num_classes=512)
+    return _filled("clip-vit-b32", model, checkpoint_filter_fn(state, model))
+
+
+def download(name: str) -> Path:
+    """Fetch weights into the folder, unless they are there. What a broken connection left is continued.
+
+    Raises:
+        ValueError: If the address cannot be read, the connection breaks, or the SHA-256 is wrong.
+    """
+    weights = _known(name)
+    place = folder() / weights.file
+    if place.exists():
+        return find(name)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    # A name that stays the same from run to run, unlike `files.atomic_path`'s, so that a run continues the last one's.
+    partial = place.with_name(place.name + ".part")
+    try:
+        _fetch(weights.url, partial, name)
+    except (OSError, http.client.HTTPException) as error:  # an HTTP status is an OSError too
+        kept = f"; {partial} keeps what came, run this again to continue" if partial.exists() else ""
+        raise ValueError(f"{name}: {weights.url} cannot be downloaded ({error}){kept}") from error
+    found = file_sha256(partial)
+    if found != weights.sha256:
+        partial.unlink()
+        raise ValueError(f"{name}: {weights.url} gave SHA-256 {found}, not {weights.sha256}; it was deleted")
+    os.replace(partial, place)
+    return place
+
+
+def _fetch(url: str, partial: Path, name: str) -> None:
+    """Append to `partial` what it lacks of the file."""
+    start = partial.stat().st_size if partial.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
+    try:
+        response = urllib.request.urlopen(request, timeout=60)
+    except urllib.error.HTTPError as error:
+        if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            return  # nothing beyond what is there: a run stopped after the last byte
+        raise
+    with response:
+        # A server that ignores the range sends 200 and the whole file.
+        start = start if response.status == http.HTTPStatus.PARTIAL_CONTENT else 0
+        length = response.headers.get("Content-Length")
+        total = None if length is None else start + int(length)
+        with (
+            partial.open("ab" if start else "wb") as file,
+            tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=name, mininterval=1) as bar,
+        ):
+            while block := response.read(1 << 20):
+                bar.update(file.write(block))
+    size = partial.stat().st_size
+    if total is not None and size < total:
+        raise ConnectionError(f"it stopped after {size} of {total} bytes")
+
+
+def describe() -> str:
+    """Every known file, and whether it is there."""
+    lines = []
+    for name, weights in WEIGHTS.items():
+        place = folder() / weights.file
+        state = "missing"
+        if place.is_file():
+            found = file_sha256(place)
+            state = "present" if found == weights.sha256 else f"wrong (its SHA-256 is {found})"
+        lines += [
+            f"{name}: {state}",
+            f"    {weights.purpose}; {weights.megabytes} MB; {weights.licence}",
+            f"    {place}",
+            f"    from {weights.url}",
+            f"    SHA-256 {weights.sha256}",
+        ]
+    return "\n".join(lines)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m motionanim.models.pretrained", description=__doc__.split("\n")[0])
+    commands = parser.add_subparsers(dest="command")
+    commands.add_parser("list", help="what is present, missing or wrong (the default)")
+    fetch = commands.add_parser("download", help="fetch weights and check them")
+    fetch.add_argument("names", nargs="+", choices=WEIGHTS, metavar="NAME", help=", ".join(WEIGHTS))
+    options = parser.parse_args(arguments)
+    if options.command != "download":
+        print(describe())
+        return
+    try:
+        print(*(download(name) for name in options.names), sep="\n")
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

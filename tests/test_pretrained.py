@@ -1,0 +1,327 @@
+import hashlib
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+import torch
+import torchvision
+from safetensors.torch import save_file
+from torchvision.models.optical_flow import Raft_Large_Weights, Raft_Small_Weights
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+from motionanim.models import pretrained
+from motionanim.models.pretrained import WEIGHTS, MissingWeights, Weights, download, find, load, main
+
+CONTENT = bytes(range(256)) * 5000
+DIGEST = hashlib.sha256(CONTENT).hexdigest()
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("MOTIONANIM_WEIGHTS", str(tmp_path / "weights"))
+    return tmp_path / "weights"
+
+
+def digest(path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Serves CONTENT as its server's `manner` says."""
+
+    def do_GET(self):
+        start = int((self.headers["Range"] or "bytes=0-").removeprefix("bytes=").rstrip("-"))
+        self.server.starts.append(start)
+        manner = self.server.manner
+        if manner == "gone":
+            return self.send_error(404)
+        if manner == "no ranges":
+            start = 0
+        if start >= len(CONTENT):
+            return self.send_error(416)
+        body = CONTENT[start:]
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        # A cut connection: fewer bytes than announced.
+        self.wfile.write(body[: len(body) // 2] if manner == "cut" else body)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.manner, server.starts = "whole", []
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    url = f"http://127.0.0.1:{server.server_port}/some.bin"
+    monkeypatch.setitem(WEIGHTS, "some", Weights("some.bin", url, DIGEST, 1, "none", "a test"))
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_the_table_is_complete_and_agrees_with_torchvision():
+    for weights in WEIGHTS.values():
+        assert len(bytes.fromhex(weights.sha256)) == 32
+        assert weights.url.startswith("https://")
+        assert weights.licence
+        assert weights.purpose
+    assert len({weights.file for weights in WEIGHTS.values()}) == len(WEIGHTS)
+    published = {
+        "lpips-alex": torchvision.models.AlexNet_Weights.IMAGENET1K_V1,
+        "lpips-vgg": torchvision.models.VGG16_Weights.IMAGENET1K_V1,
+        "raft-small": Raft_Small_Weights.DEFAULT,
+        "raft-large": Raft_Large_Weights.DEFAULT,
+    }
+    for name, theirs in published.items():
+        weights = WEIGHTS[name]
+        assert weights.url == theirs.url
+        assert weights.url.endswith("/" + weights.file)
+        # torchvision's file names end with the first 8 digits.
+        assert weights.file.endswith(f"-{weights.sha256[:8]}.pth")
+        assert weights.megabytes == round(theirs.meta["_file_size"] * 2**20 / 1e6)
+
+
+def test_a_missing_file_says_what_where_and_how(own_folder):
+    with pytest.raises(MissingWeights, match=r"i3d_pretrained_400\.pt does not exist.*51 MB") as error:
+        find("i3d")
+    text = str(error.value)
+    for part in (str(own_folder), "motionanim.models.pretrained download i3d", WEIGHTS["i3d"].url, "its path"):
+        assert part in text
+    assert "\n" not in text
+    with pytest.raises(MissingWeights, match=r"elsewhere\.pt does not exist"):
+        find("i3d", own_folder / "elsewhere.pt")
+    assert not own_folder.exists()
+
+
+def test_the_folder_is_in_the_home_by_default(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("MOTIONANIM_WEIGHTS")
+    assert pretrained.folder() == tmp_path / ".cache" / "motionanim" / "weights"
+
+
+def test_a_wrong_file_is_refused_with_both_hashes(tmp_path, own_folder):
+    own_folder.mkdir()
+    for path, given in ((own_folder / WEIGHTS["i3d"].file, None), (tmp_path / "mine.pt", str(tmp_path / "mine.pt"))):
+        path.write_bytes(b"another file")
+        with pytest.raises(ValueError, match="damaged or another file") as error:
+            find("i3d", given)
+        assert not isinstance(error.value, MissingWeights)
+        assert digest(path) in str(error.value)
+        assert WEIGHTS["i3d"].sha256 in str(error.value)
+
+
+def test_weights_of_your_own_need_their_own_hash(tmp_path):
+    path = tmp_path / "mine.pt"
+    path.write_bytes(b"mine")
+    full = digest(path)
+    for expected in (full, full[:8], full[:16].upper()):
+        assert find("i3d", path, expected) == path
+    with pytest.raises(ValueError, match="00000000: it is damaged"):
+        find("i3d", path, "00000000")
+    for bad in ("", full[:7], full + "0", "not hex!"):
+        with pytest.raises(ValueError, match="must be the first 8 to 64 hex digits"):
+            find("i3d", path, bad)
+    with pytest.raises(ValueError, match="weights 'i4d': must be one of i3d, lpips-alex"):
+        find("i4d")
+
+
+def test_state_dicts_are_read_and_anything_else_is_refused(tmp_path):
+    state = {"weight": torch.arange(3.0)}
+    torch.save(state, tmp_path / "a.pth")
+    save_file(state, tmp_path / "a.safetensors")
+    torch.save([1, 2], tmp_path / "list.pth")
+    torch.save({"epoch": 3}, tmp_path / "run.pth")
+    (tmp_path / "broken.pth").write_bytes(b"not weights")
+    (tmp_path / "broken.safetensors").write_bytes(b"not weights")
+
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "touched"), "w"))
+
+    torch.save({"weight": Evil()}, tmp_path / "evil.pth")
+    for name in ("a.pth", "a.safetensors"):
+        path = tmp_path / name
+        assert torch.equal(load("i3d", path, digest(path))["weight"], state["weight"])
+    for name in ("list.pth", "run.pth", "broken.pth", "broken.safetensors", "evil.pth"):
+        with pytest.raises(ValueError, match=f"{name} cannot be read as a state dict"):
+            load("i3d", tmp_path / name, digest(tmp_path / name))
+    assert not (tmp_path / "touched").exists()
+
+
+def backbone_file(path, builder) -> dict[str, torch.Tensor]:
+    """A state dict of random convolutions in torchvision's layout, with a stand-in for the large classifier."""
+    with torch.device("meta"):
+        shapes = builder(weights=None).features.state_dict()
+    generator = torch.Generator().manual_seed(0)
+    state = {f"features.{key}": torch.randn(v.shape, generator=generator) * 0.05 for key, v in shapes.items()}
+    torch.save(state | {"classifier.1.weight": torch.zeros(2, 2)}, path)
+    return state
+
+
+@pytest.mark.parametrize(("net", "builder"), [("alex", torchvision.models.alexnet), ("vgg", torchvision.models.vgg16)])
+def test_a_backbone_has_the_file_s_weights_frozen(tmp_path, net, builder):
+    path = tmp_path / "backbone.pth"
+    state = backbone_file(path, builder)
+    before = torch.random.get_rng_state()
+    backbone = pretrained.lpips_backbone(net, str(path), digest(path))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert {f"features.{key}" for key in backbone.state_dict()} == state.keys()
+    assert all(torch.equal(value, state[f"features.{key}"]) for key, value in backbone.state_dict().items())
+    assert not backbone.training
+    assert not any(parameter.requires_grad for parameter in backbone.parameters())
+    assert backbone(torch.zeros(1, 3, 64, 64)).isfinite().all()
+
+
+def test_another_network_s_weights_do_not_fit(tmp_path):
+    path = tmp_path / "backbone.pth"
+    backbone_file(path, torchvision.models.alexnet)
+    with pytest.raises(ValueError, match="weights for lpips-vgg do not fit"):
+        pretrained.lpips_backbone("vgg", str(path), digest(path))
+    with pytest.raises(ValueError, match="weights for clip-vit-b32 do not fit"):
+        pretrained.clip_image_encoder(str(path), digest(path))
+    with pytest.raises(ValueError, match="net='squeeze'"):
+        pretrained.lpips_backbone("squeeze")
+
+
+def openclip_layout(model: CLIPVisionModelWithProjection) -> dict[str, torch.Tensor]:
+    state = {key.removeprefix("vision_model."): value for key, value in model.state_dict().items()}
+    found = {
+        "visual.class_embedding": state["embeddings.class_embedding"],
+        "visual.positional_embedding": state["embeddings.position_embedding.weight"],
+        "visual.conv1.weight": state["embeddings.patch_embedding.weight"],
+        "visual.proj": state["visual_projection.weight"].T,
+        # Parts of the text tower, which the image encoder has to leave alone.
+        "positional_embedding": torch.zeros(2, 2),
+        "logit_scale": torch.zeros(()),
+    }
+    for part in ("weight", "bias"):
+        found[f"visual.ln_pre.{part}"] = state[f"pre_layrnorm.{part}"]
+        found[f"visual.ln_post.{part}"] = state[f"post_layernorm.{part}"]
+        for i in range(model.config.num_hidden_layers):
+            ours, theirs = f"visual.transformer.resblocks.{i}", f"encoder.layers.{i}"
+            found[f"{ours}.attn.in_proj_{part}"] = torch.cat(
+                [state[f"{theirs}.self_attn.{x}_proj.{part}"] for x in "qkv"]
+            )
+            for one, other in {"attn.out_proj": "self_attn.out_proj", "ln_1": "layer_norm1", "ln_2": "layer_norm2",
+                               "mlp.c_fc": "mlp.fc1", "mlp.c_proj": "mlp.fc2"}.items():  # fmt: skip
+                found[f"{ours}.{one}.{part}"] = state[f"{theirs}.{other}.{part}"]
+    return {key: value.contiguous() for key, value in found.items()}
+
+
+@pytest.mark.slow  # the real architecture: 88 million weights, twice
+def test_the_clip_encoder_equals_transformers(tmp_path):
+    torch.manual_seed(0)
+    theirs = CLIPVisionModelWithProjection(CLIPVisionConfig()).eval()
+    path = tmp_path / "clip.safetensors"
+    save_file(openclip_layout(theirs), path)
+    ours = pretrained.clip_image_encoder(str(path), digest(path))
+    pixels = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = theirs(pixel_values=pixels).image_embeds
+        torch.testing.assert_close(ours(pixels), expected, atol=1e-6, rtol=1e-5)
+    assert not ours.training
+    assert not any(parameter.requires_grad for parameter in ours.parameters())
+
+
+def test_a_download_is_checked_and_not_repeated(server, own_folder):
+    assert download("some") == own_folder / "some.bin"
+    assert (own_folder / "some.bin").read_bytes() == CONTENT
+    assert download("some") == find("some")
+    assert server.starts == [0]
+    assert [path.name for path in own_folder.iterdir()] == ["some.bin"]
+
+
+@pytest.mark.parametrize("then", ["whole", "no ranges"])
+def test_a_cut_download_is_continued(server, own_folder, then):
+    server.manner = "cut"
+    with pytest.raises(ValueError, match=r"stopped after 640000 of 1280000 bytes.*some\.bin\.part keeps what came"):
+        download("some")
+    with pytest.raises(MissingWeights):
+        find("some")
+    server.manner = then
+    assert download("some").read_bytes() == CONTENT
+    assert server.starts == [0, len(CONTENT) // 2]
+    assert not (own_folder / "some.bin.part").exists()
+
+
+def test_a_run_that_stopped_after_the_last_byte_is_finished(server, own_folder):
+    own_folder.mkdir()
+    (own_folder / "some.bin.part").write_bytes(CONTENT)
+    assert download("some").read_bytes() == CONTENT
+    assert server.starts == [len(CONTENT)]
+
+
+def test_a_wrong_download_is_not_kept(server, own_folder, monkeypatch):
+    monkeypatch.setitem(WEIGHTS, "some", WEIGHTS["some"]._replace(sha256="0" * 64))
+    with pytest.raises(ValueError, match=f"gave SHA-256 {DIGEST}, not {'0' * 64}; it was deleted"):
+        download("some")
+    assert list(own_folder.iterdir()) == []
+
+
+def test_rubbish_in_the_part_is_not_built_upon_twice(server, own_folder):
+    own_folder.mkdir()
+    (own_folder / "some.bin.part").write_bytes(b"rubbish")
+    with pytest.raises(ValueError, match="it was deleted"):
+        download("some")
+    assert download("some").read_bytes() == CONTENT
+
+
+def test_a_wrong_file_in_the_folder_is_not_overwritten(server, own_folder):
+    own_folder.mkdir()
+    (own_folder / "some.bin").write_bytes(b"mine")
+    with pytest.raises(ValueError, match="damaged or another file"):
+        download("some")
+    assert (own_folder / "some.bin").read_bytes() == b"mine"
+    assert server.starts == []
+
+
+def test_a_download_that_cannot_be_had_is_one_line(server, own_folder, monkeypatch):
+    server.manner = "gone"
+    with pytest.raises(ValueError, match=r"some\.bin cannot be downloaded \(HTTP Error 404"):
+        download("some")
+    monkeypatch.setitem(WEIGHTS, "some", WEIGHTS["some"]._replace(url="http://127.0.0.1:9/some.bin"))
+    with pytest.raises(ValueError, match=r"cannot be downloaded \(.*refused"):
+        download("some")
+    assert list(own_folder.iterdir()) == []
+
+
+def test_the_command_lists_and_downloads(server, own_folder, capsys):
+    own_folder.mkdir()
+    (own_folder / WEIGHTS["i3d"].file).write_bytes(b"another file")
+    main(["download", "some"])
+    assert capsys.readouterr().out.strip() == str(own_folder / "some.bin")
+    main([])
+    listed = capsys.readouterr().out
+    assert "some: present" in listed
+    assert "lpips-vgg: missing" in listed
+    assert f"i3d: wrong (its SHA-256 is {digest(own_folder / WEIGHTS['i3d'].file)})" in listed
+    for weights in WEIGHTS.values():
+        assert str(own_folder / weights.file) in listed
+        assert weights.url in listed
+    main(["list"])
+    assert capsys.readouterr().out == listed
+
+
+def test_the_command_s_errors_are_one_line_and_exit_code_2(server, capsys):
+    server.manner = "gone"
+    with pytest.raises(SystemExit, match="2"):
+        main(["download", "some"])
+    assert capsys.readouterr().err.startswith("error: some: http://127.0.0.1")
+    with pytest.raises(SystemExit, match="2"):
+        main(["download", "nothing-known"])
+    assert "invalid choice: 'nothing-known'" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_command_runs_as_a_module():
+    run = subprocess.run([sys.executable, "-m", "motionanim.models.pretrained"], capture_output=True, text=True)
+    assert run.returncode == 0
+    assert run.stdout.count(": missing") == len(WEIGHTS)
