@@ -17,7 +17,7 @@ from motionanim.training.flow_refiner import FlowRefinerModule
 from motionanim.types import FlowPairBatch
 
 SMALL = {"width": 8, "depth": 3, "motion_norm": 0.02}
-TRAINING = {"lr": 2e-4, "beta1": 0.5, "weight_decay": 0.0, "l1_weight": 100.0}
+TRAINING = {"lr": 2e-4, "decay_share": 0.0, "beta1": 0.5, "weight_decay": 0.0, "l1_weight": 100.0}
 
 
 def refiner(trained: bool = True, **changes) -> FlowRefiner:
@@ -291,6 +291,18 @@ def test_half_precision_with_a_loss_scaler_is_refused(tmp_path):
     model._trainer = type("Fp16", (), {"precision": "16-mixed"})()
     with pytest.raises(ValueError, match="bf16-mixed"):
         model.on_fit_start()
+
+
+def test_the_learning_rate_falls_over_the_last_share_of_the_run(tmp_path):
+    model, fit = module(decay_share=0.5), trainer(tmp_path, 4, limit_val_batches=0)
+    fit.fit(model, pairs(batch_size=2))
+    for optimizer in model.optimizers(use_pl_optimizer=False):
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(model.lr / 2)  # of the last step: 1 of 2 is left
+    for share, steps, message in ((1.5, 4, r"decay_share=1.5: must be in \[0, 1\]"), (0.5, -1, "needs an end")):
+        with pytest.raises(ValueError, match=message):
+            trainer(tmp_path, steps, limit_val_batches=0, val_check_interval=1).fit(
+                module(decay_share=share), pairs(batch_size=2)
+            )
 
 
 def test_it_trains_in_bf16(tmp_path):

@@ -1,5 +1,6 @@
 """Training of the flow refiner T (Sec. 3.2 and 4.1): pix2pix's objective on pairs of hint and true flow."""
 
+import math
 from pathlib import Path
 
 import lightning as L
@@ -10,12 +11,12 @@ from torchmetrics import MeanMetric
 
 from motionanim.models.flow_refiner import FlowRefiner, PatchDiscriminator
 from motionanim.pictures import flow_to_rgb
-from motionanim.training.optim import check_finite
+from motionanim.training.optim import check_end, check_finite, trapezoid
 from motionanim.types import FlowPairBatch
 
 
 class FlowRefinerModule(L.LightningModule):
-    """GAN + `l1_weight` * L1 on flow in motion norms, at a constant learning rate.
+    """GAN + `l1_weight` * L1 on flow in motion norms.
 
     Both networks step from the same weights (pix2pix steps the discriminator first): one backward pass then serves
     both, every parameter gets a gradient in it, and plain DDP works. Only the generator's steps count for the trainer,
@@ -25,6 +26,7 @@ class FlowRefinerModule(L.LightningModule):
         refiner: The generator.
         discriminator: Judges its flows in training; not needed later.
         lr: Learning rate of both.
+        decay_share: Share of the run, at its end, over which it falls to 0, in [0, 1]; pix2pix has 0.5, 0 is constant.
         beta1: Momentum of both optimisers, in [0, 1).
         weight_decay: AdamW's; with 0 it is pix2pix's Adam.
         l1_weight: Weight of L1 beside the GAN's term, at least 0.
@@ -36,6 +38,7 @@ class FlowRefinerModule(L.LightningModule):
         refiner: FlowRefiner,
         discriminator: PatchDiscriminator,
         lr: float,
+        decay_share: float,
         beta1: float,
         weight_decay: float,
         l1_weight: float,
@@ -44,7 +47,8 @@ class FlowRefinerModule(L.LightningModule):
         self.save_hyperparameters(ignore=["refiner", "discriminator"])
         self.automatic_optimization = False
         self.refiner, self.discriminator = refiner, discriminator
-        self.lr, self.beta1, self.weight_decay, self.l1_weight = lr, beta1, weight_decay, l1_weight
+        self.lr, self.decay_share, self.beta1 = lr, decay_share, beta1
+        self.weight_decay, self.l1_weight = weight_decay, l1_weight
         self.epe_hint, self.epe_refined = MeanMetric(), MeanMetric()
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
@@ -55,14 +59,26 @@ class FlowRefinerModule(L.LightningModule):
             for network in (self.refiner, self.discriminator)
         ]
 
+    @property
+    def _decay_steps(self) -> int:
+        # Without an end every share of the run counts as a step, which `check_end` then refuses.
+        return math.ceil(self.decay_share * max(self.trainer.max_steps, 1))
+
     def on_fit_start(self) -> None:
         if self.trainer.precision == "16-mixed":
             raise ValueError("trainer.precision=16-mixed: the flow refiner trains in 32-true or bf16-mixed")
+        if not 0 <= self.decay_share <= 1:
+            raise ValueError(f"model.decay_share={self.decay_share}: must be in [0, 1]")
+        check_end(self._decay_steps, self.trainer.max_steps)
 
     def training_step(self, batch: FlowPairBatch, batch_idx: int) -> None:
         generator_optimizer, _ = self.optimizers()
         # Stepped outside Lightning's wrapper, which would count each iteration twice.
         _, discriminator_optimizer = self.optimizers(use_pl_optimizer=False)
+        factor = trapezoid(self.global_step, warmup=0, decay=self._decay_steps, total=self.trainer.max_steps)
+        for optimizer in (generator_optimizer, discriminator_optimizer):
+            for group in optimizer.param_groups:
+                group["lr"] = self.lr * factor
         condition = self.refiner.condition(batch.image, batch.hint, batch.mask)
         true = self.refiner.normalize(batch.flow * batch.mask)
         made = self.refiner.normalize(self.refiner(batch.image, batch.hint, batch.mask))

@@ -14,16 +14,21 @@ def trapezoid(step: int, *, warmup: int, decay: int, total: int) -> float:
     return max(0.0, min(up, down))
 
 
+def check_end(decay_steps: int, total: int) -> None:
+    """Raises ValueError if decay_steps > 0 and the run has no last step to decay towards."""
+    if decay_steps and total < 1:
+        raise ValueError(f"decay_steps={decay_steps} needs an end: set trainer.max_steps or decay_steps=0")
+
+
 def adamw(
     parameters: Iterable[Parameter], *, lr: float, weight_decay: float, warmup_steps: int, decay_steps: int, total: int
 ) -> dict[str, Any]:
     """AdamW (Sec. 4.1) over the parameters that train, in the form that `configure_optimizers` returns.
 
     Raises:
-        ValueError: If decay_steps > 0 and the run has no last step to decay towards.
+        ValueError: As `check_end`.
     """
-    if decay_steps and total < 1:
-        raise ValueError(f"decay_steps={decay_steps} needs an end: set trainer.max_steps or decay_steps=0")
+    check_end(decay_steps, total)
     optimizer = torch.optim.AdamW([p for p in parameters if p.requires_grad], lr=lr, weight_decay=weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: trapezoid(step, warmup=warmup_steps, decay=decay_steps, total=total)
