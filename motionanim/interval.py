@@ -1,10 +1,12 @@
 """How sure a mean over clips is, and how well two orders agree."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, SupportsFloat
 
 import numpy as np
 from scipy import stats
+
+LEAST_LEVELS = 5  # of strength, for a rank correlation
 
 
 class Interval(NamedTuple):
@@ -50,3 +52,24 @@ def spearman(x: Iterable[SupportsFloat], y: Iterable[SupportsFloat]) -> float:
     if len(pairs) < 2 or (pairs == pairs[0]).all(0).any():
         return float("nan")
     return float(stats.spearmanr(pairs[:, 0], pairs[:, 1]).statistic)
+
+
+def strength_spearman(requested: Sequence[float], realised: Sequence[float]) -> float:
+    """Does more strength make more motion? Spearman's rank correlation over runs of one image (Fig. 7).
+
+    Args:
+        requested: `requested_strength` of each run, at least `LEAST_LEVELS` different ones.
+        realised: `realised_strength` of the same runs.
+
+    Returns:
+        In [-1, 1], ties by their mean rank; NaN if all runs move alike.
+
+    Raises:
+        ValueError: If there are too few levels, or the two do not pair finite numbers.
+    """
+    if len(requested) != len(realised) or not np.isfinite([*requested, *realised]).all():
+        raise ValueError(f"requested={list(requested)}, realised={list(realised)}: must be finite, one of each a run")
+    levels = len(set(requested))
+    if levels < LEAST_LEVELS:
+        raise ValueError(f"{levels} levels of strength: a rank correlation needs at least {LEAST_LEVELS}; run more")
+    return spearman(requested, realised)

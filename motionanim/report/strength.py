@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from motionanim.interval import Interval, mean_interval, spearman
+from motionanim.interval import LEAST_LEVELS, Interval, mean_interval, strength_spearman
 from motionanim.report.keys import describe
 from motionanim.report.runs import Run
 from motionanim.report.tables import DASH, Block, Cell, Row, Table
 
 REQUESTED, REALISED = "requested_strength", "realised_strength"
-LEAST_LEVELS = 5
 
 
 class Curve(NamedTuple):
@@ -39,8 +38,8 @@ def curves(runs: Sequence[Run]) -> list[Curve]:
                 if requested is not None and realised is not None:
                     clips.setdefault(clip, []).append((requested, realised))
         clips = {clip: sorted(points) for clip, points in clips.items()}
-        enough = [points for points in clips.values() if len(points) >= LEAST_LEVELS]
-        correlation = mean_interval(spearman(*zip(*points)) for points in enough) if enough else None
+        enough = [points for points in clips.values() if len({level for level, _ in points}) >= LEAST_LEVELS]
+        correlation = mean_interval(strength_spearman(*zip(*points)) for points in enough) if enough else None
         if clips:
             found.append(Curve(label, len(here), clips, correlation))
     return found
