@@ -1,0 +1,178 @@
+"""HTTP with patience: retries, waits that the server asks for, and downloads that go on where they stopped."""
+
+import http.client
+import logging
+import os
+import re
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import TypeVar
+
+logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+Sleep = Callable[[float], object]  # waits that many seconds
+
+ATTEMPTS = 6  # with waits of 1, 2, 4, 8 and 16 s between them, or longer ones if the server asks
+_LONGEST_WAIT = 300  # seconds; a server that asks for more is left alone
+_TIMEOUT = 60  # seconds without a byte
+_CHUNK = 2**18
+
+
+class HttpError(ValueError):
+    """A request that failed.
+
+    Attributes:
+        status: Of the answer; 0 where there was none, or not a whole one.
+        wait: Seconds the server asks to wait before another attempt, at least 0; None where another is of no use.
+    """
+
+    def __init__(self, message: str, *, status: int, wait: float | None) -> None:
+        super().__init__(message)
+        self.status, self.wait = status, wait
+
+
+def retrying(attempt: Callable[[], Result], *, sleep: Sleep) -> Result:
+    """Call `attempt` until it succeeds, fails for good, or has failed `ATTEMPTS` times.
+
+    Raises:
+        HttpError: The last one.
+    """
+    for number in range(ATTEMPTS):
+        try:
+            return attempt()
+        except HttpError as error:
+            if error.wait is None or number == ATTEMPTS - 1:
+                raise
+            if error.wait > _LONGEST_WAIT:
+                message = f"{error}; the server asks to wait {error.wait:.0f} s: run again later"
+                raise HttpError(message, status=error.status, wait=None) from None
+            wait = max(error.wait, 2.0**number)
+            logger.warning("%s; again in %.0f s", error, wait)
+            sleep(wait)
+    raise AssertionError("unreachable")
+
+
+def open_url(url: str, headers: dict[str, str], *, secret: str = "") -> http.client.HTTPResponse:
+    """Open a URL once. What is raised names the URL without its query, and `secret` nowhere.
+
+    Raises:
+        HttpError: If there is no answer, or one of status 400 and above.
+    """
+    where = url.partition("?")[0]
+    request = urllib.request.Request(url, headers={"User-Agent": "motionanim", **headers})
+    try:
+        return urllib.request.urlopen(request, timeout=_TIMEOUT)
+    except urllib.error.HTTPError as error:
+        with error:
+            body = read(error, 2000, where).decode("utf-8", "replace")
+        text = " ".join(body.split())[:200]
+        if secret:
+            text = text.replace(secret, "")
+        again = error.code == 429 or error.code >= 500
+        wait = _asked_wait(error.headers) if again else None
+        # From None: the original holds the whole URL.
+        raise HttpError(f"{where} answers {error.code} {error.reason}: {text}", status=error.code, wait=wait) from None
+    except (OSError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", None) or error
+        raise HttpError(f"{where} cannot be reached: {reason}", status=0, wait=0) from None
+
+
+def read(response: http.client.HTTPResponse | urllib.error.HTTPError, size: int | None, where: str) -> bytes:
+    """Read up to `size` bytes, or all for None.
+
+    Raises:
+        HttpError: If the connection breaks.
+    """
+    try:
+        return response.read(size)
+    except (OSError, http.client.HTTPException) as error:
+        raise HttpError(f"{where} broke off: {error}", status=0, wait=0) from None
+
+
+def _asked_wait(headers: http.client.HTTPMessage) -> float:
+    """Seconds until `Retry-After` (a number or a date) and `X-RateLimit-Reset` (a number); 0 without them."""
+    waits = [0.0]
+    for name in ("Retry-After", "X-RateLimit-Reset"):
+        text = (headers.get(name) or "").strip()
+        if re.fullmatch(r"\d+(\.\d+)?", text):
+            waits.append(float(text))
+        elif text and name == "Retry-After":
+            try:
+                waits.append(parsedate_to_datetime(text).timestamp() - time.time())
+            except ValueError:
+                logger.info("Retry-After=%r is no number and no date", text)
+    return max(waits)
+
+
+def tag_path(part: Path) -> Path:
+    """Where the ETag or date is kept that the first bytes of an unfinished download had."""
+    return part.with_name(f"{part.name}.tag")
+
+
+def download(url: str, part: Path, *, sleep: Sleep, stop: threading.Event) -> None:
+    """Complete `part` with the bytes of `url`, from where it stands if the server still has the same file.
+
+    See `tag_path`: without a tag a download begins anew.
+
+    Args:
+        url: Of the file.
+        part: Where to; what an earlier call left there is kept.
+        sleep: Waits that many seconds.
+        stop: Set to leave within one chunk.
+
+    Raises:
+        HttpError: If the file is not there, or is still incomplete after several attempts.
+        OSError: If `part` cannot be written, as on a full disk.
+    """
+    retrying(lambda: _download_once(url, part, stop), sleep=sleep)
+
+
+def _download_once(url: str, part: Path, stop: threading.Event) -> None:
+    tag = tag_path(part)
+    validator = tag.read_text(encoding="utf-8") if tag.exists() else ""
+    start = part.stat().st_size if part.exists() and validator else 0
+    try:
+        response = open_url(url, {"Range": f"bytes={start}-", "If-Range": validator} if start else {})
+    except HttpError as error:
+        if error.status == 416:  # nothing after `start`: the part is not of this file, or was just complete
+            part.unlink(missing_ok=True)
+            raise HttpError(str(error), status=416, wait=0) from None
+        raise
+    with response:
+        kind = response.headers.get_content_type()
+        if kind in ("text/html", "application/json"):
+            raise HttpError(f"{url} answers with {kind}, which is no video: see it in a browser", status=0, wait=None)
+        if response.status == 206:
+            span = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
+            if span is None or int(span[1]) != start:
+                part.unlink(missing_ok=True)
+                raise HttpError(f"{url} answers with another range than asked for", status=206, wait=0)
+            total = int(span[2])
+        else:
+            start, length = 0, response.headers.get("Content-Length", "")
+            total = int(length) if length.isdigit() else None
+        with part.open("ab" if start else "wb") as file:
+            if not start:
+                # After the truncation: an old part must never stand beside a new tag.
+                tag.write_text(_validator(response.headers), encoding="utf-8")
+            while chunk := read(response, _CHUNK, url):
+                if stop.is_set():
+                    raise HttpError(f"{url}: stopped", status=0, wait=None)
+                file.write(chunk)
+            file.flush()
+            os.fsync(file.fileno())
+    size = part.stat().st_size
+    if total is not None and size != total:
+        raise HttpError(f"{url} was cut off at {size} of {total} bytes; run again to go on", status=0, wait=0)
+
+
+def _validator(headers: http.client.HTTPMessage) -> str:
+    """What `If-Range` accepts: a strong ETag, else the date."""
+    etag = headers.get("ETag", "")
+    return etag if etag and not etag.startswith("W/") else headers.get("Last-Modified", "")
