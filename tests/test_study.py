@@ -1,0 +1,762 @@
+import csv
+import json
+import math
+import re
+import shutil
+import subprocess
+from collections import Counter
+from itertools import combinations
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from scipy.optimize import minimize
+from scipy.stats import binomtest
+
+from motionanim.data.video import Video, VideoError
+from motionanim.study import media
+from motionanim.study.__main__ import main, named
+from motionanim.study.make import QUESTIONS, balanced, render, round_robin
+from motionanim.study.media import Look, choose_looks, damage, find_videos
+from motionanim.study.report import count_study
+from motionanim.study.tally import agreement, clustered_variance, krippendorff, share, shares, strengths, win_rates
+from motionanim.study.votes import Vote, read_key, read_sheets
+
+METHODS = ("zebrafish", "quokka", "axolotl")
+CLIPS = ("harbour_17", "glacier_42")
+LOGIC = Path(__file__).resolve().parents[1] / "motionanim" / "assets" / "study" / "logic.js"
+
+node = pytest.mark.skipif(shutil.which("node") is None, reason="needs node, to run the page's script")
+
+
+def write_clip(path, *, height=64, width=96, fps=6, frames=6, method="", codec="libx264"):
+    """Frame k is grey of value 12 k + 20; the method's name stands in the metadata, as some tools write it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        container.metadata["title"], container.metadata["comment"] = f"made by {method}", method
+        stream = container.add_stream(codec, rate=fps)
+        stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
+        for k in range(frames):
+            pixels = np.full((height, width, 3), 12 * k + 20, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory):
+    """Three methods that could be told apart by size, rate, length, shape or codec."""
+    root = tmp_path_factory.mktemp("methods")
+    looks = [
+        {"height": 64, "width": 96},
+        {"height": 96, "width": 128, "fps": 12, "frames": 15},
+        {"height": 80, "width": 120, "fps": 7, "frames": 10, "codec": "mpeg4"},
+    ]
+    for method, look in zip(METHODS, looks):
+        for clip in CLIPS:
+            write_clip(root / method / f"{clip}.mp4", method=method, **look)
+    (root / "photos").mkdir()
+    for clip in CLIPS:
+        Image.new("RGB", (150, 100), (200, 120, 40)).save(root / "photos" / f"{clip}.png")
+    return root
+
+
+def make(folders, out, *options):
+    main(["make", *(str(folders / m) for m in METHODS), "--out", str(out), "--seconds", "0.2", *map(str, options)])
+    return json.loads((out / "key.json").read_text())
+
+
+@pytest.fixture(scope="session")
+def study(folders, tmp_path_factory):
+    out = tmp_path_factory.mktemp("study") / "study"
+    make(folders, out, "--image-folder", folders / "photos", "--checks", 1, "--seed", 3)
+    return out
+
+
+def page_data(page):
+    return json.loads(re.search(r'id="data">(.*?)</script>', page.read_text(), re.DOTALL)[1])
+
+
+# The page.
+
+
+def test_nothing_handed_out_names_a_method_or_a_clip(study):
+    files = [path for path in (study / "page").rglob("*") if path.is_file()]
+    assert len(files) == 1 + 6 + 1 + 2
+    for path in files:
+        for secret in (*METHODS, *CLIPS, "key.json"):
+            assert secret not in path.name
+            assert secret.encode() not in path.read_bytes().lower()
+    assert sorted(p.name for p in study.iterdir()) == ["key.json", "page"]
+    key = json.loads((study / "key.json").read_text())
+    assert {(v["method"], v["clip"]) for v in key["videos"].values()} == {(m, c) for m in METHODS for c in CLIPS}
+
+
+def test_all_videos_look_alike_in_codec_size_rate_and_length(study):
+    looks = set()
+    for path in (study / "page" / "media").glob("*.mp4"):
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            assert container.metadata.keys() <= {"major_brand", "minor_version", "compatible_brands", "encoder"}
+            codec, size = stream.codec_context, (stream.width, stream.height)
+            looks.add((codec.name, codec.pix_fmt, size, stream.average_rate, stream.frames, len(container.streams)))
+    assert looks == {("h264", "yuv420p", (96, 64), 60, 12, 1)}
+    photos = list((study / "page" / "media").glob("*.png"))
+    assert {Image.open(path).size for path in photos} == {(96, 64)}
+
+
+def test_the_page_needs_no_network_and_names_only_files_that_are_there(study):
+    page = study / "page" / "index.html"
+    text = page.read_text()
+    assert not re.search(r"https?:|src=|@import|url\(", text)
+    assert "{{" not in text
+    data = page_data(page)
+    used = {f"{video}.mp4" for t in data["trials"] + data["always"] for video in t["videos"]}
+    used |= {f"{t['image']}.png" for t in data["trials"] + data["always"]}
+    assert used == {path.name for path in (study / "page" / "media").iterdir()}
+    assert [q["id"] for q in data["questions"]] == list(QUESTIONS)
+    assert "<" not in re.search(r'id="data">(.*?)</script>', render(data | {"x": "</script>"}), re.DOTALL)[1]
+
+
+def test_the_same_seed_gives_the_same_bytes_and_the_inputs_are_part_of_the_seed(folders, study, tmp_path):
+    def content(folder):
+        return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+    options = ("--image-folder", folders / "photos", "--checks", 1)
+    make(folders, tmp_path / "same", *options, "--seed", 3)
+    assert content(tmp_path / "same") == content(study)
+    other = make(folders, tmp_path / "other", "--pairs", 2, "--seed", 4)
+    key = json.loads((study / "key.json").read_text())
+    assert other["study"] != key["study"]
+    assert not other["videos"].keys() & key["videos"].keys()
+    changed = tmp_path / "changed"
+    shutil.copytree(folders, changed)
+    write_clip(changed / METHODS[0] / f"{CLIPS[0]}.mp4", frames=7)
+    assert not make(changed, tmp_path / "third", "--pairs", 2, "--seed", 3)["videos"].keys() & key["videos"].keys()
+
+
+def test_a_frame_is_held_for_its_time_and_a_faster_video_is_thinned(folders):
+    look = Look(height=64, width=96, fps=6, seconds=1)
+    shown = []
+    for method, fps in zip(METHODS, (6, 6, 7)):
+        shot = media.read(folders / method / f"{CLIPS[0]}.mp4", look)
+        assert shot.frames.shape == (60, 3, 64, 96)
+        assert (shot.rate, shot.fps) == (60, pytest.approx(fps, rel=1e-3))
+        grey = (shot.frames.float().mean((1, 2, 3)) + 1) * 127.5
+        shown.append(((grey - 20) / 12).round().int().tolist())
+    assert shown[0] == [tick // 10 for tick in range(60)]
+    assert shown[1] == [2 * (tick // 10) for tick in range(60)]  # 12 a second: every other frame
+    assert shown[2] == [int(tick * 7 / 60 + 1e-6) for tick in range(60)]
+
+
+def test_options_choose_the_look_and_as_they_are_keeps_it(folders):
+    videos = find_videos({m: folders / m for m in METHODS})
+    common = {"as_they_are": False, "height": None, "fps": None, "seconds": None}
+    (look,) = set(choose_looks(videos, **common).values())
+    assert look == pytest.approx((64, 96, 6, 1))
+    asked = choose_looks(videos, **common | {"height": 96, "fps": 3.0, "seconds": 0.5})
+    assert set(asked.values()) == {Look(96, 144, 3.0, 0.5)}
+    own = choose_looks(videos, **common | {"as_they_are": True})
+    assert own["quokka", CLIPS[0]][:2] == (96, 128)
+    shot = media.read(videos["quokka", CLIPS[0]], own["quokka", CLIPS[0]])
+    assert (len(shot.frames), shot.rate) == (15, pytest.approx(12, rel=1e-3))
+    for wrong, message in (
+        ({"height": 33}, "even number"),
+        ({"fps": 0.0}, "above 0"),
+        ({"seconds": 1.2}, r"longer than .*zebrafish/glacier_42.mp4 \(1 s\)"),
+        ({"as_they_are": True, "fps": 6.0}, "leaves no room"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            choose_looks(videos, **common | wrong)
+
+
+def test_a_damaged_video_is_coarse_out_of_order_and_repeats():
+    frames = torch.linspace(-1, 1, 60).view(60, 1, 1, 1) + torch.linspace(-0.1, 0.1, 48).view(1, 1, 1, 48)
+    frames = frames.expand(60, 3, 24, 48).clamp(-1, 1)
+    broken = damage(frames, torch.Generator().manual_seed(0))
+    assert broken.shape == frames.shape
+    assert torch.equal(broken, damage(frames, torch.Generator().manual_seed(0)))
+    assert (broken[:, 0, 0].diff() != 0).sum(1).max() == 23  # 2 px blocks
+    times = broken.mean((1, 2, 3))
+    assert times.diff().min() < 0
+    torch.testing.assert_close(times.sort().values, frames.mean((1, 2, 3)), atol=1e-4, rtol=0)
+
+
+@given(methods=st.integers(2, 9), clips=st.integers(1, 9))
+@settings(max_examples=40, deadline=None)
+def test_every_pair_meets_once_on_every_clip_in_a_balanced_order(methods, clips):
+    names, scenes = [f"m{k}" for k in range(methods)], [f"c{k}" for k in range(clips)]
+    pairs = round_robin(names)
+    assert sorted(map(sorted, pairs)) == sorted(map(list, combinations(names, 2)))
+    for first in range(0, len(pairs), methods // 2):
+        met = [name for pair in pairs[first : first + methods // 2] for name in pair]
+        assert len(met) == len(set(met)) == methods // 2 * 2
+    order = balanced(scenes, pairs)
+    assert len(order) == len(set(order)) == len(scenes) * len(pairs)
+    for first in range(0, len(order), clips):
+        assert [clip for clip, _ in order[first : first + clips]] == scenes
+
+
+def test_fewer_pairs_are_spread_over_methods_and_clips(folders, tmp_path):
+    key = make(folders, tmp_path / "s", "--pairs", 4)
+    assert len(key["trials"]) == key["trials_per_participant"] == 4
+    assert set(Counter(t["clip"] for t in key["trials"].values()).values()) == {2}
+    met = Counter(key["videos"][v]["method"] for t in key["trials"].values() for v in t["videos"])
+    assert max(met.values()) - min(met.values()) <= 1
+
+
+def test_best_of_all_shows_every_method_at_once(folders, tmp_path, capsys):
+    key = make(folders, tmp_path / "s", "--choose", "best-of-all", "--per-participant", 1)
+    assert key["choose_best"]
+    shown = [sorted(key["videos"][v]["method"] for v in t["videos"]) for t in key["trials"].values()]
+    assert shown == [sorted(METHODS)] * 2
+    printed = capsys.readouterr().out
+    assert "3 methods, 2 comparisons of which a participant sees 1, and 0 attention checks" in printed
+    assert "96x64 px, 0.2 s, 2 frames at 6/s" in printed
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--pairs", 0), "pairs=0: must lie between 1 and 6"),
+        (("--pairs", 7), "pairs=7: must lie between 1 and 6"),
+        (("--pairs", 1), r"pairs=1: too few to show \w+ even once"),
+        (("--per-participant", 7), "per_participant=7: must lie between 1 and 6"),
+        (("--checks", 7), "checks=7: must lie between 0 and 6"),
+        (("--image-folder", "nowhere"), "no image for clip glacier_42"),
+    ],
+)
+def test_bad_options_are_one_line_and_leave_nothing(folders, tmp_path, capsys, options, message):
+    with pytest.raises(SystemExit) as exit_:
+        make(folders, tmp_path / "s", *options)
+    assert exit_.value.code == 2
+    error = capsys.readouterr().err
+    assert re.match(f"error: .*{message}", error)
+    assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_older_study_is_never_overwritten(folders, tmp_path, capsys):
+    (tmp_path / "s").mkdir()
+    with pytest.raises(SystemExit):
+        make(folders, tmp_path / "s")
+    assert "exists: votes belong to the study" in capsys.readouterr().err
+
+
+def test_folders_that_do_not_match_are_refused(tmp_path):
+    a, b = tmp_path / "a", tmp_path / "b"
+    for folder, names in ((a, ["x.mp4", "y.mp4", ".z.mp4", "log.txt"]), (b, ["x.webm", "w.mp4"])):
+        folder.mkdir()
+        for name in names:
+            (folder / name).touch()
+    with pytest.raises(ValueError, match=r"clip w is in b but not in a; clip y is in a but not in b$"):
+        find_videos({"a": a, "b": b})
+    (b / "w.mp4").rename(b / "y.mp4")
+    assert list(find_videos({"b": b, "a": a})) == [("a", "x"), ("a", "y"), ("b", "x"), ("b", "y")]
+    with pytest.raises(VideoError, match=r"x.mp4 is empty"):
+        choose_looks(find_videos({"a": a, "b": b}), as_they_are=False, height=None, fps=None, seconds=None)
+    (b / "x.mp4").touch()
+    with pytest.raises(ValueError, match=r"x.mp4 and x.webm are both clip x"):
+        find_videos({"a": a, "b": b})
+    with pytest.raises(ValueError, match="no such folder"):
+        find_videos({"a": a, "c": tmp_path / "c"})
+    (tmp_path / "c").mkdir()
+    with pytest.raises(ValueError, match="no video"):
+        find_videos({"a": a, "c": tmp_path / "c"})
+    with pytest.raises(ValueError, match="needs two or more"):
+        find_videos({"a": a})
+
+
+def test_methods_are_named_after_folders_or_by_hand(tmp_path):
+    odd = tmp_path / "gamma=0.8"
+    odd.mkdir()
+    assert named([f"ours={tmp_path}/x/out", str(tmp_path / "y" / "out"), str(odd)]) == {
+        "ours": tmp_path / "x" / "out",
+        "out": tmp_path / "y" / "out",
+        "gamma=0.8": odd,
+    }
+    with pytest.raises(ValueError, match="a second method named out"):
+        named(["x/out", "y/out"])
+
+
+# The page's script.
+
+
+def run_script(code, **values):
+    """The value of an expression in JavaScript, with logic.js loaded."""
+    lines = [LOGIC.read_text(), *(f"const {name} = {json.dumps(value)};" for name, value in values.items())]
+    lines.append(f"console.log(JSON.stringify({code}));")
+    done = subprocess.run(["node", "-e", "\n".join(lines)], capture_output=True, text=True, check=True, timeout=60)
+    return json.loads(done.stdout)
+
+
+def small_page(per_participant, trials=9, always=1):
+    return {
+        "schema": 1,
+        "study": "s",
+        "perParticipant": per_participant,
+        "questions": [{"id": "q", "text": ""}, {"id": "r", "text": ""}],
+        "trials": [{"id": f"t{k}", "image": None, "videos": [f"a{k}", f"b{k}"]} for k in range(trials)],
+        "always": [{"id": f"c{k}", "image": None, "videos": [f"x{k}", f"y{k}"]} for k in range(always)],
+    }
+
+
+@node
+def test_slots_share_the_comparisons_evenly_and_everyone_gets_the_checks():
+    sheets = run_script("[...Array(9).keys()].map((k) => logic.start(study, `p${k}`, k, 'now'))", study=small_page(4))
+    given = Counter(entry["trial"] for sheet in sheets for entry in sheet["trials"])
+    assert given == {f"t{k}": 4 for k in range(9)} | {"c0": 9}
+    for sheet in sheets:
+        assert len({entry["trial"] for entry in sheet["trials"]}) == 5
+
+
+@node
+def test_order_and_sides_come_from_the_participant_alone_and_are_even():
+    code = "Array.from({length: 300}, (_, k) => logic.start(study, `p${k}`, 0, 'now'))"
+    sheets = run_script(code, study=small_page(9, always=0))
+    assert sheets == run_script(code, study=small_page(9, always=0))
+    orders = {tuple(entry["trial"] for entry in sheet["trials"]) for sheet in sheets}
+    assert len(orders) == 300
+    first = Counter(entry["shown"][0][0] for sheet in sheets for entry in sheet["trials"])
+    assert binomtest(first["a"], 2700).pvalue > 1e-4
+    places = Counter(sheet["trials"][0]["trial"] for sheet in sheets)
+    assert len(places) == 9
+    assert max(places.values()) < 60
+
+
+@node
+def test_a_kept_sheet_is_taken_up_where_it_was_left_and_a_strange_one_is_not():
+    study = small_page(2, always=0)
+    sheet = run_script("logic.start(study, 'p', 0, 'now')", study=study)
+    kept = [json.dumps(sheet), json.dumps(sheet | {"study": "other"}), "{", "null", None, "[]"]
+    restored = run_script("kept.map((text) => logic.restore(study, text))", study=study, kept=kept)
+    assert restored == [sheet, None, None, None, None, None]
+    partly = json.loads(json.dumps(sheet))
+    partly["trials"][0]["answers"] = {"q": "tie", "r": "a0"}
+    full = json.loads(json.dumps(partly))
+    full["trials"][1]["answers"] = {"q": "tie", "r": "tie"}
+    assert run_script("sheets.map(logic.next)", sheets=[sheet, partly, full]) == [0, 1, 2]
+    places = ["", "?p=3", "?p=03&x=1", "?p=", "?p=-1", "?p=1e3"]
+    assert run_script("places.map((p) => logic.slot(p, () => 77))", places=places) == [77, 3, 3, None, None, None]
+
+
+@node
+def test_what_the_script_writes_is_what_count_reads(study, tmp_path):
+    """Two participants: one prefers the alphabetically first method, the other stops after a tie."""
+    key = read_key(study / "key.json")
+    data = page_data(study / "page" / "index.html")
+    names = ["0123456789abcdef", "fedcba9876543210"]
+    sheets = run_script("names.map((p) => logic.start(study, p, 0, new Date().toISOString()))", study=data, names=names)
+    for entry in sheets[0]["trials"]:
+        check = key["checks"].get(entry["trial"])
+        best = check["intact"] if check else min(entry["shown"], key=lambda v: key["videos"][v]["method"])
+        entry["answers"] = dict.fromkeys(QUESTIONS, best)
+    next(e for e in sheets[1]["trials"] if e["trial"] in key["trials"])["answers"]["vi_co"] = "tie"
+    files = [tmp_path / "full.json", tmp_path / "part.json"]
+    for file, sheet in zip(files, sheets):
+        file.write_text(json.dumps(sheet))
+    notes = count_study(study / "key.json", files, tmp_path / "result", exclude_failed=True)
+    assert notes == [
+        "votes: 19 (one of two); participants: 2; clips: 2 of 2; comparisons: 6 of 6",
+        "part.json: half-filled, 1 of 21 answers, all counted",
+        "participants who answered no attention check: 1",
+    ]
+    rows = list(csv.DictReader((tmp_path / "result" / "shares.csv").open()))
+    shown = {row["method"]: (row["share"], row["wins"]) for row in rows if row["question"] == "mo_coor"}
+    assert shown == {"axolotl": ("1.0", "4"), "quokka": ("0.5", "2"), "zebrafish": ("0.0", "0")}
+    assert sum(int(row["ties"]) for row in rows) == 2
+    assert len((tmp_path / "result" / "votes.csv").read_text().splitlines()) == 20
+    assert Image.open(tmp_path / "result" / "shares.png").size[0] > 800
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
+def test_a_browser_walks_through_the_page(study, tmp_path):
+    shutil.copytree(study / "page", tmp_path / "page")
+    page = tmp_path / "page" / "index.html"
+    driver = """<script>
+      find("begin").click();
+      while (find("end").hidden) {
+        for (const set of document.querySelectorAll("fieldset")) set.querySelectorAll("input")[current % 3].click();
+        find("next").click();
+      }
+      const again = kept();
+      document.body.replaceChildren(element("pre", {textContent: JSON.stringify({file: JSON.parse(votes()), again})}));
+    </script>"""
+    page.write_text(page.read_text().replace("</body>", driver + "</body>"))
+    command = ["chromium", "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/profile"]
+    done = subprocess.run([*command, "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=120)
+    found = json.loads(re.search(r"<pre>(.*)</pre>", done.stdout, re.DOTALL)[1])
+    assert found["again"] == found["file"] | {"saved": None}
+    assert all(entry["opened"] <= entry["answered"] for entry in found["file"]["trials"])
+    (tmp_path / "votes.json").write_text(json.dumps(found["file"]))
+    (sheet,) = read_sheets([tmp_path / "votes.json"], read_key(study / "key.json"))
+    assert sheet.answered == sheet.asked == 21
+    chosen = Counter(entry["answers"]["mo_coor"] == "tie" for entry in found["file"]["trials"])
+    assert chosen == {True: 2, False: 5}
+
+
+# Counting.
+
+
+def hand_key(methods=("a", "b"), clips=("c1", "c2"), checks=1):
+    """A study of all pairs without files. The video of method m on clip c is named m-c."""
+    trials = {
+        f"{x}{y}-{c}": {"clip": c, "videos": [f"{x}-{c}", f"{y}-{c}"]}
+        for x, y in combinations(methods, 2)
+        for c in clips
+    }
+    attention = {
+        f"check{k}": {
+            "clip": clips[0],
+            "videos": [f"{methods[0]}-{clips[0]}", f"z{k}"],
+            "intact": f"{methods[0]}-{clips[0]}",
+        }
+        for k in range(checks)
+    }
+    return {
+        "schema": 1,
+        "study": "5tudy",
+        "choose_best": False,
+        "methods": list(methods),
+        "questions": list(QUESTIONS),
+        "trials_per_participant": len(trials) + checks,
+        "trials": trials,
+        "checks": attention,
+        "videos": {f"{m}-{c}": {"method": m, "clip": c} for m in methods for c in clips},
+    }
+
+
+def sheet_of(key, number, answer):
+    """A file as the page writes it; `answer(trial, question)` is "first", "second", "tie" or None."""
+    time, entries = "2024-05-06T07:08:09.123Z", []
+    for name, trial in (key["trials"] | key["checks"]).items():
+        first, second = trial["videos"]
+        meaning = {"first": first, "second": second, "tie": "tie", None: None}
+        answers = {question: meaning[answer(name, question)] for question in key["questions"]}
+        entries.append({"trial": name, "shown": [second, first], "opened": time, "answered": time, "answers": answers})
+    common = {"schema": 1, "study": key["study"], "participant": f"{number:016x}", "slot": 0}
+    return common | {"started": time, "saved": time, "trials": entries}
+
+
+@pytest.fixture
+def counted(tmp_path):
+    """Writes a key and sheets, counts, and gives the lines and the tables."""
+
+    def run(key, sheets, exclude_failed=False):
+        (tmp_path / "key.json").write_text(json.dumps(key))
+        files = [tmp_path / f"v{k}.json" for k in range(len(sheets))]
+        for file, sheet in zip(files, sheets):
+            file.write_text(sheet if isinstance(sheet, str) else json.dumps(sheet))
+        notes = count_study(tmp_path / "key.json", files, tmp_path / "out", exclude_failed=exclude_failed)
+        tables = {p.stem: list(csv.DictReader(p.open())) for p in (tmp_path / "out").glob("*.csv")}
+        return notes, tables, (tmp_path / "out" / "report.md").read_text()
+
+    return run
+
+
+def test_shares_of_hand_made_votes(counted):
+    key = hand_key()
+    sheets = [
+        sheet_of(key, 1, lambda trial, question: "first"),
+        sheet_of(key, 2, lambda trial, question: "second" if trial == "ab-c1" else "first"),
+        sheet_of(key, 3, lambda trial, question: "tie" if trial == "ab-c2" else "first"),
+    ]
+    notes, tables, report = counted(key, sheets)
+    assert notes == ["votes: 18 (one of two); participants: 3; clips: 2 of 2; comparisons: 2 of 2"]
+    for question in QUESTIONS:
+        a, b = (row for row in tables["shares"] if row["question"] == question)
+        assert (a["method"], a["votes"], a["wins"], a["ties"]) == ("a", "6", "4", "1")
+        assert float(a["share"]) == pytest.approx(4.5 / 6)
+        assert float(b["share"]) == pytest.approx(1.5 / 6)
+        assert float(a["low"]) < 4.5 / 6 < float(a["high"])
+        assert float(a["low"]) == pytest.approx(1 - float(b["high"]), abs=1e-6)
+        assert float(a["strength"]) - float(b["strength"]) == pytest.approx(math.log(4.5 / 1.5), abs=1e-5)
+        against = {(row["method"], row["against"]): row for row in tables["pairwise"] if row["question"] == question}
+        assert float(against["a", "b"]["share"]) == pytest.approx(0.75)
+        assert float(against["b", "a"]["share"]) == pytest.approx(0.25)
+    assert "| a | 75.0 |" in report
+    assert "# User study 5tudy" in report
+
+
+def test_half_filled_and_failed_sheets_are_said(counted):
+    key = hand_key()
+    sheets = [
+        sheet_of(key, 1, lambda trial, question: "first"),
+        sheet_of(key, 2, lambda trial, question: "first" if question == "mo_coor" and trial == "ab-c1" else None),
+        sheet_of(key, 3, lambda trial, question: "tie"),
+    ]
+    notes, tables, report = counted(key, sheets)
+    assert notes == [
+        "votes: 13 (one of two); participants: 3; clips: 2 of 2; comparisons: 2 of 2",
+        "v1.json: half-filled, 1 of 9 answers, all counted",
+        "v2.json: failed the attention checks; counted, --exclude-failed leaves it out",
+        "participants who answered no attention check: 1",
+    ]
+    assert all(f"- {note}" in report for note in notes)
+    assert [row["votes"] for row in tables["shares"]] == ["5", "5", "4", "4", "4", "4"]
+    notes, tables, _ = counted(key, sheets, exclude_failed=True)
+    assert notes[0] == "votes: 7 (one of two); participants: 2; clips: 2 of 2; comparisons: 2 of 2"
+    assert "v2.json: failed the attention checks; 6 votes left out" in notes
+    assert {row["chosen"] for row in tables["votes"]} == {"a"}
+
+
+def test_missing_numbers_are_empty_never_zero(counted):
+    key = hand_key(methods=("a", "b", "c"), checks=0)
+    one = sheet_of(key, 1, lambda trial, question: "first" if trial.startswith("ab") else None)
+    _, tables, report = counted(key, [one])
+    row = next(row for row in tables["shares"] if row["method"] == "c")
+    assert (row["share"], row["low"], row["strength"], row["votes"]) == ("", "", "", "0")
+    row = next(row for row in tables["shares"] if row["method"] == "a")
+    assert (row["share"], row["low"]) == ("1.0", "")  # one participant tells nothing of others
+    assert not [row for row in tables["pairwise"] if "c" in (row["method"], row["against"])]
+    assert "| c | – | – | 0 | – | – |" in report
+    assert "no finite strengths" in report
+
+
+def test_files_without_a_vote_are_refused(counted):
+    with pytest.raises(ValueError, match="no vote to count: 1 files, 0 left out"):
+        counted(hand_key(), [sheet_of(hand_key(), 1, lambda trial, question: None)])
+    with pytest.raises(ValueError, match="1 left out for failed"):
+        counted(hand_key(), [sheet_of(hand_key(), 1, lambda trial, question: "tie")], exclude_failed=True)
+
+
+def edited(change):
+    sheet = sheet_of(hand_key(), 1, lambda trial, question: "first")
+    change(sheet)
+    return sheet
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ("{", "is not valid JSON"),
+        ("[]", "holds no JSON object"),
+        (json.dumps(hand_key()), "is not a file of votes"),
+        (edited(lambda s: s.update(study="other")), "holds votes of study other, the key is of 5tudy"),
+        (edited(lambda s: s.update(schema=2)), "schema 2, this version reads 1"),
+        (edited(lambda s: s.update(participant="me")), "participant='me' is not 16"),
+        (edited(lambda s: s["trials"].pop()), "has 2 comparisons, the page gives 3"),
+        (edited(lambda s: s["trials"][0].pop("shown")), "a comparison lacks"),
+        (edited(lambda s: s["trials"][0].update(trial="xy")), "comparison 'xy' is not in the study"),
+        (edited(lambda s: s["trials"][0].update(trial=["xy"])), r"comparison \['xy'\] is not in the study"),
+        (edited(lambda s: s["trials"].__setitem__(1, s["trials"][0])), "comparison ab-c1 comes twice"),
+        (edited(lambda s: s["trials"][0].update(shown=["a-c1", "a-c1"])), "comparison ab-c1 shows"),
+        (edited(lambda s: s["trials"][0].update(shown=[1, 2])), "comparison ab-c1 shows"),
+        (edited(lambda s: s["trials"][0]["answers"].pop("vi_co")), "does not answer exactly"),
+        (edited(lambda s: s["trials"][0]["answers"].update(vi_co="a-c2")), "'a-c2' is no possible choice"),
+        (edited(lambda s: s["trials"][0]["answers"].update(vi_co=[])), r"\[\] is no possible choice"),
+        (edited(lambda s: s["trials"][0].update(opened="noon")), "opened='noon' is not a time"),
+        (edited(lambda s: s["trials"][0].update(answered=7)), "answered=7 is not a time"),
+    ],
+)
+def test_a_bad_file_is_named(counted, bad, message):
+    good = sheet_of(hand_key(), 2, lambda trial, question: "first")
+    with pytest.raises(ValueError, match=rf"v1\.json: .*{message}"):
+        counted(hand_key(), [good, bad])
+
+
+def test_a_sheet_without_its_check_and_one_sent_twice_are_refused(counted):
+    key = hand_key(checks=2)
+    sheet = sheet_of(key, 1, lambda trial, question: "first")
+    with pytest.raises(ValueError, match=r"v1.json: the same participant .* as .*v0.json: give only the later"):
+        counted(key, [sheet, sheet])
+    shorter = hand_key(checks=2) | {"trials_per_participant": 3}
+    sheet["trials"] = sheet["trials"][:3]
+    with pytest.raises(ValueError, match=r"v0.json: lacks attention check check1"):
+        counted(shorter, [sheet])
+
+
+def test_a_wrong_key_is_an_error_of_one_line(tmp_path, capsys):
+    (tmp_path / "key.json").write_text("{}")
+    with pytest.raises(SystemExit) as exit_:
+        main(["count", str(tmp_path / "key.json"), str(tmp_path / "gone.json"), "--out", str(tmp_path / "out")])
+    assert exit_.value.code == 2
+    assert "key.json: is not a study's key" in capsys.readouterr().err
+    (tmp_path / "key.json").write_text(json.dumps(hand_key()))
+    with pytest.raises(SystemExit):
+        main(["count", str(tmp_path / "key.json"), str(tmp_path / "gone.json"), "--out", str(tmp_path / "out")])
+    assert "gone.json: cannot be opened: No such file" in capsys.readouterr().err
+
+
+# Statistics.
+
+
+def vote(participant, clip, shown, chosen):
+    return Vote(f"p{participant}", f"c{clip}", f"{clip} {shown}", "q", tuple(shown), chosen)
+
+
+def test_best_of_all_strengths_are_logarithms_of_the_shares():
+    choices = ["a"] * 5 + ["b"] * 3 + ["c"] * 1 + [None] * 3
+    votes = [vote(k % 4, k % 3, "abc", chosen) for k, chosen in enumerate(choices)]
+    parts = {method: part.value for method, part in shares(votes, ["a", "b", "c"]).items()}
+    assert parts == pytest.approx({"a": 6 / 12, "b": 4 / 12, "c": 2 / 12})
+    logs = np.log([6, 4, 2])
+    assert [s.value for s in strengths(votes, ["a", "b", "c"]).values()] == pytest.approx(list(logs - logs.mean()))
+    assert win_rates(votes, ["a", "b", "c"]) == {}
+
+
+def test_bradley_terry_agrees_with_a_general_optimiser():
+    rng = np.random.default_rng(0)
+    methods, true = list("abcd"), np.array([1.5, 0.3, -0.2, -1.6])
+    votes = []
+    for k in range(400):
+        x, y = rng.choice(4, 2, replace=False)
+        chance = 1 / (1 + np.exp(true[y] - true[x]))
+        chosen = None if rng.random() < 0.1 else methods[x if rng.random() < chance else y]
+        votes.append(vote(k % 20, k % 7, methods[x] + methods[y], chosen))
+
+    def loss(free):
+        theta = dict(zip(methods, [*free, -sum(free)]))
+        total = 0.0
+        for v in votes:
+            x, y = v.shown
+            won = 0.5 if v.chosen is None else float(v.chosen == x)
+            total += won * np.logaddexp(0, theta[y] - theta[x]) + (1 - won) * np.logaddexp(0, theta[x] - theta[y])
+        return total
+
+    best = minimize(loss, np.zeros(3), method="BFGS", options={"gtol": 1e-8}).x
+    fitted = strengths(votes, methods)
+    assert [fitted[m].value for m in methods] == pytest.approx([*best, -best.sum()], abs=1e-5)
+    assert all(fitted[m].low < fitted[m].value < fitted[m].high for m in methods)
+
+
+@pytest.mark.parametrize("chosen", [["a", "a", "b", "b"], ["a", "a", "c", "d"]])
+def test_strengths_that_would_be_infinite_are_refused(chosen):
+    votes = [vote(k, k, pair, c) for k, (pair, c) in enumerate(zip(["ab", "ac", "bd", "cd"], chosen))]
+    with pytest.raises(ValueError, match="no finite strengths"):
+        strengths(votes, list("abcd"))
+
+
+def test_alpha_of_the_published_example():
+    """Four observers, twelve units, gaps: Krippendorff (2011) gives 0.743."""
+    rows = ["123321412...", "123322412 5.3".replace(" ", ""), ".333234225" + "1.", "1233244125" + "1."]
+    units = [[row[k] for row in rows if row[k] != "."] for k in range(12)]
+    assert krippendorff(units) == pytest.approx(0.743, abs=5e-4)
+
+
+def test_alpha_is_one_in_agreement_nought_by_chance_and_absent_without_pairs():
+    rng = np.random.default_rng(0)
+    agreed = [vote(p, c, "ab" if c % 2 else "ba", "a") for p in range(5) for c in range(10)]
+    assert agreement(agreed) == 1
+    random = [vote(p, c, "ab", "ab"[rng.integers(2)]) for p in range(30) for c in range(60)]
+    assert abs(agreement(random)) < 0.02
+    assert math.isnan(agreement([vote(0, 0, "ab", "a"), vote(0, 1, "ab", "b")]))
+    assert math.isnan(krippendorff([[1, 1], [1, 1]]))
+
+
+def test_clustered_variance_is_the_sum_over_pairs_of_votes_that_share_a_group():
+    rng = np.random.default_rng(0)
+    count, error = 60, rng.standard_normal((60, 2))
+    people, scenes = rng.integers(0, 7, count), rng.integers(0, 5, count)
+    parts = []
+    for groups in (people, scenes, people * 100 + scenes):
+        same = groups[:, None] == groups[None]
+        number = len(set(groups))
+        parts.append(np.einsum("id,jd,ij->d", error, error, same) * number / (number - 1))
+    expected = np.maximum(np.maximum(parts[0], parts[1]), parts[0] + parts[1] - parts[2])
+    variance, freedom = clustered_variance(error, [f"p{k}" for k in people], [f"c{k}" for k in scenes])
+    assert variance == pytest.approx(expected)
+    assert freedom == pytest.approx((parts[0] + parts[1]) ** 2 / (parts[0] ** 2 / 6 + parts[1] ** 2 / 4))
+    assert np.isnan(clustered_variance(error, ["p"] * count, [f"c{k}" for k in scenes])[0]).all()
+
+
+def test_without_clusters_the_interval_is_wilsons():
+    credit = (np.arange(800) % 4 == 0).astype(float)
+    own = [str(k) for k in range(800)]
+    reference = binomtest(200, 800).proportion_ci(0.95, method="wilson")
+    assert share(credit, own, own)[:3] == pytest.approx((0.25, reference.low, reference.high), abs=5e-4)
+
+
+def test_where_all_agree_the_interval_still_has_a_width():
+    people, clips = [f"p{k % 6}" for k in range(24)], [f"c{k // 6}" for k in range(24)]
+    part = share(np.ones(24), people, clips)
+    assert part.value == part.high == 1
+    assert 0.2 < part.low < 0.6  # four clips that agree, not 24 votes
+    tied = share(np.full(24, 0.5), people, clips)
+    assert tied.low < 0.2
+    assert tied.high > 0.8
+    alone = share(np.array([1.0, 0.0]), ["p", "p"], ["c", "d"])
+    assert (alone.value, alone.votes) == (0.5, 2)
+    assert math.isnan(alone.low)
+
+
+def covers(rng, *, people, clips, spread, level, studies):
+    """How often the interval, and Wilson's of independent votes, hold the true share; the intervals' mean width."""
+    deviation = math.hypot(*spread)
+    points, weights = np.polynomial.hermite_e.hermegauss(60)
+    true = float((1 / (1 + np.exp(-(level + deviation * points))) * weights).sum() / weights.sum())
+    who, where = np.repeat(np.arange(people), clips), np.tile(np.arange(clips), people)
+    names = [f"p{k}" for k in who], [f"c{k}" for k in where]
+    ours, naive = 0, 0
+    for _ in range(studies):
+        taste, scene = rng.standard_normal(people) * spread[0], rng.standard_normal(clips) * spread[1]
+        credit = (rng.random(len(who)) < 1 / (1 + np.exp(-(level + taste[who] + scene[where])))).astype(float)
+        part = share(credit, *names)
+        plain = binomtest(int(credit.sum()), len(credit)).proportion_ci(0.95, method="wilson")
+        ours += part.low <= true <= part.high
+        naive += plain.low <= true <= plain.high
+    return ours / studies, naive / studies
+
+
+def test_intervals_cover_the_truth_where_those_of_independent_votes_do_not():
+    rng = np.random.default_rng(0)
+    ours, naive = covers(rng, people=20, clips=12, spread=(0.8, 0.8), level=0.5, studies=300)
+    assert 0.9 < ours < 0.99
+    assert naive < 0.75
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("level", [0.0, 1.5])
+@pytest.mark.parametrize("spread", [(0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (0.7, 0.7)])
+@pytest.mark.parametrize(("people", "clips"), [(10, 3), (20, 12), (30, 30)])
+def test_intervals_cover_in_many_designs(people, clips, spread, level):
+    rng = np.random.default_rng(people)
+    ours, _ = covers(rng, people=people, clips=clips, spread=spread, level=level, studies=600)
+    assert ours > 0.9
+
+
+@pytest.mark.slow
+def test_intervals_of_strengths_cover_the_truth():
+    rng = np.random.default_rng(0)
+    methods, true = list("abc"), np.array([0.8, 0.0, -0.8])
+    held, studies = 0, 200
+    for _ in range(studies):
+        votes = []
+        for clip in range(10):
+            for person in range(12):
+                for x, y in combinations(range(3), 2):
+                    won = rng.random() < 1 / (1 + np.exp(true[y] - true[x]))
+                    votes.append(vote(person, clip, methods[x] + methods[y], methods[x if won else y]))
+        held += sum(s.low < t < s.high for s, t in zip(strengths(votes, methods).values(), true))
+    assert 0.93 < held / (3 * studies) < 0.995
+
+
+@pytest.mark.slow
+def test_published_videos_become_a_study(shared, tmp_path):
+    root = shared / "published" / "short"
+    methods = ("paper", "ground_truth", "genmo")
+    if not all((root / method).is_dir() for method in methods):
+        pytest.skip("needs the published videos")
+    main(
+        [
+            "make",
+            *(str(root / method) for method in methods),
+            "--out",
+            str(tmp_path / "s"),
+            "--height",
+            "128",
+            "--seconds",
+            "0.5",
+        ]
+    )
+    key = json.loads((tmp_path / "s" / "key.json").read_text())
+    assert len(key["trials"]) == 9
+    infos = [Video(path).info for path in (tmp_path / "s" / "page" / "media").iterdir()]
+    assert {(info.num_frames, round(info.fps, 3)) for info in infos} == {(30, 60.0)}
+    for path in (tmp_path / "s" / "page").rglob("*.*"):
+        assert not any(method.encode() in path.read_bytes() for method in methods)
