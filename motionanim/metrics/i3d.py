@@ -1,0 +1,278 @@
+"""I3D, the network whose Kinetics-400 logits are the features of FVD (Unterthiner et al. 2018).
+
+Inception-v1 inflated to three dimensions (Carreira and Zisserman, CVPR 2017). The module's names are those of
+VideoGPT's `i3d_pretrained_400.pt`, and the numbers those of the TensorFlow graph (tf-hub i3d-kinetics-400).
+"""
+
+import hashlib
+import json
+import math
+import pickle
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Self
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+Padding = Literal["dynamic", "static"]
+Size = tuple[int, int, int]
+
+SIDE = 224
+CLASSES = 400
+MIN_FRAMES = 9  # the last average spans 2 frames, each of which stands for 8
+_VERSION = 1  # goes up when a change here changes features
+
+
+class Protocol(NamedTuple):
+    """What, besides the weights, decides the numbers. Every resize is bilinear, half-pixel centres, no antialias."""
+
+    resize: Literal["stretch", "crop"]  # both sides to 224; or the short side, then the centre
+    value_range: float  # pixels enter the network in [-value_range, value_range]
+    eps: float  # of batch norm
+    padding: Padding
+    ddof: int  # of the covariances of the Fréchet distance
+
+
+PROTOCOLS = {
+    # The TensorFlow graph and its published FVD, but for TensorFlow 1's bilinear resize without half-pixel centres.
+    "ours": Protocol("stretch", value_range=1.0, eps=1e-3, padding="dynamic", ddof=1),
+    # github.com/universome/stylegan-v, src/metrics. Its TorchScript file is never loaded here, as it is foreign code:
+    # use the same weights as a state dict. That file was compiled from a variant of github.com/hassony2/
+    # kinetics_i3d_pytorch, whose padding is taken to be its own. It equals "dynamic" for 16 and 128 frames.
+    "styleganv": Protocol("stretch", value_range=1.0, eps=1e-3, padding="static", ddof=0),
+    # github.com/wilson1yan/VideoGPT, videogpt/fvd and data.py: pixels less 0.5, which I3D was not trained for.
+    "videogpt": Protocol("crop", value_range=0.5, eps=1e-5, padding="dynamic", ddof=1),
+}
+
+
+def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
+    """TensorFlow's SAME: zeros before and after an axis, so that ceil(size / stride) windows just fit."""
+    total = max((math.ceil(size / stride) - 1) * stride + kernel - size, 0)
+    return total // 2, total - total // 2
+
+
+class _Unit(nn.Module):
+    """Convolution with SAME padding, batch norm, ReLU."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int = 1, stride: int = 1, *, eps: float) -> None:
+        super().__init__()
+        # At stride 1 an odd kernel needs the same padding on both sides, whatever the size.
+        padding = kernel // 2 if stride == 1 else 0
+        self.conv3d = nn.Conv3d(inputs, outputs, kernel, stride, padding, bias=False)
+        self.bn: nn.Module = nn.BatchNorm3d(outputs, eps=eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        kernel, stride = self.conv3d.kernel_size, self.conv3d.stride
+        if kernel == (1, 1, 1):
+            # A matrix product of the channels: torch's own 1x1x1 convolution is slower and turns channels-last back.
+            x = F.linear(x.movedim(1, -1), self.conv3d.weight.flatten(1), self.conv3d.bias).movedim(-1, 1)
+            return self.bn(x).relu_()
+        if stride != (1, 1, 1):
+            pads = [same_padding(*axis) for axis in zip(x.shape[2:], kernel, stride)]
+            x = F.pad(x, [pad for pair in reversed(pads) for pad in pair])
+        return self.bn(self.conv3d(x)).relu_()
+
+
+class _Pool(nn.Module):
+    """Max pooling with SAME padding. Inputs are at least 0, so that zeros at the border never win.
+
+    "static" pads by kernel and stride alone, as if each size were a multiple of the stride.
+    """
+
+    def __init__(self, kernel: Size, stride: Size, *, padding: Padding) -> None:
+        super().__init__()
+        self.kernel, self.stride, self.static = kernel, stride, padding == "static"
+
+    def forward(self, x: Tensor) -> Tensor:
+        sizes = self.stride if self.static else x.shape[2:]
+        pads = [same_padding(*axis) for axis in zip(sizes, self.kernel, self.stride)]
+        if self.static:
+            x = F.pad(x, [pad for before, after in reversed(pads) for pad in (0, after - before)])
+        # Padding by what comes before and rounding the number of windows up gives what comes after, without a copy.
+        return F.max_pool3d(x, self.kernel, self.stride, [before for before, _ in pads], ceil_mode=True)
+
+
+class _Mixed(nn.Module):
+    """An Inception block: 1x1x1; 1x1x1 and 3x3x3, twice; pooling and 1x1x1."""
+
+    def __init__(self, inputs: int, outputs: list[int], *, eps: float, padding: Padding) -> None:
+        super().__init__()
+        self.b0 = _Unit(inputs, outputs[0], eps=eps)
+        self.b1a = _Unit(inputs, outputs[1], eps=eps)
+        self.b1b = _Unit(outputs[1], outputs[2], 3, eps=eps)
+        self.b2a = _Unit(inputs, outputs[3], eps=eps)
+        self.b2b = _Unit(outputs[3], outputs[4], 3, eps=eps)
+        self.b3a = _Pool((3, 3, 3), (1, 1, 1), padding=padding)
+        self.b3b = _Unit(inputs, outputs[5], eps=eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self.b0(x), self.b1b(self.b1a(x)), self.b2b(self.b2a(x)), self.b3b(self.b3a(x))], dim=1)
+
+
+class I3D(nn.Sequential):
+    """The network for evaluation: (B, 3, T, 224, 224) float32 in [-1, 1] to logits averaged over time, (B, 400).
+
+    Args:
+        eps: Of batch norm; TensorFlow's graph has 1e-3, many ports have 1e-5.
+        padding: "dynamic" as TensorFlow; "static" differs from it where T is no multiple of 8.
+
+    Raises:
+        ValueError: From the call, if the frames are not of this size or fewer than 9.
+    """
+
+    def __init__(self, *, eps: float, padding: Padding) -> None:
+        if padding not in ("dynamic", "static"):
+            raise ValueError(f"padding={padding!r}: must be 'dynamic' or 'static'")
+
+        def mixed(inputs: int, *outputs: int) -> _Mixed:
+            return _Mixed(inputs, list(outputs), eps=eps, padding=padding)
+
+        layers: list[tuple[str, nn.Module]] = [
+            ("Conv3d_1a_7x7", _Unit(3, 64, 7, 2, eps=eps)),
+            ("MaxPool3d_2a_3x3", _Pool((1, 3, 3), (1, 2, 2), padding=padding)),
+            ("Conv3d_2b_1x1", _Unit(64, 64, eps=eps)),
+            ("Conv3d_2c_3x3", _Unit(64, 192, 3, eps=eps)),
+            ("MaxPool3d_3a_3x3", _Pool((1, 3, 3), (1, 2, 2), padding=padding)),
+            ("Mixed_3b", mixed(192, 64, 96, 128, 16, 32, 32)),
+            ("Mixed_3c", mixed(256, 128, 128, 192, 32, 96, 64)),
+            ("MaxPool3d_4a_3x3", _Pool((3, 3, 3), (2, 2, 2), padding=padding)),
+            ("Mixed_4b", mixed(480, 192, 96, 208, 16, 48, 64)),
+            ("Mixed_4c", mixed(512, 160, 112, 224, 24, 64, 64)),
+            ("Mixed_4d", mixed(512, 128, 128, 256, 24, 64, 64)),
+            ("Mixed_4e", mixed(512, 112, 144, 288, 32, 64, 64)),
+            ("Mixed_4f", mixed(528, 256, 160, 320, 32, 128, 128)),
+            ("MaxPool3d_5a_2x2", _Pool((2, 2, 2), (2, 2, 2), padding=padding)),
+            ("Mixed_5b", mixed(832, 256, 160, 320, 32, 128, 128)),
+            ("Mixed_5c", mixed(832, 384, 192, 384, 48, 128, 128)),
+            ("avg_pool", nn.AvgPool3d((2, 7, 7), stride=1)),
+            ("logits", nn.Sequential(OrderedDict(conv3d=nn.Conv3d(1024, CLASSES, 1)))),
+        ]
+        super().__init__(OrderedDict(layers))
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.ndim != 5 or x.shape[1] != 3 or x.shape[3:] != (SIDE, SIDE):
+            raise ValueError(f"input of shape {tuple(x.shape)}: I3D needs (B, 3, T, {SIDE}, {SIDE})")
+        if x.shape[2] < MIN_FRAMES:
+            raise ValueError(f"{x.shape[2]} frames: I3D needs at least {MIN_FRAMES}")
+        return super().forward(x).mean((2, 3, 4))
+
+    def fuse(self) -> Self:
+        """Multiply each batch norm into its convolution: equal but for rounding, and faster."""
+        for unit in self.modules():
+            if isinstance(unit, _Unit):
+                unit.conv3d, unit.bn = fuse_conv_bn_eval(unit.conv3d, unit.bn), nn.Identity()
+        return self
+
+
+class I3DFeatures(nn.Module):
+    """Features of clips: frames (B, T, 3, H, W) in [-1, 1], T at least 9, to (B, 400) float32 on the same device.
+
+    Clips are taken as they are. The published protocols score frames of 8 bits, so give it frames from lossless files.
+
+    Args:
+        weights: A state dict in the layout of VideoGPT's `i3d_pretrained_400.pt`: .safetensors, or saved by torch.
+        protocol: "ours", "styleganv" or "videogpt": how frames are prepared, and the network's epsilon and padding.
+        batch: Clips a pass, at least 1; bounds the memory.
+
+    Raises:
+        ValueError: If an argument is not as above or the weights cannot be read or do not fit; from the call, if the
+            frames are not as above or the module was cast to another type.
+    """
+
+    dim = CLASSES
+
+    def __init__(self, weights: Path | str, *, protocol: Literal["ours", "styleganv", "videogpt"], batch: int) -> None:
+        super().__init__()
+        if protocol not in PROTOCOLS:
+            raise ValueError(f"protocol={protocol!r}: must be one of {', '.join(PROTOCOLS)}")
+        if batch < 1:
+            raise ValueError(f"batch={batch}: must be at least 1 clip")
+        self._settings, self._batch = PROTOCOLS[protocol], batch
+        state = _read_weights(Path(weights))
+        network = I3D(eps=self._settings.eps, padding=self._settings.padding)
+        try:
+            network.load_state_dict(state)
+        except (RuntimeError, TypeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(f"weights={weights} do not have the layout of i3d_pretrained_400.pt: {reason}") from error
+        # Channels last: pooling is ten times as fast on a CPU.
+        self.network = network.fuse().requires_grad_(False).to(memory_format=torch.channels_last_3d)
+        self.name = f"i3d_{protocol}"
+        self.protocol: dict[str, Any] = {
+            "features": "i3d-kinetics-400-logits",
+            "version": _VERSION,
+            "name": protocol,
+            **self._settings._asdict(),
+            "weights": _sha256(Path(weights)),
+        }
+        self.fingerprint = hashlib.sha256(json.dumps(self.protocol, sort_keys=True).encode()).hexdigest()[:16]
+        self.eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """Does nothing: features are always those of evaluation."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, frames: Tensor) -> Tensor:
+        if frames.ndim != 5 or frames.shape[2] != 3 or not len(frames) or not frames.is_floating_point():
+            raise ValueError(f"frames {tuple(frames.shape)} {frames.dtype}: must be (B, T, 3, H, W) float in [-1, 1]")
+        weight = self.network.logits.conv3d.weight
+        if weight.dtype != torch.float32:
+            raise ValueError(f"I3DFeatures was cast to {weight.dtype}: its features need torch.float32")
+        features = [self.network(self.prepare(clips.to(weight.device))) for clips in frames.split(self._batch)]
+        return torch.cat(features).to(frames.device)
+
+    def prepare(self, frames: Tensor) -> Tensor:
+        """What the network sees: (B, T, 3, H, W) in [-1, 1] to (B, 3, T, 224, 224) in the protocol's range.
+
+        Raises:
+            ValueError: If a value is outside [-1, 1] by more than 0.001, TensorFlow's own tolerance, or not finite.
+        """
+        low, high = torch.aminmax(frames)
+        if not (low >= -1.001 and high <= 1.001):
+            raise ValueError(f"frames from {low:.4g} to {high:.4g}: must be in [-1, 1]")
+        pictures = frames.flatten(0, 1).float().contiguous(memory_format=torch.channels_last)
+        pictures = resize(pictures, self._settings.resize) * self._settings.value_range
+        return pictures.unflatten(0, frames.shape[:2]).transpose(1, 2)
+
+
+def resize(pictures: Tensor, how: Literal["stretch", "crop"]) -> Tensor:
+    """(N, 3, H, W) to (N, 3, 224, 224): both sides stretched, or the short one and then the centre cut out.
+
+    The long side is rounded up as VideoGPT does, in floating point, which can make a square of 225.
+    """
+    height, width = pictures.shape[2:]
+    if how == "stretch":
+        return F.interpolate(pictures, size=(SIDE, SIDE), mode="bilinear")
+    scale = SIDE / min(height, width)
+    size = (SIDE, math.ceil(width * scale)) if height < width else (math.ceil(height * scale), SIDE)
+    top, left = ((side - SIDE) // 2 for side in size)
+    return F.interpolate(pictures, size=size, mode="bilinear")[:, :, top : top + SIDE, left : left + SIDE]
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise ValueError(
+            f"I3D weights {path} do not exist: FVD needs a state dict in the layout of VideoGPT's "
+            "i3d_pretrained_400.pt (github.com/wilson1yan/VideoGPT names its place); set `weights` to it"
+        )
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, LookupError, ValueError, pickle.UnpicklingError, SafetensorError) as error:
+        raise ValueError(
+            f"I3D weights {path} cannot be read as a state dict ({type(error).__name__}); a TorchScript file such as "
+            "i3d_torchscript.pt holds code and is never loaded: use its weights in the layout of i3d_pretrained_400.pt"
+        ) from error
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,360 @@
+import datetime
+import math
+import os
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from motionanim.metrics.frechet import frechet_distance, jackknife, moments
+from motionanim.metrics.fvd import FVD
+
+GROUPS = 32
+KEYS = ["value", "corrected", "low", "high", "half", "disjoint", "floor", "n"]
+
+
+def cloud(count, dim, seed, shift=0.0, scale=1.0):
+    generator = torch.Generator().manual_seed(seed)
+    spread = torch.linspace(1, 3, dim, dtype=torch.float64)
+    return shift + scale * spread * torch.randn(count, dim, generator=generator, dtype=torch.float64)
+
+
+def stats(features, ddof=1):
+    return features.mean(0), torch.from_numpy(np.cov(features.numpy(), rowvar=False, ddof=ddof))
+
+
+def between(first, second):
+    return frechet_distance(*stats(first), *stats(second)).item()
+
+
+def textbook(first, second):
+    """With scipy's root of a general matrix, as most public scripts do."""
+    (mean1, cov1), (mean2, cov2) = (tuple(x.numpy() for x in stats(features)) for features in (first, second))
+    root = scipy.linalg.sqrtm(cov1 @ cov2)
+    return float(((mean1 - mean2) ** 2).sum() + np.trace(cov1 + cov2) - 2 * np.trace(root).real)
+
+
+def metric(dim=6, ddof=1):
+    return FVD(dim=dim, groups=GROUPS, ddof=ddof)
+
+
+def filled(fake, real, positions=None, **options):
+    fvd = metric(dim=fake.shape[1], **options)
+    positions = torch.arange(len(fake)) if positions is None else positions
+    fvd.update(fake, real, positions % GROUPS)
+    return fvd
+
+
+def same(first, second, rel=1e-9):
+    assert list(first) == list(second) == KEYS
+    for key in KEYS:
+        assert first[key].item() == pytest.approx(second[key].item(), rel=rel, nan_ok=True), key
+
+
+# The distance.
+
+
+@pytest.mark.parametrize("count", [200, 24, 10], ids=["N > D", "N = D", "N < D"])
+def test_the_distance_is_scipys(count):
+    first, second = cloud(count, 24, seed=0), cloud(count, 24, seed=1, shift=0.3, scale=1.4)
+    # Of a singular matrix the general root is only good to the root of the rounding.
+    assert between(first, second) == pytest.approx(textbook(first, second), rel=1e-9 if count > 24 else 1e-5)
+
+
+@pytest.mark.parametrize("count", [200, 24, 10, 2])
+def test_the_distance_below_full_rank_is_exact(count):
+    """The overlap tr (cov1 cov2)^(1/2) is also the sum of the singular values of one cloud times the other."""
+    first, second = cloud(count, 24, seed=0), cloud(count, 24, seed=1, shift=0.3, scale=1.4)
+    (mean1, cov1), (mean2, cov2) = stats(first), stats(second)
+    overlap = torch.linalg.svdvals((first - mean1) @ (second - mean2).T).sum() / (count - 1)
+    exact = (mean1 - mean2).square().sum() + cov1.trace() + cov2.trace() - 2 * overlap
+    assert between(first, second) == pytest.approx(exact.item(), rel=1e-9)
+
+
+@pytest.mark.parametrize("count", [250, 100, 20])
+def test_a_cloud_is_at_no_distance_from_itself(count):
+    features = cloud(count, 100, seed=2, shift=5.0)
+    assert between(features, features) == pytest.approx(0, abs=1e-9 * features.var(0).sum().item())
+
+
+def test_gaussians_of_one_shape_have_a_closed_form():
+    mean = torch.tensor([3.0, 4.0])
+    assert frechet_distance(mean, torch.eye(2), torch.zeros(2), 4 * torch.eye(2)).item() == pytest.approx(25 + 2)
+
+
+def test_a_constant_cloud_is_only_its_mean():
+    zero = torch.zeros(3, 3)
+    assert frechet_distance(torch.ones(3), zero, torch.zeros(3), zero).item() == pytest.approx(3)
+    assert frechet_distance(torch.ones(3), zero, torch.zeros(3), torch.eye(3)).item() == pytest.approx(6)
+
+
+@settings(max_examples=20, deadline=None)
+@given(factor=st.floats(0.01, 100), count=st.integers(3, 30))
+def test_scaling_features_by_c_scales_the_distance_by_its_square(factor, count):
+    first, second = cloud(count, 8, seed=3), cloud(count, 8, seed=4, shift=0.5)
+    assert between(factor * first, factor * second) == pytest.approx(factor**2 * between(first, second), rel=1e-7)
+
+
+def test_the_distance_is_symmetric_and_does_not_depend_on_a_rotation():
+    first, second = cloud(40, 8, seed=5), cloud(30, 8, seed=6, shift=1.0)
+    turn = torch.linalg.qr(torch.randn(8, 8, generator=torch.Generator().manual_seed(7), dtype=torch.float64))[0]
+    assert between(second, first) == pytest.approx(between(first, second), rel=1e-9)
+    assert between(first @ turn, second @ turn) == pytest.approx(between(first, second), rel=1e-9)
+
+
+def test_single_precision_input_is_computed_in_double():
+    arguments = [value.float() for value in (*stats(cloud(50, 8, seed=8)), *stats(cloud(50, 8, seed=9)))]
+    assert frechet_distance(*arguments).item() == frechet_distance(*(value.double() for value in arguments)).item()
+
+
+@pytest.mark.parametrize("ddof", [0, 1])
+def test_moments_are_numpys(ddof):
+    features = cloud(9, 5, seed=10, shift=20.0)
+    mean, cov = moments(torch.tensor(9.0), features.sum(0), features.T @ features, ddof=ddof)
+    torch.testing.assert_close((mean, cov), stats(features, ddof))
+
+
+def test_a_covariance_of_one_vector_raises():
+    with pytest.raises(ValueError, match="1 vectors.*at least 2"):
+        moments(torch.tensor(1.0), torch.ones(2), torch.ones(2, 2), ddof=1)
+
+
+# The jackknife.
+
+
+def test_the_jackknife_of_a_mean_is_the_mean_with_its_standard_error():
+    values = torch.randn(24, generator=torch.Generator().manual_seed(11), dtype=torch.float64)
+    left_out = (values.sum() - values) / 23
+    corrected, low, high = jackknife(values.mean(), left_out, torch.ones(24))
+    half_width = 2.0687 * values.std() / math.sqrt(24)  # Student's t, 23 degrees of freedom
+    assert corrected.item() == pytest.approx(values.mean().item())
+    assert low.item() == pytest.approx((values.mean() - half_width).item(), rel=1e-4)
+    assert high.item() == pytest.approx((values.mean() + half_width).item(), rel=1e-4)
+
+
+def test_the_jackknife_takes_a_bias_in_one_over_n_off_exactly_for_groups_of_any_size():
+    counts = torch.tensor([1.0, 2.0, 5.0, 3.0], dtype=torch.float64)
+    n = counts.sum()
+    corrected, low, high = jackknife(7 + 3 / n, 7 + 3 / (n - counts), counts)
+    assert corrected.item() == pytest.approx(7)
+    assert low.item() == pytest.approx(7)
+    assert high.item() == pytest.approx(7)
+
+
+def draws(dim, count, repeats, same_distribution):
+    """Pairs that are correlated as fake and real ones are, their results, and the true distance."""
+    generator = torch.Generator().manual_seed(12)
+    normal = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)  # noqa: E731
+    spread = torch.arange(1, dim + 1, dtype=torch.float64) ** -0.25
+    mean, mix = torch.zeros(dim, dtype=torch.float64), spread.diag()
+    if not same_distribution:
+        mean, mix = 0.4 * normal(dim), spread.diag() + 0.1 * normal(dim, dim)
+    true = frechet_distance(mean, mix @ mix.T, torch.zeros(dim), spread.square().diag()).item()
+    results = []
+    for _ in range(repeats):
+        real = normal(count, dim)
+        fake = 0.6 * real + 0.8 * normal(count, dim)
+        results.append(filled(mean + fake @ mix.T, real * spread).compute())
+    return {key: torch.stack([result[key] for result in results]) for key in KEYS}, true
+
+
+@pytest.mark.parametrize("same_distribution", [False, True], ids=["different", "equal"])
+def test_the_corrected_value_is_unbiased_and_its_interval_covers_the_truth(same_distribution):
+    results, true = draws(8, 40, 100, same_distribution)
+    error = results["corrected"].std().item() / math.sqrt(100)
+    assert results["corrected"].mean().item() == pytest.approx(true, abs=3.5 * error)
+    assert results["value"].mean().item() > true + 5 * error
+    covered = ((results["low"] <= true) & (true <= results["high"])).double().mean().item()
+    # 0.88 is three standard deviations below 0.95. Where the truth is 0 the interval is rather too wide.
+    assert covered >= 0.88
+
+
+def test_below_as_many_clips_as_dimensions_the_bias_remains_so_there_is_no_interval():
+    results, true = draws(16, 10, 20, same_distribution=False)
+    assert true * 1.2 < results["corrected"].mean().item() < results["value"].mean().item()
+    assert results["low"].isnan().all()
+    assert results["high"].isnan().all()
+
+
+def test_disjoint_pairs_are_further_apart_than_matched_ones_and_the_floor_is_real_against_real():
+    results, _ = draws(8, 160, 10, same_distribution=True)
+    half, disjoint, floor = (results[key].mean().item() for key in ("half", "disjoint", "floor"))
+    assert half < 0.75 * disjoint
+    assert disjoint == pytest.approx(floor, rel=0.2)
+
+
+# The metric.
+
+
+def test_every_number_is_what_it_says():
+    fake, real = cloud(70, 6, seed=15, shift=0.5), cloud(70, 6, seed=16)
+    result = filled(fake, real).compute()
+    # Positions below 70 modulo 32: groups 0 to 5 hold three clips, and even positions are even groups.
+    group = torch.arange(70) % GROUPS
+    left_out = torch.tensor([between(fake[group != g], real[group != g]) for g in range(GROUPS)], dtype=torch.float64)
+    corrected, low, high = jackknife(
+        torch.tensor(between(fake, real), dtype=torch.float64), left_out, torch.bincount(group)
+    )
+    expected = {
+        "value": between(fake, real),
+        "corrected": corrected.item(),
+        "low": low.item(),
+        "high": high.item(),
+        "half": (between(fake[::2], real[::2]) + between(fake[1::2], real[1::2])) / 2,
+        "disjoint": (between(fake[::2], real[1::2]) + between(fake[1::2], real[::2])) / 2,
+        "floor": between(real[::2], real[1::2]),
+        "n": 70,
+    }
+    assert {key: value.item() for key, value in result.items()} == pytest.approx(expected, rel=1e-8)
+    assert all(value.dtype == torch.float64 and value.ndim == 0 for value in result.values())
+
+
+def test_ddof_0_divides_by_n():
+    fake, real = cloud(30, 6, seed=17, shift=0.5), cloud(30, 6, seed=18)
+    expected = frechet_distance(*stats(fake, 0), *stats(real, 0)).item()
+    assert filled(fake, real, ddof=0).compute()["value"].item() == pytest.approx(expected)
+
+
+def test_streamed_in_any_order_batched_and_merged_are_one():
+    fake, real = cloud(45, 6, seed=19, shift=0.5).float(), cloud(45, 6, seed=20).float()
+    whole = filled(fake, real).compute()
+    order = torch.randperm(45, generator=torch.Generator().manual_seed(21))
+    stream = metric()
+    for position in order.split(1):
+        stream.update(fake[position], real[position], position % GROUPS)
+    same(stream.compute(), whole)
+    part, rest = order[:10], order[10:]
+    merged = filled(fake[part], real[part], part)
+    merged.merge_state(filled(fake[rest], real[rest], rest))
+    same(merged.compute(), whole)
+    merged.merge_state(metric())
+    same(merged.compute(), whole)
+
+
+def test_merging_after_compute_is_not_stale():
+    fake, real = cloud(40, 6, seed=22, shift=0.5), cloud(40, 6, seed=23)
+    fvd = filled(fake[:20], real[:20])
+    before = fvd.compute()["value"].item()
+    fvd.merge_state(filled(fake[20:], real[20:], torch.arange(20, 40)))
+    assert fvd.compute()["value"].item() != before
+    same(fvd.compute(), filled(fake, real).compute())
+
+
+def test_a_reset_forgets():
+    fake, real = cloud(40, 6, seed=24, shift=0.5), cloud(40, 6, seed=25)
+    fvd = filled(real, fake)
+    fvd.reset()
+    fvd.update(fake, real, torch.arange(40) % GROUPS)
+    same(fvd.compute(), filled(fake, real).compute())
+
+
+def test_the_sums_stay_in_float64_when_the_module_is_cast():
+    fake, real = cloud(40, 6, seed=26, shift=0.5), cloud(40, 6, seed=27)
+    fvd = filled(fake[:20], real[:20]).to(torch.bfloat16)
+    assert fvd.outer.dtype == torch.float64
+    fvd.update(fake[20:], real[20:], torch.arange(20, 40) % GROUPS)
+    same(fvd.compute(), filled(fake, real).compute())
+    fvd.reset()
+    fvd.half().update(fake, real, torch.arange(40) % GROUPS)
+    same(fvd.compute(), filled(fake, real).compute())
+
+
+def test_features_in_bfloat16_are_added_in_float64():
+    fake, real = (cloud(40, 6, seed=seed).bfloat16() for seed in (28, 29))
+    same(filled(fake, real).compute(), filled(fake.double(), real.double()).compute())
+
+
+@pytest.mark.parametrize(
+    ("count", "missing"),
+    [
+        (2, {"corrected", "low", "high", "half", "disjoint", "floor"}),
+        (3, {"low", "high", "half", "disjoint", "floor"}),
+        (4, {"low", "high"}),
+        (7, {"low", "high"}),
+        (8, set()),
+    ],
+)
+def test_few_clips_leave_numbers_undefined_but_none_wrong(count, missing):
+    result = filled(cloud(count, 6, seed=30), cloud(count, 6, seed=31)).compute()
+    assert {key for key in KEYS if result[key].isnan()} == missing
+
+
+def test_one_group_or_only_even_ones_leave_numbers_undefined():
+    fake, real = cloud(20, 6, seed=32), cloud(20, 6, seed=33)
+    one = filled(fake, real, torch.zeros(20, dtype=torch.int64)).compute()
+    assert {key for key in KEYS if one[key].isnan()} == {"corrected", "low", "high", "half", "disjoint", "floor"}
+    even = filled(fake, real, 2 * torch.arange(20)).compute()
+    assert {key for key in KEYS if even[key].isnan()} == {"half", "disjoint", "floor"}
+
+
+@pytest.mark.filterwarnings("ignore:The ``compute`` method:UserWarning")
+@pytest.mark.parametrize("count", [0, 1])
+def test_fewer_than_two_clips_raise(count):
+    fvd = metric()
+    if count:
+        fvd.update(torch.ones(1, 6), torch.ones(1, 6), torch.tensor([0]))
+    with pytest.raises(ValueError, match=f"FVD of {count} clips.*at least 2"):
+        fvd.compute()
+
+
+@pytest.mark.parametrize(
+    ("fake", "real", "group", "message"),
+    [
+        (torch.ones(2, 5), torch.ones(2, 5), torch.tensor([0, 1]), r"fake \(2, 5\).*must be \(B, 6\)"),
+        (torch.ones(2, 6), torch.ones(1, 6), torch.tensor([0, 1]), r"real \(1, 6\)"),
+        (torch.ones(6), torch.ones(6), torch.tensor([0]), r"fake \(6,\)"),
+        (torch.ones(2, 6), torch.ones(2, 6), torch.tensor([0]), r"group \(1,\)"),
+        (torch.ones(2, 6), torch.ones(2, 6), torch.tensor([0, 32]), r"group=\[0, 32\].*\[0, 31\]"),
+        (torch.ones(2, 6), torch.ones(2, 6), torch.tensor([-1, 0]), r"group=\[-1, 0\]"),
+        (torch.ones(2, 6), torch.ones(2, 6), torch.tensor([0.0, 1.0]), "integers"),
+        (torch.tensor([[1.0] * 6, [math.nan] * 6]), torch.ones(2, 6), torch.tensor([0, 1]), r"clips \[1\].*not finite"),
+        (torch.ones(2, 6), torch.full((2, 6), math.inf), torch.tensor([0, 1]), r"clips \[0, 1\].*not finite"),
+    ],
+)
+def test_bad_features_are_named_and_not_added(fake, real, group, message):
+    fvd = metric()
+    with pytest.raises(ValueError, match=message):
+        fvd.update(fake, real, group)
+    assert fvd.count.sum() == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dim": 0, "groups": 32, "ddof": 1}, "dim=0"),
+        ({"dim": 4, "groups": 3, "ddof": 1}, "groups=3"),
+        ({"dim": 4, "groups": 0, "ddof": 1}, "groups=0"),
+        ({"dim": 4, "groups": 32, "ddof": 2}, "ddof=2"),
+    ],
+)
+def test_bad_arguments_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        FVD(**options)
+
+
+def process(rank, folder, fake, real, cast):
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2, timeout=datetime.timedelta(seconds=60)
+    )
+    fvd = metric(dim=fake.shape[1])
+    if cast and rank == 1:
+        fvd.to(torch.bfloat16)
+    if rank == 0:
+        fvd.update(fake, real, torch.arange(len(fake)) % GROUPS)
+    torch.save(fvd.compute(), os.path.join(folder, f"{rank}.pt"))
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cast", [False, True], ids=["as it is", "cast to bfloat16"])
+def test_two_processes_of_which_one_has_no_clip_agree_with_one(tmp_path, cast):
+    fake, real = cloud(45, 6, seed=34, shift=0.5), cloud(45, 6, seed=35)
+    mp.spawn(process, args=(str(tmp_path), fake, real, cast), nprocs=2)
+    whole = filled(fake, real).compute()
+    for rank in range(2):
+        same(torch.load(tmp_path / f"{rank}.pt", weights_only=True), whole)
