@@ -2,8 +2,8 @@
 
 Side by side in one run, on the same clips and with equal numbers: ours, and the loops that public video-metric scripts
 share: frame by frame and channel by channel in NumPy and OpenCV, and I3D a clip at a time, its frames resized one by
-one, with plain convolutions, batch norm and padding. I3D has random weights, which take the same time. Then what a second method on the same benchmark
-costs: its own features, none of the true clips'.
+one, with plain convolutions, batch norm and padding. I3D has random weights, which take the same time. Then what a
+second method on the same benchmark costs: its own features, none of the true clips'.
 """
 
 import argparse

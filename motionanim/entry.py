@@ -17,11 +17,14 @@ from omegaconf import DictConfig, OmegaConf
 
 # ${package:assets/tiny-svd} in a YAML is a path inside the installed package, wherever the command is run from.
 OmegaConf.register_new_resolver("package", lambda path: str(Path(__file__).parent / path), replace=True)
-OmegaConf.register_new_resolver(
-    "wandb_offline",
-    lambda: "WANDB_API_KEY" not in os.environ and not Path.home().joinpath(".netrc").exists(),
-    replace=True,
-)
+
+
+def wandb_offline() -> bool:
+    """True where no W&B key is set."""
+    return "WANDB_API_KEY" not in os.environ and not Path.home().joinpath(".netrc").exists()
+
+
+OmegaConf.register_new_resolver("wandb_offline", wandb_offline, replace=True)
 
 
 def one_line_errors(main: Callable[..., Any]) -> Callable[..., Any]:

@@ -39,6 +39,8 @@ def composed(*overrides: str, config: str = "train") -> DictConfig:
         cfg = compose(config, overrides=list(overrides), return_hydra_config=True)
     OmegaConf.set_readonly(cfg.hydra, False)
     cfg.hydra.runtime.output_dir = "out"
+    if config == "evaluate":
+        cfg.hydra.runtime.choices = {**cfg.hydra.runtime.choices}
     HydraConfig.instance().set_config(cfg)
     with open_dict(cfg):
         del cfg["hydra"]
@@ -108,6 +110,29 @@ def test_every_choice_of_animate_binds(override: str) -> None:
     resolved = OmegaConf.to_container(composed(override, "image=none", config="animate"), resolve=True)
     nodes = list(targets(resolved))
     assert len(nodes) >= 3
+    for node in nodes:
+        check_binding(node)
+
+
+EVALUATE = {
+    group: sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+    for group in ("benchmark", "method", "metrics", "sweep", "conditioning", "long_video", "scale")
+}
+
+
+@pytest.mark.parametrize(
+    "override", [f"{group}={choice}" for group, choices in EVALUATE.items() for choice in choices], ids=str
+)
+def test_every_choice_of_evaluate_binds(override: str) -> None:
+    group, _, choice = override.partition("=")
+    given = []
+    if group == "benchmark" and choice in ("folder", "published"):
+        given = ["benchmark.root=none"]
+    if group == "method" and choice in ("external", "published"):
+        given = ["method.folders=none", "+method.reading=null", "+method.clips=[]", "+method.truth=none"]
+    resolved = OmegaConf.to_container(composed(override, *given, config="evaluate"), resolve=True)
+    nodes = list(targets(resolved))
+    assert len(nodes) >= 8
     for node in nodes:
         check_binding(node)
 

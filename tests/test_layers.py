@@ -15,11 +15,11 @@ ENTRY_POINTS = {
 LAYERS = {
     "types": 0, "files": 0, "interval": 0,
     "flow": 1, "schedule": 1, "camera": 1, "hints": 1, "pictures": 1, "images": 1,
-    "losses": 2, "sampling": 2, "models": 2, "data": 2, "metrics": 2, "controls": 2,
-    "long_video": 3,
+    "report": 2, "losses": 2, "sampling": 2, "models": 2, "data": 2, "metrics": 2, "controls": 2,
+    "long_video": 3, "study": 3,
     "generate": 4,
     "training": 5, "evaluation": 5, "animate": 5,
-    "entry": 6,
+    "entry": 6, "dashboard": 6,
 }  # fmt: skip
 
 # Third party -> where it may be imported, as path prefixes.
@@ -37,7 +37,7 @@ FENCES = {
         "benchmarks/",
     ),
     "hydra": (*ENTRY_POINTS, "tests/", "benchmarks/"),
-    "wandb": ("train.py", "evaluate.py"),
+    "wandb": ("train.py", "evaluate.py", "motionanim/dashboard.py"),
     "wandb_workspaces": ("motionanim/dashboard.py", "tests/"),
 }
 

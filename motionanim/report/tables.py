@@ -12,7 +12,7 @@ from motionanim.report.runs import Run, Score
 Names = Mapping[Path, str]
 
 DASH = "–"
-_NO_INTERVAL = "no interval: with so few clips the bias is not known, and the order of methods may be chance"
+_NO_INTERVAL = "no interval, no correction: with so few clips the bias is unknown, and the order may be chance"
 
 
 class Cell(NamedTuple):

@@ -1,0 +1,121 @@
+"""Evaluate: `python evaluate.py benchmark=synthetic16 method=ours`, `python evaluate.py -m sweep=gamma`."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import hydra
+import torch
+import wandb
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
+from omegaconf import DictConfig, OmegaConf
+
+from motionanim.entry import one_line_errors, quiet, wandb_offline
+from motionanim.evaluation.cases import Benchmark
+from motionanim.evaluation.harness import Finished, Options, evaluate
+from motionanim.evaluation.methods import Method
+from motionanim.evaluation.scoring import FeatureCache, Missing, Scorer
+from motionanim.models.pretrained import MissingWeights
+from motionanim.report import write_report
+
+# Files of weights and videos are told apart by their hashes, wherever they lie.
+NOT_SETTINGS = ("label", "base", "refiner", "loras", "folders", "side")
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
+@one_line_errors
+def main(cfg: DictConfig) -> None:
+    quiet()
+    scorer = build_scorer(cfg)
+    benchmark = hydra.utils.instantiate(cfg.benchmark, _convert_="all")
+    options = Options(keep_frames=cfg.keep_frames, show=cfg.show, progress=cfg.progress)
+    root, sweep = Path(cfg.paths.run), HydraConfig.get().runtime.choices.get("sweep")
+    finished = []
+    for method, settings in methods(cfg, benchmark):
+        axes = {} if method.control or cfg.axes is None else OmegaConf.to_container(cfg.axes, resolve=True)
+        done = evaluate(
+            benchmark, method, scorer, root=root, seed=cfg.seed, window=cfg.scale.num_frames, settings=settings,
+            about={"sweep": sweep, "axes": axes}, options=options,
+        )  # fmt: skip
+        print(f"{done.label}: {done.made} clips made, {done.scored} scored: {done.folder}")
+        finished.append(done)
+    print(f"{scorer.cache.computed} features of true clips were computed, all others kept from earlier")
+    if any(done.result is None for done in finished):
+        return  # other processes are still at work; the last of them writes the report
+    report = write_report([root], root / "report", skip_unfinished=True)
+    if cfg.wandb:
+        for done in finished:
+            if done.scored or not (done.folder / "wandb").exists():
+                log(cfg, done)
+    print(f"report: {report}")
+
+
+def methods(cfg: DictConfig, benchmark: Benchmark) -> Iterator[tuple[Method, dict[str, Any]]]:
+    """Control rows and then the method, or a method per folder, each with the settings that determine its videos."""
+    for name in cfg.control_rows:
+        node = OmegaConf.load(Path(__file__).parent / "conf" / "method" / f"{name}.yaml")
+        yield hydra.utils.instantiate(node), {"kind": node.kind}
+    given = {}
+    if "folders" in cfg.method:
+        given = {"reading": benchmark.reading, "clips": benchmark.ids, "truth": cfg.benchmark.get("root") or ""}
+    made = hydra.utils.instantiate(cfg.method, _convert_="all", **given)
+    settings = OmegaConf.to_container(cfg.method, resolve=True)
+    settings = {key: value for key, value in settings.items() if key not in NOT_SETTINGS}
+    for method in made if isinstance(made, list) else [made]:
+        yield method, settings
+
+
+def build_scorer(cfg: DictConfig) -> Scorer:
+    """The metrics, with `Missing` for those whose weights are not here.
+
+    Raises:
+        MissingWeights: If such a one is in metrics.required.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    ready: dict[str, dict[str, Any]] = {"clip": {}, "features": {}}
+    for part, built in ready.items():
+        for name, node in cfg.metrics[part].items():
+            try:
+                built[name] = hydra.utils.instantiate(node, _convert_="all").to(device)
+            except InstantiationException as error:
+                cause = error
+                while isinstance(cause, InstantiationException) and cause.__cause__ is not None:
+                    cause = cause.__cause__
+                if not isinstance(cause, MissingWeights) or name in cfg.metrics.required:
+                    raise
+                keys = hydra.utils.get_class(node._target_).keys if part == "clip" else ()
+                built[name] = Missing(tuple(keys), cause.short)
+    return Scorer(ready["clip"], ready["features"], FeatureCache(Path(cfg.paths.features)))
+
+
+def log(cfg: DictConfig, done: Finished) -> None:
+    """One W&B run per method: its summary, a row per clip, samples and their strips of frames."""
+    result = done.result
+    run = wandb.init(
+        project="motionanim", group=cfg.name, job_type="evaluate", name=result["label"], id=done.folder.name[-8:],
+        resume="allow", dir=done.folder, mode="offline" if wandb_offline() else "online",
+        config={key: result[key] for key in ("benchmark", "n", "control", "saw_motion", "seed", "settings")},
+        settings=wandb.Settings(silent=True),
+    )  # fmt: skip
+    table = wandb.Table(["clip", "seconds", "calls", *result["metrics"]])
+    for row in done.rows:
+        table.add_data(
+            row["clip"], row["seconds"], row["calls"], *(row["metrics"].get(key) for key in result["metrics"])
+        )
+    videos, strips = (sorted((done.folder / part).glob("*")) for part in ("videos", "strips"))
+    run.log(
+        {
+            "clips": table,
+            "samples": [wandb.Video(str(path), caption=path.stem, format="mp4") for path in videos],
+            "strips": [wandb.Image(str(path), caption=path.stem) for path in strips],
+        }
+    )
+    scalars = {key: entry["mean"] for key, entry in result["metrics"].items()} | result["cost"]
+    scalars |= {f"axes/{name}": value for name, value in result["axes"].items()}
+    run.summary.update({key: value for key, value in scalars.items() if value is not None})
+    run.finish()
+
+
+if __name__ == "__main__":
+    main()

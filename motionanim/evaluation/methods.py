@@ -1,0 +1,309 @@
+"""What is compared: our model, the Eulerian baseline, videos that others made, and control rows.
+
+A method is called with a case and a seed and returns `Made`. Its attributes tell about it: `label`, `control` (a row
+that shows what a metric says of something known, never ranked), `saw_motion` (it was given the true motion rather
+than a few arrows), `timed` (its videos are made here, so that their time says something) and `identity` (plain values
+that determine its output beyond its config).
+"""
+
+import glob
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from motionanim.controls import Controls, Fields
+from motionanim.data.folder import folder_names
+from motionanim.data.video import Video
+from motionanim.evaluation.cases import Case
+from motionanim.evaluation.reading import Reading, read_clip
+from motionanim.flow import motion_strength
+from motionanim.generate import Generator, LongVideo
+from motionanim.models.flow_refiner import FlowRefiner
+
+
+class Made(NamedTuple):
+    """A method's answer to a case."""
+
+    frames: Tensor  # (T, 3, H, W) in [-1, 1]
+    flow: Tensor | None = None  # (T-1, 2, H, W): what to hold it against instead of the case's flow
+    calls: float | None = None  # denoiser evaluations
+    borders: tuple[int, ...] = ()
+    split_sigma: float | None = None
+
+
+class Method(Protocol):
+    label: str
+    control: bool
+    saw_motion: bool
+    timed: bool
+    identity: dict[str, Any]
+
+    def __call__(self, case: Case, seed: int) -> Made: ...
+
+
+RequestKind = Literal["arrows", "exact"]
+
+
+def _field(case: Case, kind: RequestKind, controls: Callable[..., Fields], refiner: FlowRefiner | None) -> Tensor:
+    """The motion field (T-1, 2, H, W) that a method gets: all of the case's, or what a few arrows of it say."""
+    if kind == "exact":
+        return case.flow
+    drawn = Controls(case.arrows, (), case.mask)
+    if not case.arrows:
+        return torch.zeros_like(case.flow)
+    refine = None if refiner is None else refiner.refine
+    return controls(drawn, num_frames=len(case.frames), image=case.frames[0], refiner=refine).per_step
+
+
+def _check_kind(kind: str) -> None:
+    if kind not in ("arrows", "exact"):
+        raise ValueError(f"method.request={kind!r}: must be 'arrows' or 'exact'")
+
+
+def load_refiner(path: str | None, *, wanted: bool, request: RequestKind) -> tuple[FlowRefiner | None, str | None]:
+    """T and its hash, if the conditioning has it and there are arrows to refine.
+
+    Raises:
+        ValueError: If it is wanted and there is none.
+    """
+    _check_kind(request)
+    if not wanted or request == "exact":
+        return None, None
+    if path is None:
+        raise ValueError(
+            "refiner=null: this conditioning has the refiner T; give refiner=FILE that experiment=flow_refiner left, "
+            "or evaluate conditioning=no_refiner"
+        )
+    try:
+        return FlowRefiner.load(path).eval(), hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    except FileNotFoundError as error:
+        raise ValueError(f"refiner={path}: no such file") from error
+
+
+class Ours:
+    """Our model under a conditioning and a long-video method.
+
+    Args:
+        label: The row's name.
+        request: "arrows" gives it the case's arrows, spread by `controls` and refined by T; "exact" the whole motion.
+        controls: `motion_field` with its options bound.
+        refiner: File of T; only used with arrows and if `use_refiner`.
+        motion: The conditioning.
+        long_video: The method, its options bound.
+        base, sampling, loras, window: As in `Generator`.
+    """
+
+    control, timed = False, True
+
+    def __init__(
+        self,
+        *,
+        label: str,
+        request: RequestKind,
+        controls: Callable[..., Fields],
+        refiner: str | None,
+        use_refiner: bool,
+        base: str,
+        motion: Mapping[str, Any],
+        sampling: Mapping[str, Any],
+        loras: Mapping[str, float] | None,
+        window: int,
+        long_video: LongVideo,
+    ) -> None:
+        self.label, self.request, self.controls, self.long_video = label, request, controls, long_video
+        self.saw_motion = request == "exact"
+        self.refiner, refiner_hash = load_refiner(refiner, wanted=use_refiner, request=request)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        pairs = [(str(path), float(weight)) for path, weight in (loras or {}).items()]
+        self.generator, fingerprint = Generator.load(
+            base=base, motion=motion, sampling=sampling, loras=pairs, window=window, device=device
+        )
+        self.use_flow = bool(motion["motion_field"] or motion["warped_latent"])
+        self.use_strength = bool(motion["motion_strength"])
+        files = [(hashlib.sha256(Path(path).read_bytes()).hexdigest(), weight) for path, weight in pairs]
+        self.identity = {"base": fingerprint, "refiner": refiner_hash, "loras": files}
+
+    def __call__(self, case: Case, seed: int) -> Made:
+        flow = _field(case, self.request, self.controls, self.refiner)[None]
+        frames, record = self.generator(
+            case.frames[:1], flow, num_frames=len(case.frames), fps=case.fps,
+            strength=motion_strength(flow) if self.use_strength else None, use_flow=self.use_flow,
+            mask=case.mask[None], long_video=self.long_video, seed=seed, progress=False,
+        )  # fmt: skip
+        return Made(frames[0].cpu(), None, record.calls, record.borders, record.split_sigma)
+
+
+class Eulerian:
+    """The image carried along one steady field, without a network: `models.eulerian.render`."""
+
+    control, timed = False, True
+
+    def __init__(
+        self,
+        *,
+        label: str,
+        request: RequestKind,
+        controls: Callable[..., Fields],
+        refiner: str | None,
+        use_refiner: bool,
+        render: Callable[..., Tensor],
+    ) -> None:
+        self.label, self.request, self.controls, self.render = label, request, controls, render
+        self.saw_motion = request == "exact"
+        self.refiner, refiner_hash = load_refiner(refiner, wanted=use_refiner, request=request)
+        self.identity = {"refiner": refiner_hash}
+
+    def __call__(self, case: Case, seed: int) -> Made:
+        steady = _field(case, self.request, self.controls, self.refiner).mean(0)
+        frames = self.render(case.frames[0], steady, num_frames=len(case.frames), mask=case.mask, progress=None)
+        return Made(frames)
+
+
+class Control:
+    """A row that shows what the metrics say of something known.
+
+    Args:
+        kind: "real" is the true clip; "static_copy" its first frame again and again; "shuffled" its frames 1 ... T-1
+            in random order; "flipped" the true clip held against the opposite of the motion that was asked for.
+    """
+
+    control, saw_motion, timed, identity = True, False, False, {}
+
+    def __init__(self, *, label: str, kind: Literal["real", "static_copy", "shuffled", "flipped"]) -> None:
+        if kind not in ("real", "static_copy", "shuffled", "flipped"):
+            raise ValueError(f"method.kind={kind!r}: must be real, static_copy, shuffled or flipped")
+        self.label, self.kind = label, kind
+
+    def __call__(self, case: Case, seed: int) -> Made:
+        frames = case.frames
+        if self.kind == "static_copy":
+            return Made(frames[:1].expand_as(frames).clone())
+        if self.kind == "shuffled":
+            order = 1 + torch.randperm(len(frames) - 1, generator=torch.Generator().manual_seed(seed))
+            return Made(torch.cat([frames[:1], frames[order]]))
+        return Made(frames, -case.flow if self.kind == "flipped" else None)
+
+
+# What a folder of videos may tell about itself in method.json.
+_SIDE = {"label": str, "saw_motion": bool, "fps": (int, float), "source": str, "size": list, "seconds": (int, float)}
+
+
+class External:
+    """Videos that another system made: FOLDER/CLIP.mp4 for every clip of the benchmark, and FOLDER/method.json.
+
+    method.json may hold `label`, `saw_motion` (it used the ground-truth motion), `fps` (the true rate where the file's
+    is wrong), `source`, and `size` and `seconds`, which are then checked against the files.
+
+    Args:
+        folder: The videos, with the clips' names.
+        side: Like method.json, whose values it overrides.
+        reading: The benchmark's protocol, which these frames are brought to.
+        clips: The benchmark's clips.
+
+    Raises:
+        ValueError: If a video is missing, unreadable, too short or more than asked for, or the side information is not
+            as above.
+    """
+
+    control, timed = False, False
+
+    def __init__(self, *, folder: str, side: Mapping[str, Any], reading: Reading, clips: Sequence[str]) -> None:
+        found: dict[str, Path] = {}
+        for name in folder_names(folder):
+            clip = str(Path(name).with_suffix(""))
+            if clip in found:
+                raise ValueError(f"{folder} has two videos named {clip}: names without suffix must differ")
+            found[clip] = Path(folder, name)
+        for what, names in (("no video for", set(clips) - set(found)), ("videos of no clip:", set(found) - set(clips))):
+            if names:
+                listed = ", ".join(sorted(names)[:5]) + (" ..." if len(names) > 5 else "")
+                raise ValueError(
+                    f"{folder} has {what} {listed}: a method needs exactly the benchmark's {len(clips)} clips"
+                )
+        side = _side(Path(folder, "method.json"), side)
+        self.label = side.get("label") or Path(folder).name
+        self.saw_motion, self._rate = side.get("saw_motion", False), side.get("fps")
+        self.paths, self.reading = found, reading
+        for clip in clips:
+            # Only indices are read, so that a long run does not fail at its last clip.
+            video = Video(found[clip])
+            reading.indices(video, rate=self._rate)
+            _check_side(side, video)
+        hashes = {clip: hashlib.sha256(found[clip].read_bytes()).hexdigest() for clip in clips}
+        self.identity = {"files": hashes, "side": side}
+
+    def __call__(self, case: Case, seed: int) -> Made:
+        return Made(read_clip(self.paths[case.clip], self.reading, rate=self._rate))
+
+
+def _check_side(side: dict[str, Any], video: Video) -> None:
+    """Raises ValueError where method.json and a file disagree."""
+    height, width = video.size()
+    if "size" in side and list(side["size"]) != [width, height]:
+        raise ValueError(
+            f"{video.path} is {width}x{height} px and method.json says size={side['size']} [width, height]"
+        )
+    seconds = video.info.seconds * video.info.fps / side.get("fps", video.info.fps)
+    if "seconds" in side and abs(side["seconds"] - seconds) > 0.05 * seconds:
+        raise ValueError(f"{video.path} lasts {seconds:.2f} s and method.json says seconds={side['seconds']}")
+
+
+def externals(
+    *,
+    folders: str | Sequence[str],
+    side: Mapping[str, Mapping[str, Any]],
+    reading: Reading,
+    clips: Sequence[str],
+    truth: str,
+) -> list[External]:
+    """A method for each folder.
+
+    Args:
+        folders: A folder, a pattern such as results/*, or a list of either; `truth` is left out.
+        side: For a folder's name what to override in its method.json.
+        truth: Folder of the true clips.
+
+    Raises:
+        ValueError: If a pattern matches nothing, two folders share a name, or as `External` does.
+    """
+    found: dict[str, Path] = {}
+    for pattern in [folders] if isinstance(folders, str) else folders:
+        matches = [Path(match) for match in sorted(glob.glob(pattern)) if Path(match).is_dir()]
+        if not matches:
+            raise ValueError(f"method.folders={pattern}: no such folder; give the folder of a method's videos")
+        for match in matches:
+            if match.resolve() == Path(truth).resolve():
+                continue
+            if found.setdefault(match.resolve().name, match) != match:
+                raise ValueError(
+                    f"{found[match.resolve().name]} and {match} share a name, so that their rows would too"
+                )
+    return [
+        External(folder=str(path), side=side.get(name, {}), reading=reading, clips=clips)
+        for name, path in found.items()
+    ]
+
+
+def _side(path: Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    side: Any = {}
+    if path.exists():
+        try:
+            side = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{path} cannot be read as JSON: {' '.join(str(error).split())[:120]}") from error
+    if not isinstance(side, dict):
+        raise ValueError(f"{path}: must be an object with any of {', '.join(_SIDE)}")
+    side |= overrides
+    for key, value in side.items():
+        if (
+            key not in _SIDE
+            or not isinstance(value, _SIDE[key])
+            or (_SIDE[key] is not bool and isinstance(value, bool))
+        ):
+            raise ValueError(f"{path}: {key}={value!r} is not one of {', '.join(_SIDE)}, or of another type")
+    return side

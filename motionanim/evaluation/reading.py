@@ -1,0 +1,83 @@
+"""The declared common protocol by which every video, true or made, becomes frames to score."""
+
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from motionanim.data.video import Video, VideoError
+
+
+class Reading(NamedTuple):
+    """Which frames of a file, at which size."""
+
+    num_frames: int
+    height: int
+    width: int
+    fps: float | None  # frames nearest in time to 0, 1/fps, 2/fps ...; None takes the file's first frames as they are
+    shape: Literal["stretch", "crop"]  # of another aspect: stretched, or resized to cover and cropped at the centre
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return self._asdict()
+
+    def indices(self, video: Video, *, rate: float | None = None) -> np.ndarray:
+        """(num_frames,) places in the file.
+
+        Args:
+            rate: True frames per second of the file's content; None believes the file.
+
+        Raises:
+            VideoError: If the file is too short.
+        """
+        if self.fps is None:
+            places = np.arange(min(self.num_frames, video.info.num_frames))
+        else:
+            stretch = 1.0 if rate is None else rate / video.info.fps
+            places = video.nearest(np.arange(self.num_frames) / self.fps * stretch)
+        if len(places) < self.num_frames:
+            at = "" if self.fps is None else f" at {self.fps:g} a second"
+            raise VideoError(
+                video.path,
+                f"has {len(places)} frames{at} ({video.info.seconds:.2f} s), and the benchmark needs "
+                f"{self.num_frames}: lower benchmark.num_frames, or leave the clip out of every folder",
+            )
+        return places
+
+    def rate(self, path: Path) -> float:
+        """Frames per second of what is read."""
+        return Video(path).info.fps if self.fps is None else self.fps
+
+
+def read_clip(path: Path | str, reading: Reading, *, rate: float | None = None) -> Tensor:
+    """(num_frames, 3, height, width) in [-1, 1] of a video file.
+
+    Stretching is bilinear with antialiasing, from full-size frames; the result is rounded to 8 bits, as a file of
+    single frames would hold it.
+
+    Raises:
+        VideoError: If the file cannot be read or is too short.
+        ValueError: If `shape` is neither stretch nor crop.
+    """
+    video = Video(path)
+    indices = reading.indices(video, rate=rate)
+    height, width = reading.height, reading.width
+    if reading.shape == "stretch":
+        size = video.size()
+    elif reading.shape == "crop":
+        size = (height, width)
+    else:
+        raise ValueError(f"shape={reading.shape!r}: must be stretch or crop")
+    frames = torch.from_numpy(video.read(indices, height=size[0], width=size[1])).permute(0, 3, 1, 2)
+    if reading.shape == "crop":
+        top, left = (frames.shape[2] - height) // 2, (frames.shape[3] - width) // 2
+        frames = frames[:, :, top : top + height, left : left + width]
+    elif frames.shape[2:] != (height, width):
+        # Frame by frame: 125 large frames as float would be gigabytes.
+        frames = torch.cat(
+            [F.interpolate(f[None].float(), size=(height, width), mode="bilinear", antialias=True) for f in frames]
+        ).round()
+    return frames.float() / 127.5 - 1

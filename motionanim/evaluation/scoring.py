@@ -1,0 +1,148 @@
+"""A made clip to numbers and features, and the features of true clips kept from run to run."""
+
+import base64
+import hashlib
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from motionanim.evaluation.cases import digest
+from motionanim.files import atomic_path
+from motionanim.metrics.base import ClipMetric
+from motionanim.types import Sample
+
+
+class Features(Protocol):
+    """Frames (B, T, 3, H, W) to features (B, dim)."""
+
+    name: str
+    dim: int
+    fingerprint: str
+    protocol: dict[str, Any]
+
+    def __call__(self, frames: Tensor) -> Tensor: ...
+
+
+class Missing(NamedTuple):
+    """A metric that cannot run here."""
+
+    keys: tuple[str, ...]
+    reason: str
+
+
+class Scores(NamedTuple):
+    values: dict[str, float | None]
+    reasons: dict[str, str]  # of each None
+    features: dict[str, dict[str, str]]  # by extractor: fake and real, as text
+
+
+class FeatureCache:
+    """Features of true clips in a folder, by extractor and by a hash of the frames.
+
+    Attributes:
+        computed: How many were not there.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.computed = folder, 0
+
+    def get(self, extractor: Features, frames: Tensor) -> Tensor:
+        """(dim,) features of (T, 3, H, W)."""
+        pixels = hashlib.sha256(to_bytes(frames).numpy().tobytes())
+        pixels.update(str(tuple(frames.shape)).encode())
+        path = self.folder / extractor.fingerprint / f"{pixels.hexdigest()[:32]}.npy"
+        try:
+            found = torch.from_numpy(np.load(path, allow_pickle=False))
+            if found.shape == (extractor.dim,) and bool(torch.isfinite(found).all()):
+                return found
+        except (OSError, ValueError, EOFError):
+            pass  # not there, or cut short by a kill: made again
+        self.computed += 1
+        features = extractor(frames[None])[0].float().cpu()
+        with atomic_path(path) as temporary:
+            np.save(temporary, features.numpy())
+        return features
+
+
+class Scorer:
+    """Scores clips by any number of metrics.
+
+    Args:
+        metrics: By name; `Missing` gives null for its keys.
+        features: Video feature extractors by name, for FVD.
+        cache: Where features of true clips stay.
+
+    Raises:
+        ValueError: If two metrics share a key.
+    """
+
+    def __init__(
+        self,
+        metrics: Mapping[str, ClipMetric | Missing],
+        features: Mapping[str, Features | Missing],
+        cache: FeatureCache,
+    ) -> None:
+        self.metrics, self.features, self.cache = dict(metrics), dict(features), cache
+        keys = [key for metric in self.metrics.values() for key in metric.keys]
+        twice = sorted({key for key in keys if keys.count(key) > 1})
+        if twice:
+            raise ValueError(f"metrics: {', '.join(twice)} would be measured twice; leave one of the two out")
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """What each metric's numbers mean, by metric name; of extractors too."""
+        clip = {name: digest(m.protocol) for name, m in self.metrics.items() if not isinstance(m, Missing)}
+        return clip | {name: f.fingerprint for name, f in self.features.items() if not isinstance(f, Missing)}
+
+    def protocol_of(self) -> dict[str, str]:
+        """The fingerprint of each key."""
+        known = self.fingerprints
+        return {key: known[name] for name, m in self.metrics.items() if name in known for key in m.keys}
+
+    @torch.no_grad()
+    def __call__(self, sample: Sample) -> Scores:
+        values: dict[str, float | None] = {}
+        reasons: dict[str, str] = {}
+        for metric in self.metrics.values():
+            if isinstance(metric, Missing):
+                values |= dict.fromkeys(metric.keys)
+                reasons |= dict.fromkeys(metric.keys, metric.reason)
+                continue
+            lacking = [name for name in metric.needs if getattr(sample, name) is None]
+            if lacking:
+                values |= dict.fromkeys(metric.keys)
+                reasons |= dict.fromkeys(metric.keys, f"no {', '.join(lacking)}")
+                continue
+            given = (getattr(sample, name) for name in metric.needs)
+            scored = metric.score(*(part[None] if isinstance(part, Tensor) else part for part in given))
+            for key, value in zip(metric.keys, scored[0].tolist(), strict=True):
+                values[key] = None if math.isnan(value) else value
+                if values[key] is None:
+                    reasons[key] = "not defined for this clip"
+        features = {}
+        for name, extractor in self.features.items():
+            if isinstance(extractor, Missing) or sample.real is None:
+                continue
+            features[name] = {
+                "fake": to_text(extractor(sample.frames[None])[0]),
+                "real": to_text(self.cache.get(extractor, sample.real)),
+            }
+        return Scores(values, reasons, features)
+
+
+def to_bytes(frames: Tensor) -> Tensor:
+    """Frames in [-1, 1] as uint8, as a file of single frames holds them."""
+    return ((frames.float().clamp(-1, 1) + 1) * 127.5).round().byte().cpu()
+
+
+def to_text(features: Tensor) -> str:
+    return base64.b64encode(features.float().cpu().numpy().astype("<f4").tobytes()).decode()
+
+
+def from_text(text: str) -> Tensor:
+    return torch.from_numpy(np.frombuffer(base64.b64decode(text), dtype="<f4").copy())

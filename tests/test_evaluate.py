@@ -1,0 +1,162 @@
+"""evaluate.py as its users run it: results, resuming after a kill, sweeps, and mistakes as one line."""
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+ROOT = Path(__file__).resolve().parents[1]
+QUICK = ["progress=false", "wandb=false"]
+
+
+def command(base: Path, *overrides: str) -> list[str]:
+    return [
+        sys.executable, str(ROOT / "evaluate.py"), f"scale.base={base}", "scale.motion_channels=8",
+        "scale.height=32", "scale.width=32", "scale.num_frames=5", "benchmark.reading.num_frames=5",
+        "sampling.num_steps=2", "conditioning=no_refiner", "n=3", "show=1", *QUICK, *overrides,
+    ]  # fmt: skip
+
+
+def run(base: Path, cwd: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "WANDB_MODE": "offline", "WANDB_SILENT": "true"}
+    return subprocess.run(command(base, *overrides), cwd=cwd, env=environment, capture_output=True, text=True)
+
+
+def results(folder: Path) -> dict[str, dict]:
+    found = [json.loads(path.read_text()) for path in sorted(folder.glob("*/result.json"))]
+    return {result["label"]: result["metrics"] for result in found}
+
+
+@pytest.mark.slow
+def test_a_killed_evaluation_ends_with_the_same_numbers_and_does_no_clip_twice(base: Path, tmp_path: Path) -> None:
+    whole = run(base, tmp_path / "whole")
+    assert whole.returncode == 0, whole.stderr[-2000:]
+    (tmp_path / "cut").mkdir()
+    process = subprocess.Popen(
+        command(base), cwd=tmp_path / "cut", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    pattern = "runs/evaluate/synthetic16/ours_continuous-*/clips.jsonl"
+    for _ in range(2400):
+        rows = list((tmp_path / "cut").glob(pattern))
+        if rows and rows[0].stat().st_size:
+            break
+        assert process.poll() is None, "it ended by itself"
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait(timeout=60) != 0
+    done = len([line for line in rows[0].read_bytes().split(b"\n") if line.endswith(b"}")])
+    again = run(base, tmp_path / "cut")
+    assert again.returncode == 0, again.stderr[-2000:]
+    assert f"ours, continuous: {3 - done} clips made" in again.stdout
+    assert "real: 0 clips made, 0 scored" in again.stdout
+    runs = [tmp_path / name / "runs" / "evaluate" / "synthetic16" for name in ("whole", "cut")]
+    assert results(runs[1]) == results(runs[0])
+    labels = {"ours, continuous", "real", "static copy", "shuffled", "flipped"}
+    assert results(runs[0]).keys() == labels
+    page = (runs[1] / "report" / "report.html").read_text()
+    assert all(label in page for label in labels)
+
+
+@pytest.mark.slow
+def test_a_sweep_leaves_one_report_of_all_its_runs_and_a_wandb_run_each(base: Path, tmp_path: Path) -> None:
+    # On the command line the sweep's own values are replaced, as a user may.
+    done = run(
+        base, tmp_path, "-m", "sweep=gamma", "long_video.gamma=0.5,1", "benchmark.reading.num_frames=10", "n=2",
+        "wandb=true", "control_rows=[static_copy]",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    folder = tmp_path / "runs" / "evaluate" / "gamma"
+    axes = {}
+    for path in folder.glob("phased*/result.json"):
+        result = json.loads(path.read_text())
+        axes[result["axes"]["gamma"]] = result["axes"]["sigma"]
+        assert list(path.parent.glob("wandb/offline-run-*"))
+    assert sorted(axes) == [0.5, 1]
+    assert axes[0.5] > axes[1] == 0
+    with (folder / "report" / "report.csv").open() as file:
+        assert {row["label"] for row in csv.DictReader(file)} >= {"phased, gamma 0.5", "phased, gamma 1"}
+    assert list((folder / "report" / "plots").glob("*.png"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["conditioning=full", "refiner=null"], r"error: refiner=null: .*conditioning=no_refiner"),
+        (["benchmark=folder", "benchmark.root=/nowhere"], r"error: .*/nowhere.* is not a folder"),
+        (["metrics.required=[lpips]"], r"error: .*alexnet-owt-7be5be79.pth does not exist"),
+        (["method=external", "method.folders=/nowhere"], r"error: method.folders=/nowhere: no such folder"),
+        (["n=0"], r"error: .*must be at least 1"),
+    ],
+    ids=["refiner", "root", "weights", "folders", "n"],
+)
+def test_a_users_mistake_is_one_line_before_any_work(
+    overrides: list[str], message: str, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MOTIONANIM_WEIGHTS", str(tmp_path / "weights"))
+    done = run(base, tmp_path, *overrides)
+    assert done.returncode == 2, done.stdout + done.stderr[-2000:]
+    assert re.search(message, done.stderr)
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.glob("runs/evaluate/*/ours*"))
+
+
+def plain_scores(truth: Path, made: Path) -> tuple[float, float]:
+    """PSNR and SSIM as a short script would have them: 16 frames at 8 a second, stretched to 256 x 256, frame 0 out."""
+    from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+    videos = []
+    for path, rate in ((truth, None), (made, 7 if made.parent.name == "paper" else None)):
+        capture, frames = cv2.VideoCapture(str(path)), []
+        while (read := capture.read())[0]:
+            frames.append(cv2.cvtColor(read[1], cv2.COLOR_BGR2RGB))
+        fps = rate or capture.get(cv2.CAP_PROP_FPS)
+        picked = [frames[int(np.ceil(k / 8 * fps - 0.5))] for k in range(16)]
+        pixels = torch.from_numpy(np.stack(picked)).permute(0, 3, 1, 2).float()
+        small = F.interpolate(pixels, size=(256, 256), mode="bilinear", antialias=True)
+        videos.append(small.round().byte().permute(0, 2, 3, 1).numpy())
+    pairs = list(zip(*videos, strict=True))[1:]
+    psnr = [peak_signal_noise_ratio(a, b, data_range=255) for a, b in pairs]
+    ssim = [
+        structural_similarity(
+            a, b, data_range=255, channel_axis=2, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
+        )
+        for a, b in pairs
+    ]
+    return float(np.mean(psnr)), float(np.mean(ssim))
+
+
+@pytest.mark.slow
+def test_published_systems_score_as_a_plain_script_has_it(shared: Path, tmp_path: Path) -> None:
+    root = shared / "published" / "short"
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "evaluate.py"), "benchmark=published", f"benchmark.root={root / 'ground_truth'}",
+         "method=published", f"method.folders={root}/*", "control_rows=[static_copy]", "show=0", "keep_frames=false",
+         "metrics.clip={psnr:${metrics.clip.psnr},ssim:${metrics.clip.ssim}}", "~metrics.features.embedded",
+         "~metrics.features.i3d_ours", *QUICK],
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    folder = tmp_path / "runs" / "evaluate" / "published"
+    found = results(folder)
+    assert found.keys() == {
+        "Controllable (paper)", "Gen-2", "Genmo", "Pika", "I2VGen-XL", "SFS", "Animating-landscape",
+        "Animating-pictures", "Animate-anything", "static copy",
+    }  # fmt: skip
+    marked = [json.loads(path.read_text()) for path in folder.glob("*/result.json")]
+    assert {result["label"] for result in marked if result["saw_motion"]} == {"SFS", "Animating-pictures"}
+    for label, name in (("Controllable (paper)", "paper"), ("SFS", "sfs"), ("Gen-2", "gen2")):
+        scores = [plain_scores(path, root / name / path.name) for path in sorted((root / "ground_truth").glob("*.mp4"))]
+        assert found[label]["psnr"]["mean"] == pytest.approx(np.mean([s[0] for s in scores]), abs=0.02)
+        assert found[label]["ssim"]["mean"] == pytest.approx(np.mean([s[1] for s in scores]), abs=5e-4)
