@@ -125,6 +125,19 @@ def test_inside_the_network_flow_has_no_resolution():
     assert network.normalize(flow)[0, 0, 0, 0] == pytest.approx(1 / (0.02 * 50))  # 50 px wide: the norm is 1 px
 
 
+@pytest.mark.parametrize("factor", [0.01, 0.5, 30.0])
+def test_twice_the_hint_gives_twice_the_flow(factor):
+    network, (image, hint, mask) = refiner(), inputs()
+    torch.testing.assert_close(
+        network.refine(image, factor * hint, mask), factor * network.refine(image, hint, mask), atol=1e-4, rtol=1e-3
+    )
+
+
+def test_no_hint_gives_no_flow():
+    image, hint, mask = inputs()
+    assert refiner().refine(image, torch.zeros_like(hint), mask).abs().max() < 0.01
+
+
 def test_refine_names_the_shape_that_does_not_belong():
     image, hint, mask = inputs()
     with pytest.raises(ValueError, match="mask of shape"):
@@ -182,7 +195,7 @@ def test_saving_and_loading_rebuilds_the_network(tmp_path):
 def test_a_file_whose_config_does_not_fit_is_named(tmp_path, config):
     path = tmp_path / "t.safetensors"
     refiner().save(path)
-    metadata = {"format": "motionanim.flow_refiner.1", "config": json.dumps(config)}
+    metadata = {"format": "motionanim.flow_refiner.2", "config": json.dumps(config)}
     save_file(load_file(path), path, metadata=metadata)
     with pytest.raises(ValueError, match=r"t\.safetensors: its config .* does not fit"):
         FlowRefiner.load(path)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from motionanim.files import atomic_path
 
-_FORMAT = "motionanim.flow_refiner.1"
+_FORMAT = "motionanim.flow_refiner.2"
 _CONDITION_CHANNELS = 6  # hint 2, RGB 3, mask 1
 
 
@@ -34,13 +34,17 @@ def _check_width(width: int) -> None:
 class FlowRefiner(nn.Module):
     """The generator: `depth` halvings down to the bottleneck and back, with skips between equal sizes.
 
+    Twice the hint gives twice the flow: inside, the hint is divided by its own mean speed, as norms cannot carry
+    a change in proportion to speeds that range over a factor of ten.
+
     Frames of any size: they are padded inside to multiples of 2**depth. The result is the hint plus a learned change
     that is zero before training, inside the movable region, and zero outside it.
 
     Args:
         width: Channels of the first level, a multiple of 8; they double per level up to 8 times as many.
         depth: Number of halvings, at least 1.
-        motion_norm: Flow that counts as 1 inside, as a share of the frame width per frame, above 0.
+        motion_norm: Flow that counts as 1 in the loss and to the discriminator, as a share of the frame width per
+            frame, above 0.
 
     Raises:
         ValueError: If an argument is not as above.
@@ -59,7 +63,7 @@ class FlowRefiner(nn.Module):
         self.down = nn.ModuleList()
         self.up = nn.ModuleList()
         for level in range(depth):
-            # As in pix2pix the first level has no norm: the absolute speed passes through its skip.
+            # As in pix2pix the first level has no norm.
             self.down.append(
                 nn.Sequential(
                     nn.Conv2d(widths[level], widths[level + 1], 4, stride=2, padding=1),
@@ -83,7 +87,7 @@ class FlowRefiner(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def condition(self, image: Tensor, hint: Tensor, mask: Tensor) -> Tensor:
-        """What both networks see: (B, 6, H, W) float32, hint in motion norms, image in [-1, 1], mask."""
+        """What the discriminator sees: (B, 6, H, W) float32, hint in motion norms, image in [-1, 1], mask."""
         return torch.cat([self.normalize(hint), image, mask], dim=1)
 
     def normalize(self, flow: Tensor) -> Tensor:
@@ -94,15 +98,17 @@ class FlowRefiner(nn.Module):
         """`refine` with gradients and without its checks."""
         height, width = image.shape[-2:]
         multiple = 2 ** len(self.down)
-        condition = self.condition(image, hint, mask)
-        x = F.pad(condition, (0, -width % multiple, 0, -height % multiple), mode="replicate")
+        energy = (hint * mask).square().sum((1, 2, 3), keepdim=True) / mask.sum((1, 2, 3), keepdim=True).clamp_min(1)
+        speed = energy.sqrt().clamp_min(1e-6 * width)
+        x = torch.cat([hint / speed, image, mask], dim=1)
+        x = F.pad(x, (0, -width % multiple, 0, -height % multiple), mode="replicate")
         skips = []
         for down in self.down:
             skips.append(x)
             x = down(x)
         for up, skip in zip(reversed(self.up), reversed(skips)):
             x = torch.cat([up(x), skip], dim=1)
-        change = self.head(x)[..., :height, :width].float() * (self.motion_norm * width)
+        change = self.head(x)[..., :height, :width].float() * speed
         return (hint + change) * mask
 
     @torch.no_grad()
