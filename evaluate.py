@@ -90,7 +90,7 @@ def build_scorer(cfg: DictConfig) -> Scorer:
 
 
 def log(cfg: DictConfig, done: Finished) -> None:
-    """One W&B run per method: its summary, a row per clip, samples and their strips of frames."""
+    """One W&B run per method: its summary, a row per clip, samples, their strips of frames, and the report's plots."""
     result = done.result
     run = wandb.init(
         project="motionanim", group=cfg.name, job_type="evaluate", name=result["label"], id=done.folder.name[-8:],
@@ -103,12 +103,14 @@ def log(cfg: DictConfig, done: Finished) -> None:
         table.add_data(
             row["clip"], row["seconds"], row["calls"], *(row["metrics"].get(key) for key in result["metrics"])
         )
+    plots = sorted((done.folder.parent / "report" / "plots").glob("*.png"))
     videos, strips = (sorted((done.folder / part).glob("*")) for part in ("videos", "strips"))
     run.log(
         {
             "clips": table,
             "samples": [wandb.Video(str(path), caption=path.stem, format="mp4") for path in videos],
             "strips": [wandb.Image(str(path), caption=path.stem) for path in strips],
+            "plots": [wandb.Image(str(path), caption=path.stem) for path in plots],
         }
     )
     scalars = {key: entry["mean"] for key, entry in result["metrics"].items()} | result["cost"]

@@ -37,7 +37,7 @@ def synthetic(n: int = 3, **changes) -> SyntheticBenchmark:
 class Mean:
     """Real, if plain, features: what FVD is told of a clip is its mean colour and its change over time."""
 
-    name, dim, fingerprint, protocol = "mean", 4, "mean-v1", {"ddof": 1}
+    name, dim, min_frames, fingerprint, protocol = "mean", 4, 2, "mean-v1", {"ddof": 1}
 
     def __init__(self) -> None:
         self.calls = 0
@@ -342,6 +342,14 @@ class Broken:
 def test_a_method_that_answers_something_else_is_an_error(tmp_path: Path, change, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         run(tmp_path, Broken(change))
+
+
+def test_too_few_frames_for_a_metric_are_an_error_before_any_work(tmp_path: Path) -> None:
+    score = scorer(tmp_path)
+    score.features["mean"].min_frames = 9
+    with pytest.raises(ValueError, match="num_frames=5: mean needs at least 9"):
+        run(tmp_path, score=score)
+    assert not (tmp_path / "runs").exists()
 
 
 def test_two_metrics_of_one_key_are_an_error(tmp_path: Path) -> None:

@@ -78,11 +78,17 @@ def evaluate(
         about: What the summary holds besides: sweep, axes.
 
     Raises:
-        ValueError: If the benchmark has a clip twice, or a method returns another number or size of frames, or
-            values that are not finite.
+        ValueError: If the benchmark has a clip twice or too few frames for a metric, or a method returns another number
+            or size of frames, or values that are not finite.
     """
     if len(set(benchmark.ids)) < len(benchmark.ids):
         raise ValueError(f"benchmark {benchmark.name} has a clip twice")
+    for name, extractor in scorer.features.items():
+        if not isinstance(extractor, Missing) and benchmark.reading.num_frames < extractor.min_frames:
+            raise ValueError(
+                f"benchmark.reading.num_frames={benchmark.reading.num_frames}: {name} needs at least "
+                f"{extractor.min_frames}; raise it, or leave it out with ~metrics.features.{name}"
+            )
     label = method.label + benchmark.request.label
     identity = digest(FORMAT, benchmark.settings, method.identity, settings, seed)
     folder = root / f"{_slug(label)}-{identity[:8]}"

@@ -22,6 +22,7 @@ class Features(Protocol):
 
     name: str
     dim: int
+    min_frames: int
     fingerprint: str
     protocol: dict[str, Any]
 

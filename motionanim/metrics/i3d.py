@@ -186,6 +186,7 @@ class I3DFeatures(nn.Module):
     """
 
     dim = CLASSES
+    min_frames = MIN_FRAMES
 
     def __init__(self, weights: Path | str, *, protocol: Literal["ours", "styleganv", "videogpt"], batch: int) -> None:
         super().__init__()
