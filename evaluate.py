@@ -110,7 +110,7 @@ def log(cfg: DictConfig, done: Finished) -> None:
             "clips": table,
             "samples": [wandb.Video(str(path), caption=path.stem, format="mp4") for path in videos],
             "strips": [wandb.Image(str(path), caption=path.stem) for path in strips],
-            "plots": [wandb.Image(str(path), caption=path.stem) for path in plots],
+            **{f"plots/{path.stem}": wandb.Image(str(path)) for path in plots},
         }
     )
     scalars = {key: entry["mean"] for key, entry in result["metrics"].items()} | result["cost"]
