@@ -1,0 +1,208 @@
+"""The embedded video features: a small network that gives a Fréchet video distance without downloaded weights.
+
+Made for the procedural benchmark and trained on it (experiment=video_features). Its distances have a protocol name of
+their own and are never ranked beside those of I3D. R(2+1)D blocks (Tran et al., CVPR 2018): a spatial convolution,
+then a temporal one. Batch norm, frozen after training, because group norm would divide each clip by its own contrast,
+which is part of what a distance should see. The features are the network's answers, as FVD's are I3D's logits.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from motionanim.files import atomic_path
+
+FILE = "video_features.safetensors"
+_FORMAT = "motionanim.video_features.1"
+_MIN_FRAMES, _MIN_SIDE = 4, 32
+_TOLERANCE = 1e-3  # beyond [-1, 1], for frames that were resized or decoded
+
+
+class _Block(nn.Module):
+    """Spatial 3x3, temporal 3, both with norm and ReLU; the input is added where the shape stays."""
+
+    def __init__(self, inner: int, outer: int, *, space: int, time: int) -> None:
+        super().__init__()
+        self.residual = inner == outer and space == time == 1
+        self.space = nn.Conv3d(inner, outer, (1, 3, 3), (1, space, space), (0, 1, 1), bias=False)
+        self.time = nn.Conv3d(outer, outer, (3, 1, 1), (time, 1, 1), (1, 0, 0), bias=False)
+        self.space_norm, self.time_norm = nn.BatchNorm3d(outer), nn.BatchNorm3d(outer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.time_norm(self.time(F.relu(self.space_norm(self.space(x)))))
+        return F.relu(x + y if self.residual else y)
+
+
+class FeatureNetwork(nn.Module):
+    """Frames to features, as it trains. `VideoFeatures` is what measures with it.
+
+    Args:
+        channels: Of each level, at least 3 of them; every level halves the sides, from the third on the frames too.
+        hidden: Width before the last map, which is linear.
+        dim: D, the number of features: the answers to the questions that the network is trained on.
+        size: Frames are stretched to size x size px, bilinear, with antialiasing where they shrink; at least 2 px for
+            each halving.
+
+    Raises:
+        ValueError: If an argument is not as above.
+    """
+
+    def __init__(self, *, channels: Sequence[int], hidden: int, dim: int, size: int) -> None:
+        super().__init__()
+        if len(channels) < 3 or min(channels) < 1:
+            raise ValueError(f"channels={list(channels)}: must be at least 3 positive numbers, one a level")
+        if hidden < 1 or dim < 1:
+            raise ValueError(f"hidden={hidden}, dim={dim}: both must be at least 1")
+        if size % 2 ** len(channels) or size < 2 ** (len(channels) + 1):
+            raise ValueError(
+                f"size={size}: must be a multiple of {2 ** len(channels)} and at least {2 ** (len(channels) + 1)}"
+            )
+        self.config = {"channels": list(channels), "hidden": hidden, "dim": dim, "size": size}
+        self.size = size
+        blocks = [_Block(3, channels[0], space=2, time=1)]
+        for level, (inner, outer) in enumerate(pairwise(channels), start=1):
+            blocks += [
+                _Block(inner, outer, space=2, time=1 if level == 1 else 2),
+                _Block(outer, outer, space=1, time=1),
+            ]
+        self.blocks = nn.Sequential(*blocks)
+        self.head = nn.Sequential(
+            nn.Linear(4 * channels[-1], hidden), nn.BatchNorm1d(hidden, affine=False), nn.Linear(hidden, dim)
+        )
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """(B, T, 3, H, W) in [-1, 1] to (B, D): means over time and over the four quarters of the picture."""
+        frames = resize_frames(frames, self.size)
+        x = self.blocks(frames.movedim(2, 1).contiguous(memory_format=torch.channels_last_3d))
+        quarters = F.adaptive_avg_pool2d(x.mean(2), 2)
+        return self.head(quarters.flatten(1)).float()
+
+
+def resize_frames(frames: Tensor, size: int) -> Tensor:
+    """Stretch (B, T, 3, H, W) to (B, T, 3, size, size), bilinear, with antialiasing where a side shrinks."""
+    if frames.shape[-2:] == (size, size):
+        return frames
+    flat = F.interpolate(frames.flatten(0, 1), size=(size, size), mode="bilinear", antialias=True)
+    return flat.unflatten(0, frames.shape[:2])
+
+
+class VideoFeatures(nn.Module):
+    """Frames (B, T, 3, H, W) to features (B, D) float32, always in eval mode and without gradients.
+
+    Clips pass one by one: a clip's features do not depend, to the last bit, on what shares its batch.
+    """
+
+    name = "embedded"
+    min_frames = _MIN_FRAMES
+
+    def __init__(self, network: FeatureNetwork) -> None:
+        super().__init__()
+        self.network = network.eval().requires_grad_(False)
+
+    def train(self, mode: bool = True) -> Self:
+        """Stays in eval mode whatever the module around it does."""
+        return super().train(False)
+
+    @property
+    def dim(self) -> int:
+        return self.network.config["dim"]
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of weights and preprocessing."""
+        digest = hashlib.sha256(json.dumps([_FORMAT, self.network.config], sort_keys=True).encode())
+        for name, value in sorted(self.network.state_dict().items()):
+            digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """What a distance on these features must carry: others with different values are no rivals."""
+        size = self.network.size
+        return {
+            "features": self.name,
+            "fingerprint": self.fingerprint,
+            "dim": self.dim,
+            "resize": f"stretch to {size}x{size}, bilinear, antialias",
+            "value_range": [-1.0, 1.0],
+            "ddof": 1,
+        }
+
+    @torch.no_grad()
+    def forward(self, frames: Tensor) -> Tensor:
+        """Features of clips of any T of at least 4 and sides of at least 32 px.
+
+        Args:
+            frames: (B, T, 3, H, W) in [-1, 1], RGB.
+
+        Returns:
+            (B, D) float32 on the device of `frames`.
+
+        Raises:
+            ValueError: If the frames are not as above, or the module was cast to another type.
+        """
+        _check(frames)
+        weight = self.network.head[0].weight
+        if weight.dtype != torch.float32:
+            raise ValueError(f"VideoFeatures was cast to {weight.dtype}: its features need torch.float32")
+        with torch.autocast(weight.device.type, enabled=False):
+            clips = [self.network(clip[None].to(weight.device, torch.float32)) for clip in frames]
+        return torch.cat(clips).to(frames.device)
+
+    def save(self, path: Path | str) -> None:
+        """Write the weights and the config that rebuilds the network, as safetensors, whole or not at all."""
+        tensors = {name: value.contiguous() for name, value in self.network.state_dict().items()}
+        with atomic_path(path) as temporary:
+            save_file(tensors, temporary, metadata={"format": _FORMAT, "config": json.dumps(self.network.config)})
+
+    @classmethod
+    def load(cls, path: Path | str) -> Self:
+        """Read what `save` wrote: the file, or the folder that holds it as video_features.safetensors.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If the file holds no video features, or its config and its weights do not fit each other.
+        """
+        path = Path(path)
+        path = path / FILE if path.is_dir() else path
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        except SafetensorError as error:
+            raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
+        if metadata.get("format") != _FORMAT:
+            raise ValueError(
+                f"{path} has format {metadata.get('format')!r}, not {_FORMAT!r}: pass a file that "
+                "experiment=video_features wrote"
+            )
+        try:
+            network = FeatureNetwork(**json.loads(metadata["config"]))
+            network.load_state_dict(state)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(f"{path}: its config {metadata.get('config')} does not fit: {reason}") from error
+        return cls(network)
+
+
+def _check(frames: Tensor) -> None:
+    shape = tuple(frames.shape)
+    if frames.ndim != 5 or shape[2] != 3 or not len(frames) or not frames.is_floating_point():
+        raise ValueError(f"frames {frames.dtype} of shape {shape}: must be floats (B, T, 3, H, W) of at least one clip")
+    if shape[1] < _MIN_FRAMES or min(shape[3:]) < _MIN_SIDE:
+        raise ValueError(
+            f"frames of shape {shape}: the embedded features need T of at least {_MIN_FRAMES} and sides of at least "
+            f"{_MIN_SIDE} px"
+        )
+    # A NaN fails this comparison too.
+    if not frames.abs().amax() <= 1 + _TOLERANCE:
+        raise ValueError(f"frames reach {frames.abs().amax().item():g} in size: must be finite and in [-1, 1]")
