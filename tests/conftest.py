@@ -58,7 +58,8 @@ MOTION = {
 
 @pytest.fixture(scope="session", autouse=True)
 def _two_threads() -> None:
-    torch.set_num_threads(2)
+    # Several test processes share the cores, and more threads than cores are slower.
+    torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 
 
 @pytest.fixture(scope="session")
