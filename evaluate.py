@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-import torch
 import wandb
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
@@ -16,8 +15,11 @@ from motionanim.evaluation.cases import Benchmark
 from motionanim.evaluation.harness import Finished, Options, evaluate
 from motionanim.evaluation.methods import Method
 from motionanim.evaluation.scoring import FeatureCache, Missing, Scorer
+from motionanim.generate import pick_device
 from motionanim.models.pretrained import MissingWeights
 from motionanim.report import write_report
+
+LOGGED = "wandb.logged"  # left once W&B has a run
 
 # Files of weights and videos are told apart by their hashes, wherever they lie.
 NOT_SETTINGS = ("label", "base", "refiner", "loras", "folders", "side")
@@ -41,14 +43,13 @@ def main(cfg: DictConfig) -> None:
         print(f"{done.label}: {done.made} clips made, {done.scored} scored: {done.folder}")
         finished.append(done)
     print(f"{scorer.cache.computed} features of true clips were computed, all others kept from earlier")
-    if any(done.result is None for done in finished):
-        return  # other processes are still at work; the last of them writes the report
-    report = write_report([root], root / "report", skip_unfinished=True)
-    if cfg.wandb:
-        for done in finished:
-            if done.scored or not (done.folder / "wandb").exists():
-                log(cfg, done)
-    print(f"report: {report}")
+    # With several processes, whoever finds all summaries there writes the report; the last one does.
+    if all((done.folder / "result.json").exists() for done in finished):
+        print(f"report: {write_report([root], root / 'report', skip_unfinished=True)}")
+    for done in finished:
+        if cfg.wandb and done.result is not None and (done.scored or not (done.folder / LOGGED).exists()):
+            log(cfg, done)
+            (done.folder / LOGGED).touch()
 
 
 def methods(cfg: DictConfig, benchmark: Benchmark) -> Iterator[tuple[Method, dict[str, Any]]]:
@@ -70,9 +71,9 @@ def build_scorer(cfg: DictConfig) -> Scorer:
     """The metrics, with `Missing` for those whose weights are not here.
 
     Raises:
-        MissingWeights: If such a one is in metrics.required.
+        ValueError: If any of these is in metrics.required; all such are named.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device, absent = pick_device(), []
     ready: dict[str, dict[str, Any]] = {"clip": {}, "features": {}}
     for part, built in ready.items():
         for name, node in cfg.metrics[part].items():
@@ -82,10 +83,14 @@ def build_scorer(cfg: DictConfig) -> Scorer:
                 cause = error
                 while isinstance(cause, InstantiationException) and cause.__cause__ is not None:
                     cause = cause.__cause__
-                if not isinstance(cause, MissingWeights) or name in cfg.metrics.required:
+                if not isinstance(cause, MissingWeights):
                     raise
+                if name in cfg.metrics.required:
+                    absent.append(str(cause))
                 keys = hydra.utils.get_class(node._target_).keys if part == "clip" else ()
                 built[name] = Missing(tuple(keys), cause.short)
+    if absent:
+        raise ValueError("; ".join(absent))
     return Scorer(ready["clip"], ready["features"], FeatureCache(Path(cfg.paths.features)))
 
 

@@ -24,7 +24,7 @@ from motionanim.data.video import write_video
 from motionanim.entry import one_line_errors, quiet
 from motionanim.files import atomic_path
 from motionanim.flow import motion_strength
-from motionanim.generate import Generator
+from motionanim.generate import Generator, pick_device
 from motionanim.images import fit, load_image, load_mask
 from motionanim.models.flow_refiner import FlowRefiner
 from motionanim.pictures import draw_controls, flow_to_rgb, panels, write_frames, write_gif, write_picture
@@ -95,7 +95,6 @@ Made = tuple[list[Tensor], Tensor, Controls, Fields, dict[str, Any]]
 def _diffusion(config: DictConfig, photo: Tensor, controls: Controls, strengths: list[float | None]) -> Made:
     """Videos of a size that the model can take, one for each strength."""
     settings = OmegaConf.to_container(config, resolve=True)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     image, way = fit(photo, config.height, config.width)
     fitted = fit_controls(controls, way)
     fields: Fields = hydra.utils.instantiate(config.controls)(
@@ -106,7 +105,7 @@ def _diffusion(config: DictConfig, photo: Tensor, controls: Controls, strengths:
     generator, base_fingerprint = Generator.load(
         base=config.scale.base, motion=settings["motion"], sampling=settings["sampling"],
         loras=[(str(path), float(weight)) for path, weight in (settings["loras"] or {}).items()],
-        window=config.scale.num_frames, device=device,
+        window=config.scale.num_frames, device=pick_device(),
     )  # fmt: skip
     videos, records = [], []
     for strength, flow in zip(strengths, flows, strict=True):

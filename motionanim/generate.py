@@ -1,5 +1,6 @@
 """A loaded base that turns an image and its motion into a video of any length: shared by all that sample from it."""
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -22,6 +23,13 @@ from motionanim.schedule import karras_sigmas
 from motionanim.types import Condition
 
 LongVideo = Callable[..., tuple[Tensor, Record]]
+
+
+def pick_device() -> torch.device:
+    """The GPU of this process, torchrun's LOCAL_RANK, or the CPU."""
+    return (
+        torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if torch.cuda.is_available() else torch.device("cpu")
+    )
 
 
 class Generator:

@@ -175,12 +175,12 @@ SMALL = [
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_runs_one_step(experiment: str, base: Path, tmp_path: Path) -> None:
     overrides = [f"experiment={experiment}", *SMALL]
-    if experiment not in ("flow_refiner", "tiny_autoencoder"):
+    if experiment not in ("flow_refiner", "tiny_autoencoder", "video_features"):
         overrides += [f"scale.base={base}", "scale.motion_channels=8", "model.motion.median_strength=0.01"]
         overrides += ["callbacks.preview.clips=1"]
     if experiment == "motion_lora":
         overrides += ["callbacks.camera.clips=2"]
-    if experiment == "flow_refiner":  # its discriminator wants 24 px
+    if experiment in ("flow_refiner", "video_features"):  # they want larger frames
         overrides += ["scale.height=32", "scale.width=32"]
     done = run_train(*overrides, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -192,6 +192,7 @@ def test_every_experiment_runs_one_step(experiment: str, base: Path, tmp_path: P
         "motion_lora": "lora.safetensors", "flow_refiner": "flow_refiner.safetensors",
         "diffusion": "pipeline/motion/motion.safetensors", "tiny_base": "pipeline/unet/config.json",
         "tiny_autoencoder": "pipeline/vae/config.json",
+        "video_features": "video_features.safetensors",
     }  # fmt: skip
     assert (out / exported[experiment]).is_file()
     if experiment == "motion_lora":

@@ -49,7 +49,7 @@ def test_a_killed_evaluation_ends_with_the_same_numbers_and_does_no_clip_twice(b
     process = subprocess.Popen(
         command(base, SHARED_FRAMES), cwd=tmp_path / "cut", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    pattern = "runs/evaluate/synthetic16/ours_continuous-*/clips.jsonl"
+    pattern = "runs/evaluate/synthetic16/ours_continuous_no_refiner-*/clips.jsonl"
     for _ in range(2400):
         rows = list((tmp_path / "cut").glob(pattern))
         if rows and rows[0].stat().st_size:
@@ -61,11 +61,11 @@ def test_a_killed_evaluation_ends_with_the_same_numbers_and_does_no_clip_twice(b
     done = len([line for line in rows[0].read_bytes().split(b"\n") if line.endswith(b"}")])
     again = run(base, tmp_path / "cut", SHARED_FRAMES)
     assert again.returncode == 0, again.stderr[-2000:]
-    assert f"ours, continuous: {3 - done} clips made" in again.stdout
+    assert f"ours, continuous, no_refiner: {3 - done} clips made" in again.stdout
     assert "real: 0 clips made, 0 scored" in again.stdout
     runs = [tmp_path / name / "runs" / "evaluate" / "synthetic16" for name in ("whole", "cut")]
     assert results(runs[1]) == results(runs[0])
-    labels = {"ours, continuous", "real", "static copy", "shuffled", "flipped"}
+    labels = {"ours, continuous, no_refiner", "real", "static copy", "shuffled", "flipped"}
     assert results(runs[0]).keys() == labels
     page = (runs[1] / "report" / "report.html").read_text()
     assert all(label in page for label in labels)

@@ -18,7 +18,9 @@ from motionanim.evaluation.reading import Reading, read_clip
 from motionanim.evaluation.rows import Rows
 from motionanim.evaluation.scoring import FeatureCache, Missing, Scorer, from_text, to_text
 from motionanim.metrics.frame import PSNR, SSIM
+from motionanim.metrics.temporal import Temporal
 from motionanim.models.eulerian import render
+from motionanim.report.runs import read_run
 
 SIDE = 32
 READING = Reading(num_frames=5, height=SIDE, width=SIDE, fps=7, shape="stretch")
@@ -174,7 +176,7 @@ def test_a_folder_is_a_benchmark_and_its_copy_scores_perfectly(videos: Path) -> 
     done = run(videos, method, benchmark=benchmark)
     assert done.result["metrics"]["psnr"]["mean"] >= 99
     assert done.result["metrics"]["fvd_mean_plain"]["mean"] == pytest.approx(0, abs=1e-6)
-    with pytest.raises(ValueError, match=r"benchmark.n=4: .* has 3 clips"):
+    with pytest.raises(ValueError, match=r"n=4: .* has 3 clips"):
         folder_benchmark(videos / "truth", n=4)
 
 
@@ -190,6 +192,8 @@ def test_a_folder_is_a_benchmark_and_its_copy_scores_perfectly(videos: Path) -> 
         (lambda folder: (folder / "method.json").write_text('{"speed": 9}'), "speed=9 is not one of"),
         (lambda folder: (folder / "method.json").write_text('{"saw_motion": 1}'), "saw_motion=1"),
         (lambda folder: (folder / "method.json").write_text("{"), "cannot be read as JSON"),
+        (lambda folder: (folder / "method.json").write_text('{"fps": -5}'), "fps=-5 must be a finite number above 0"),
+        (lambda folder: (folder / "method.json").write_text('{"fps": NaN}'), "fps=nan must be"),
     ],
 )
 def test_a_folder_that_is_not_the_benchmarks_is_an_error_before_any_work(videos: Path, spoil, message: str) -> None:
@@ -292,6 +296,46 @@ def test_settings_of_other_videos_get_another_folder(tmp_path: Path) -> None:
     assert two.made == 3
 
 
+def test_folders_of_other_clips_are_other_runs_with_other_protocols(videos: Path) -> None:
+    for number in range(3):
+        (videos / "third").mkdir(exist_ok=True)
+        (videos / "third" / f"clip{number}.mp4").write_bytes((videos / "other" / "clip0.mp4").read_bytes())
+    still = Control(label="static", kind="static_copy")
+    one, two = (run(videos, still, benchmark=folder_benchmark(videos / name)) for name in ("truth", "third"))
+    assert one.folder != two.folder
+    assert two.made == 3
+    assert one.result["metrics"]["psnr"]["protocol"] != two.result["metrics"]["psnr"]["protocol"]
+
+
+def test_a_folder_that_lost_a_clip_is_summed_up_and_reported_anew(videos: Path) -> None:
+    still = Control(label="static", kind="static_copy")
+    run(videos, still, benchmark=folder_benchmark(videos / "truth"))
+    (videos / "truth" / "clip0.mp4").unlink()
+    again = run(videos, still, benchmark=folder_benchmark(videos / "truth"))
+    assert again.result["n"] == 2
+    assert read_run(again.folder).clips.keys() == {"clip1", "clip2"}
+
+
+def test_a_report_keeps_to_the_summary_while_a_run_measures_anew(tmp_path: Path, monkeypatch) -> None:
+    first = run(tmp_path)
+    before = read_run(first.folder).clips
+    monkeypatch.setenv("WORLD_SIZE", "2")  # the other process never comes
+    half = run(tmp_path, score=scorer(tmp_path, psnr=PSNR(cap=60.0)))
+    assert half.result is None
+    assert half.scored == 2
+    assert read_run(first.folder).clips == before
+
+
+def test_controls_are_asked_for_seams_where_methods_have_theirs(tmp_path: Path) -> None:
+    long = SyntheticBenchmark(
+        name="long", n=2, reading=READING._replace(num_frames=12),
+        world={"seed": 5, "moving_camera": 0.0, "split": "val"}, request=request(),
+    )  # fmt: skip
+    found = run(tmp_path, Control(label="real", kind="real"), benchmark=long, score=scorer(tmp_path, t=Temporal()))
+    assert found.result["metrics"]["seam_ratio"]["mean"] == pytest.approx(1, abs=0.5)
+    assert found.result["metrics"]["periodicity"]["n"] == 2
+
+
 def test_missing_weights_are_null_with_the_reason_and_never_zero(tmp_path: Path) -> None:
     score = Scorer(
         {"psnr": PSNR(cap=100.0), "lpips": Missing(("lpips",), "no alexnet weights")},
@@ -308,7 +352,7 @@ def test_missing_weights_are_null_with_the_reason_and_never_zero(tmp_path: Path)
 def test_another_motion_than_the_clips_own_leaves_image_metrics_null(tmp_path: Path) -> None:
     found = run(tmp_path, benchmark=synthetic(strength=200.0)).result["metrics"]
     assert found["psnr"]["mean"] is None
-    assert found["psnr"]["reason"] == "no real"
+    assert "another motion" in found["psnr"]["reason"]
     assert found["fvd_mean"]["mean"] is None
     assert "no true clips" in found["fvd_mean"]["reason"]
 
@@ -322,7 +366,7 @@ def test_one_clip_has_a_mean_but_no_interval_and_no_fvd(tmp_path: Path) -> None:
 
 
 class Broken:
-    label, control, saw_motion, timed, identity = "broken", False, False, True, {}
+    label, control, saw_motion, timed, identity, files, place = "broken", False, False, True, {}, {}, ""
 
     def __init__(self, change) -> None:
         self.change = change

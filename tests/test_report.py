@@ -43,6 +43,7 @@ def run(root: Path, name: str, values: dict[str, list[float | None]], **changes)
         "format": 1, "label": name, "benchmark": "synthetic16", "n": n, "control": False, "saw_motion": False,
         "sweep": None, "axes": {}, "settings": {"seed": 0}, "metrics": metrics, "cost": {"calls": 56.0, "seconds": 3.2},
         "versions": {"torch": "2"}, "hardware": "2 cores", "commit": "7be769a", "time": "2026-11-22T14:00:00",
+        "keys": [f"k{index}" for index in range(n)], "protocols": {"psnr": "p1"},
     }  # fmt: skip
     protocol = changes.pop("protocol", None)
     for key in metrics if protocol else ():
@@ -50,7 +51,7 @@ def run(root: Path, name: str, values: dict[str, list[float | None]], **changes)
     result |= changes
     rows = [
         {"clip": CLIPS[index], "key": f"k{index}", "index": index, "seconds": 1.0, "calls": 56,
-         "metrics": {key: column[index] for key, column in values.items()}}
+         "protocols": {"psnr": "p1"}, "metrics": {key: column[index] for key, column in values.items()}}
         for index in range(n)
     ]  # fmt: skip
     (folder / "result.json").write_text(json.dumps(result))
@@ -173,9 +174,11 @@ def test_rows_of_a_resumed_run_are_read_as_the_harness_means_them(tmp_path: Path
     lines = (folder / "clips.jsonl").read_text().splitlines()
     again, beyond = (
         lines[0].replace("1.0}", "9.0}"),
-        lines[1].replace(CLIPS[1], CLIPS[5]).replace('"index": 1', '"index": 5'),
+        lines[1].replace(CLIPS[1], CLIPS[5]).replace('"k1"', '"k5"'),
     )
-    (folder / "clips.jsonl").write_text("\n".join([lines[0], lines[1][:20], lines[1], beyond, again]) + "\n")
+    anew = lines[1].replace("2.0}", "7.0}").replace('"p1"', '"p2"')  # half of a run that measures otherwise
+    rows = [lines[0], lines[1][:20], lines[1], beyond, again, anew]
+    (folder / "clips.jsonl").write_text("\n".join(rows) + "\n")
     assert read_run(folder).clips == {CLIPS[0]: {"psnr": 9.0}, CLIPS[1]: {"psnr": 2.0}}
 
 

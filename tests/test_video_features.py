@@ -401,18 +401,13 @@ def test_the_shipped_features_answer_their_questions():
 
 @pytest.mark.slow
 def test_the_shipped_features_tell_every_corruption_from_another_sample_of_the_world():
-    frames = clips(160).frames
-    clean, other = frames.chunk(2)
-    features = shipped()(clean)
-    floor = frechet(features, shipped()(other))
+    features = shipped()
+    clean, other = clips(112).frames.chunk(2)
+    reference = features(clean)
+    floor = frechet(reference, features(other))
     for name, function in CORRUPTIONS.items():
-        distances = []
-        for severity in (0.5, 1.0):
-            made = torch.stack(
-                [function(clip, severity, torch.Generator().manual_seed(i)) for i, clip in enumerate(other)]
-            )
-            distances.append(frechet(features, shipped()(made.clamp(-1, 1))))
-        assert 1.2 * floor < distances[0] < distances[1], name
+        made = torch.stack([function(clip, 1.0, torch.Generator().manual_seed(i)) for i, clip in enumerate(other)])
+        assert frechet(reference, features(made.clamp(-1, 1))) > 1.2 * floor, name
 
 
 def test_the_shipped_features_see_what_a_mean_of_frames_cannot():

@@ -39,7 +39,8 @@ class Benchmark(Protocol):
     ids: Sequence[str]
     reading: Reading
     request: "Request"
-    settings: tuple[Any, ...]  # all that determines its cases but their number
+    settings: tuple[Any, ...]  # all that determines its cases but their number and, of files, their content
+    place: str  # the folder of its files
 
     def identity(self, index: int) -> str: ...
 
@@ -118,12 +119,16 @@ class SyntheticBenchmark:
 
     def __init__(self, *, name: str, n: int, reading: Reading, world: dict[str, Any], request: Request) -> None:
         self.name, self.reading, self.request = name, reading, request
+        if not isinstance(n, int) or n < 1:
+            raise ValueError(f"n={n}: must be at least 1 clip")
         if reading.fps is None:
             raise ValueError("benchmark.reading.fps=null: rendered clips need a rate, such as 7")
         size = {"num_frames": reading.num_frames, "height": reading.height, "width": reading.width, "fps": reading.fps}
         self.clips = SyntheticClips(length=n, **size, **world)
         self.ids = [f"{index:06}" for index in range(n)]
         self.settings = (name, size, world, request.identity)
+
+    place = ""
 
     def identity(self, index: int) -> str:
         return digest(self.settings, index)
@@ -161,13 +166,16 @@ class VideoBenchmark:
         request: Request,
     ) -> None:
         self.name, self.reading, self.request = name, reading, request
-        self.estimate, self.min_motion = flow_estimator, min_motion
+        self.estimate, self.min_motion, self._hashes = flow_estimator, min_motion, {}
+        if n is not None and n < 1:
+            raise ValueError(f"n={n}: must be at least 1 clip, or null for all")
+        self.place = str(Path(root).resolve())
         if manifest is None:
             found = [(str(Path(file).with_suffix("")), Path(root, file)) for file in folder_names(root)]
         else:
             found = manifest_clips(manifest, root, n=n)
         if n is not None and len(found) < n:
-            raise ValueError(f"benchmark.n={n}: {root} has {len(found)} clips; lower it, or null for all")
+            raise ValueError(f"n={n}: {root} has {len(found)} clips; lower it, or null for all")
         self.ids, self.paths = [clip for clip, _ in found[:n]], [path for _, path in found[:n]]
         twice = sorted({clip for clip in self.ids if self.ids.count(clip) > 1})
         if twice:
@@ -178,8 +186,10 @@ class VideoBenchmark:
         self.settings = (name, reading.identity, flow_estimator.name, min_motion, request.identity)
 
     def identity(self, index: int) -> str:
-        with self.paths[index].open("rb") as file:
-            return digest(self.settings, index, hashlib.file_digest(file, "sha256").hexdigest())
+        if index not in self._hashes:
+            with self.paths[index].open("rb") as file:
+                self._hashes[index] = hashlib.file_digest(file, "sha256").hexdigest()
+        return digest(self.settings, index, self._hashes[index])
 
     def case(self, index: int) -> Case:
         frames = read_clip(self.paths[index], self.reading)

@@ -91,11 +91,13 @@ def evaluate(
             )
     label = method.label + benchmark.request.label
     identity = digest(FORMAT, benchmark.settings, method.identity, settings, seed)
-    folder = root / f"{_slug(label)}-{identity[:8]}"
+    # Two folders of clips may have the same settings; their rows tell them apart, and so must their summaries.
+    folder = root / f"{_slug(label)}-{digest(identity, benchmark.place, method.place)[:8]}"
     rows, wanted = Rows(folder / "clips.jsonl"), scorer.fingerprints
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    keys = [digest(identity, benchmark.identity(index)) for index in range(len(benchmark.ids))]
-    made = scored = 0
+    cases = [benchmark.identity(index) for index in range(len(benchmark.ids))]
+    keys = [digest(identity, case, method.files.get(clip)) for case, clip in zip(cases, benchmark.ids, strict=True)]
+    made, scored, commit = 0, 0, _commit()
     mine = range(rank, len(keys), world)
     for index in tqdm(mine, desc=label, disable=not options.progress):
         row = rows.by_key.get(keys[index])
@@ -118,24 +120,27 @@ def evaluate(
             cost = {name: row[name] for name in ("seconds", "calls", "split_sigma")}
         flow = case.flow if answer.flow is None else answer.flow
         real = _rounded(case.frames) if case.own_motion else None
-        scores = scorer(Sample(answer.frames, real, flow, case.mask, answer.borders, window))
+        # What a seam is worth in known frames is asked where the methods have theirs.
+        borders = tuple(range(window, len(answer.frames), window)) if method.control else answer.borders
+        scores = scorer(Sample(answer.frames, real, flow, case.mask, borders, window))
         scored += 1
         rows.append(
             {"clip": case.clip, "key": keys[index], "index": index, **cost, "metrics": scores.values,
-             "reasons": scores.reasons, "features": scores.features, "protocols": wanted}
+             "reasons": scores.reasons, "features": scores.features, "protocols": wanted, "commit": commit}
         )  # fmt: skip
     if world > 1:
         rows = Rows(rows.path)
     done = [rows.by_key.get(key) for key in keys]
     if any(row is None or not wanted.items() <= row["protocols"].items() for row in done):
         return Finished(label, folder, None, [], made, scored)
+    commits = ", ".join(sorted({row["commit"] or "unknown" for row in done}))
     result = {
         "format": FORMAT, "label": label, "benchmark": benchmark.name, "n": len(done),
         "control": method.control, "saw_motion": method.saw_motion, **about,
-        "settings": dict(settings), "identity": method.identity, "seed": seed,
-        "metrics": summarise(done, scorer, benchmark.settings), "cost": _cost(done),
+        "settings": dict(settings), "identity": method.identity, "seed": seed, "keys": keys, "protocols": wanted,
+        "metrics": summarise(done, scorer, (cases, window)), "cost": _cost(done),
         "versions": {name: version(name) for name in VERSIONS} | {"python": platform.python_version()},
-        "hardware": _hardware(), "commit": _commit(), "time": time.strftime("%Y-%m-%dT%H:%M:%S"),
+        "hardware": _hardware(), "commit": commits, "time": time.strftime("%Y-%m-%dT%H:%M:%S"),
     }  # fmt: skip
     sigmas = {row["split_sigma"] for row in done} - {None}
     result["axes"] = dict(result.get("axes") or {}) | ({"sigma": sigmas.pop()} if len(sigmas) == 1 else {})
@@ -144,15 +149,18 @@ def evaluate(
     return Finished(label, folder, result, done, made, scored)
 
 
-def summarise(rows: list[dict[str, Any]], scorer: Scorer, settings: Any) -> dict[str, dict[str, Any]]:
+def summarise(rows: list[dict[str, Any]], scorer: Scorer, cases: Any) -> dict[str, dict[str, Any]]:
     """Mean, 95 % interval, n and protocol of every key; null with a reason where there is none.
 
     Args:
-        settings: The benchmark's: numbers from other clips, sizes or requests have other protocols too.
+        cases: What was asked: numbers from other clips, sizes or requests have other protocols too.
     """
     summary: dict[str, dict[str, Any]] = {}
-    protocols = {key: digest(protocol, settings) for key, protocol in scorer.protocol_of().items()}
+    protocols = {key: digest(protocol, cases) for key, protocol in scorer.protocol_of().items()}
     for metric in scorer.metrics.values():
+        if isinstance(metric, Missing):
+            summary |= {key: _entry(None, None, None, 0, None, metric.reason) for key in metric.keys}
+            continue
         for key in metric.keys:
             known = [row["metrics"][key] for row in rows if row["metrics"].get(key) is not None]
             reason = next((row["reasons"][key] for row in rows if key in row["reasons"]), None)
@@ -162,7 +170,7 @@ def summarise(rows: list[dict[str, Any]], scorer: Scorer, settings: Any) -> dict
         if isinstance(extractor, Missing):
             summary[key] = _entry(None, None, None, 0, None, extractor.reason)
             continue
-        protocol = digest(extractor.fingerprint, settings)
+        protocol = digest(extractor.fingerprint, cases)
         pairs = [row["features"].get(name) for row in rows]
         if None in pairs:
             summary[key] = _entry(None, None, None, 0, protocol, "no true clips of the motion asked for")

@@ -2,13 +2,14 @@
 
 A method is called with a case and a seed and returns `Made`. Its attributes tell about it: `label`, `control` (a row
 that shows what a metric says of something known, never ranked), `saw_motion` (it was given the true motion rather
-than a few arrows), `timed` (its videos are made here, so that their time says something) and `identity` (plain values
-that determine its output beyond its config).
+than a few arrows), `timed` (its videos are made here, so that their time says something), `identity` (plain values that
+determine its output beyond its config), `files` (hashes of the files that its videos are) and `place` (their folder).
 """
 
 import glob
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
@@ -22,7 +23,7 @@ from motionanim.data.video import Video
 from motionanim.evaluation.cases import Case
 from motionanim.evaluation.reading import Reading, read_clip
 from motionanim.flow import motion_strength
-from motionanim.generate import Generator, LongVideo
+from motionanim.generate import Generator, LongVideo, pick_device
 from motionanim.models.flow_refiner import FlowRefiner
 
 
@@ -42,8 +43,18 @@ class Method(Protocol):
     saw_motion: bool
     timed: bool
     identity: dict[str, Any]
+    files: Mapping[str, str]
+    place: str
 
     def __call__(self, case: Case, seed: int) -> Made: ...
+
+
+class _Maker:
+    """What methods share that make their videos here."""
+
+    control, saw_motion, timed = False, False, True
+    files: Mapping[str, str] = {}
+    place = ""
 
 
 RequestKind = Literal["arrows", "exact"]
@@ -85,7 +96,7 @@ def load_refiner(path: str | None, *, wanted: bool, request: RequestKind) -> tup
         raise ValueError(f"refiner={path}: no such file") from error
 
 
-class Ours:
+class Ours(_Maker):
     """Our model under a conditioning and a long-video method.
 
     Args:
@@ -97,8 +108,6 @@ class Ours:
         long_video: The method, its options bound.
         base, sampling, loras, window: As in `Generator`.
     """
-
-    control, timed = False, True
 
     def __init__(
         self,
@@ -118,10 +127,9 @@ class Ours:
         self.label, self.request, self.controls, self.long_video = label, request, controls, long_video
         self.saw_motion = request == "exact"
         self.refiner, refiner_hash = load_refiner(refiner, wanted=use_refiner, request=request)
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         pairs = [(str(path), float(weight)) for path, weight in (loras or {}).items()]
         self.generator, fingerprint = Generator.load(
-            base=base, motion=motion, sampling=sampling, loras=pairs, window=window, device=device
+            base=base, motion=motion, sampling=sampling, loras=pairs, window=window, device=pick_device()
         )
         self.use_flow = bool(motion["motion_field"] or motion["warped_latent"])
         self.use_strength = bool(motion["motion_strength"])
@@ -138,10 +146,8 @@ class Ours:
         return Made(frames[0].cpu(), None, record.calls, record.borders, record.split_sigma)
 
 
-class Eulerian:
+class Eulerian(_Maker):
     """The image carried along one steady field, without a network: `models.eulerian.render`."""
-
-    control, timed = False, True
 
     def __init__(
         self,
@@ -164,7 +170,7 @@ class Eulerian:
         return Made(frames)
 
 
-class Control:
+class Control(_Maker):
     """A row that shows what the metrics say of something known.
 
     Args:
@@ -172,7 +178,8 @@ class Control:
             in random order; "flipped" the true clip held against the opposite of the motion that was asked for.
     """
 
-    control, saw_motion, timed, identity = True, False, False, {}
+    control, timed = True, False
+    identity: Mapping[str, Any] = {}
 
     def __init__(self, *, label: str, kind: Literal["real", "static_copy", "shuffled", "flipped"]) -> None:
         if kind not in ("real", "static_copy", "shuffled", "flipped"):
@@ -234,8 +241,8 @@ class External:
             video = Video(found[clip])
             reading.indices(video, rate=self._rate)
             _check_side(side, video)
-        hashes = {clip: hashlib.sha256(found[clip].read_bytes()).hexdigest() for clip in clips}
-        self.identity = {"files": hashes, "side": side}
+        self.files = {clip: hashlib.sha256(found[clip].read_bytes()).hexdigest() for clip in clips}
+        self.identity, self.place = {"side": side}, str(Path(folder).resolve())
 
     def __call__(self, case: Case, seed: int) -> Made:
         return Made(read_clip(self.paths[case.clip], self.reading, rate=self._rate))
@@ -306,4 +313,7 @@ def _side(path: Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
             or (_SIDE[key] is not bool and isinstance(value, bool))
         ):
             raise ValueError(f"{path}: {key}={value!r} is not one of {', '.join(_SIDE)}, or of another type")
+    for key in ("fps", "seconds"):
+        if key in side and not 0 < side[key] < math.inf:
+            raise ValueError(f"{path}: {key}={side[key]} must be a finite number above 0")
     return side

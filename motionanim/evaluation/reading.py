@@ -43,7 +43,7 @@ class Reading(NamedTuple):
             raise VideoError(
                 video.path,
                 f"has {len(places)} frames{at} ({video.info.seconds:.2f} s), and the benchmark needs "
-                f"{self.num_frames}: lower benchmark.num_frames, or leave the clip out of every folder",
+                f"{self.num_frames}: lower benchmark.reading.num_frames, or leave the clip out of every folder",
             )
         return places
 

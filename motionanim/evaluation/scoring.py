@@ -42,6 +42,10 @@ class Scores(NamedTuple):
     features: dict[str, dict[str, str]]  # by extractor: fake and real, as text
 
 
+# Why a sample may lack a field.
+_LACKING = {"real": "another motion than the clips' own was asked for"}
+
+
 class FeatureCache:
     """Features of true clips in a folder, by extractor and by a hash of the frames.
 
@@ -117,14 +121,14 @@ class Scorer:
             lacking = [name for name in metric.needs if getattr(sample, name) is None]
             if lacking:
                 values |= dict.fromkeys(metric.keys)
-                reasons |= dict.fromkeys(metric.keys, f"no {', '.join(lacking)}")
+                reasons |= dict.fromkeys(metric.keys, _LACKING[lacking[0]])
                 continue
             given = (getattr(sample, name) for name in metric.needs)
             scored = metric.score(*(part[None] if isinstance(part, Tensor) else part for part in given))
             for key, value in zip(metric.keys, scored[0].tolist(), strict=True):
                 values[key] = None if math.isnan(value) else value
                 if values[key] is None:
-                    reasons[key] = "not defined for this clip"
+                    reasons[key] = "not defined: no segment borders, nothing that moves, or nothing that stands still"
         features = {}
         for name, extractor in self.features.items():
             if isinstance(extractor, Missing) or sample.real is None:

@@ -75,8 +75,12 @@ def _number(value: Any) -> float | None:
     return float(value)
 
 
-def _read_clips(path: Path, n: int) -> dict[str, dict[str, float | None]]:
-    """The numbers of the first n clips; of two rows of a clip the later counts. More clips are of an earlier run."""
+def _read_clips(path: Path, keys: list[str], protocols: dict[str, str]) -> dict[str, dict[str, float | None]]:
+    """The numbers behind a summary: of rows with its keys and protocols; of two of a clip the later counts.
+
+    Other rows are of earlier runs, or of one that is measuring anew.
+    """
+    n, wanted = len(keys), set(keys)
     lines = path.read_bytes().split(b"\n")
     if lines[-1]:
         raise ValueError(f"{path}: its last line is cut short; run the evaluation again, it goes on where it stopped")
@@ -85,7 +89,7 @@ def _read_clips(path: Path, n: int) -> dict[str, dict[str, float | None]]:
         try:
             row = json.loads(line)
             values = {key: _number(value) for key, value in row["metrics"].items()}
-            if row.get("index", 0) < n:
+            if row["key"] in wanted and protocols.items() <= row["protocols"].items():
                 clips[str(row["clip"])] = values
         except (ValueError, KeyError, TypeError, AttributeError):
             if line == b"" or not line.endswith(b"}"):
@@ -135,7 +139,7 @@ def read_run(folder: Path) -> Run:
             axes=dict(record["axes"]),
             scores=dict(sorted(scores.items(), key=lambda item: place(item[0]))),
             cost={key: _number(value) for key, value in record["cost"].items()},
-            clips=_read_clips(folder / "clips.jsonl", int(record["n"])),
+            clips=_read_clips(folder / "clips.jsonl", record["keys"], record["protocols"]),
             record=record,
         )
     except (KeyError, TypeError, AttributeError) as error:
