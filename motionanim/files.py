@@ -1,5 +1,6 @@
-"""Writing files so that a killed run or a full disk leaves the earlier version, whole."""
+"""Writing files so that a killed run or a full disk leaves the earlier version, whole; and telling files apart."""
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,3 +21,9 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's content, 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

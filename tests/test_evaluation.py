@@ -2,18 +2,21 @@
 
 import json
 import os
+import shutil
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import MOTION
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from motionanim.data.video import VideoError, write_video
 from motionanim.evaluation.cases import Request, SyntheticBenchmark, VideoBenchmark
 from motionanim.evaluation.harness import Finished, Options, evaluate
-from motionanim.evaluation.methods import Control, Eulerian, External, Made, externals
+from motionanim.evaluation.methods import Control, Eulerian, External, Made, Ours, externals
 from motionanim.evaluation.reading import Reading, read_clip
 from motionanim.evaluation.rows import Rows
 from motionanim.evaluation.scoring import FeatureCache, Missing, Scorer, from_text, to_text
@@ -422,6 +425,24 @@ def test_the_eulerian_baseline_moves_along_the_exact_field(tmp_path: Path) -> No
         Eulerian(label="e", request="arrows", controls=None, refiner=None, use_refiner=True, render=render)
     with pytest.raises(ValueError, match="method.request='all'"):
         Eulerian(label="e", request="all", controls=None, refiner=None, use_refiner=False, render=render)
+
+
+def test_a_base_that_differs_in_one_inner_layer_is_another_method(base: Path, tmp_path: Path) -> None:
+    sampling = {"num_steps": 2, "sigma_min": 0.002, "sigma_max": 700.0, "rho": 7.0, "noise_aug": 0.02}
+
+    def identity(folder: Path) -> dict:
+        return Ours(
+            label="ours", request="exact", controls=None, refiner=None, use_refiner=False, base=str(folder),
+            motion=MOTION, sampling=sampling, loras=None, window=5, long_video=None,
+        ).identity  # fmt: skip
+
+    shutil.copytree(base, tmp_path / "other")
+    weights = next((tmp_path / "other" / "unet").glob("*.safetensors"))
+    state = load_file(weights)
+    name = next(name for name in state if "temporal_transformer_blocks" in name and name.endswith("to_v.weight"))
+    save_file(state | {name: state[name] + 0.1}, weights, metadata={"format": "pt"})
+    assert identity(base) == identity(base)
+    assert identity(tmp_path / "other") != identity(base)
 
 
 def test_pictures_of_the_first_clips_are_left(tmp_path: Path) -> None:

@@ -19,14 +19,13 @@ from motionanim.data.folder import folder_names
 from motionanim.data.manifest import (
     Hashes,
     ManifestEntry,
-    file_hash,
     other_hash,
     read_manifest,
     select,
     write_manifest,
 )
 from motionanim.data.video import Video, VideoError
-from motionanim.files import atomic_path
+from motionanim.files import atomic_path, file_sha256
 
 _decoder = threading.Lock()  # one video is decoded at a time: the threads are there for the network
 
@@ -119,7 +118,7 @@ def lock_folder(
         path = folder / name
         try:
             found = probe(path, needs)
-            sha256 = file_hash(path)
+            sha256 = file_sha256(path)
             if sha256 in candidates:
                 raise Unusable(f"has the same content as {candidates[sha256].file}")
             clip = str(PurePosixPath(name).with_suffix(""))
@@ -251,7 +250,7 @@ class _Run:
             if error.status in (404, 410) and not entry.sha256:
                 raise Unusable(str(error)) from error
             raise
-        found = file_hash(part)
+        found = file_sha256(part)
         try:
             if entry.sha256 and found != entry.sha256:
                 raise ValueError(f"{other_hash(entry.url, found, entry.sha256)}: the server has another file now")

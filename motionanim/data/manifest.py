@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from motionanim.files import atomic_path
+from motionanim.files import atomic_path, file_sha256
 
 logger = logging.getLogger(__name__)
 
@@ -171,12 +171,6 @@ def _rank(seed: int, clip: str) -> str:
     return hashlib.sha256(f"{seed}:{clip}".encode()).hexdigest()
 
 
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 class Hashes:
     """Hashes of the files under `root`, remembered in `root/.sha256.json` while a file's size and times stay.
 
@@ -198,7 +192,7 @@ class Hashes:
         state, remembered = _state(path), self._known.get(file)
         if isinstance(remembered, list) and len(remembered) == 4 and remembered[:3] == state:
             return remembered[3]
-        found = file_hash(path)
+        found = file_sha256(path)
         # A file changed within the last ticks of the file system's clock could change again without a new time.
         if _state(path) == state and time.time_ns() - state[2] > 2e9:
             self._known[file], self._changed = [*state, found], True

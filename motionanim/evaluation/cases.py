@@ -20,6 +20,7 @@ from motionanim.data.stream import rng
 from motionanim.data.synthetic import SyntheticClips
 from motionanim.data.video import Video
 from motionanim.evaluation.reading import Reading, read_clip
+from motionanim.files import file_sha256
 
 
 class Case(NamedTuple):
@@ -187,8 +188,7 @@ class VideoBenchmark:
 
     def identity(self, index: int) -> str:
         if index not in self._hashes:
-            with self.paths[index].open("rb") as file:
-                self._hashes[index] = hashlib.file_digest(file, "sha256").hexdigest()
+            self._hashes[index] = file_sha256(self.paths[index])
         return digest(self.settings, index, self._hashes[index])
 
     def case(self, index: int) -> Case:

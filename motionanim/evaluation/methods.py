@@ -7,7 +7,6 @@ determine its output beyond its config), `files` (hashes of the files that its v
 """
 
 import glob
-import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -22,8 +21,10 @@ from motionanim.data.folder import folder_names
 from motionanim.data.video import Video
 from motionanim.evaluation.cases import Case
 from motionanim.evaluation.reading import Reading, read_clip
+from motionanim.files import file_sha256
 from motionanim.flow import motion_strength
 from motionanim.generate import Generator, LongVideo, pick_device
+from motionanim.metrics.perceptual import weights_fingerprint
 from motionanim.models.flow_refiner import FlowRefiner
 
 
@@ -91,9 +92,10 @@ def load_refiner(path: str | None, *, wanted: bool, request: RequestKind) -> tup
             "or evaluate conditioning=no_refiner"
         )
     try:
-        return FlowRefiner.load(path).eval(), hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        refiner = FlowRefiner.load(path).eval()
     except FileNotFoundError as error:
         raise ValueError(f"refiner={path}: no such file") from error
+    return refiner, weights_fingerprint(refiner)
 
 
 class Ours(_Maker):
@@ -128,13 +130,17 @@ class Ours(_Maker):
         self.saw_motion = request == "exact"
         self.refiner, refiner_hash = load_refiner(refiner, wanted=use_refiner, request=request)
         pairs = [(str(path), float(weight)) for path, weight in (loras or {}).items()]
-        self.generator, fingerprint = Generator.load(
-            base=base, motion=motion, sampling=sampling, loras=pairs, window=window, device=pick_device()
-        )
+        # A base without motion weights gets random ones behind a zero: the same in every run.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.generator, _ = Generator.load(
+                base=base, motion=motion, sampling=sampling, loras=pairs, window=window, device=pick_device()
+            )
         self.use_flow = bool(motion["motion_field"] or motion["warped_latent"])
         self.use_strength = bool(motion["motion_strength"])
-        files = [(hashlib.sha256(Path(path).read_bytes()).hexdigest(), weight) for path, weight in pairs]
-        self.identity = {"base": fingerprint, "refiner": refiner_hash, "loras": files}
+        # All weights, LoRAs folded in: two trainings of one base may share every layer but a few.
+        networks = (self.generator.denoiser, self.generator.codec)
+        self.identity = {"weights": [weights_fingerprint(each) for each in networks], "refiner": refiner_hash}
 
     def __call__(self, case: Case, seed: int) -> Made:
         flow = _field(case, self.request, self.controls, self.refiner)[None]
@@ -241,7 +247,7 @@ class External:
             video = Video(found[clip])
             reading.indices(video, rate=self._rate)
             _check_side(side, video)
-        self.files = {clip: hashlib.sha256(found[clip].read_bytes()).hexdigest() for clip in clips}
+        self.files = {clip: file_sha256(found[clip]) for clip in clips}
         self.identity, self.place = {"side": side}, str(Path(folder).resolve())
 
     def __call__(self, case: Case, seed: int) -> Made:

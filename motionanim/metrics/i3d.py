@@ -19,6 +19,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from motionanim.files import file_sha256
+
 Padding = Literal["dynamic", "static"]
 Size = tuple[int, int, int]
 
@@ -210,7 +212,7 @@ class I3DFeatures(nn.Module):
             "version": _VERSION,
             "name": protocol,
             **self._settings._asdict(),
-            "weights": _sha256(Path(weights)),
+            "weights": file_sha256(Path(weights)),
         }
         self.fingerprint = hashlib.sha256(json.dumps(self.protocol, sort_keys=True).encode()).hexdigest()[:16]
         self.eval()
@@ -272,8 +274,3 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
             f"I3D weights {path} cannot be read as a state dict ({type(error).__name__}); a TorchScript file such as "
             "i3d_torchscript.pt holds code and is never loaded: use its weights in the layout of i3d_pretrained_400.pt"
         ) from error
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.models import optical_flow
 
+from motionanim.files import file_sha256
 from motionanim.flow import resize_flow
-from motionanim.models.pretrained import download, file_sha256, find, read
+from motionanim.models.pretrained import download, find, read
 
 
 def _check_frames(frames: Tensor) -> None:

@@ -6,17 +6,14 @@ batch norm, so that a clip's flow does not depend on its batch. Inside, flow is 
 the frame width per frame, so that one network serves all resolutions.
 """
 
-import json
 from pathlib import Path
 from typing import Self
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from motionanim.files import atomic_path
+from motionanim.models.saved import load_network, save_network
 
 _FORMAT = "motionanim.flow_refiner.2"
 _CONDITION_CHANNELS = 6  # hint 2, RGB 3, mask 1
@@ -136,9 +133,7 @@ class FlowRefiner(nn.Module):
 
     def save(self, path: Path | str) -> None:
         """Write the weights and the config that rebuilds the network, as safetensors, whole or not at all."""
-        tensors = {name: value.contiguous() for name, value in self.state_dict().items()}
-        with atomic_path(path) as temporary:
-            save_file(tensors, temporary, metadata={"format": _FORMAT, "config": json.dumps(self.config)})
+        save_network(path, self, kind=_FORMAT)
 
     @classmethod
     def load(cls, path: Path | str) -> Self:
@@ -148,24 +143,7 @@ class FlowRefiner(nn.Module):
             FileNotFoundError: If there is no such file.
             ValueError: If the file is not a flow refiner, or its config and its weights do not fit each other.
         """
-        try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        except SafetensorError as error:
-            raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
-        if metadata.get("format") != _FORMAT:
-            raise ValueError(
-                f"{path} has format {metadata.get('format')!r}, not {_FORMAT!r}: pass a file that "
-                "experiment=flow_refiner wrote"
-            )
-        try:
-            refiner = cls(**json.loads(metadata["config"]))
-            refiner.load_state_dict(state)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise ValueError(f"{path}: its config {metadata.get('config')} does not fit: {reason}") from error
-        return refiner
+        return load_network(path, cls, kind=_FORMAT, experiment="flow_refiner")
 
 
 class PatchDiscriminator(nn.Module):

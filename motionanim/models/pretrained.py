@@ -9,7 +9,6 @@ They lie in $MOTIONANIM_WEIGHTS, by default ~/.cache/motionanim/weights. Every f
 """
 
 import argparse
-import hashlib
 import http.client
 import os
 import pickle
@@ -26,6 +25,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from tqdm import tqdm
+
+from motionanim.files import file_sha256
 
 
 class Weights(NamedTuple):
@@ -98,11 +99,6 @@ class MissingWeights(ValueError):
 def folder() -> Path:
     """Where weights lie unless a path is given."""
     return Path(os.environ.get("MOTIONANIM_WEIGHTS") or "~/.cache/motionanim/weights").expanduser()
-
-
-def file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _known(name: str) -> Weights:

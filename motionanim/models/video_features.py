@@ -15,11 +15,9 @@ from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from motionanim.files import atomic_path
+from motionanim.models.saved import load_network, save_network
 
 FILE = "video_features.safetensors"
 _FORMAT = "motionanim.video_features.1"
@@ -160,9 +158,7 @@ class VideoFeatures(nn.Module):
 
     def save(self, path: Path | str) -> None:
         """Write the weights and the config that rebuilds the network, as safetensors, whole or not at all."""
-        tensors = {name: value.contiguous() for name, value in self.network.state_dict().items()}
-        with atomic_path(path) as temporary:
-            save_file(tensors, temporary, metadata={"format": _FORMAT, "config": json.dumps(self.network.config)})
+        save_network(path, self.network, kind=_FORMAT)
 
     @classmethod
     def load(cls, path: Path | str) -> Self:
@@ -174,24 +170,7 @@ class VideoFeatures(nn.Module):
         """
         path = Path(path)
         path = path / FILE if path.is_dir() else path
-        try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        except SafetensorError as error:
-            raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
-        if metadata.get("format") != _FORMAT:
-            raise ValueError(
-                f"{path} has format {metadata.get('format')!r}, not {_FORMAT!r}: pass a file that "
-                "experiment=video_features wrote"
-            )
-        try:
-            network = FeatureNetwork(**json.loads(metadata["config"]))
-            network.load_state_dict(state)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise ValueError(f"{path}: its config {metadata.get('config')} does not fit: {reason}") from error
-        return cls(network)
+        return cls(load_network(path, FeatureNetwork, kind=_FORMAT, experiment="video_features"))
 
 
 def _check(frames: Tensor) -> None:
