@@ -10,9 +10,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from motionanim.flow import integrate_flow, motion_strength, warp
+from motionanim.flow import motion_strength
 from motionanim.long_video.chained import holding
-from motionanim.long_video.common import Model, Record
+from motionanim.long_video.common import Model, Record, at
 from motionanim.models.codec import Codec
 from motionanim.models.denoiser import Denoiser
 from motionanim.models.fingerprint import fingerprint
@@ -133,6 +133,7 @@ class Generator:
                 fps=on * fps,
             )
 
+        predicts = self.denoiser.predicts and use_flow
         condition = encode(image, flow)._replace(
             use_flow=on * float(use_flow), use_strength=on * float(strength is not None)
         )
@@ -142,10 +143,12 @@ class Generator:
             return new._replace(use_flow=old.use_flow, use_strength=old.use_strength)
 
         def carry(latent: Tensor, now: Condition) -> Tensor:
-            # In pixels: the latents of these autoencoders do not move with the picture by less than a latent pixel.
-            moved = integrate_flow(now.flow.float() * now.use_flow.view(-1, 1, 1, 1, 1))[:, 1:]
-            frame = self.codec.decode(latent[:, None])[:, 0].repeat_interleave(moved.shape[1], 0)
-            return self.codec.encode(warp(frame, moved.flatten(0, 1)).unflatten(0, moved.shape[:2]))
+            frame = self.codec.decode(latent[:, None])[:, 0]
+            return self.codec.predict(frame, now.flow * now.use_flow.view(-1, 1, 1, 1, 1))[:, 1:]
+
+        def window(whole: Condition, start: int, length: int) -> Condition:
+            part = at(whole, start, length)
+            return part._replace(predicted=self.codec.predict(part.image, part.flow)) if predicts else part
 
         s = self.sampling
         denoise = guided(self.denoiser, first=s["min_guidance"], last=s["max_guidance"], motion=s["motion_guidance"])
@@ -153,7 +156,7 @@ class Generator:
         if still.any():
             denoise = _held(denoise, self.codec.encode(image[:, None]), still)
         model = Model(
-            denoise, self.window, recondition, carry, self.codec.vae.config.scaling_factor,
+            denoise, self.window, recondition, carry, window, self.codec.vae.config.scaling_factor,
             partial(temporal_windows, self.denoiser),
         )  # fmt: skip
         latents, record = long_video(

@@ -39,6 +39,7 @@ def guided(denoise: Denoise, *, first: float, last: float, motion: float | None)
         without = still._replace(
             image_latents=torch.zeros_like(condition.image_latents),
             image_embed=torch.zeros_like(condition.image_embed),
+            predicted=torch.zeros_like(condition.predicted),
         )
         wanted = [without, condition] if motion is None else [without, still, condition]
         count = len(wanted)

@@ -29,10 +29,15 @@ def per_clip(value: Tensor, like: Tensor) -> Tensor:
     return value.view(*value.shape, *[1] * (like.ndim - value.ndim))
 
 
-def to_denoised(v: Tensor, z: Tensor, sigma: Tensor) -> Tensor:
-    """Denoised latents from the network's v-prediction: c_out * v + c_skip * z."""
+def to_denoised(v: Tensor, z: Tensor, sigma: Tensor, *, data_std: float = 1.0) -> Tensor:
+    """Denoised latents from the network's v-prediction: c_out * v + c_skip * z (Karras et al. 2022, Table 1).
+
+    Args:
+        data_std: sigma_data, the standard deviation of clean latents; SVD's are 1.
+    """
     s = per_clip(sigma, z)
-    return v * (-s / (s**2 + 1) ** 0.5) + z / (s**2 + 1)
+    variance = s**2 + data_std**2
+    return v * (-s * data_std / variance**0.5) + z / (variance / data_std**2)
 
 
 def to_noise(z: Tensor, denoised: Tensor, sigma: Tensor) -> Tensor:
@@ -47,6 +52,6 @@ def euler_step(z: Tensor, denoised: Tensor, sigma: Tensor, sigma_next: Tensor) -
     return z + (z - denoised) / sigma * (sigma_next - sigma)
 
 
-def loss_weight(sigma: Tensor) -> Tensor:
-    """EDM's weight (1 + sigma^2) / sigma^2, under which the loss on v is the same at every noise level."""
-    return (1 + sigma**2) / sigma**2
+def loss_weight(sigma: Tensor, *, data_std: float = 1.0) -> Tensor:
+    """EDM's weight 1 / c_out^2, under which the loss on v is the same at every noise level."""
+    return (data_std**2 + sigma**2) / (sigma * data_std) ** 2

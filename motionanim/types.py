@@ -32,6 +32,7 @@ class LatentBatch(NamedTuple):
     """Clips whose latents were prepared (motionanim.data.encode), so that training need not decode and encode them."""
 
     latents: Tensor  # (B, T, C, h, w) float32, multiplied by the VAE's scaling factor
+    predicted: Tensor  # as in Condition, the flow in use
     image: Tensor  # (B, 3, H, W) float32 in [-1, 1], RGB, frame 0: the condition encodes it with noise of its own
     flow: Tensor  # as in ClipBatch
     fps: Tensor
@@ -53,6 +54,10 @@ class Condition(NamedTuple):
 
     image_latents: Tensor  # (B, C, h, w) of frame 0, *not* multiplied by the VAE's scaling factor, as in SVD
     image_embed: Tensor  # (B, 1, D) CLIP embedding of frame 0
+    image: Tensor  # (B, 3, H, W) in [-1, 1]: frame 0 itself, of which other windows are predicted
+    # (B, T, C, h, w) scaled latents of frame 0 carried along the flow: motion compensation, as video coders call it.
+    # Its first frame is frame 0; (B, 1, C, h, w) where no motion is predicted.
+    predicted: Tensor
     flow: Tensor  # (B, T-1, 2, H, W) px per frame at H x W
     motion_strength: Tensor  # (B,) px per frame at H x W
     use_flow: Tensor  # (B,) float32 in {0, 1}; 0 drops the motion field

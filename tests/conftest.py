@@ -15,6 +15,7 @@ from motionanim.models.tiny import build_pipeline, save_pipeline
 from motionanim.types import ClipBatch, Condition
 
 VAE = {
+    "_class_name": "AutoencoderKL",
     "block_out_channels": [32, 32],
     "down_block_types": ["DownEncoderBlock2D", "DownEncoderBlock2D"],
     "up_block_types": ["UpDecoderBlock2D", "UpDecoderBlock2D"],
@@ -52,6 +53,7 @@ MOTION = {
     "motion_field": True,
     "motion_strength": True,
     "warped_latent": True,
+    "residual_std": None,
     "median_strength": 0.01,
 }
 
@@ -75,7 +77,11 @@ def shared() -> Path:
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A complete random SVD pipeline folder: 16 x 16 px, 8 x 8 latents, 5 frames."""
     folder = tmp_path_factory.mktemp("tiny") / "pipeline"
-    save_pipeline(folder, pipeline=build_pipeline(seed=0, vae=VAE, unet=UNET, image_encoder=CLIP))
+    pipeline = build_pipeline(seed=0, vae=VAE, unet=UNET, image_encoder=CLIP)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        pipeline.unet.conv_out.reset_parameters()  # zero in a new base, which would hide the rest of the network
+    save_pipeline(folder, pipeline=pipeline)
     return folder
 
 
@@ -96,6 +102,8 @@ def make_condition(batch: int = 2, frames: int = 5, seed: int = 0, **changes: to
     condition = Condition(
         image_latents=torch.randn(batch, 4, 8, 8, generator=generator),
         image_embed=torch.randn(batch, 1, 16, generator=generator),
+        image=torch.rand(batch, 3, 16, 16, generator=generator) * 2 - 1,
+        predicted=torch.randn(batch, frames, 4, 8, 8, generator=generator),
         flow=torch.randn(batch, frames - 1, 2, 16, 16, generator=generator),
         motion_strength=torch.rand(batch, generator=generator) + 0.1,
         use_flow=torch.ones(batch),

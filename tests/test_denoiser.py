@@ -35,6 +35,38 @@ def test_untrained_motion_leaves_svd_exactly_as_it_is(base: Path, denoiser: Deno
     torch.testing.assert_close(ours, v * (-s / (s**2 + 1) ** 0.5) + z / (s**2 + 1), atol=2e-6, rtol=1e-5)
 
 
+def test_an_untrained_residual_denoiser_is_the_best_linear_mix(base: Path) -> None:
+    denoiser = Denoiser.from_pretrained(base, downscale=2, motion={**MOTION, "residual_std": 0.3})
+    with torch.no_grad():
+        denoiser.unet.conv_out.weight.zero_()
+        denoiser.unet.conv_out.bias.zero_()
+    z, sigma = torch.randn(2, 5, 4, 8, 8), torch.tensor([0.1, 3.0])
+    condition = make_condition(use_flow=torch.tensor([1.0, 0.0]))
+    with torch.no_grad():
+        out = denoiser(z, sigma, condition)
+    # The mean of a normal prior of deviation 0.3 around the prediction, given z = clean + sigma noise.
+    for row, expected in enumerate((condition.predicted[0], condition.predicted[1, :1].expand(5, -1, -1, -1))):
+        prior, seen = 1 / 0.3**2, 1 / sigma[row] ** 2
+        torch.testing.assert_close(out[row], (prior * expected + seen * z[row]) / (prior + seen))
+
+
+def test_a_missing_prediction_is_refused_in_words(denoiser: Denoiser) -> None:
+    condition = make_condition()
+    condition = condition._replace(predicted=condition.predicted[:, :1])
+    z, sigma = torch.randn(2, 5, 4, 8, 8), torch.tensor([1.0, 2.0])
+    with pytest.raises(ValueError, match=r"predicts 1 frames of 5: this model needs Codec.predict"):
+        denoiser(z, sigma, condition)
+    denoiser(z, sigma, condition._replace(use_flow=torch.zeros(2)))
+
+
+def test_without_the_warped_latent_the_prediction_stands_still(base: Path) -> None:
+    denoiser = Denoiser.from_pretrained(base, downscale=2, motion={**MOTION, "warped_latent": False})
+    assert not denoiser.predicts
+    condition = make_condition()
+    still = condition.predicted[:, :1].expand(-1, 5, -1, -1, -1)
+    assert torch.equal(denoiser.motion.prediction(condition), still)
+
+
 def test_gradient_reaches_the_zero_factors_at_step_0_and_all_factors_after(denoiser: Denoiser) -> None:
     denoiser.select_trainable("literal")
     z, sigma, condition = torch.randn(2, 5, 4, 8, 8), torch.tensor([1.0, 2.0]), make_condition()
@@ -130,6 +162,8 @@ def test_motion_weights_of_other_settings_are_refused(base: Path, denoiser: Deno
     denoiser.save_motion(tmp_path / "p")
     with pytest.raises(ValueError, match=r"channels=8.*asks for 16"):
         Denoiser.from_pretrained(tmp_path / "p", downscale=2, motion={**MOTION, "channels": 16})
+    with pytest.raises(ValueError, match=r"residual_std=None.*asks for 0.5"):
+        Denoiser.from_pretrained(tmp_path / "p", downscale=2, motion={**MOTION, "residual_std": 0.5})
     fewer = Denoiser.from_pretrained(tmp_path / "p", downscale=2, motion={**MOTION, "motion_field": False})
     assert fewer.motion.encoder is None
 

@@ -25,10 +25,10 @@ def rendered() -> SyntheticClips:
     return SyntheticClips(seed=3, length=4, fps=7, moving_camera=0.5, split="train", **SIZE)
 
 
-def encoded(codec: Codec, folder: Path, count: int = 4, **changes) -> int:
+def encoded(codec: Codec, folder: Path, count: int = 4, predict=None, **changes) -> int:
     options = {"vae": codec.fingerprint(), "size": SIZE, "source": {"seed": 3}} | changes
     return encode_clips(
-        rendered(), count=count, encode=codec.encode, folder=folder, batch_size=2, num_workers=0,
+        rendered(), count=count, encode=codec.encode, predict=predict, folder=folder, batch_size=2, num_workers=0,
         device=torch.device("cpu"), **options,
     )  # fmt: skip
 
@@ -73,7 +73,7 @@ def test_a_folder_that_fails_to_grow_stays_usable(codec: Codec, tmp_path: Path) 
 
     with pytest.raises(OSError, match="no space"):
         encode_clips(
-            rendered(), count=4, encode=full, vae=codec.fingerprint(), size=SIZE, source={"seed": 3}, folder=tmp_path,
+            rendered(), count=4, encode=full, predict=None, vae=codec.fingerprint(), size=SIZE, source={"seed": 3}, folder=tmp_path,
             batch_size=2, num_workers=0, device=torch.device("cpu"),
         )  # fmt: skip
     assert len(PreparedLatents(tmp_path, seed=0, **SIZE)) == 2

@@ -64,12 +64,18 @@ def carry(frame: Tensor, condition: Condition) -> Tensor:
     return frame[:, None] + condition.flow.mean((2, 3, 4)).cumsum(1)[:, :, None, None, None]
 
 
+def seen(condition: Condition, start: int, length: int) -> Condition:
+    """As `at`, and the frames predicted as `certain` knows them."""
+    part = at(condition, start, length)
+    return part._replace(predicted=certain(part.image_latents, part.fps, part))
+
+
 def toy_model() -> Model:
-    return Model(toy, L, recondition, carry, 1.0, lambda size, stride: nullcontext())
+    return Model(toy, L, recondition, carry, seen, 1.0, lambda size, stride: nullcontext())
 
 
 def real_model(denoiser: Denoiser) -> Model:
-    return Model(denoiser.eval(), L, recondition, carry, 1.0, partial(temporal_windows, denoiser))
+    return Model(denoiser.eval(), L, recondition, carry, seen, 1.0, partial(temporal_windows, denoiser))
 
 
 def run(method, *, model=None, frames=N, seed=0, given=None, sigmas=SIGMAS, **options):

@@ -62,10 +62,17 @@ def test_noise_denoised_and_v_agree(sigma: float, seed: int) -> None:
     torch.testing.assert_close(euler_step(z, clean, s, torch.zeros_like(s)), clean, atol=1e-9, rtol=1e-7)
 
 
-def test_loss_weight_makes_the_loss_one_on_v() -> None:
+@pytest.mark.parametrize("data_std", [1.0, 0.3])
+def test_loss_weight_makes_the_loss_one_on_v(data_std: float) -> None:
     sigma = torch.tensor([0.05, 1.0, 30.0], dtype=torch.float64)
-    c_out = sigma / (sigma**2 + 1) ** 0.5
-    torch.testing.assert_close(loss_weight(sigma) * c_out**2, torch.ones_like(sigma))
+    z, v = torch.zeros(3, 1, dtype=torch.float64), torch.ones(3, 1, dtype=torch.float64)
+    c_out = to_denoised(v, z, sigma, data_std=data_std)[:, 0]
+    torch.testing.assert_close(loss_weight(sigma, data_std=data_std) * c_out**2, torch.ones_like(sigma))
+    # For data of deviation data_std the network's target has variance 1 at every noise level (Karras et al. 2022).
+    clean, noise = torch.randn(2, 3, 100_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    noisy = data_std * clean + sigma[:, None] * noise
+    target = (data_std * clean - to_denoised(torch.zeros_like(noisy), noisy, sigma, data_std=data_std)) / c_out[:, None]
+    torch.testing.assert_close(target.var(1), torch.ones_like(sigma), atol=0.02, rtol=0)
 
 
 @pytest.mark.parametrize("changes", [{"num_steps": 0}, {"sigma_min": 0.0}, {"sigma_max": 0.001}])

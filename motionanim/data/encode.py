@@ -48,6 +48,7 @@ def main(config: DictConfig) -> None:
         data.train,
         count=config.clips,
         encode=codec.encode,
+        predict=codec.predict if config.predict else None,
         vae=codec.fingerprint(),
         size={name: config.scale[name] for name in ("num_frames", "height", "width")},
         source=source,

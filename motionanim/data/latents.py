@@ -17,7 +17,7 @@ from motionanim.files import atomic_path
 from motionanim.types import ClipBatch, LatentBatch
 
 MANIFEST = "latents.json"
-FORMAT = "motionanim-latents-1"
+FORMAT = "motionanim-latents-2"
 
 
 class PreparedLatents(Dataset[LatentBatch]):
@@ -25,6 +25,7 @@ class PreparedLatents(Dataset[LatentBatch]):
 
     Attributes:
         vae: Fingerprint of the VAE that encoded them.
+        predicts: Whether the motion-compensated frames are there too.
 
     Args:
         folder: What `encode_clips` left.
@@ -42,7 +43,7 @@ class PreparedLatents(Dataset[LatentBatch]):
             raise ValueError(
                 f"latents={folder} holds no {MANIFEST}: make latents with python -m motionanim.data.encode out=FOLDER"
             )
-        self.length, self.vae = manifest["clips"], manifest["vae"]
+        self.length, self.vae, self.predicts = manifest["clips"], manifest["vae"], manifest["predict"]
         wanted = {"num_frames": num_frames, "height": height, "width": width}
         if manifest["size"] != wanted:
             raise ValueError(f"latents={folder} holds clips of {manifest['size']}, the experiment's are {wanted}")
@@ -57,6 +58,7 @@ class PreparedLatents(Dataset[LatentBatch]):
 
     def __getitem__(self, position: int) -> LatentBatch:
         parts = load_file(_clip_path(self.folder, shuffled_index(self.seed, position, self.length)))
+        parts.setdefault("predicted", parts["latents"][:1])
         return LatentBatch(**parts, position=torch.tensor(position, dtype=torch.int64))
 
 
@@ -65,6 +67,7 @@ def encode_clips(
     *,
     count: int,
     encode: Callable[[Tensor], Tensor],
+    predict: Callable[[Tensor, Tensor], Tensor] | None,
     vae: str,
     size: Mapping[str, int],
     source: Mapping[str, Any],
@@ -82,6 +85,7 @@ def encode_clips(
         count: How many, at least 1. Random crops and starts are drawn once; take more positions than there are videos
             to have several of each.
         encode: Frames (B, T, 3, H, W) in [-1, 1] to scaled latents.
+        predict: `Codec.predict`, to store what it predicts too; None for models that do not ask.
         vae: Fingerprint of what encodes.
         size: num_frames, height and width of a clip.
         source: Where the clips come from; a folder keeps to one source.
@@ -95,7 +99,10 @@ def encode_clips(
     """
     if count < 1:
         raise ValueError(f"clips={count}: must be at least 1")
-    manifest = {"format": FORMAT, "clips": count, "size": dict(size), "vae": vae, "source": dict(source)}
+    manifest = {
+        "format": FORMAT, "clips": count, "size": dict(size), "vae": vae, "predict": predict is not None,
+        "source": dict(source),
+    }  # fmt: skip
     earlier = _read_manifest(folder)
     for key, value in (earlier or {}).items():
         if key != "clips" and manifest[key] != value:
@@ -113,6 +120,8 @@ def encode_clips(
             "flow": batch.flow.half(),
             "fps": batch.fps,
         }
+        if predict is not None:
+            parts["predicted"] = predict(batch.image, batch.flow).half()
         for row, position in enumerate(batch.position.tolist()):
             with atomic_path(_clip_path(folder, position)) as path:
                 save_file({name: values[row].contiguous().cpu() for name, values in parts.items()}, path)

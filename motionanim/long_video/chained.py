@@ -26,7 +26,7 @@ def direct(
         with meter.stage("denoise"):
             z = initial_latents(draw_noise(condition, length, generator), sigmas)
             title = f"clip {k + 1} of {count}" if progress else None
-            clips.append(denoise_from(meter.denoise, z, sigmas, at(condition, k * length, length), progress=title))
+            clips.append(denoise_from(meter.denoise, z, sigmas, model.at(condition, k * length, length), progress=title))
     return torch.cat(clips, dim=1)[:, :num_frames], meter.record(range(length, num_frames, length))
 
 
@@ -158,7 +158,7 @@ def _chain(run: _Run, num_frames: int) -> Tensor:
     stride = length - run.overlap
     count = 1 + max(0, math.ceil((num_frames - length) / stride))
     with run.meter.stage("segment 1"):
-        here, noise = at(condition, 0, length), draw_noise(condition, length, run.generator)
+        here, noise = model.at(condition, 0, length), draw_noise(condition, length, run.generator)
         title = f"segment 1 of {count}" if run.progress else None
         if run.warm_start and condition.use_flow.all():
             image = condition.image_latents * model.scaling
@@ -182,7 +182,7 @@ def _chain(run: _Run, num_frames: int) -> Tensor:
 def _segment(run: _Run, condition: Condition, estimate: Tensor, held: Tensor) -> Tensor:
     """One segment from an estimate of its latents, noised to the split; frames where `held` (T,) stay as they are."""
     with run.meter.stage("condition"):
-        condition = run.model.recondition(estimate[:, 0], condition)
+        condition = run.model.at(run.model.recondition(estimate[:, 0], condition), 0, estimate.shape[1])
     with run.meter.stage("later segments"):
         z = estimate + run.sigmas[run.split].to(estimate) * draw_noise(condition, estimate.shape[1], run.generator)
         stays = held.view(-1, 1, 1, 1).to(z.device)

@@ -23,11 +23,13 @@ class Model(NamedTuple):
 
     denoise: Denoise  # guidance included
     window: int  # L, the frames it was trained on
-    # Scaled latents of one frame (B, C, h, w) and a condition: the condition with that frame as its image.
+    # Scaled latents of one frame (B, C, h, w) and a condition: the condition with that frame as its image, for `at`.
     recondition: Callable[[Tensor, Condition], Condition]
     # Scaled latents of one frame (B, C, h, w) and a condition: the frame moved on along the condition's motion field,
     # (B, its steps, C, h, w).
     carry: Callable[[Tensor, Condition], Tensor]
+    # As `at`, the function, with what the network expects to see in those frames.
+    at: Callable[[Condition, int, int], Condition]
     scaling: float  # of the VAE: condition.image_latents times this are scaled latents
     # Within this context temporal attention runs in windows of (size, stride) frames, fused: FreeNoise.
     temporal_windows: Callable[[int, int], AbstractContextManager[None]]
@@ -71,9 +73,14 @@ def check_frames(num_frames: int) -> None:
 
 
 def at(condition: Condition, start: int, length: int) -> Condition:
-    """The condition of frames start ... start+length-1: their flow; past the end of the video its last step goes on."""
+    """The condition of frames start ... start+length-1: their flow; past the end of the video its last step goes on.
+
+    No motion is predicted; `Model.at` does that.
+    """
     steps = torch.arange(start, start + length - 1).clamp(max=condition.flow.shape[1] - 1)
-    return condition._replace(flow=condition.flow[:, steps.to(condition.flow.device)])
+    return condition._replace(
+        flow=condition.flow[:, steps.to(condition.flow.device)], predicted=condition.predicted[:, :1]
+    )
 
 
 def repeat(condition: Condition, times: int) -> Condition:

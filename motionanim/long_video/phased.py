@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from motionanim.long_video.common import Meter, Model, Record, at, check_frames, draw_noise, repeat, split_at
+from motionanim.long_video.common import Meter, Model, Record, check_frames, draw_noise, repeat, split_at
 from motionanim.sampling import denoise_from, initial_latents
 from motionanim.schedule import euler_step, to_noise
 from motionanim.types import Condition
@@ -104,7 +104,7 @@ def phased(
         raise ValueError(f"shared_noise={shared_noise!r}: must be 'segment' or 'image'")
     split, batch, length = split_at(sigmas, gamma=gamma, sigma=sigma), len(condition.fps), model.window
     meter, segments = Meter(model, batch), math.ceil(num_frames / length)
-    here = at(condition, 0, length)
+    here = model.at(condition, 0, length)
     z = initial_latents(draw_noise(condition, length, generator), sigmas)
     noise = z / sigmas[0].to(z)
     with meter.stage("phase 1"):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from motionanim.long_video.common import Meter, Model, Record, at, check_frames, draw_noise
+from motionanim.long_video.common import Meter, Model, Record, check_frames, draw_noise
 from motionanim.sampling import denoise_from, initial_latents
 from motionanim.schedule import euler_step
 from motionanim.types import Condition
@@ -52,7 +52,7 @@ def gen_l_video(
     meter, length, batch = Meter(model, len(condition.fps)), model.window, len(condition.fps)
     total = max(num_frames, length)
     starts = window_starts(total, length, stride)
-    windows = [at(condition, start, length) for start in starts]
+    windows = [model.at(condition, start, length) for start in starts]
     z = initial_latents(draw_noise(condition, total, generator), sigmas)
     with meter.stage("denoise"), torch.no_grad():
         for i in tqdm(range(len(sigmas) - 1), desc="windows", disable=not progress, leave=False):
@@ -107,7 +107,7 @@ def freenoise(
     noise = rescheduled_noise(draw_noise(condition, length, generator), total, stride, generator)
     with meter.stage("denoise"), model.temporal_windows(length, stride):
         title = "all frames" if progress else None
-        z = denoise_from(meter.denoise, initial_latents(noise, sigmas), sigmas, at(condition, 0, total), progress=title)
+        z = denoise_from(meter.denoise, initial_latents(noise, sigmas), sigmas, model.at(condition, 0, total), progress=title)
     return z[:, :num_frames], meter.record(())
 
 
@@ -127,7 +127,7 @@ def fifo(
     with meter.stage("first clip"):
         z = initial_latents(draw_noise(condition, length, generator), sigmas)
         clip = denoise_from(
-            meter.denoise, z, sigmas, at(condition, 0, length), progress="first clip" if progress else None
+            meter.denoise, z, sigmas, model.at(condition, 0, length), progress="first clip" if progress else None
         )
     # The oldest frame stands first and is the cleanest: frame i is at sigmas[T-1-i].
     levels, below = sigmas[:-1].flip(0).to(clip), sigmas[1:].flip(0).to(clip)
@@ -143,7 +143,7 @@ def fifo(
                     meter.denoise(
                         queue[:, part],
                         levels[part].expand(batch, -1),
-                        at(condition, out + part.start, part.stop - part.start),
+                        model.at(condition, out + part.start, part.stop - part.start),
                     )
                     for part in parts
                 ],

@@ -3,12 +3,13 @@
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, AutoencoderKLTemporalDecoder, StableVideoDiffusionPipeline
+from diffusers import AutoencoderKLTemporalDecoder, ModelMixin, StableVideoDiffusionPipeline
 from diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion import _resize_with_antialiasing
 from torch import Tensor, nn
 from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 
 from motionanim.models.fingerprint import fingerprint
+from motionanim.flow import integrate_flow, warp
 from motionanim.schedule import per_clip
 from motionanim.types import Condition
 
@@ -21,7 +22,7 @@ class Codec(nn.Module):
 
     def __init__(
         self,
-        vae: AutoencoderKLTemporalDecoder | AutoencoderKL,
+        vae: ModelMixin,  # AutoencoderKLTemporalDecoder, or a still image's: see `models.tiny.build_pipeline`
         image_encoder: CLIPVisionModelWithProjection,
         feature_extractor: CLIPImageProcessor,
     ) -> None:
@@ -70,17 +71,42 @@ class Codec(nn.Module):
         pixels = (resized - self.image_mean) / self.image_std
         return self.image_encoder(pixels).image_embeds[:, None].float()
 
+    @torch.no_grad()
+    def predict(self, image: Tensor, flow: Tensor) -> Tensor:
+        """Motion compensation: an image (B, 3, H, W) carried along the flow (B, T-1, 2, H, W), as latents.
+
+        Pixels are carried and then encoded: latents of these VAEs do not move with the picture by less than a latent
+        pixel.
+
+        Returns:
+            (B, T, C, h, w), scaled; frame 0 is the image.
+        """
+        moved = integrate_flow(flow.float())
+        frames = warp(image.repeat_interleave(moved.shape[1], 0), moved.flatten(0, 1))
+        return self.encode(frames.unflatten(0, moved.shape[:2]))
+
     def condition(
-        self, image: Tensor, *, noise: Tensor, noise_aug: Tensor, flow: Tensor, motion_strength: Tensor, fps: Tensor
+        self,
+        image: Tensor,
+        *,
+        noise: Tensor,
+        noise_aug: Tensor,
+        flow: Tensor,
+        motion_strength: Tensor,
+        fps: Tensor,
+        predicted: Tensor | None = None,
     ) -> Condition:
         """Everything on: the condition for an image (B, 3, H, W), with `noise` (as image) times `noise_aug` (B,) on it.
 
-        `flow` is (B, T-1, 2, H, W) px per frame, `motion_strength` (B,) px per frame, `fps` (B,).
+        `flow` is (B, T-1, 2, H, W) px per frame, `motion_strength` (B,) px per frame, `fps` (B,). `predicted` is
+        what `predict` gives; without it no motion is predicted.
         """
         on = torch.ones_like(fps)
         return Condition(
             image_latents=self.encode_image(image + noise * per_clip(noise_aug, image)),
             image_embed=self.embed_image(image),
+            image=image,
+            predicted=self.encode(image[:, None]) if predicted is None else predicted,
             flow=flow,
             motion_strength=motion_strength,
             use_flow=on,

@@ -24,6 +24,11 @@ MOTION_FOLDER = "motion"  # beside unet/ and vae/ in the pipeline folder
 class Denoiser(nn.Module):
     """EDM-preconditioned SVD UNet with motion conditioning; returns the denoised latents.
 
+    With `residual_std` in `motion` the preconditioning is centred on the motion-compensated first frame instead of on
+    zero, and on what is left to add there instead of on unit variance: before any training the estimate is then the
+    best linear mix of prediction and noisy latents. It is a choice of bases trained from nothing; SVD's own weights
+    need None.
+
     `unet` is a plain diffusers UNet (its state dict has SVD's keys); all added parameters are in `motion`.
     """
 
@@ -62,11 +67,12 @@ class Denoiser(nn.Module):
         folder = Path(base) / MOTION_FOLDER
         if folder.is_dir():
             made_with = json.loads((folder / "config.json").read_text())
-            for key in ("channels", "median_strength"):
-                if made_with[key] != motion[key]:
+            for key in ("channels", "median_strength", "residual_std"):
+                found = made_with.get(key)
+                if found != motion[key]:
                     raise ValueError(
-                        f"motion weights in {folder} have {key}={made_with[key]}, the config asks for {motion[key]}: "
-                        f"set model.motion.{key}={made_with[key]} or train from a base without motion weights"
+                        f"motion weights in {folder} have {key}={found}, the config asks for {motion[key]}: "
+                        f"set model.motion.{key}={found} or train from a base without motion weights"
                     )
             weights = load_file(folder / "motion.safetensors")
             wanted = denoiser.motion.state_dict()
@@ -106,7 +112,9 @@ class Denoiser(nn.Module):
         bucket = self.motion.bucket(condition)
         dtype = self.unet.dtype
         image_latents = condition.image_latents[:, None].expand(-1, z.shape[1], -1, -1, -1)
-        scaled = z / per_clip((sigma**2 + 1) ** 0.5, z)
+        expected = 0.0 if self.motion.residual_std is None else self.motion.prediction(condition)
+        rest = z - expected
+        scaled = rest / per_clip((sigma**2 + self.data_std**2) ** 0.5, z)
         v = self.unet(
             torch.cat([scaled, image_latents], dim=2).to(dtype),
             time,
@@ -115,7 +123,17 @@ class Denoiser(nn.Module):
             added_time_ids=torch.stack([condition.fps - 1, bucket, condition.noise_aug], dim=1),
             return_dict=False,
         )[0]
-        return to_denoised(v.float(), z, sigma)
+        return expected + to_denoised(v.float(), rest, sigma, data_std=self.data_std)
+
+    @property
+    def predicts(self) -> bool:
+        """Whether it reads the motion-compensated frames of a condition."""
+        return self.motion.warped is not None
+
+    @property
+    def data_std(self) -> float:
+        """EDM's sigma_data."""
+        return 1.0 if self.motion.residual_std is None else self.motion.residual_std
 
     def select_trainable(self, preset: Literal["all", "literal", "temporal"]) -> None:
         """Set requires_grad. Motion parameters always train.

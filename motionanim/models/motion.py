@@ -4,7 +4,7 @@ The UNet stays a plain SVD UNet; all new parameters live here and reach it in th
 
 - Eq. 4 in every temporal self-attention: out += W_o softmax(Q K^T / sqrt(d)) W_V z_m, tokens = the frames at one pixel;
 - motion strength (Eq. 8) as a fourth added time id: its sinusoid adds to the first added-embedding layer;
-- (ours) the first-frame latent warped along the field, added to the input convolution.
+- (ours) the first frame carried along the field, its latents added to the input convolution.
 
 In each exactly one factor is zero at the start: an SVD checkpoint then gives *equal* outputs before training, and the
 gradient still flows.
@@ -16,7 +16,7 @@ from diffusers.models.attention_processor import Attention
 from diffusers.models.embeddings import Timesteps
 from torch import Tensor, nn
 
-from motionanim.flow import integrate_flow, resize_flow, warp
+from motionanim.flow import integrate_flow
 from motionanim.types import Condition
 
 
@@ -106,7 +106,9 @@ class MotionConditioner(nn.Module):
         channels: Channels of z_m.
         motion_field: Use Eq. 4.
         motion_strength: Use the strength embedding.
-        warped_latent: Use the warped first-frame latent.
+        warped_latent: Use the first frame carried along the field; without, it stands still.
+        residual_std: Diffuse what the latents differ by from that prediction, of about this standard deviation
+            (`Denoiser`); None diffuses the latents themselves, as SVD.
         median_strength: Median strength of the training set as a share of the frame width per frame; it maps to the
             strength id 127 (`strength_id`), the middle of SVD's motion-bucket scale.
     """
@@ -121,12 +123,15 @@ class MotionConditioner(nn.Module):
         motion_field: bool,
         motion_strength: bool,
         warped_latent: bool,
+        residual_std: float | None,
         median_strength: float,
     ) -> None:
         super().__init__()
         if median_strength <= 0:
             raise ValueError(f"median_strength={median_strength}: a share of the frame width, must be above 0")
-        self.downscale, self.median_strength = downscale, median_strength
+        if residual_std is not None and residual_std <= 0:
+            raise ValueError(f"residual_std={residual_std}: must be above 0, or null to diffuse the latents themselves")
+        self.downscale, self.median_strength, self.residual_std = downscale, median_strength, residual_std
         self.levels = len(unet.config.block_out_channels)
         self.encoder = MotionEncoder(channels=channels, downscale=downscale) if motion_field else None
         self.values = nn.ModuleList()
@@ -159,7 +164,7 @@ class MotionConditioner(nn.Module):
         return out + self.strength(self._strength).to(out.dtype)
 
     def _add_warped(self, _: nn.Module, __: tuple[Tensor, ...], out: Tensor) -> Tensor:
-        return out + self.warped(self._warped).to(out.dtype)
+        return out + self.warped(self._warped.flatten(0, 1)).to(out.dtype)
 
     def strength_id(self, motion_strength: Tensor, width: int) -> Tensor:
         """Strength in px per frame at `width` to the 100-400 scale of Fig. 7 (the training median is 127)."""
@@ -178,25 +183,35 @@ class MotionConditioner(nn.Module):
     def prepare(self, condition: Condition) -> None:
         """Compute what the UNet's next forward reads."""
         dtype = next((parameter.dtype for parameter in self.parameters()), torch.float32)
+        self._warped = self.prediction(condition).to(dtype) if self.warped is not None else None
+        if self.strength is not None:
+            ids = self.strength_id(condition.motion_strength.float(), condition.flow.shape[-1])
+            self._strength = (self.sinusoid(ids) * condition.use_strength[:, None]).to(dtype)
+        if self.encoder is None:
+            return
         height, width = condition.image_latents.shape[-2:]
         flow = condition.flow.float()
-        use_flow = condition.use_flow.view(-1, 1, 1, 1, 1)
-        if self.encoder is not None or self.warped is not None:
-            displacement = integrate_flow(flow)
-            frames = displacement.shape[1]
-        if self.encoder is not None:
-            features = self.encoder(flow, displacement) * use_flow.to(dtype)
-            self._tokens = {}
-            for _ in range(self.levels):
-                stage = F.adaptive_avg_pool2d(features.flatten(0, 1), (height, width)).unflatten(0, (-1, frames))
-                tokens = stage.permute(0, 3, 4, 1, 2).flatten(0, 2)  # (B h w, T, channels)
-                self._tokens[len(tokens)] = tokens
-                height, width = -(-height // 2), -(-width // 2)
-        if self.strength is not None:
-            ids = self.strength_id(condition.motion_strength.float(), flow.shape[-1])
-            self._strength = (self.sinusoid(ids) * condition.use_strength[:, None]).to(dtype)
-        if self.warped is not None:
-            first = condition.image_latents
-            moved = resize_flow(displacement, *first.shape[-2:]).flatten(0, 1)
-            warped = warp(first.float().repeat_interleave(frames, 0), moved)
-            self._warped = (warped * use_flow.repeat_interleave(frames, 0)[:, 0]).to(dtype)
+        features = self.encoder(flow, integrate_flow(flow)) * condition.use_flow.view(-1, 1, 1, 1, 1).to(dtype)
+        self._tokens, frames = {}, features.shape[1]
+        for _ in range(self.levels):
+            stage = F.adaptive_avg_pool2d(features.flatten(0, 1), (height, width)).unflatten(0, (-1, frames))
+            tokens = stage.permute(0, 3, 4, 1, 2).flatten(0, 2)  # (B h w, T, channels)
+            self._tokens[len(tokens)] = tokens
+            height, width = -(-height // 2), -(-width // 2)
+
+    def prediction(self, condition: Condition) -> Tensor:
+        """What the frames should look like: (B, T, C, h, w) scaled latents of frame 0, carried along or standing still.
+
+        Raises:
+            ValueError: If the motion was not predicted (`Codec.predict`).
+        """
+        frames = condition.flow.shape[1] + 1
+        still = condition.predicted[:, :1].expand(-1, frames, -1, -1, -1)
+        if self.warped is None or not condition.use_flow.any():
+            return still
+        if condition.predicted.shape[1] != frames:
+            raise ValueError(
+                f"the condition predicts {condition.predicted.shape[1]} frames of {frames}: this model needs "
+                "Codec.predict(image, flow)"
+            )
+        return torch.where(condition.use_flow.view(-1, 1, 1, 1, 1) > 0, condition.predicted, still)

@@ -5,71 +5,91 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics import MeanMetric
 
+from motionanim.models.linear_code import PATCH, write_linear_code
 from motionanim.models.tiny import build_pipeline, save_pipeline
 from motionanim.training.optim import adamw, check_finite
 from motionanim.types import ClipBatch
 
 
 class AutoencoderModule(L.LightningModule):
-    """L1 + MSE reconstruction, with latents held at zero mean and unit variance per channel.
+    """L1 + MSE reconstruction by a patch PCA (`models.linear_code`) and a decoder that learns what it leaves.
 
-    The moment penalty takes the place of a KL term: the latents are used by their mode only, and a diffusion model
-    wants every channel on one scale (SVD's pipeline has a single scaling factor).
+    The encoder and the linear way through the decoder stay fixed, so that latents are the same from the first step on
+    and the reconstruction is never worse than the PCA's for long; the decoder's residual blocks train.
 
     Args:
         pipeline: Arguments of `models.tiny.build_pipeline`: the tiny base that the export completes.
-        moment_weight: Weight of the moment penalty.
+        start_clips: How many first clips of the training stream the PCA is of.
+        whitening: Of the latents, as in `write_linear_code`.
+        crop: Side of the squares, in px, that training cuts from the frames at random.
+        seed: Of the squares' places.
     """
 
     def __init__(
         self,
         *,
         pipeline: Mapping[str, Any],
-        moment_weight: float,
+        start_clips: int,
+        whitening: float,
+        crop: int,
         lr: float,
         weight_decay: float,
         warmup_steps: int,
         decay_steps: int,
+        seed: int,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["pipeline"])
         self.pipeline = build_pipeline(**pipeline)
-        self.vae = self.pipeline.vae
-        self.psnr, self.spread = MeanMetric(), MeanMetric()
+        self.vae = self.pipeline.vae.requires_grad_(False)
+        for block in (*self.vae.decoder.mid_block.children(), *self.vae.decoder.up_blocks):
+            if not hasattr(block, "repeats"):  # not a doubling, which belongs to the linear way
+                block.requires_grad_(True)
+        self.psnr = MeanMetric()
 
-    def _reconstruct(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        latents = self.vae.encode(frames.flatten(0, 1)).latent_dist.mode()
-        return self.vae.decode(latents).sample.view_as(frames), latents
+    def setup(self, stage: str) -> None:
+        """Write the PCA of the first training frames; a resumed run has its checkpoint loaded over it afterwards."""
+        if stage == "fit":
+            data = self.trainer.datamodule.train
+            frames = torch.stack([data[i].frames[0] for i in range(self.hparams.start_clips)])
+            write_linear_code(self.vae, frames, whitening=self.hparams.whitening)
+
+    def _reconstruct(self, frames: Tensor) -> Tensor:
+        with torch.no_grad(), torch.autocast(frames.device.type, enabled=False):
+            latents = self.vae.encode(frames).latent_dist.mode()
+        return self.vae.decode(latents).sample.float()
+
+    def _crops(self, batch: ClipBatch) -> Tensor:
+        """One square of every frame: (B T, 3, crop, crop), its place drawn from the clip's stream position."""
+        side, pieces = self.hparams.crop, []
+        for position, frames in zip(batch.position.tolist(), batch.frames, strict=True):
+            rng = np.random.default_rng([self.hparams.seed, position])
+            for frame in frames:
+                y, x = (int(rng.integers(size - side + 1)) for size in frame.shape[-2:])
+                pieces.append(frame[:, y : y + side, x : x + side])
+        return torch.stack(pieces)
 
     def training_step(self, batch: ClipBatch) -> Tensor:
-        output, latents = self._reconstruct(batch.frames)
-        error = output.float() - batch.frames
-        mean, std = latents.float().mean((0, 2, 3)), latents.float().std((0, 2, 3))
-        moments = (mean.square() + (std - 1).square()).mean()
+        frames = self._crops(batch)
+        error = self._reconstruct(frames) - frames
         mse = error.square().mean()
-        loss = error.abs().mean() + mse + self.hparams.moment_weight * moments
+        loss = error.abs().mean() + mse
         check_finite(loss, self.global_step)
-        self.log_dict({"train/loss": loss, "train/psnr": 10 * torch.log10(4 / mse), "train/moments": moments})
+        self.log_dict({"train/loss": loss, "train/psnr": 10 * torch.log10(4 / mse)})
         return loss
 
     def validation_step(self, batch: ClipBatch) -> None:
-        output, latents = self._reconstruct(batch.frames)
-        mse = (output.clamp(-1, 1) - batch.frames).square().mean((2, 3, 4))
+        frames = batch.frames.flatten(0, 1)
+        mse = (self._reconstruct(frames).clamp(-1, 1) - frames).square().mean((1, 2, 3))
         self.psnr.update(10 * torch.log10(4 / mse))
-        self.spread.update(latents.std())
         # The yardstick beside every autoencoder: the best linear code of the same size, fitted to this very batch.
-        side = 2 ** (len(self.vae.config.block_out_channels) - 1)
-        linear = pca_psnr(batch.frames.flatten(0, 1), side=side, coefficients=self.vae.config.latent_channels)
+        linear = pca_psnr(frames, side=PATCH, coefficients=self.vae.config.latent_channels)
         self.log_dict({"val/psnr": self.psnr, "val/psnr_pca": linear}, prog_bar=True, on_epoch=True)
-
-    def on_validation_epoch_end(self) -> None:
-        if not self.trainer.sanity_checking:
-            self.vae.register_to_config(scaling_factor=float(1 / self.spread.compute()))
-        self.spread.reset()
 
     def configure_optimizers(self) -> dict[str, Any]:
         h = self.hparams

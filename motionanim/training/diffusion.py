@@ -29,7 +29,7 @@ class DiffusionModule(L.LightningModule):
         base: StableVideoDiffusionPipeline folder or hub id.
         motion: Arguments of `MotionConditioner`, the conditioning group.
         trainable: Preset of `Denoiser.select_trainable`.
-        sigma_mean: Mean of ln sigma in training.
+        sigma_mean: Mean of ln sigma in training, sigma in units of the standard deviation of what is diffused.
         sigma_std: Standard deviation of ln sigma.
         noise_aug_mean: Mean of ln of the condition image's noise level.
         noise_aug_std: Its standard deviation; drawn for each clip by itself.
@@ -79,6 +79,8 @@ class DiffusionModule(L.LightningModule):
                 f"the latents in {data.folder} are of another VAE (fingerprint {data.vae}, this base has "
                 f"{self.codec.fingerprint()}): encode them again with scale.base={self.hparams.base}"
             )
+        if isinstance(data, PreparedLatents) and self.denoiser.predicts and not data.predicts:
+            raise ValueError(f"the latents in {data.folder} lack predictions: encode them again with predict=true")
 
     def draw(self, batch: ClipBatch | LatentBatch, latent_shape: tuple[int, ...]) -> dict[str, Tensor]:
         """All random numbers of one step, each clip's from its own generator: equal for any batch or world size."""
@@ -103,12 +105,20 @@ class DiffusionModule(L.LightningModule):
             flow=batch.flow,
             motion_strength=motion_strength(batch.flow),
             fps=batch.fps,
+            predicted=batch.predicted if isinstance(batch, LatentBatch) else None,
         )
         drop = draws["keep"].new_tensor([h.drop_image, h.drop_flow, h.drop_strength])
         keep_image, keep_flow, keep_strength = (draws["keep"] >= drop).float().unbind(1)
+        if self.denoiser.predicts and isinstance(batch, ClipBatch):
+            predicted = condition.predicted.repeat(1, batch.frames.shape[1], 1, 1, 1)
+            kept = keep_flow > 0  # only for them: it costs as much as encoding the clip
+            if kept.any():
+                predicted[kept] = self.codec.predict(batch.image[kept], batch.flow[kept])
+            condition = condition._replace(predicted=predicted)
         return condition._replace(
             image_latents=condition.image_latents * keep_image[:, None, None, None],
             image_embed=condition.image_embed * keep_image[:, None, None],
+            predicted=condition.predicted * keep_image[:, None, None, None, None],
             use_flow=keep_flow,
             use_strength=keep_strength,
         )
@@ -117,8 +127,12 @@ class DiffusionModule(L.LightningModule):
         latents = batch.latents if isinstance(batch, LatentBatch) else self.codec.encode(batch.frames)
         draws = self.draw(batch, latents.shape[1:])
         z_score = draws["ln_sigma"] if ln_sigma is None else ln_sigma
-        sigma = torch.exp(self.hparams.sigma_mean + self.hparams.sigma_std * z_score)
-        return denoising_loss(self.denoiser, latents, self.condition(batch, draws), sigma, draws["noise"]), sigma
+        sigma = self._sigma(z_score)
+        condition, std = self.condition(batch, draws), self.denoiser.data_std
+        return denoising_loss(self.denoiser, latents, condition, sigma, draws["noise"], data_std=std), sigma
+
+    def _sigma(self, z_score: Tensor) -> Tensor:
+        return self.denoiser.data_std * torch.exp(self.hparams.sigma_mean + self.hparams.sigma_std * z_score)
 
     def training_step(self, batch: ClipBatch | LatentBatch) -> Tensor:
         losses, _ = self._losses(batch)
@@ -140,7 +154,7 @@ class DiffusionModule(L.LightningModule):
         self.val_loss.reset()
         for turn, metric in enumerate(self.val_by_sigma):
             quantile = torch.special.ndtri(torch.tensor((turn + 0.5) / VAL_SIGMAS))
-            sigma = torch.exp(self.hparams.sigma_mean + self.hparams.sigma_std * quantile)
+            sigma = self._sigma(quantile)
             if metric.update_called:
                 self.log(f"val/loss_at_sigma_{sigma:.2f}", metric.compute())
             metric.reset()
