@@ -10,6 +10,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 
 from motionanim.entry import find_checkpoint, one_line_errors, quiet
+from motionanim.training.callbacks import set_metrics_aside
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
@@ -20,6 +21,7 @@ def main(cfg: DictConfig) -> None:
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     out = Path(cfg.paths.run)
     out.mkdir(parents=True, exist_ok=True)
+    set_metrics_aside(out)
     OmegaConf.save(cfg, out / "config.yaml", resolve=True)
 
     data = hydra.utils.instantiate(cfg.data, _convert_="all")

@@ -153,7 +153,7 @@ def test_a_key_that_no_target_takes_would_be_noticed() -> None:
 def test_flow_estimators_and_data_instantiate() -> None:
     cfg = composed("experiment=motion_lora")
     data = instantiate(cfg.data, _convert_="all")
-    assert data.train[3].frames.shape == (16, 3, 64, 64)
+    assert data.train[3].frames.shape == (16, 3, 128, 128)
     assert instantiate(cfg.flow_estimator).name.startswith("dis")
 
 
@@ -180,8 +180,10 @@ def test_every_experiment_runs_one_step(experiment: str, base: Path, tmp_path: P
         overrides += ["callbacks.preview.clips=1"]
     if experiment == "motion_lora":
         overrides += ["callbacks.camera.clips=2"]
-    if experiment in ("flow_refiner", "video_features"):  # they want larger frames
+    if experiment in ("flow_refiner", "video_features", "tiny_autoencoder"):  # they want larger frames
         overrides += ["scale.height=32", "scale.width=32"]
+    if experiment == "tiny_autoencoder":
+        overrides += ["model.crop=16"]
     done = run_train(*overrides, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     out = tmp_path / "runs" / experiment / "smoke"

@@ -85,7 +85,12 @@ def test_what_does_not_fit_is_refused_in_words(codec: Codec, tmp_path: Path) -> 
     with pytest.raises(ValueError, match="clips=0"):
         encoded(codec, tmp_path, count=0)
     encoded(codec, tmp_path, count=1)
-    for key, value in (("vae", "other"), ("size", {"num_frames": 6}), ("source", {"seed": 4})):
+    for key, value in (
+        ("vae", "other"),
+        ("predict", codec.predict),
+        ("size", {"num_frames": 6}),
+        ("source", {"seed": 4}),
+    ):
         with pytest.raises(ValueError, match=f"holds latents of another {key}: choose another folder"):
             encoded(codec, tmp_path, count=1, **{key: value})
     with pytest.raises(ValueError, match=r"holds clips of .*'height': 16.* the experiment's are .*'height': 32"):
@@ -101,7 +106,7 @@ def lora(base: Path) -> MotionLoraModule:
 
 
 def test_training_on_latents_is_training_on_their_clips(base: Path, codec: Codec, tmp_path: Path) -> None:
-    encoded(codec, tmp_path / "latents")
+    encoded(codec, tmp_path / "latents", predict=codec.predict)
     prepared = PreparedLatents(tmp_path / "latents", seed=3, **SIZE)
 
     class InTheirOrder(SyntheticClips):
@@ -126,6 +131,15 @@ def test_latents_of_another_vae_stop_training(base: Path, codec: Codec, tmp_path
     prepared = PreparedLatents(tmp_path / "latents", seed=0, **SIZE)
     data = StreamData(train=prepared, val=rendered(), batch_size=2, num_workers=0)
     with pytest.raises(ValueError, match="are of another VAE .fingerprint another, .*encode them again"):
+        make_trainer(tmp_path, 1).fit(lora(base), data)
+
+
+def test_latents_without_predictions_stop_a_model_that_asks_for_them(base: Path, codec: Codec, tmp_path: Path) -> None:
+    encoded(codec, tmp_path / "latents")
+    prepared = PreparedLatents(tmp_path / "latents", seed=0, **SIZE)
+    assert batch_of(prepared[0]).predicted.shape == (1, 1, 4, 8, 8)
+    data = StreamData(train=prepared, val=rendered(), batch_size=2, num_workers=0)
+    with pytest.raises(ValueError, match="lack predictions: encode them again with predict=true"):
         make_trainer(tmp_path, 1).fit(lora(base), data)
 
 

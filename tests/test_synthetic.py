@@ -265,8 +265,8 @@ def test_config_builds_the_kind_of_item_that_the_experiment_reads(name, share):
     for split, clips in (("train", data.train), ("val", data.val)):
         assert clips.options["moving_camera"] == share
         assert clips.options["split"] == split
-        assert clips[0].frames.shape == (16, 3, 64, 64)
+        assert clips[0].frames.shape == (16, 3, 128, 128)
     pairs = synthetic_data(**options | {"items": "pairs"})
-    assert pairs.train[0].hint.shape == (2, 64, 64)
+    assert pairs.train[0].hint.shape == (2, 128, 128)
     with pytest.raises(ValueError, match="items=frames: must be clips or pairs"):
         synthetic_data(**options | {"items": "frames"})

@@ -9,12 +9,14 @@ import pytest
 import torch
 from conftest import MOTION, make_batch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
+from matplotlib.axes import Axes
 from torch.utils.data import Dataset, default_collate
 
 from motionanim.data.stream import StreamData
 from motionanim.models.denoiser import Denoiser
 from motionanim.models.lora import load_lora, lora_layers
-from motionanim.training.callbacks import Ema, Export, LossCurve, draw_curves
+from motionanim.training.callbacks import Ema, Export, LossCurve, draw_curves, earlier_metrics, set_metrics_aside
 from motionanim.training.diffusion import DiffusionModule
 from motionanim.training.motion_lora import MotionLoraModule
 from motionanim.training.optim import trapezoid
@@ -257,9 +259,26 @@ def test_ema_is_the_average_that_validation_and_export_see(base: Path, tmp_path:
 def test_loss_picture_is_drawn_from_a_metrics_file(tmp_path: Path) -> None:
     rows = ["step,train/loss,val/loss,lr", *(f"{i},{1 / (i + 1)},," for i in range(80)), "79,,0.5,"]
     (tmp_path / "metrics.csv").write_text("\n".join(rows))
-    draw_curves(tmp_path / "metrics.csv", tmp_path / "curves.png")
+    draw_curves([tmp_path / "metrics.csv"], tmp_path / "curves.png")
     assert (tmp_path / "curves.png").stat().st_size > 5000
-    assert LossCurve(folder=str(tmp_path)).folder == tmp_path
+
+
+def test_a_resumed_run_keeps_and_draws_what_it_logged_before(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[tuple[str, list[int]]] = []
+    plot = Axes.plot
+    monkeypatch.setattr(Axes, "plot", lambda axis, x, *a, **k: drawn.append((k["label"], x)) or plot(axis, x, *a, **k))
+    for steps, checkpoint in ((3, None), (5, "last.ckpt")):
+        set_metrics_aside(tmp_path)
+        trainer = make_trainer(
+            tmp_path, steps, LossCurve(folder=str(tmp_path)), logger=CSVLogger(tmp_path, name=None, version=""),
+            log_every_n_steps=1,
+        )  # fmt: skip
+        trainer.fit(lora_module(base), stream(), ckpt_path=checkpoint and str(tmp_path / checkpoint), weights_only=True)
+        trainer.save_checkpoint(tmp_path / "last.ckpt")
+    assert [path.name for path in earlier_metrics(tmp_path)] == ["metrics.0.csv"]
+    assert [list(steps) for name, steps in drawn if name == "train/loss"] == [[0, 1, 2], [0, 1, 2, 3, 4]]
 
 
 def test_trapezoid() -> None:

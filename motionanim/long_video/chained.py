@@ -26,7 +26,9 @@ def direct(
         with meter.stage("denoise"):
             z = initial_latents(draw_noise(condition, length, generator), sigmas)
             title = f"clip {k + 1} of {count}" if progress else None
-            clips.append(denoise_from(meter.denoise, z, sigmas, model.at(condition, k * length, length), progress=title))
+            clips.append(
+                denoise_from(meter.denoise, z, sigmas, model.at(condition, k * length, length), progress=title)
+            )
     return torch.cat(clips, dim=1)[:, :num_frames], meter.record(range(length, num_frames, length))
 
 

@@ -107,7 +107,9 @@ def freenoise(
     noise = rescheduled_noise(draw_noise(condition, length, generator), total, stride, generator)
     with meter.stage("denoise"), model.temporal_windows(length, stride):
         title = "all frames" if progress else None
-        z = denoise_from(meter.denoise, initial_latents(noise, sigmas), sigmas, model.at(condition, 0, total), progress=title)
+        z = denoise_from(
+            meter.denoise, initial_latents(noise, sigmas), sigmas, model.at(condition, 0, total), progress=title
+        )
     return z[:, :num_frames], meter.record(())
 
 

@@ -8,8 +8,8 @@ from diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion 
 from torch import Tensor, nn
 from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 
-from motionanim.models.fingerprint import fingerprint
 from motionanim.flow import integrate_flow, warp
+from motionanim.models.fingerprint import fingerprint
 from motionanim.schedule import per_clip
 from motionanim.types import Condition
 

@@ -80,9 +80,11 @@ def _set(conv: nn.Conv2d, matrix: Tensor, bias: Tensor | None = None) -> None:
 
 
 def _set_down(block: nn.Module, matrix: Tensor, bias: Tensor | None = None) -> None:
-    """Make a halving a matrix on each cell of a 2x2 block: output channel phase * rows + row. Its shortcut, a mean of
-    neighbouring channels, is taken off again."""
-    rows, columns = matrix.shape
+    """Make a halving a matrix on each cell of a 2x2 block: output channel = cell * rows + row.
+
+    Its shortcut, a mean of neighbouring channels, is taken off again.
+    """
+    columns = matrix.shape[1]
     shortcut = torch.zeros_like(matrix)
     shortcut[torch.arange(columns) // block.group_size, torch.arange(columns)] = 1 / block.group_size
     _set(block.conv, matrix - shortcut, bias)

@@ -1,6 +1,7 @@
 """What a run leaves besides its checkpoints: the trained part, EMA weights, a loss picture."""
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,10 @@ class Ema(L.Callback):
 
 
 class LossCurve(L.Callback):
-    """Draw every logged loss and score over the steps into `folder`/curves.png, from the run's metrics.csv."""
+    """Draw every logged loss and score over the steps into `folder`/curves.png, from the run's metrics.csv.
+
+    A resumed run's earlier logs (`set_metrics_aside`) are drawn too.
+    """
 
     def __init__(self, *, folder: str) -> None:
         self.folder = Path(folder)
@@ -89,20 +93,42 @@ class LossCurve(L.Callback):
         if not trainer.is_global_zero or not table.exists():
             return
         picture = self.folder / "curves.png"
-        draw_curves(table, picture)
+        draw_curves([*earlier_metrics(self.folder), table], picture)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.log_image("curves", [str(picture)])
 
 
-def draw_curves(table: Path, picture: Path) -> None:
-    """Plot each train/ and val/ column of a metrics.csv against its step; losses with a running median."""
+def earlier_metrics(folder: Path) -> list[Path]:
+    """What a run logged before it was resumed, oldest first."""
+    return sorted(folder.glob("metrics.*.csv"), key=lambda path: int(path.suffixes[0][1:]))
+
+
+def set_metrics_aside(folder: Path) -> None:
+    """Before a run is resumed in its own folder: Lightning's logger deletes the metrics.csv that it finds."""
+    table = folder / "metrics.csv"
+    if table.exists():
+        table.rename(folder / f"metrics.{len(earlier_metrics(folder))}.csv")
+
+
+def draw_curves(tables: Sequence[Path], picture: Path) -> None:
+    """Plot each train/ and val/ column against its step; losses with a running median.
+
+    Args:
+        tables: metrics.csv of each part of a run, oldest first; a part replaces what an earlier one has of its steps.
+    """
     series: dict[str, list[tuple[int, float]]] = {}
-    with table.open(newline="") as file:
-        for row in csv.DictReader(file):
+    for table in tables:
+        with table.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        first = min((int(row["step"]) for row in rows), default=0)
+        for points in series.values():
+            points[:] = [point for point in points if point[0] < first]
+        for row in rows:
             for name, value in row.items():
                 if value and name.startswith(("train/", "val/")) and "_at_sigma_" not in name:
                     series.setdefault(name, []).append((int(row["step"]), float(value)))
+    series = {name: points for name, points in series.items() if points}
     panels: dict[str, list[str]] = {}
     for name in sorted(series):
         panels.setdefault(name.split("/")[1], []).append(name)
