@@ -73,8 +73,8 @@ def test_a_folder_that_fails_to_grow_stays_usable(codec: Codec, tmp_path: Path) 
 
     with pytest.raises(OSError, match="no space"):
         encode_clips(
-            rendered(), count=4, encode=full, predict=None, vae=codec.fingerprint(), size=SIZE, source={"seed": 3}, folder=tmp_path,
-            batch_size=2, num_workers=0, device=torch.device("cpu"),
+            rendered(), count=4, encode=full, predict=None, vae=codec.fingerprint(), size=SIZE, source={"seed": 3},
+            folder=tmp_path, batch_size=2, num_workers=0, device=torch.device("cpu"),
         )  # fmt: skip
     assert len(PreparedLatents(tmp_path, seed=0, **SIZE)) == 2
 
@@ -85,12 +85,8 @@ def test_what_does_not_fit_is_refused_in_words(codec: Codec, tmp_path: Path) -> 
     with pytest.raises(ValueError, match="clips=0"):
         encoded(codec, tmp_path, count=0)
     encoded(codec, tmp_path, count=1)
-    for key, value in (
-        ("vae", "other"),
-        ("predict", codec.predict),
-        ("size", {"num_frames": 6}),
-        ("source", {"seed": 4}),
-    ):
+    others = {"vae": "other", "predict": codec.predict, "size": {"num_frames": 6}, "source": {"seed": 4}}
+    for key, value in others.items():
         with pytest.raises(ValueError, match=f"holds latents of another {key}: choose another folder"):
             encoded(codec, tmp_path, count=1, **{key: value})
     with pytest.raises(ValueError, match=r"holds clips of .*'height': 16.* the experiment's are .*'height': 32"):
