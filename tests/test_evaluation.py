@@ -16,7 +16,7 @@ from torch import Tensor
 from motionanim.data.video import VideoError, write_video
 from motionanim.evaluation.cases import Request, SyntheticBenchmark, VideoBenchmark
 from motionanim.evaluation.harness import Finished, Options, evaluate
-from motionanim.evaluation.methods import Control, Eulerian, External, Made, Ours, externals
+from motionanim.evaluation.methods import Control, Eulerian, External, Made, Ours, Warp, externals
 from motionanim.evaluation.reading import Reading, read_clip
 from motionanim.evaluation.rows import Rows
 from motionanim.evaluation.scoring import FeatureCache, Missing, Scorer, from_text, to_text
@@ -410,6 +410,20 @@ def test_a_foreign_file_of_rows_is_an_error_and_features_survive_text(tmp_path: 
         Rows(tmp_path / "clips.jsonl")
     features = torch.randn(7)
     torch.testing.assert_close(from_text(to_text(features)), features, atol=0, rtol=0)
+
+
+def test_the_warp_carries_the_image_inside_the_mask_only() -> None:
+    case = synthetic().case(0)
+    flow, mask = torch.zeros_like(case.flow), torch.zeros_like(case.mask)
+    flow[:, 0], mask[..., 8:] = 2.0, 1.0  # px per frame to the right
+    method = Warp(label="w", request="exact", controls=None, refiner=None, use_refiner=True)
+    frames = method(case._replace(flow=flow, mask=mask), 0).frames
+    image = case.frames[0]
+    assert torch.equal(frames[:, :, :, :8], image[:, :, :8].expand(5, -1, -1, -1))
+    for t in range(5):
+        torch.testing.assert_close(frames[t, :, :, 8:], image[:, :, 8 - 2 * t : SIDE - 2 * t], atol=1e-5, rtol=0)
+    still = method(case._replace(flow=torch.zeros_like(flow)), 0).frames
+    torch.testing.assert_close(still, image.expand(5, -1, -1, -1), atol=1e-5, rtol=0)
 
 
 def test_the_eulerian_baseline_moves_along_the_exact_field(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What is compared: our model, the Eulerian baseline, videos that others made, and control rows.
+"""What is compared: our model, baselines without a network, videos that others made, and control rows.
 
 A method is called with a case and a seed and returns `Made`. Its attributes tell about it: `label`, `control` (a row
 that shows what a metric says of something known, never ranked), `saw_motion` (it was given the true motion rather
@@ -22,7 +22,7 @@ from motionanim.data.video import Video
 from motionanim.evaluation.cases import Case
 from motionanim.evaluation.reading import Reading, read_clip
 from motionanim.files import file_sha256
-from motionanim.flow import motion_strength
+from motionanim.flow import integrate_flow, motion_strength, warp
 from motionanim.generate import Generator, LongVideo, pick_device
 from motionanim.metrics.perceptual import weights_fingerprint
 from motionanim.models.flow_refiner import FlowRefiner
@@ -174,6 +174,29 @@ class Eulerian(_Maker):
         steady = _field(case, self.request, self.controls, self.refiner).mean(0)
         frames = self.render(case.frames[0], steady, num_frames=len(case.frames), mask=case.mask, progress=None)
         return Made(frames)
+
+
+class Warp(_Maker):
+    """The image carried along the same field, pixel by pixel, without a network: what a model has to be better than."""
+
+    def __init__(
+        self,
+        *,
+        label: str,
+        request: RequestKind,
+        controls: Callable[..., Fields],
+        refiner: str | None,
+        use_refiner: bool,
+    ) -> None:
+        self.label, self.request, self.controls = label, request, controls
+        self.saw_motion = request == "exact"
+        self.refiner, refiner_hash = load_refiner(refiner, wanted=use_refiner, request=request)
+        self.identity = {"refiner": refiner_hash}
+
+    def __call__(self, case: Case, seed: int) -> Made:
+        moved = integrate_flow(_field(case, self.request, self.controls, self.refiner)[None])[0]
+        image = case.frames[:1]
+        return Made(torch.where(case.mask > 0, warp(image.expand_as(case.frames), moved), image))
 
 
 class Control(_Maker):

@@ -109,8 +109,9 @@ class AutoencoderModule(L.LightningModule):
 
 
 def pca_psnr(images: Tensor, *, side: int, coefficients: int) -> Tensor:
-    """PSNR in dB of coding (N, 3, H, W) images in [-1, 1] by the first principal components of side x side patches."""
-    patches = torch.nn.functional.unfold(images, side, stride=side).transpose(1, 2).flatten(0, 1)
-    energies = torch.linalg.eigvalsh(torch.cov(patches.T.double()))
-    lost = energies[:-coefficients].sum() / patches.shape[1]
-    return 10 * torch.log10(4 / lost).float()
+    """Mean PSNR in dB of coding (N, 3, H, W) images in [-1, 1] by the first principal components of their patches."""
+    patches = torch.nn.functional.unfold(images, side, stride=side).transpose(1, 2).double()
+    centred = patches - patches.mean((0, 1))
+    _, basis = torch.linalg.eigh(torch.cov(centred.flatten(0, 1).T))
+    lost = (centred @ basis[:, :-coefficients]).square().sum((1, 2)) / patches[0].numel()
+    return (10 * torch.log10(4 / lost)).mean().float()
