@@ -4,6 +4,7 @@ A tiny pipeline differs from Stable Video Diffusion in numbers only: `StableVide
 loads both, and so does all code here.
 """
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -67,3 +68,8 @@ def save_pipeline(
     for module in (pipeline.vae, pipeline.unet):  # transformers loads fp16 as fp16, diffusers as fp32: CLIP stays fp32
         torch.nn.Module.to(module, torch.float16)  # diffusers' own .to() warns on every folder
     pipeline.save_pretrained(folder)
+    for file in Path(folder).glob("*/config.json"):
+        # diffusers notes where a part was loaded from: a path of this machine, and of no use on another.
+        config = json.loads(file.read_text())
+        if config.pop("_name_or_path", None) is not None:
+            file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
