@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 
 .PHONY: demo test
 demo: $(INSTALLED)
-	$(VENV)/bin/python train.py experiment=motion_lora
+	$(VENV)/bin/python train.py experiment=motion_lora scale.height=64 scale.width=64 trainer.max_steps=150 trainer.val_check_interval=150
 
 test: $(INSTALLED)
 	$(VENV)/bin/python -m ruff check .
