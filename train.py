@@ -1,5 +1,6 @@
 """Train: `python train.py experiment=motion_lora` (a bare `python train.py` lists the experiments)."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -21,7 +22,8 @@ def main(cfg: DictConfig) -> None:
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     out = Path(cfg.paths.run)
     out.mkdir(parents=True, exist_ok=True)
-    set_metrics_aside(out)
+    if os.environ.get("LOCAL_RANK", "0") == "0":  # the other processes of a run start later, into its new file
+        set_metrics_aside(out)
     OmegaConf.save(cfg, out / "config.yaml", resolve=True)
 
     data = hydra.utils.instantiate(cfg.data, _convert_="all")

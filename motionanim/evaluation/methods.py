@@ -152,30 +152,6 @@ class Ours(_Maker):
         return Made(frames[0].cpu(), None, record.calls, record.borders, record.split_sigma)
 
 
-class Eulerian(_Maker):
-    """The image carried along one steady field, without a network: `models.eulerian.render`."""
-
-    def __init__(
-        self,
-        *,
-        label: str,
-        request: RequestKind,
-        controls: Callable[..., Fields],
-        refiner: str | None,
-        use_refiner: bool,
-        render: Callable[..., Tensor],
-    ) -> None:
-        self.label, self.request, self.controls, self.render = label, request, controls, render
-        self.saw_motion = request == "exact"
-        self.refiner, refiner_hash = load_refiner(refiner, wanted=use_refiner, request=request)
-        self.identity = {"refiner": refiner_hash}
-
-    def __call__(self, case: Case, seed: int) -> Made:
-        steady = _field(case, self.request, self.controls, self.refiner).mean(0)
-        frames = self.render(case.frames[0], steady, num_frames=len(case.frames), mask=case.mask, progress=None)
-        return Made(frames)
-
-
 class Warp(_Maker):
     """The image carried along the same field, pixel by pixel, without a network: what a model has to be better than."""
 
@@ -197,6 +173,19 @@ class Warp(_Maker):
         moved = integrate_flow(_field(case, self.request, self.controls, self.refiner)[None])[0]
         image = case.frames[:1]
         return Made(torch.where(case.mask > 0, warp(image.expand_as(case.frames), moved), image))
+
+
+class Eulerian(Warp):
+    """The image carried along one steady field, from both ends of time, without a network: `models.eulerian.render`."""
+
+    def __init__(self, *, render: Callable[..., Tensor], **options: Any) -> None:
+        super().__init__(**options)
+        self.render = render
+
+    def __call__(self, case: Case, seed: int) -> Made:
+        steady = _field(case, self.request, self.controls, self.refiner).mean(0)
+        frames = self.render(case.frames[0], steady, num_frames=len(case.frames), mask=case.mask, progress=None)
+        return Made(frames)
 
 
 class Control(_Maker):
