@@ -23,6 +23,7 @@ from motionanim.schedule import karras_sigmas
 from motionanim.types import Condition
 
 LongVideo = Callable[..., tuple[Tensor, Record]]
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 def pick_device() -> torch.device:
@@ -65,15 +66,18 @@ class Generator:
             loras: Pairs of a LoRA file and its weight.
 
         Raises:
-            ValueError: If a LoRA belongs to another base.
+            ValueError: If a LoRA belongs to another base, or the sampling's dtype is none of `DTYPES`.
         """
+        if sampling["dtype"] not in DTYPES:
+            raise ValueError(f"sampling.dtype={sampling['dtype']}: must be one of {', '.join(DTYPES)}")
         codec = Codec.from_pretrained(base).to(device)
         denoiser = Denoiser.from_pretrained(base, downscale=codec.downscale, motion=dict(motion)).eval()
         found = fingerprint(denoiser.unet)
         for path, weight in loras:
             load_lora(denoiser.unet, Path(path), weight=weight)
             merge_lora(denoiser.unet)
-        return cls(codec, denoiser.to(device), sampling=sampling, window=window), found
+        denoiser.to(device, getattr(torch, sampling["dtype"]))
+        return cls(codec, denoiser, sampling=sampling, window=window), found
 
     @property
     def multiple(self) -> int:

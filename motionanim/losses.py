@@ -15,7 +15,7 @@ def denoising_loss(
     sigma: Tensor,
     noise: Tensor,
     *,
-    data_std: float = 1.0,
+    data_std: float | Tensor = 1.0,
 ) -> Tensor:
     """Eq. 2 under EDM's weighting.
 
@@ -29,5 +29,7 @@ def denoising_loss(
     Returns:
         (B,): one loss a clip, so that it can be binned by sigma.
     """
-    denoised = denoise(latents + per_clip(sigma, latents) * noise, sigma, condition)
-    return loss_weight(sigma, data_std=data_std) * (denoised.float() - latents).square().flatten(1).mean(1)
+    level = per_clip(sigma, latents)
+    denoised = denoise(latents + level * noise, sigma, condition)
+    weighted = loss_weight(level, data_std=data_std) * (denoised.float() - latents).square()
+    return weighted.flatten(1).mean(1)

@@ -29,11 +29,12 @@ def per_clip(value: Tensor, like: Tensor) -> Tensor:
     return value.view(*value.shape, *[1] * (like.ndim - value.ndim))
 
 
-def to_denoised(v: Tensor, z: Tensor, sigma: Tensor, *, data_std: float = 1.0) -> Tensor:
+def to_denoised(v: Tensor, z: Tensor, sigma: Tensor, *, data_std: float | Tensor = 1.0) -> Tensor:
     """Denoised latents from the network's v-prediction: c_out * v + c_skip * z (Karras et al. 2022, Table 1).
 
     Args:
-        data_std: sigma_data, the standard deviation of clean latents; SVD's are 1.
+        data_std: sigma_data, the standard deviation of clean latents; SVD's are 1. A tensor that broadcasts to `z`
+            gives parts of the latents their own.
     """
     s = per_clip(sigma, z)
     variance = s**2 + data_std**2
@@ -52,6 +53,11 @@ def euler_step(z: Tensor, denoised: Tensor, sigma: Tensor, sigma_next: Tensor) -
     return z + (z - denoised) / sigma * (sigma_next - sigma)
 
 
-def loss_weight(sigma: Tensor, *, data_std: float = 1.0) -> Tensor:
-    """EDM's weight 1 / c_out^2, under which the loss on v is the same at every noise level."""
+def loss_weight(sigma: Tensor, *, data_std: float | Tensor = 1.0) -> Tensor:
+    """EDM's weight 1 / c_out^2, under which the loss on v is the same at every noise level.
+
+    Args:
+        sigma: Noise levels, in a shape that broadcasts with `data_std`.
+        data_std: As in `to_denoised`.
+    """
     return (data_std**2 + sigma**2) / (sigma * data_std) ** 2

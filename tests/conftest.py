@@ -51,6 +51,7 @@ CLIP = {
 MOTION = {
     "channels": 8,
     "motion_field": True,
+    "motion_keys": "latents",
     "motion_strength": True,
     "warped_latent": True,
     "residual_std": None,

@@ -88,8 +88,8 @@ def test_a_strength_sweep_stands_side_by_side(photo: Path, tiny: list[str], tmp_
 
 def test_loras_change_the_video_by_their_weights(base: Path, photo: Path, tiny: list[str], tmp_path: Path) -> None:
     denoiser = Denoiser.from_pretrained(base, downscale=2, motion={
-        "channels": 8, "motion_field": True, "motion_strength": True, "warped_latent": True,
-        "residual_std": None, "median_strength": 0.01,
+        "channels": 8, "motion_field": True, "motion_keys": "latents", "motion_strength": True,
+        "warped_latent": True, "residual_std": None, "median_strength": 0.01,
     })  # fmt: skip
     add_lora(denoiser.unet, rank=4, alpha=4)
     generator = torch.Generator().manual_seed(0)

@@ -35,19 +35,47 @@ def test_untrained_motion_leaves_svd_exactly_as_it_is(base: Path, denoiser: Deno
     torch.testing.assert_close(ours, v * (-s / (s**2 + 1) ** 0.5) + z / (s**2 + 1), atol=2e-6, rtol=1e-5)
 
 
-def test_an_untrained_residual_denoiser_is_the_best_linear_mix(base: Path) -> None:
-    denoiser = Denoiser.from_pretrained(base, downscale=2, motion={**MOTION, "residual_std": 0.3})
+@pytest.fixture
+def residual_denoiser(base: Path) -> Denoiser:
+    return Denoiser.from_pretrained(base, downscale=2, motion={**MOTION, "residual_std": 0.3})
+
+
+def test_an_untrained_residual_denoiser_is_the_best_linear_mix(residual_denoiser: Denoiser) -> None:
     with torch.no_grad():
-        denoiser.unet.conv_out.weight.zero_()
-        denoiser.unet.conv_out.bias.zero_()
+        residual_denoiser.unet.conv_out.weight.zero_()
+        residual_denoiser.unet.conv_out.bias.zero_()
     z, sigma = torch.randn(2, 5, 4, 8, 8), torch.tensor([0.1, 3.0])
-    condition = make_condition(use_flow=torch.tensor([1.0, 0.0]))
+    # The same motion everywhere: frame k is carried 4 k px of 16, and half of the variance is reached after 2 px.
+    flow = torch.zeros(2, 4, 2, 16, 16)
+    flow[:, :, 0] = 4.0
+    condition = make_condition(use_flow=torch.tensor([1.0, 0.0]), flow=flow)
     with torch.no_grad():
-        out = denoiser(z, sigma, condition)
-    # The mean of a normal prior of deviation 0.3 around the prediction, given z = clean + sigma noise.
-    for row, expected in enumerate((condition.predicted[0], condition.predicted[1, :1].expand(5, -1, -1, -1))):
-        prior, seen = 1 / 0.3**2, 1 / sigma[row] ** 2
+        out = residual_denoiser(z, sigma, condition)
+    carried = torch.tensor([0.05**2 + 0.3**2 * k / (k + 0.5) for k in range(5)])
+    unknown = torch.tensor([0.05**2, *[0.05**2 + 0.3**2] * 4])
+    still = condition.predicted[1, :1].expand(5, -1, -1, -1)
+    for row, (expected, variance) in enumerate(((condition.predicted[0], carried), (still, unknown))):
+        # The mean of a normal prior of that variance around the prediction, given z = clean + sigma noise.
+        prior, seen = 1 / variance.view(5, 1, 1, 1), 1 / sigma[row] ** 2
         torch.testing.assert_close(out[row], (prior * expected + seen * z[row]) / (prior + seen))
+
+
+def test_only_what_moves_and_its_neighbours_are_uncertain(residual_denoiser: Denoiser) -> None:
+    flow = torch.zeros(2, 4, 2, 16, 16)
+    flow[:, :, 1, 6:8, 6:8] = 0.5  # latent pixel (3, 3); it carries no content further than that in four steps
+    condition = make_condition(flow=flow)
+    deviation = residual_denoiser.motion.deviation(condition)
+    assert deviation.shape == (2, 5, 1, 8, 8)
+    uncertain = torch.zeros(8, 8, dtype=torch.bool)
+    uncertain[2:5, 2:5] = True
+    assert torch.equal(deviation[:, 1:, 0] > 0.05001, uncertain.expand(2, 4, 8, 8))
+    torch.testing.assert_close(deviation[:, 0], torch.full((2, 1, 8, 8), 0.05))
+    dropped = condition._replace(image_embed=torch.zeros_like(condition.image_embed))
+    assert (residual_denoiser.motion.deviation(dropped) == 1).all(), "no image: latents as SVD's"
+
+
+def test_svd_has_unit_deviation(denoiser: Denoiser) -> None:
+    assert denoiser.motion.deviation(make_condition()) == 1
 
 
 def test_a_missing_prediction_is_refused_in_words(denoiser: Denoiser) -> None:
@@ -102,6 +130,35 @@ def test_a_condition_matters_when_on_and_not_at_all_when_dropped(denoiser: Denoi
         torch.testing.assert_close(
             denoiser(z, sigma, first._replace(**zero)), denoiser(z, sigma, swapped._replace(**zero)), atol=0, rtol=0
         )
+
+
+@pytest.mark.parametrize("keys", ["latents", "field"])
+def test_eq_4_by_hand(base: Path, keys: str) -> None:
+    denoiser = perturb(Denoiser.from_pretrained(base, downscale=2, motion={**MOTION, "motion_keys": keys}))
+    denoiser.motion.prepare(make_condition())
+    attention = next(
+        module
+        for name, module in denoiser.unet.named_modules()
+        if name.endswith(".attn1") and ".temporal_transformer_blocks." in name
+    )
+    x = torch.randn(2 * 8 * 8, 5, attention.to_q.in_features)
+    added, tokens = denoiser.motion.values[0], denoiser.motion.tokens(len(x))
+
+    def heads(value: torch.Tensor) -> torch.Tensor:
+        return value.unflatten(-1, (attention.heads, -1)).double()
+
+    def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        weights = torch.einsum("pqhd,pkhd->phqk", query, key) / query.shape[-1] ** 0.5
+        return torch.einsum("phqk,pkhd->pqhd", weights.softmax(-1), value).flatten(2).float()
+
+    with torch.no_grad():
+        query, key, value = (heads(layer(x)) for layer in (attention.to_q, attention.to_k, attention.to_v))
+        own = heads(added.to_k(tokens)) if keys == "field" else key
+        expected = attention.to_out[0](attend(query, key, value))
+        expected = expected + added.to_out(attend(query, own, heads(added.to_v(tokens))))
+        torch.testing.assert_close(attention(x), expected, atol=1e-5, rtol=1e-4)
+    with pytest.raises(ValueError, match="motion_keys='image': must be 'latents' or 'field'"):
+        Denoiser.from_pretrained(base, downscale=2, motion={**MOTION, "motion_keys": "image"})
 
 
 def test_clips_of_a_batch_do_not_mix(denoiser: Denoiser) -> None:

@@ -25,9 +25,9 @@ class Denoiser(nn.Module):
     """EDM-preconditioned SVD UNet with motion conditioning; returns the denoised latents.
 
     With `residual_std` in `motion` the preconditioning is centred on the motion-compensated first frame instead of on
-    zero, and on what is left to add there instead of on unit variance: before any training the estimate is then the
-    best linear mix of prediction and noisy latents. It is a choice of bases trained from nothing; SVD's own weights
-    need None.
+    zero, and on what is left to add there (`MotionConditioner.deviation`) instead of on unit variance: before any
+    training the estimate is then the best linear mix of prediction and noisy latents. It is a choice of bases trained
+    from nothing; SVD's own weights need None.
 
     `unet` is a plain diffusers UNet (its state dict has SVD's keys); all added parameters are in `motion`.
     """
@@ -57,17 +57,17 @@ class Denoiser(nn.Module):
             base: Pipeline folder or hub id.
             downscale: Pixels per latent pixel (`Codec.downscale`).
             motion: Arguments of MotionConditioner. Conditions that are off here are left out even if the folder has
-                weights for them (Table 1's ablations); `channels` and `median_strength` must agree with the folder.
+                weights for them (Table 1's ablations); all that is no on and off must agree with the folder.
 
         Raises:
-            ValueError: If the folder's motion weights were made with other channels or another median strength.
+            ValueError: If the folder's motion weights were made with other settings.
         """
         unet = UNetSpatioTemporalConditionModel.from_pretrained(base, subfolder="unet", torch_dtype=torch.float32)
         denoiser = cls(unet, downscale=downscale, motion=motion)
         folder = Path(base) / MOTION_FOLDER
         if folder.is_dir():
             made_with = json.loads((folder / "config.json").read_text())
-            for key in ("channels", "median_strength", "residual_std"):
+            for key in ("channels", "motion_keys", "median_strength", "residual_std"):
                 found = made_with.get(key)
                 if found != motion[key]:
                     raise ValueError(
@@ -114,7 +114,8 @@ class Denoiser(nn.Module):
         image_latents = condition.image_latents[:, None].expand(-1, z.shape[1], -1, -1, -1)
         expected = 0.0 if self.motion.residual_std is None else self.motion.prediction(condition)
         rest = z - expected
-        scaled = rest / per_clip((sigma**2 + self.data_std**2) ** 0.5, z)
+        data_std = self.motion.deviation(condition)
+        scaled = rest / (per_clip(sigma, z) ** 2 + data_std**2) ** 0.5
         v = self.unet(
             torch.cat([scaled, image_latents], dim=2).to(dtype),
             time,
@@ -123,17 +124,12 @@ class Denoiser(nn.Module):
             added_time_ids=torch.stack([condition.fps - 1, bucket, condition.noise_aug], dim=1),
             return_dict=False,
         )[0]
-        return expected + to_denoised(v.float(), rest, sigma, data_std=self.data_std)
+        return expected + to_denoised(v.float(), rest, sigma, data_std=data_std)
 
     @property
     def predicts(self) -> bool:
         """Whether it reads the motion-compensated frames of a condition."""
         return self.motion.warped is not None
-
-    @property
-    def data_std(self) -> float:
-        """EDM's sigma_data."""
-        return 1.0 if self.motion.residual_std is None else self.motion.residual_std
 
     def select_trainable(self, preset: Literal["all", "literal", "temporal"]) -> None:
         """Set requires_grad. Motion parameters always train.

@@ -10,6 +10,8 @@ In each exactly one factor is zero at the start: an SVD checkpoint then gives *e
 gradient still flows.
 """
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from diffusers.models.attention_processor import Attention
@@ -18,6 +20,10 @@ from torch import Tensor, nn
 
 from motionanim.flow import integrate_flow
 from motionanim.types import Condition
+
+# Of the residual, measured on the procedural world (experiments/embedded_base): what a displacement does to it.
+STILL_STD = 0.05  # where nothing has moved; in truth less, but a part that is too sure weighs too much in the loss
+HALFWAY = 1 / 8  # of the width: the displacement at which half of the variance is reached
 
 
 class ResidualBlock(nn.Module):
@@ -64,17 +70,22 @@ class MotionEncoder(nn.Module):
 
 
 class MotionValue(nn.Module):
-    """W_V and W_o of Eq. 4 for one temporal attention; W_o starts at zero."""
+    """W_V and W_o of Eq. 4 for one temporal attention, and W_K where z_m has keys of its own; W_o starts at zero."""
 
-    def __init__(self, motion_channels: int, inner: int, channels: int) -> None:
+    def __init__(self, motion_channels: int, inner: int, channels: int, *, keys: bool) -> None:
         super().__init__()
+        self.to_k = nn.Linear(motion_channels, inner, bias=False) if keys else None
         self.to_v = nn.Linear(motion_channels, inner, bias=False)
         self.to_out = nn.Linear(inner, channels, bias=False)
         nn.init.zeros_(self.to_out.weight)
 
 
 class MotionAttention:
-    """Attention processor of a temporal attn1 with Eq. 4: one softmax, applied to V and to the motion values."""
+    """Attention processor of a temporal attn1 with Eq. 4.
+
+    As printed one softmax is applied to V and to the motion values. With keys of its own z_m has a second softmax, as
+    the image in IP-Adapter (Ye et al. 2023): the other reading of "cross-attention".
+    """
 
     def __init__(self, conditioner: "MotionConditioner", index: int) -> None:
         self.conditioner, self.index = conditioner, index
@@ -90,8 +101,13 @@ class MotionAttention:
         motion = self.conditioner.values[self.index]
         motion_tokens = self.conditioner.tokens(batch)
         motion_value = motion.to_v(motion_tokens).view(heads).transpose(1, 2).to(value.dtype)
-        both = F.scaled_dot_product_attention(query, key, torch.cat([value, motion_value], dim=-1))
-        out, motion_out = both.transpose(1, 2).unflatten(-1, (2, -1)).unbind(-2)
+        if motion.to_k is None:
+            both = F.scaled_dot_product_attention(query, key, torch.cat([value, motion_value], dim=-1))
+            out, motion_out = both.transpose(1, 2).unflatten(-1, (2, -1)).unbind(-2)
+        else:
+            motion_key = motion.to_k(motion_tokens).view(heads).transpose(1, 2).to(key.dtype)
+            out = F.scaled_dot_product_attention(query, key, value).transpose(1, 2)
+            motion_out = F.scaled_dot_product_attention(query, motion_key, motion_value).transpose(1, 2)
         out = attn.to_out[1](attn.to_out[0](out.flatten(2)))
         return (out + motion.to_out(motion_out.flatten(2))) / attn.rescale_output_factor
 
@@ -105,10 +121,11 @@ class MotionConditioner(nn.Module):
         downscale: Pixels per latent pixel, 8 for SVD.
         channels: Channels of z_m.
         motion_field: Use Eq. 4.
+        motion_keys: Where its keys come from: "latents", as Eq. 4 is printed, or "field", from z_m.
         motion_strength: Use the strength embedding.
         warped_latent: Use the first frame carried along the field; without, it stands still.
-        residual_std: Diffuse what the latents differ by from that prediction, of about this standard deviation
-            (`Denoiser`); None diffuses the latents themselves, as SVD.
+        residual_std: Diffuse what the latents differ by from that prediction (`Denoiser`), of this standard deviation
+            where nothing is known of the motion (`deviation`); None diffuses the latents themselves, as SVD.
         median_strength: Median strength of the training set as a share of the frame width per frame; it maps to the
             strength id 127 (`strength_id`), the middle of SVD's motion-bucket scale.
     """
@@ -121,6 +138,7 @@ class MotionConditioner(nn.Module):
         downscale: int,
         channels: int,
         motion_field: bool,
+        motion_keys: Literal["latents", "field"],
         motion_strength: bool,
         warped_latent: bool,
         residual_std: float | None,
@@ -129,6 +147,8 @@ class MotionConditioner(nn.Module):
         super().__init__()
         if median_strength <= 0:
             raise ValueError(f"median_strength={median_strength}: a share of the frame width, must be above 0")
+        if motion_keys not in ("latents", "field"):
+            raise ValueError(f"motion_keys={motion_keys!r}: must be 'latents' or 'field'")
         if residual_std is not None and residual_std <= 0:
             raise ValueError(f"residual_std={residual_std}: must be above 0, or null to diffuse the latents themselves")
         self.downscale, self.median_strength, self.residual_std = downscale, median_strength, residual_std
@@ -146,7 +166,11 @@ class MotionConditioner(nn.Module):
             for name, module in unet.named_modules():
                 if name.endswith(".attn1") and ".temporal_transformer_blocks." in name:
                     module.set_processor(MotionAttention(self, len(self.values)))
-                    self.values.append(MotionValue(channels, module.inner_dim, module.to_out[0].out_features))
+                    self.values.append(
+                        MotionValue(
+                            channels, module.inner_dim, module.to_out[0].out_features, keys=motion_keys == "field"
+                        )
+                    )
         if motion_strength:
             layer, width = unet.add_embedding.linear_1, unet.config.addition_time_embed_dim
             self.sinusoid = Timesteps(width, True, downscale_freq_shift=0)
@@ -215,3 +239,24 @@ class MotionConditioner(nn.Module):
                 "Codec.predict(image, flow)"
             )
         return torch.where(condition.use_flow.view(-1, 1, 1, 1, 1) > 0, condition.predicted, still)
+
+    def deviation(self, condition: Condition) -> Tensor:
+        """EDM's sigma_data for each latent pixel: (B, T, 1, h, w), or 1 for all (0-dimensional) as in SVD.
+
+        Around a prediction that holds still nothing is left to add, around one carried far nearly everything: what has
+        not moved is then sharp and free of grain by construction, and the network's effort goes where motion is. The
+        displacement of a latent pixel is the largest in it and its eight neighbours, because what moves uncovers what
+        is beside it. Without motion field any later frame may be anything; without image so may the first.
+        """
+        one = condition.predicted.new_ones((), dtype=torch.float32)
+        if self.residual_std is None:
+            return one
+        known = condition.image_embed.flatten(1).any(1)[:, None, None, None, None]
+        steered = (condition.use_flow.view(-1, 1, 1, 1, 1) > 0) & (self.warped is not None)
+        x, y = integrate_flow(condition.flow.float()).unbind(2)
+        reach = torch.hypot(x, y) / condition.flow.shape[-1]
+        near = F.max_pool2d(reach, 3 * self.downscale, stride=self.downscale, padding=self.downscale)[:, :, None]
+        later = torch.ones_like(near)
+        later[:, 0] = 0
+        share = torch.where(steered, near / (near + HALFWAY), later)
+        return torch.where(known, (STILL_STD**2 + self.residual_std**2 * share).sqrt(), one)

@@ -29,7 +29,7 @@ class DiffusionModule(L.LightningModule):
         base: StableVideoDiffusionPipeline folder or hub id.
         motion: Arguments of `MotionConditioner`, the conditioning group.
         trainable: Preset of `Denoiser.select_trainable`.
-        sigma_mean: Mean of ln sigma in training, sigma in units of the standard deviation of what is diffused.
+        sigma_mean: Mean of ln sigma in training.
         sigma_std: Standard deviation of ln sigma.
         noise_aug_mean: Mean of ln of the condition image's noise level.
         noise_aug_std: Its standard deviation; drawn for each clip by itself.
@@ -128,11 +128,12 @@ class DiffusionModule(L.LightningModule):
         draws = self.draw(batch, latents.shape[1:])
         z_score = draws["ln_sigma"] if ln_sigma is None else ln_sigma
         sigma = self._sigma(z_score)
-        condition, std = self.condition(batch, draws), self.denoiser.data_std
+        condition = self.condition(batch, draws)
+        std = self.denoiser.motion.deviation(condition)
         return denoising_loss(self.denoiser, latents, condition, sigma, draws["noise"], data_std=std), sigma
 
     def _sigma(self, z_score: Tensor) -> Tensor:
-        return self.denoiser.data_std * torch.exp(self.hparams.sigma_mean + self.hparams.sigma_std * z_score)
+        return torch.exp(self.hparams.sigma_mean + self.hparams.sigma_std * z_score)
 
     def training_step(self, batch: ClipBatch | LatentBatch) -> Tensor:
         losses, _ = self._losses(batch)

@@ -1,0 +1,65 @@
+"""Eq. 4 against the carried first frame against both, at equal training: python experiments/conditioning/run.py
+
+Four small bases from nothing, equal in everything but the conditioning, evaluated with the whole motion field given,
+beside the warp that learns nothing. Killed and started again, it goes on. Needs the autoencoder of
+experiments/embedded_base/make.py, or any pipeline folder with the same layout.
+"""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+KINDS = {
+    "attention_only": ("Eq. 4",),
+    "attention_only_own_keys": ("Eq. 4, keys from the field", "conditioning.motion_keys=field"),
+    "warped_only": ("carried frame",),
+    "full": ("both",),
+}
+
+
+def call(*command: str) -> None:
+    print("$ python", *command, flush=True)
+    status = subprocess.run([sys.executable, *command], cwd=ROOT).returncode
+    if status:
+        sys.exit(status)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--start", type=Path, default=ROOT / "runs/embedded_base/tiny_autoencoder/base/pipeline")
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "conditioning")
+    parser.add_argument("--steps", type=int, default=400, help="of training, for each of the four")
+    parser.add_argument("--clips", type=int, default=1600, help="of training")
+    parser.add_argument("--n", type=int, default=64, help="held-out clips")
+    parser.add_argument("--side", type=int, default=64, help="px")
+    args = parser.parse_args()
+    start, runs = args.start.resolve(), args.runs.resolve()
+    if not (start / "model_index.json").is_file():
+        parser.error(f"--start {start} is no pipeline folder: run experiments/embedded_base/make.py first")
+    size = [f"scale.height={args.side}", f"scale.width={args.side}"]
+    latents = runs / "latents"
+    call("-m", "motionanim.data.encode", f"scale.base={start}", f"out={latents}", f"clips={args.clips}", *size)
+    shared = [f"trainer.max_steps={args.steps}", f"trainer.val_check_interval={args.steps}"]
+    evaluation = [f"paths.runs={runs}", "name=report", f"n={args.n}", "method.request=exact", *size]
+    for name, (label, *changes) in KINDS.items():
+        kind = name.removesuffix("_own_keys")
+        run = runs / "tiny_base" / name
+        if not (run / "pipeline" / "motion" / "config.json").is_file():
+            checkpoint = run / "checkpoints" / "last.ckpt"
+            call(
+                "train.py", "experiment=tiny_base", f"paths.runs={runs}", f"run={name}", f"conditioning={kind}",
+                *changes, f"scale.base={start}", f"data.latents={latents}", f"model.decay_steps={args.steps // 3}",
+                *shared, *size, *([f"ckpt_path={checkpoint}"] if checkpoint.is_file() else []),
+            )  # fmt: skip
+        call(
+            "evaluate.py", f"conditioning={kind}", *changes, "conditioning.refiner=false", f"method.label='{label}'",
+            f"scale.base={run / 'pipeline'}", "long_video=direct", *evaluation,
+        )  # fmt: skip
+    call("evaluate.py", "method=warp", *evaluation)
+    print(f"done: {runs / 'evaluate' / 'report' / 'report' / 'report.html'}")
+
+
+if __name__ == "__main__":
+    main()
