@@ -26,7 +26,7 @@ import motionanim.entry
 from motionanim.controls import Arrow, Controls, with_strength
 from motionanim.data.stream import rng
 from motionanim.data.synthetic import SyntheticClips
-from motionanim.flow import integrate_flow, motion_strength, warp
+from motionanim.flow import motion_strength, trace_back, warp
 from motionanim.generate import Generator
 from motionanim.metrics.motion import direction_error, region_flow, speed_gain, static_drift
 
@@ -83,7 +83,7 @@ def main() -> None:
         )[0].cpu()  # fmt: skip
 
     def warped(images: Tensor, flows: Tensor) -> Tensor:
-        where = integrate_flow(flows)
+        where = trace_back(flows)
         moved = warp(images.repeat_interleave(frames, 0), where.flatten(0, 1))
         return moved.unflatten(0, (len(images), frames))
 

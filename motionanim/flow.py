@@ -8,6 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+# Of `trace_back`, as shares of the speed of a step.
+STILL = 0.1  # what a pixel comes from counts as standing still below this
+MOVES = 0.5  # and the pixel as moving on above this
+
 
 def pixel_grid(height: int, width: int, device: torch.device | None = None) -> Tensor:
     """Coordinates of every pixel centre: (2, H, W) float32, channel 0 = x, 1 = y, origin at the first pixel centre."""
@@ -56,6 +60,45 @@ def integrate_flow(flow: Tensor) -> Tensor:
     for step in flow.unbind(1):
         offset = warp(offset, -step) - step
         offsets.append(offset)
+    return torch.stack(offsets, dim=1)
+
+
+def trace_back(flow: Tensor) -> Tensor:
+    """`integrate_flow` for looking up a picture: what flows in is the picture mirrored along the stream.
+
+    What enters over the border, or comes out of a part that stands still, was nowhere in frame 0. To repeat the last
+    pixel there, as `warp` does, draws it out to a streak, which shows no motion; mirrored at its place of entry the
+    picture goes on without a seam, and moves on at the speed of the field. What enters later than the stream needs to
+    leave the picture is a streak again.
+
+    A part that moves on and leaves what stood behind it is told from a stream by the flow after the step: behind the
+    former nothing moves any more.
+
+    Args:
+        flow: (B, T-1, 2, H, W), px per frame.
+
+    Returns:
+        As `integrate_flow`, (B, T, 2, H, W), px.
+    """
+    height, width = flow.shape[-2:]
+    grid = pixel_grid(height, width, flow.device)
+    far = grid.new_tensor([width - 1, height - 1]).view(2, 1, 1)
+    back = ahead = torch.zeros_like(flow[:, 0])
+    offsets = [back]
+    for k, step in enumerate(flow.unbind(1)):
+        later = flow[:, min(k + 1, flow.shape[1] - 1)]
+        came = grid - step
+        # The share of the step that lay inside the picture, up to its border.
+        outside = ((came - came.clamp(min=torch.zeros_like(far), max=far)).abs() / step.abs().clamp_min(1e-6)).amax(1)
+        speed, before, after = (torch.hypot(*v.unbind(1)) for v in (step, warp(step, -step), later))
+        out_of_still = (before < STILL * speed) & (after > MOVES * speed)
+        inside = torch.where(outside > 0, 1 - outside, 0.5)[:, None]  # of a step out of a still part it is not known
+        entered = ((outside > 0) | out_of_still)[:, None]
+        # Entered s steps ago at time t, it is what stands t - s steps downstream of its place of entry.
+        mirrored = ahead + (1 - 2 * inside) * step
+        back = torch.where(entered, mirrored, warp(back, -step) - step)
+        ahead = warp(ahead, step) + step
+        offsets.append(back)
     return torch.stack(offsets, dim=1)
 
 

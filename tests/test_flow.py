@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from motionanim.flow import integrate_flow, motion_strength, pixel_grid, resize_flow, warp
+from motionanim.flow import integrate_flow, motion_strength, pixel_grid, resize_flow, trace_back, warp
 
 
 def smooth(channels: int, height: int, width: int, seed: int = 0) -> torch.Tensor:
@@ -98,6 +98,39 @@ def test_integrate_flow_follows_a_flow_that_changes_in_time():
     # Right, then down: one step back is up, two steps back is up and left.
     flow = torch.stack([uniform(2, 0, (1, 2, 5, 5)), uniform(0, 3, (1, 2, 5, 5))], dim=1)
     assert integrate_flow(flow)[0, :, :, 2, 2].tolist() == [[0, 0], [-2, 0], [-2, -3]]
+
+
+@pytest.mark.parametrize(("x", "y"), [(1.0, 0.0), (-2.0, 0.0), (0.0, 1.0), (0.0, -2.0)])
+def test_what_enters_over_the_border_is_mirrored_along_the_stream(x, y):
+    steps, height, width = 4, 16, 20
+    source = pixel_grid(height, width) + trace_back(uniform(x, y, (1, steps, 2, height, width)))[0]
+    moved = pixel_grid(height, width) - torch.arange(steps + 1.0).view(-1, 1, 1, 1) * torch.tensor([x, y]).view(2, 1, 1)
+    far = torch.tensor([width - 1.0, height - 1.0]).view(2, 1, 1)
+    mirrored = far - (far - moved.abs()).abs()
+    torch.testing.assert_close(source, mirrored, atol=1e-5, rtol=0)
+
+
+def test_nothing_enters_a_rotation_and_it_is_traced_as_ever():
+    grid = pixel_grid(33, 33) - 16
+    wheel = (grid.norm(dim=0) < 12) * 0.1 * torch.stack([-grid[1], grid[0]])
+    flow = wheel.expand(1, 5, -1, -1, -1)
+    inner = grid.norm(dim=0) < 8
+    torch.testing.assert_close(trace_back(flow)[0, :, :, inner], integrate_flow(flow)[0, :, :, inner])
+
+
+def test_a_stream_out_of_a_still_part_is_filled_and_a_body_that_moves_on_is_not():
+    rows, columns = slice(2, 6), slice(5, 11)
+    stream = torch.zeros(1, 4, 2, 8, 24)
+    stream[:, :, 0, rows, 5:] = 1.0  # out of a still part at column 5
+    body = torch.zeros(1, 4, 2, 8, 24)
+    for k in range(4):
+        body[:, k, 0, rows, slice(5 + k, 11 + k)] = 1.0  # its trailing edge leaves column 5
+    for flow, filled in ((stream, True), (body, False)):
+        source = pixel_grid(8, 24)[0] + trace_back(flow)[0, 4, 0]
+        assert (source[4, columns].min() > 4.9) == filled, "from the stream itself, or from what lies behind"
+    # Mirrored at the middle of the step that left the still part.
+    source = pixel_grid(8, 24)[0] + trace_back(stream)[0, 4, 0]
+    torch.testing.assert_close(source[4, 5:9], torch.tensor([8.0, 7.0, 6.0, 5.0]))
 
 
 def test_motion_strength_is_the_mean_length():

@@ -22,7 +22,7 @@ from motionanim.data.video import Video
 from motionanim.evaluation.cases import Case
 from motionanim.evaluation.reading import Reading, read_clip
 from motionanim.files import file_sha256
-from motionanim.flow import integrate_flow, motion_strength, warp
+from motionanim.flow import motion_strength, trace_back, warp
 from motionanim.generate import Generator, LongVideo, pick_device
 from motionanim.metrics.perceptual import weights_fingerprint
 from motionanim.models.flow_refiner import FlowRefiner
@@ -170,7 +170,7 @@ class Warp(_Maker):
         self.identity = {"refiner": refiner_hash}
 
     def __call__(self, case: Case, seed: int) -> Made:
-        moved = integrate_flow(_field(case, self.request, self.controls, self.refiner)[None])[0]
+        moved = trace_back(_field(case, self.request, self.controls, self.refiner)[None])[0]
         image = case.frames[:1]
         return Made(torch.where(case.mask > 0, warp(image.expand_as(case.frames), moved), image))
 

@@ -8,7 +8,7 @@ from diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion 
 from torch import Tensor, nn
 from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 
-from motionanim.flow import integrate_flow, warp
+from motionanim.flow import trace_back, warp
 from motionanim.models.fingerprint import fingerprint
 from motionanim.schedule import per_clip
 from motionanim.types import Condition
@@ -81,7 +81,7 @@ class Codec(nn.Module):
         Returns:
             (B, T, C, h, w), scaled; frame 0 is the image.
         """
-        moved = integrate_flow(flow.float())
+        moved = trace_back(flow.float())
         frames = warp(image.repeat_interleave(moved.shape[1], 0), moved.flatten(0, 1))
         return self.encode(frames.unflatten(0, moved.shape[:2]))
 
