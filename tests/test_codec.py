@@ -21,7 +21,8 @@ def test_prediction_is_the_image_carried_along_the_field(codec: Codec) -> None:
     still = codec.encode(image[:, None])
     torch.testing.assert_close(predicted[0], still[0].expand(5, -1, -1, -1), atol=1e-5, rtol=1e-5)
     for t in range(5):
-        moved = torch.cat([image[1, :, :, :1].expand(-1, -1, 2 * t), image[1, :, :, : 16 - 2 * t]], dim=2)
+        entered = image[1, :, :, 1 : 2 * t + 1].flip(2)  # the picture mirrored at its border
+        moved = torch.cat([entered, image[1, :, :, : 16 - 2 * t]], dim=2)
         torch.testing.assert_close(predicted[1, t], codec.encode(moved[None, None])[0, 0], atol=1e-4, rtol=1e-4)
 
 
