@@ -107,11 +107,8 @@ def main() -> None:
                 seen = estimate(video)
                 # The arrow's region: where the field is at least half as fast as the arrow.
                 speed = torch.linalg.vector_norm(flow[0], dim=0, keepdim=True)
-                region = (speed > 0.5 * speed.max()).float()
-                mean = region_flow(seen, region)
-                # The field falls off from the arrow: its mean there is what was asked of the region.
-                gain = speed_gain(mean, region_flow(flow, region))
-                rows[name].append((direction_error(mean, request), gain, static_drift(seen, mask)))
+                mean = region_flow(seen, (speed > 0.5 * speed.max()).float())
+                rows[name].append((direction_error(mean, request), speed_gain(mean, request), static_drift(seen, mask)))
     ranks = []
     for image, mask, flow, _ in tqdm(jobs[: 2 * min(args.clips, 16) : 2], desc="strengths"):
         flows = torch.stack([with_strength(flow, strength, median_strength=median) for strength in STRENGTHS])
