@@ -72,7 +72,7 @@ def trace_back(flow: Tensor) -> Tensor:
     leave the picture is a streak again.
 
     A part that moves on and leaves what stood behind it is told from a stream by the flow after the step: behind the
-    former nothing moves any more.
+    former nothing moves any more. A stream out of a still part is seen from about one pixel per frame on.
 
     Args:
         flow: (B, T-1, 2, H, W), px per frame.
@@ -84,16 +84,19 @@ def trace_back(flow: Tensor) -> Tensor:
     grid = pixel_grid(height, width, flow.device)
     far = grid.new_tensor([width - 1, height - 1]).view(2, 1, 1)
     back = ahead = torch.zeros_like(flow[:, 0])
-    offsets = [back]
+    offsets, stream = [back], torch.zeros_like(flow[:, 0, 0], dtype=torch.bool)
     for k, step in enumerate(flow.unbind(1)):
-        later = flow[:, min(k + 1, flow.shape[1] - 1)]
+        last = k == flow.shape[1] - 1
+        later = flow[:, k if last else k + 1]
         came = grid - step
         # The share of the step that lay inside the picture, up to its border.
         outside = ((came - came.clamp(min=torch.zeros_like(far), max=far)).abs() / step.abs().clamp_min(1e-6)).amax(1)
         speed, before, after = (torch.hypot(*v.unbind(1)) for v in (step, warp(step, -step), later))
         out_of_still = (before < STILL * speed) & (after > MOVES * speed)
+        # After the last step nothing tells what moves on: a stream is what was one before.
+        stream = out_of_still & stream if last else out_of_still
         inside = torch.where(outside > 0, 1 - outside, 0.5)[:, None]  # of a step out of a still part it is not known
-        entered = ((outside > 0) | out_of_still)[:, None]
+        entered = ((outside > 0) | stream)[:, None]
         # Entered s steps ago at time t, it is what stands t - s steps downstream of its place of entry.
         mirrored = ahead + (1 - 2 * inside) * step
         back = torch.where(entered, mirrored, warp(back, -step) - step)

@@ -110,7 +110,7 @@ def test_what_enters_over_the_border_is_mirrored_along_the_stream(x, y):
     torch.testing.assert_close(source, mirrored, atol=1e-5, rtol=0)
 
 
-def test_nothing_enters_a_rotation_and_it_is_traced_as_ever():
+def test_nothing_enters_the_inside_of_a_rotation_and_it_is_traced_as_ever():
     grid = pixel_grid(33, 33) - 16
     wheel = (grid.norm(dim=0) < 12) * 0.1 * torch.stack([-grid[1], grid[0]])
     flow = wheel.expand(1, 5, -1, -1, -1)
@@ -119,7 +119,7 @@ def test_nothing_enters_a_rotation_and_it_is_traced_as_ever():
 
 
 def test_a_stream_out_of_a_still_part_is_filled_and_a_body_that_moves_on_is_not():
-    rows, columns = slice(2, 6), slice(5, 11)
+    rows = slice(2, 6)
     stream = torch.zeros(1, 4, 2, 8, 24)
     stream[:, :, 0, rows, 5:] = 1.0  # out of a still part at column 5
     body = torch.zeros(1, 4, 2, 8, 24)
@@ -127,7 +127,7 @@ def test_a_stream_out_of_a_still_part_is_filled_and_a_body_that_moves_on_is_not(
         body[:, k, 0, rows, slice(5 + k, 11 + k)] = 1.0  # its trailing edge leaves column 5
     for flow, filled in ((stream, True), (body, False)):
         source = pixel_grid(8, 24)[0] + trace_back(flow)[0, 4, 0]
-        assert (source[4, columns].min() > 4.9) == filled, "from the stream itself, or from what lies behind"
+        assert (source[4, 5:9].max() > 5.1) == filled, "from the stream itself, or from what lies behind"
     # Mirrored at the middle of the step that left the still part.
     source = pixel_grid(8, 24)[0] + trace_back(stream)[0, 4, 0]
     torch.testing.assert_close(source[4, 5:9], torch.tensor([8.0, 7.0, 6.0, 5.0]))

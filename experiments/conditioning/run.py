@@ -45,11 +45,11 @@ def main() -> None:
     evaluation = [f"paths.runs={runs}", "name=report", f"n={args.n}", "method.request=exact", *size]
     for name, (label, *changes) in KINDS.items():
         kind = name.removesuffix("_own_keys")
-        run = runs / "tiny_base" / name
+        run = runs / "tiny_base" / f"{name}_{args.steps}"  # other lengths of training are other runs
         if not (run / "pipeline" / "motion" / "config.json").is_file():
             checkpoint = run / "checkpoints" / "last.ckpt"
             call(
-                "train.py", "experiment=tiny_base", f"paths.runs={runs}", f"run={name}", f"conditioning={kind}",
+                "train.py", "experiment=tiny_base", f"paths.runs={runs}", f"run={run.name}", f"conditioning={kind}",
                 *changes, f"scale.base={start}", f"data.latents={latents}", f"model.decay_steps={args.steps // 3}",
                 *shared, *size, *([f"ckpt_path={checkpoint}"] if checkpoint.is_file() else []),
             )  # fmt: skip

@@ -25,6 +25,7 @@ from motionanim.files import file_sha256
 from motionanim.flow import motion_strength, trace_back, warp
 from motionanim.generate import Generator, LongVideo, pick_device
 from motionanim.metrics.perceptual import weights_fingerprint
+from motionanim.models.codec import PREDICTION
 from motionanim.models.flow_refiner import FlowRefiner
 
 
@@ -140,7 +141,10 @@ class Ours(_Maker):
         self.use_strength = bool(motion["motion_strength"])
         # All weights, LoRAs folded in: two trainings of one base may share every layer but a few.
         networks = (self.generator.denoiser, self.generator.codec)
-        self.identity = {"weights": [weights_fingerprint(each) for each in networks], "refiner": refiner_hash}
+        self.identity = {
+            "weights": [weights_fingerprint(each) for each in networks], "refiner": refiner_hash,
+            "prediction": PREDICTION if self.generator.denoiser.predicts else None,
+        }  # fmt: skip
 
     def __call__(self, case: Case, seed: int) -> Made:
         flow = _field(case, self.request, self.controls, self.refiner)[None]
@@ -167,7 +171,7 @@ class Warp(_Maker):
         self.label, self.request, self.controls = label, request, controls
         self.saw_motion = request == "exact"
         self.refiner, refiner_hash = load_refiner(refiner, wanted=use_refiner, request=request)
-        self.identity = {"refiner": refiner_hash}
+        self.identity = {"refiner": refiner_hash, "prediction": PREDICTION}
 
     def __call__(self, case: Case, seed: int) -> Made:
         moved = trace_back(_field(case, self.request, self.controls, self.refiner)[None])[0]

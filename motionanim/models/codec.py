@@ -13,6 +13,8 @@ from motionanim.models.fingerprint import fingerprint
 from motionanim.schedule import per_clip
 from motionanim.types import Condition
 
+PREDICTION = 2  # the version of `Codec.predict`: results by another are of another method
+
 
 class Codec(nn.Module):
     """VAE and CLIP of one StableVideoDiffusionPipeline folder or hub id; always frozen and in eval mode.

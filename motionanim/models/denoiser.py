@@ -57,7 +57,7 @@ class Denoiser(nn.Module):
             base: Pipeline folder or hub id.
             downscale: Pixels per latent pixel (`Codec.downscale`).
             motion: Arguments of MotionConditioner. Conditions that are off here are left out even if the folder has
-                weights for them (Table 1's ablations); all that is no on and off must agree with the folder.
+                weights for them (Table 1's ablations); the other settings must agree with the folder's.
 
         Raises:
             ValueError: If the folder's motion weights were made with other settings.
@@ -67,8 +67,19 @@ class Denoiser(nn.Module):
         folder = Path(base) / MOTION_FOLDER
         if folder.is_dir():
             made_with = json.loads((folder / "config.json").read_text())
-            for key in ("channels", "motion_keys", "median_strength", "residual_std"):
-                found = made_with.get(key)
+            if "motion_keys" not in made_with:
+                raise ValueError(
+                    f"motion weights in {folder} are of an earlier version, whose residual_std meant something else: "
+                    "train the base again"
+                )
+            settings = (
+                "channels",
+                "median_strength",
+                "residual_std",
+                *(["motion_keys"] if motion["motion_field"] else []),
+            )
+            for key in settings:
+                found = made_with[key]
                 if found != motion[key]:
                     raise ValueError(
                         f"motion weights in {folder} have {key}={found}, the config asks for {motion[key]}: "
