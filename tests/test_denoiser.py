@@ -1,5 +1,6 @@
 """The denoiser against diffusers' own pipeline, and its parameter counts at the size of Stable Video Diffusion."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -221,8 +222,20 @@ def test_motion_weights_of_other_settings_are_refused(base: Path, denoiser: Deno
         Denoiser.from_pretrained(tmp_path / "p", downscale=2, motion={**MOTION, "channels": 16})
     with pytest.raises(ValueError, match=r"residual_std=None.*asks for 0.5"):
         Denoiser.from_pretrained(tmp_path / "p", downscale=2, motion={**MOTION, "residual_std": 0.5})
-    fewer = Denoiser.from_pretrained(tmp_path / "p", downscale=2, motion={**MOTION, "motion_field": False})
+    with pytest.raises(ValueError, match=r"motion_keys=latents.*asks for field"):
+        Denoiser.from_pretrained(tmp_path / "p", downscale=2, motion={**MOTION, "motion_keys": "field"})
+    without = {**MOTION, "motion_field": False, "motion_keys": "field"}  # of no account then
+    fewer = Denoiser.from_pretrained(tmp_path / "p", downscale=2, motion=without)
     assert fewer.motion.encoder is None
+
+
+def test_motion_weights_of_an_earlier_version_are_refused(base: Path, denoiser: Denoiser, tmp_path: Path) -> None:
+    save_pipeline(tmp_path / "p", base=base)
+    denoiser.save_motion(tmp_path / "p")
+    config = tmp_path / "p" / "motion" / "config.json"
+    config.write_text(json.dumps({key: value for key, value in MOTION.items() if key != "motion_keys"}))
+    with pytest.raises(ValueError, match="of an earlier version.*train the base again"):
+        Denoiser.from_pretrained(tmp_path / "p", downscale=2, motion=MOTION)
 
 
 def test_fingerprint_is_the_same_in_every_precision(denoiser: Denoiser) -> None:

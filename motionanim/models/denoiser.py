@@ -72,13 +72,8 @@ class Denoiser(nn.Module):
                     f"motion weights in {folder} are of an earlier version, whose residual_std meant something else: "
                     "train the base again"
                 )
-            settings = (
-                "channels",
-                "median_strength",
-                "residual_std",
-                *(["motion_keys"] if motion["motion_field"] else []),
-            )
-            for key in settings:
+            keys = ["motion_keys"] if motion["motion_field"] else []
+            for key in ("channels", "median_strength", "residual_std", *keys):
                 found = made_with[key]
                 if found != motion[key]:
                     raise ValueError(
