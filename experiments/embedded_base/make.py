@@ -14,15 +14,15 @@ ROOT = Path(__file__).resolve().parents[2]
 CLIPS = 3200  # of training, rendered and encoded beforehand: 1.3 MB each
 
 
-def train(experiment: str, runs: Path, *overrides: str) -> Path:
+def train(experiment: str, runs: Path, *overrides: str, name: str = "base") -> Path:
     """One experiment, resumed if it has a checkpoint; the pipeline folder that it exports."""
-    run = runs / experiment / "base"
+    run = runs / experiment / name
     # The last file of an export: an interrupted one is made again.
     last = "motion/config.json" if experiment == "tiny_base" else "model_index.json"
     if not (run / "pipeline" / last).is_file():
         checkpoint = run / "checkpoints" / "last.ckpt"
         resume = [f"ckpt_path={checkpoint}"] if checkpoint.is_file() else []
-        call("train.py", f"experiment={experiment}", f"paths.runs={runs}", "run=base", *overrides, *resume)
+        call("train.py", f"experiment={experiment}", f"paths.runs={runs}", f"run={name}", *overrides, *resume)
     return run / "pipeline"
 
 

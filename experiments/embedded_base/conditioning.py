@@ -1,29 +1,21 @@
-"""Eq. 4 against the carried first frame against both, at equal training: python experiments/conditioning/run.py
+"""Eq. 4 against the carried frame against both, at equal training: python experiments/embedded_base/conditioning.py
 
 Four small bases from nothing, equal in everything but the conditioning, evaluated with the whole motion field given,
-beside the warp that learns nothing. Killed and started again, it goes on. Needs the autoencoder of
-experiments/embedded_base/make.py, or any pipeline folder with the same layout.
+beside the warp that learns nothing. Killed and started again, it goes on. Needs the autoencoder of make.py, or any
+pipeline folder with an untrained UNet.
 """
 
 import argparse
-import subprocess
-import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from make import ROOT, call, train
+
 KINDS = {
     "attention_only": ("Eq. 4",),
     "attention_only_own_keys": ("Eq. 4, keys from the field", "conditioning.motion_keys=field"),
     "warped_only": ("carried frame",),
     "full": ("both",),
 }
-
-
-def call(*command: str) -> None:
-    print("$ python", *command, flush=True)
-    status = subprocess.run([sys.executable, *command], cwd=ROOT).returncode
-    if status:
-        sys.exit(status)
 
 
 def main() -> None:
@@ -45,17 +37,14 @@ def main() -> None:
     evaluation = [f"paths.runs={runs}", "name=report", f"n={args.n}", "method.request=exact", *size]
     for name, (label, *changes) in KINDS.items():
         kind = name.removesuffix("_own_keys")
-        run = runs / "tiny_base" / f"{name}_{args.steps}"  # other lengths of training are other runs
-        if not (run / "pipeline" / "motion" / "config.json").is_file():
-            checkpoint = run / "checkpoints" / "last.ckpt"
-            call(
-                "train.py", "experiment=tiny_base", f"paths.runs={runs}", f"run={run.name}", f"conditioning={kind}",
-                *changes, f"scale.base={start}", f"data.latents={latents}", f"model.decay_steps={args.steps // 3}",
-                *shared, *size, *([f"ckpt_path={checkpoint}"] if checkpoint.is_file() else []),
-            )  # fmt: skip
+        made = train(
+            "tiny_base", runs, f"conditioning={kind}", *changes, f"scale.base={start}", f"data.latents={latents}",
+            f"model.decay_steps={args.steps // 3}", *shared, *size,
+            name=f"{name}_{args.steps}",  # other lengths of training are other runs
+        )  # fmt: skip
         call(
             "evaluate.py", f"conditioning={kind}", *changes, "conditioning.refiner=false", f"method.label='{label}'",
-            f"scale.base={run / 'pipeline'}", "long_video=direct", *evaluation,
+            f"scale.base={made}", "long_video=direct", *evaluation,
         )  # fmt: skip
     call("evaluate.py", "method=warp", *evaluation)
     print(f"done: {runs / 'evaluate' / 'report' / 'report' / 'report.html'}")
