@@ -11,6 +11,7 @@ from torch import Tensor
 # Of `trace_back`, as shares of the speed of a step.
 STILL = 0.1  # what a pixel comes from counts as standing still below this
 MOVES = 0.5  # and the pixel as moving on above this
+PROBE = 1.5  # px
 
 
 def pixel_grid(height: int, width: int, device: torch.device | None = None) -> Tensor:
@@ -64,15 +65,15 @@ def integrate_flow(flow: Tensor) -> Tensor:
 
 
 def trace_back(flow: Tensor) -> Tensor:
-    """`integrate_flow` for looking up a picture: what flows in is the picture mirrored along the stream.
+    """`integrate_flow` for looking up a picture over many frames: exact to second order, and it never leaves a stream.
 
     What enters over the border, or comes out of a part that stands still, was nowhere in frame 0. To repeat the last
     pixel there, as `warp` does, draws it out to a streak, which shows no motion; mirrored at its place of entry the
-    picture goes on without a seam, and moves on at the speed of the field. What enters later than the stream needs to
-    leave the picture is a streak again.
+    picture goes on without a seam, and moves on at the speed of the field. Where the stream ends downstream it is
+    mirrored again, and so on: a stream shows its own stretch of the picture back and forth for any length of time.
 
     A part that moves on and leaves what stood behind it is told from a stream by the flow after the step: behind the
-    former nothing moves any more. A stream out of a still part is seen from about one pixel per frame on.
+    former nothing moves any more.
 
     Args:
         flow: (B, T-1, 2, H, W), px per frame.
@@ -80,29 +81,60 @@ def trace_back(flow: Tensor) -> Tensor:
     Returns:
         As `integrate_flow`, (B, T, 2, H, W), px.
     """
-    height, width = flow.shape[-2:]
-    grid = pixel_grid(height, width, flow.device)
-    far = grid.new_tensor([width - 1, height - 1]).view(2, 1, 1)
     back = ahead = torch.zeros_like(flow[:, 0])
     offsets, stream = [back], torch.zeros_like(flow[:, 0, 0], dtype=torch.bool)
     for k, step in enumerate(flow.unbind(1)):
         last = k == flow.shape[1] - 1
-        later = flow[:, k if last else k + 1]
-        came = grid - step
-        # The share of the step that lay inside the picture, up to its border.
-        outside = ((came - came.clamp(min=torch.zeros_like(far), max=far)).abs() / step.abs().clamp_min(1e-6)).amax(1)
-        speed, before, after = (torch.hypot(*v.unbind(1)) for v in (step, warp(step, -step), later))
-        out_of_still = (before < STILL * speed) & (after > MOVES * speed)
+        later = torch.hypot(*flow[:, k if last else k + 1].unbind(1))
+        speed = torch.hypot(*step.unbind(1))
+        came = _origin(step)
+        entered, out_of_still = _crosses(step, speed, came)
+        out_of_still = out_of_still & (later > MOVES * speed)
         # After the last step nothing tells what moves on: a stream is what was one before.
         stream = out_of_still & stream if last else out_of_still
-        inside = torch.where(outside > 0, 1 - outside, 0.5)[:, None]  # of a step out of a still part it is not known
-        entered = ((outside > 0) | stream)[:, None]
-        # Entered s steps ago at time t, it is what stands t - s steps downstream of its place of entry.
-        mirrored = ahead + (1 - 2 * inside) * step
-        back = torch.where(entered, mirrored, warp(back, -step) - step)
-        ahead = warp(ahead, step) + step
+        left, into_still = _crosses(step, speed, step)
+        # What enters turned round there and went downstream until now; what leaves turns round and goes upstream.
+        turned_back, turned_ahead = _reflected(came, entered), _reflected(step, left)
+        back, ahead = (
+            torch.where(((entered > 0) | stream)[:, None], _follow(ahead, turned_back), _follow(back, came)),
+            torch.where(((left > 0) | into_still)[:, None], _follow(back, turned_ahead), _follow(ahead, step)),
+        )
         offsets.append(back)
     return torch.stack(offsets, dim=1)
+
+
+def _origin(step: Tensor) -> Tensor:
+    """Offset (B, 2, H, W) from each pixel after a step to where it was before: q - p with q + F(q) = p.
+
+    One fixed-point iteration; plain -F turns a wheel into a spiral. Where q lies in another motion -F is kept.
+    """
+    found = warp(step, -step)
+    same = torch.hypot(*(found - step).unbind(1)) < MOVES * torch.hypot(*step.unbind(1))
+    return torch.where(same[:, None], -found, -step)
+
+
+def _crosses(step: Tensor, speed: Tensor, way: Tensor) -> tuple[Tensor, Tensor]:
+    """The share of `way` (B, 2, H, W) outside the picture, and whether it ends in a part that stands still, (B, H, W).
+
+    Stillness is looked for at least `PROBE` px away: slow streams too have an edge.
+    """
+    height, width = step.shape[-2:]
+    where = pixel_grid(height, width, step.device) + way
+    far = where.new_tensor([width - 1, height - 1]).view(2, 1, 1)
+    outside = ((where - where.clamp(min=torch.zeros_like(far), max=far)).abs() / way.abs().clamp_min(1e-6)).amax(1)
+    length = torch.hypot(*way.unbind(1))[:, None].clamp_min(1e-6)
+    there = warp(step, way * (length.clamp_min(PROBE) / length))
+    return outside, torch.hypot(*there.unbind(1)) < STILL * speed
+
+
+def _reflected(way: Tensor, outside: Tensor) -> Tensor:
+    """`way` with its part outside the picture turned round; in the middle where it is not known, at a still part."""
+    inside = torch.where(outside > 0, 1 - outside, 0.5)[:, None]
+    return (2 * inside - 1) * way
+
+
+def _follow(offset: Tensor, way: Tensor) -> Tensor:
+    return warp(offset, way) + way
 
 
 def motion_strength(flow: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from motionanim.flow import motion_strength
+from motionanim.flow import motion_strength, trace_back, warp
 from motionanim.long_video.chained import holding
 from motionanim.long_video.common import Model, Record, at
 from motionanim.models.codec import Codec
@@ -126,7 +126,7 @@ class Generator:
         image, flow, mask = (value.to(self.device) for value in (image, flow, mask))
         on = torch.ones(batch, device=self.device)
 
-        def encode(pixels: Tensor, motion: Tensor) -> Condition:
+        def encode(pixels: Tensor, motion: Tensor, predicted: Tensor | None) -> Condition:
             noise = torch.randn(pixels.shape, generator=generator).to(pixels)
             return self.codec.condition(
                 pixels,
@@ -135,24 +135,27 @@ class Generator:
                 flow=motion,
                 motion_strength=motion_strength(flow) if strength is None else strength.to(self.device),
                 fps=on * fps,
-            )
+                predicted=predicted,
+            )._replace(use_flow=on * float(use_flow), use_strength=on * float(strength is not None))
 
-        predicts = self.denoiser.predicts and use_flow
-        condition = encode(image, flow)._replace(
-            use_flow=on * float(use_flow), use_strength=on * float(strength is not None)
-        )
-
-        def recondition(latent: Tensor, old: Condition) -> Condition:
-            new = encode(self.codec.decode(latent[:, None])[:, 0], old.flow)
-            return new._replace(use_flow=old.use_flow, use_strength=old.use_strength)
-
-        def carry(latent: Tensor, now: Condition) -> Tensor:
-            frame = self.codec.decode(latent[:, None])[:, 0]
-            return self.codec.predict(frame, now.flow * now.use_flow.view(-1, 1, 1, 1, 1))[:, 1:]
+        # Every window is predicted from the input image itself: frames that were decoded, carried and encoded over
+        # and over again lose what is fine. A window may end this much after the video.
+        beyond = flow[:, -1:].expand(-1, max(self.window, len(self.sigmas)), -1, -1, -1)
+        moved = trace_back(torch.cat([flow, beyond], dim=1).float()) if use_flow else None
+        condition = encode(image, flow, None if moved is None else self.codec.encode_moved(image, moved))
 
         def window(whole: Condition, start: int, length: int) -> Condition:
             part = at(whole, start, length)
-            return part._replace(predicted=self.codec.predict(part.image, part.flow)) if predicts else part
+            if moved is None or start == 0:
+                return part
+            return encode(warp(image, moved[:, start]), part.flow, part.predicted)
+
+        def begin(latent: Tensor, part: Condition) -> Condition:
+            frame = self.codec.decode(latent[:, None])[:, 0]
+            return encode(frame, part.flow, self.codec.predict(frame, part.flow) if use_flow else None)
+
+        def rewind(part: Condition) -> Tensor:
+            return self.codec.predict(image, -part.flow.flip(1)).flip(1)
 
         s = self.sampling
         denoise = guided(self.denoiser, first=s["min_guidance"], last=s["max_guidance"], motion=s["motion_guidance"])
@@ -160,7 +163,7 @@ class Generator:
         if still.any():
             denoise = _held(denoise, self.codec.encode(image[:, None]), still)
         model = Model(
-            denoise, self.window, recondition, carry, window, self.codec.vae.config.scaling_factor,
+            denoise, self.window, window, begin, rewind, self.codec.vae.config.scaling_factor,
             partial(temporal_windows, self.denoiser),
         )  # fmt: skip
         latents, record = long_video(

@@ -54,7 +54,6 @@ class Condition(NamedTuple):
 
     image_latents: Tensor  # (B, C, h, w) of frame 0, *not* multiplied by the VAE's scaling factor, as in SVD
     image_embed: Tensor  # (B, 1, D) CLIP embedding of frame 0
-    image: Tensor  # (B, 3, H, W) in [-1, 1]: frame 0 itself, of which other windows are predicted
     # (B, T, C, h, w) scaled latents of frame 0 carried along the flow: motion compensation, as video coders call it.
     # Its first frame is frame 0; (B, 1, C, h, w) where no motion is predicted.
     predicted: Tensor

@@ -103,7 +103,6 @@ def make_condition(batch: int = 2, frames: int = 5, seed: int = 0, **changes: to
     condition = Condition(
         image_latents=torch.randn(batch, 4, 8, 8, generator=generator),
         image_embed=torch.randn(batch, 1, 16, generator=generator),
-        image=torch.rand(batch, 3, 16, 16, generator=generator) * 2 - 1,
         predicted=torch.randn(batch, frames, 4, 8, 8, generator=generator),
         flow=torch.randn(batch, frames - 1, 2, 16, 16, generator=generator),
         motion_strength=torch.rand(batch, generator=generator) + 0.1,

@@ -55,27 +55,31 @@ def toy(z: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
     return share * z + (1 - share) * certain(z, sigma, condition)
 
 
-def recondition(frame: Tensor, condition: Condition) -> Condition:
-    return condition._replace(image_latents=frame)
+def begin(frame: Tensor, part: Condition) -> Condition:
+    new = part._replace(image_latents=frame)
+    return new._replace(predicted=certain(frame, part.fps, new))
 
 
-def carry(frame: Tensor, condition: Condition) -> Tensor:
+def window(whole: Condition, start: int, length: int) -> Condition:
+    """As `at`, its image where `certain` knows the first of those frames to be."""
+    return begin(
+        whole.image_latents + at(whole, 0, start + 1).flow.mean((2, 3, 4)).sum(1).view(-1, 1, 1, 1),
+        at(whole, start, length),
+    )
+
+
+def rewind(part: Condition) -> Tensor:
     """As `certain` moves: by the mean flow."""
-    return frame[:, None] + condition.flow.mean((2, 3, 4)).cumsum(1)[:, :, None, None, None]
-
-
-def seen(condition: Condition, start: int, length: int) -> Condition:
-    """As `at`, and the frames predicted as `certain` knows them."""
-    part = at(condition, start, length)
-    return part._replace(predicted=certain(part.image_latents, part.fps, part))
+    steps = -part.flow.mean((2, 3, 4)).flip(1).cumsum(1).flip(1)[:, :, None, None, None]
+    return torch.cat([part.image_latents[:, None] + steps, part.image_latents[:, None]], dim=1)
 
 
 def toy_model() -> Model:
-    return Model(toy, L, recondition, carry, seen, 1.0, lambda size, stride: nullcontext())
+    return Model(toy, L, window, begin, rewind, 1.0, lambda size, stride: nullcontext())
 
 
 def real_model(denoiser: Denoiser) -> Model:
-    return Model(denoiser.eval(), L, recondition, carry, seen, 1.0, partial(temporal_windows, denoiser))
+    return Model(denoiser.eval(), L, window, begin, rewind, 1.0, partial(temporal_windows, denoiser))
 
 
 def run(method, *, model=None, frames=N, seed=0, given=None, sigmas=SIGMAS, **options):
@@ -188,7 +192,7 @@ def test_later_segments_in_one_batch_equal_one_at_a_time(denoiser: Denoiser) -> 
 
 def test_segment_1_is_what_direct_begins_with(denoiser: Denoiser) -> None:
     model = real_model(denoiser)
-    plain = run(direct, model=model, frames=L)[0]
+    plain = run(direct, model=model, frames=L, given=condition())[0]
     for method in (partial(phased, **PHASED), partial(continuous, **CHAINED)):
         torch.testing.assert_close(run(method, model=model)[0][:, :L], plain, atol=2e-4, rtol=1e-3)
 
@@ -332,19 +336,25 @@ def test_each_clip_of_a_batch_follows_its_own_image_and_motion(method: str) -> N
 
 
 def test_a_loop_begins_again_with_its_own_first_motion() -> None:
-    """Motion that changes with time: what leads back to frame 1 must be the first step's, not the last's."""
+    """Motion that changes with time: it goes up to frame 0, and from there with the first step, not the last."""
     flow = torch.linspace(1, 2, N - 1).view(1, -1, 1, 1, 1).expand(1, -1, 2, 16, 16)
-    seen: list[Tensor] = []
+    rewound: list[Tensor] = []
+    closing: list[Tensor] = []
 
-    def watch(frame: Tensor, given: Condition) -> Tensor:
-        seen.append(given.flow.mean((0, 2, 3, 4)))
-        return carry(frame, given)
+    def watch_rewind(part: Condition) -> Tensor:
+        rewound.append(part.flow.mean((0, 2, 3, 4)))
+        return rewind(part)
 
-    model = toy_model()._replace(denoise=certain, carry=watch)
+    def watch(z: Tensor, sigma: Tensor, part: Condition) -> Tensor:
+        closing.append(part.flow.mean((0, 2, 3, 4)))
+        return certain(z, sigma, part)
+
+    model = toy_model()._replace(denoise=watch, rewind=watch_rewind)
     run(partial(loop, **CHAINED | {"warm_start": True}), given=condition()._replace(flow=flow), model=model)
-    leaving, returning = seen[-2:]
-    assert leaving[0] > 1.8
-    assert returning[0] == pytest.approx(-1.0, abs=1e-5), "from frame 1 back to frame 0"
+    assert len(rewound) == 1
+    assert rewound[0].min() > 1.8, "up to frame 0"
+    # Frames 20, 21, 22, 0, 1: the field has 22 steps, so that the one into frame 0 is the last once more.
+    torch.testing.assert_close(closing[-1], torch.tensor([1 + 20 / 21, 2, 2, 1]), atol=1e-5, rtol=0)
     with pytest.raises(ValueError, match="a loop needs windows of at least 4"):
         run(partial(loop, **CHAINED), model=model._replace(window=3))
 

@@ -17,7 +17,7 @@ from motionanim.files import atomic_path
 from motionanim.types import ClipBatch, LatentBatch
 
 MANIFEST = "latents.json"
-FORMAT = "motionanim-latents-3"
+FORMAT = "motionanim-latents-4"
 
 
 class PreparedLatents(Dataset[LatentBatch]):

@@ -143,7 +143,7 @@ class Ours(_Maker):
         networks = (self.generator.denoiser, self.generator.codec)
         self.identity = {
             "weights": [weights_fingerprint(each) for each in networks], "refiner": refiner_hash,
-            "prediction": PREDICTION if self.generator.denoiser.predicts else None,
+            "prediction": PREDICTION,
         }  # fmt: skip
 
     def __call__(self, case: Case, seed: int) -> Made:

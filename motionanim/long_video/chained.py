@@ -22,13 +22,13 @@ def direct(
     for k in range(count):
         if clips:
             with meter.stage("condition"):
-                condition = model.recondition(clips[-1][:, -1], condition)
+                here = model.begin(clips[-1][:, -1], at(condition, k * length, length))
+        else:
+            here = model.at(condition, 0, length)
         with meter.stage("denoise"):
             z = initial_latents(draw_noise(condition, length, generator), sigmas)
             title = f"clip {k + 1} of {count}" if progress else None
-            clips.append(
-                denoise_from(meter.denoise, z, sigmas, model.at(condition, k * length, length), progress=title)
-            )
+            clips.append(denoise_from(meter.denoise, z, sigmas, here, progress=title))
     return torch.cat(clips, dim=1)[:, :num_frames], meter.record(range(length, num_frames, length))
 
 
@@ -48,9 +48,9 @@ def continuous(
 ) -> tuple[Tensor, Record]:
     """Ours: each segment continues the last `overlap` frames of the one before, so that there is no seam.
 
-    A segment starts at the split from a frame carried on along the motion field, plus noise: segment 1 from the image,
-    a later one from the last frame that it shares with its predecessor, with the first such frame as its image; shared
-    frames are held at what they are. K (T-M) calls for K = ceil((N - overlap) / (L - overlap)) segments.
+    A segment starts at the split from the image carried along the motion field to its frames, plus noise; shared frames
+    are held at what they are. Without a motion field a later segment starts from the last shared frame, standing still,
+    and has the first as its image. K (T-M) calls for K = ceil((N - overlap) / (L - overlap)) segments.
 
     Args:
         overlap: Shared frames, in [1, L-1].
@@ -90,9 +90,10 @@ def loop(
     """Ours: `continuous`, and a last segment that leads back: frame N would be frame 0.
 
     The closing segment holds its first frames at the end of the video so far, and its last at frames 1, 2, ... of the
-    video's beginning. In between it starts from both carried along the field, one forward and one backward in time,
-    cross-faded. Frame 0 is among those made anew: as the model's own first frame it is cleaner than any other, and the
-    way back to it would be a jump.
+    video's beginning. In between it starts from the image carried on along the field, cross-faded with the image
+    carried against the field from the beginning (without a field: from the held frames, standing still). Frame 0 is
+    among those made anew: as the model's own first frame it is cleaner than any other, and the way back to it would be
+    a jump.
 
     Args:
         overlap, gamma, sigma, warm_start, anchor: As in `continuous`; the closing segment shares at most L/8 frames on
@@ -119,13 +120,16 @@ def loop(
     # After the last frame comes the beginning again, its motion too.
     flow = condition.flow[:, : num_frames - 1]
     circular = condition._replace(flow=torch.cat([flow, flow[:, -1:], flow[:, :shared]], dim=1))
-    leaving = model.carry(tail[:, -1], at(circular, start + shared - 1, between + 1))
-    returning = model.carry(head[:, 0], _backward(at(circular, num_frames + 1 - between, between + 1))).flip(1)
+    if condition.use_flow.all():
+        leaving = at(circular, start + shared, between).predicted
+        returning = model.rewind(at(circular, num_frames + 1 - between, between))  # its last frame is frame 0
+    else:
+        leaving, returning = (frame[:, None].expand(-1, between, -1, -1, -1) for frame in (tail[:, -1], head[:, 0]))
     share = (torch.arange(1, between + 1).to(head) / (between + 1)).view(-1, 1, 1, 1)
     estimate = torch.cat([tail, torch.lerp(leaving, returning, share), head], dim=1)
     held = torch.zeros(span, dtype=torch.bool)
     held[:shared] = held[span - shared :] = True
-    closing = _segment(run, at(circular, start, span), estimate, held)
+    closing = _segment(run, circular, start, estimate, held)
     # The network knows the beginning only through the held frames: merge triangularly with what leads up to them.
     last = torch.arange(span - shared - min(shared, between), span - shared)
     weight = (torch.arange(1, len(last) + 1).to(head) / (len(last) + 1)).view(-1, 1, 1, 1)
@@ -150,10 +154,6 @@ class _Run(NamedTuple):
     progress: bool
 
 
-def _backward(condition: Condition) -> Condition:
-    return condition._replace(flow=-condition.flow.flip(1))
-
-
 def _chain(run: _Run, num_frames: int) -> Tensor:
     """At least `num_frames` frames of `continuous`."""
     model, condition, length = run.model, run.condition, run.model.window
@@ -163,8 +163,7 @@ def _chain(run: _Run, num_frames: int) -> Tensor:
         here, noise = model.at(condition, 0, length), draw_noise(condition, length, run.generator)
         title = f"segment 1 of {count}" if run.progress else None
         if run.warm_start and condition.use_flow.all():
-            image = condition.image_latents * model.scaling
-            z = torch.cat([image[:, None], model.carry(image, here)], dim=1) + run.sigmas[run.split].to(noise) * noise
+            z = here.predicted + run.sigmas[run.split].to(noise) * noise
             video = denoise_from(run.meter.denoise, z, run.sigmas[run.split :], here, progress=title)
         else:
             video = denoise_from(
@@ -175,16 +174,26 @@ def _chain(run: _Run, num_frames: int) -> Tensor:
     for k in range(1, count):
         start = k * stride
         tail = video[:, start:]
-        ahead = model.carry(tail[:, -1], at(condition, start + run.overlap - 1, stride + 1))
-        made = _segment(run, at(condition, start, length), torch.cat([tail, ahead], dim=1), held)
+        if condition.use_flow.all():
+            ahead = at(condition, start + run.overlap, stride).predicted
+        else:
+            ahead = tail[:, -1:].expand(-1, stride, -1, -1, -1)
+        made = _segment(run, condition, start, torch.cat([tail, ahead], dim=1), held)
         video = torch.cat([video, made[:, run.overlap :]], dim=1)
     return video
 
 
-def _segment(run: _Run, condition: Condition, estimate: Tensor, held: Tensor) -> Tensor:
-    """One segment from an estimate of its latents, noised to the split; frames where `held` (T,) stay as they are."""
+def _segment(run: _Run, whole: Condition, start: int, estimate: Tensor, held: Tensor) -> Tensor:
+    """The segment from frame `start` on, from an estimate of its latents, noised to the split.
+
+    Frames where `held` (T,) stay as they are.
+    """
     with run.meter.stage("condition"):
-        condition = run.model.at(run.model.recondition(estimate[:, 0], condition), 0, estimate.shape[1])
+        if whole.use_flow.all():
+            # The estimate, which in a loop knows where it must arrive, is what is predicted.
+            condition = run.model.at(whole, start, estimate.shape[1])._replace(predicted=estimate)
+        else:
+            condition = run.model.begin(estimate[:, 0], at(whole, start, estimate.shape[1]))
     with run.meter.stage("later segments"):
         z = estimate + run.sigmas[run.split].to(estimate) * draw_noise(condition, estimate.shape[1], run.generator)
         stays = held.view(-1, 1, 1, 1).to(z.device)

@@ -2,7 +2,8 @@
 
 Each takes (model, condition, *, num_frames, sigmas, generator, progress, its own options) and returns latents
 (B, N, C, h, w) and a `Record`. `condition.flow` holds the motion of the whole video, (B, N-1, 2, H, W); a window sees
-its part of it. N is any number of frames from 2 on: whole windows are computed and the rest is cut.
+its part of it and of `condition.predicted`, the image carried along it. N is any number of frames from 2 on: whole
+windows are computed and the rest is cut.
 """
 
 import math
@@ -23,13 +24,13 @@ class Model(NamedTuple):
 
     denoise: Denoise  # guidance included
     window: int  # L, the frames it was trained on
-    # Scaled latents of one frame (B, C, h, w) and a condition: the condition with that frame as its image, for `at`.
-    recondition: Callable[[Tensor, Condition], Condition]
-    # Scaled latents of one frame (B, C, h, w) and a condition: the frame moved on along the condition's motion field,
-    # (B, its steps, C, h, w).
-    carry: Callable[[Tensor, Condition], Tensor]
-    # As `at`, the function, with what the network expects to see in those frames.
+    # As `at`, the function, with the input image carried to the first of those frames as the window's own image.
     at: Callable[[Condition, int, int], Condition]
+    # Scaled latents of one frame (B, C, h, w) and the condition of a window: the window begins with that frame instead.
+    begin: Callable[[Tensor, Condition], Condition]
+    # The condition of a window of T frames: scaled latents (B, T, C, h, w) of the input image as the last of them,
+    # carried against the motion.
+    rewind: Callable[[Condition], Tensor]
     scaling: float  # of the VAE: condition.image_latents times this are scaled latents
     # Within this context temporal attention runs in windows of (size, stride) frames, fused: FreeNoise.
     temporal_windows: Callable[[int, int], AbstractContextManager[None]]
@@ -73,14 +74,16 @@ def check_frames(num_frames: int) -> None:
 
 
 def at(condition: Condition, start: int, length: int) -> Condition:
-    """The condition of frames start ... start+length-1: their flow; past the end of the video its last step goes on.
+    """The condition of frames start ... start+length-1: their flow and prediction.
 
-    No motion is predicted; `Model.at` does that.
+    Past the end of the video its last step goes on; past the last predicted frame that stands still.
     """
-    steps = torch.arange(start, start + length - 1).clamp(max=condition.flow.shape[1] - 1)
-    return condition._replace(
-        flow=condition.flow[:, steps.to(condition.flow.device)], predicted=condition.predicted[:, :1]
-    )
+    steps, frames = torch.arange(start, start + length - 1), torch.arange(start, start + length)
+    return condition._replace(flow=_pick(condition.flow, steps), predicted=_pick(condition.predicted, frames))
+
+
+def _pick(values: Tensor, places: Tensor) -> Tensor:
+    return values[:, places.clamp(max=values.shape[1] - 1).to(values.device)]
 
 
 def repeat(condition: Condition, times: int) -> Condition:

@@ -13,7 +13,7 @@ from motionanim.models.fingerprint import fingerprint
 from motionanim.schedule import per_clip
 from motionanim.types import Condition
 
-PREDICTION = 2  # the version of `Codec.predict`: results by another are of another method
+PREDICTION = 3  # the version of `Codec.predict`: results by another are of another method
 
 
 class Codec(nn.Module):
@@ -83,7 +83,11 @@ class Codec(nn.Module):
         Returns:
             (B, T, C, h, w), scaled; frame 0 is the image.
         """
-        moved = trace_back(flow.float())
+        return self.encode_moved(image, trace_back(flow.float()))
+
+    @torch.no_grad()
+    def encode_moved(self, image: Tensor, moved: Tensor) -> Tensor:
+        """`predict` for a motion that is traced already, `moved` (B, T, 2, H, W) of `flow.trace_back`."""
         frames = warp(image.repeat_interleave(moved.shape[1], 0), moved.flatten(0, 1))
         return self.encode(frames.unflatten(0, moved.shape[:2]))
 
@@ -107,7 +111,6 @@ class Codec(nn.Module):
         return Condition(
             image_latents=self.encode_image(image + noise * per_clip(noise_aug, image)),
             image_embed=self.embed_image(image),
-            image=image,
             predicted=self.encode(image[:, None]) if predicted is None else predicted,
             flow=flow,
             motion_strength=motion_strength,
