@@ -238,7 +238,7 @@ def test_without_arrows_the_field_is_zero_and_with_pins_alone_too():
 
 def test_the_refiner_sees_the_hint_and_its_field_is_repeated():
     torch.manual_seed(0)
-    refiner = FlowRefiner(width=8, depth=2, motion_norm=0.02)
+    refiner = FlowRefiner(width=8, depth=2, motion_norm=0.02, sees_image=True, sees_mask=True)
     torch.nn.init.normal_(refiner.head.weight, std=0.1)
     mask = MASK.clone()
     mask[:, :10] = 0

@@ -16,7 +16,7 @@ from motionanim.models.flow_refiner import FlowRefiner, PatchDiscriminator
 from motionanim.training.flow_refiner import FlowRefinerModule
 from motionanim.types import FlowPairBatch
 
-SMALL = {"width": 8, "depth": 3, "motion_norm": 0.02}
+SMALL = {"width": 8, "depth": 3, "motion_norm": 0.02, "sees_image": True, "sees_mask": True}
 TRAINING = {"lr": 2e-4, "decay_share": 0.0, "beta1": 0.5, "weight_decay": 0.0, "l1_weight": 100.0}
 
 
@@ -116,6 +116,20 @@ def test_the_image_the_hint_and_the_mask_all_matter():
     assert not torch.allclose(network.refine(image, hint, mask)[inside], plain[inside])
 
 
+def test_a_blind_refiner_judges_by_the_rest_alone():
+    image, hint, mask = inputs()
+    seeing, blind = (refiner(sees_image=sees, sees_mask=sees) for sees in (True, False))
+    assert torch.equal(blind.refine(-image, hint, mask), blind.refine(image, hint, mask))
+    assert not torch.equal(blind.refine(image, hint, mask), seeing.refine(image, hint, mask))
+    assert not torch.allclose(blind.refine(image, -hint, mask), blind.refine(image, hint, mask))
+    assert blind.refine(image, hint, mask)[(mask == 0).expand_as(hint)].eq(0).all(), "the result is cut all the same"
+    for network, seen in ((seeing, True), (blind, False)):
+        condition = network.condition(image, hint, mask)
+        assert condition[:, :2].any()
+        assert condition[:, 2:5].any() == seen
+        assert condition[:, 5:].any() == seen
+
+
 def test_inside_the_network_flow_has_no_resolution():
     network, (_, hint, _) = refiner(), inputs()
     larger = network.normalize(resize_flow(hint, 64, 64))
@@ -195,7 +209,7 @@ def test_saving_and_loading_rebuilds_the_network(tmp_path):
 def test_a_file_whose_config_does_not_fit_is_named(tmp_path, config):
     path = tmp_path / "t.safetensors"
     refiner().save(path)
-    metadata = {"format": "motionanim.flow_refiner.2", "config": json.dumps(config)}
+    metadata = {"format": "motionanim.flow_refiner.3", "config": json.dumps(config)}
     save_file(load_file(path), path, metadata=metadata)
     with pytest.raises(ValueError, match=r"t\.safetensors: its config .* does not fit"):
         FlowRefiner.load(path)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from motionanim.models.saved import load_network, save_network
 
-_FORMAT = "motionanim.flow_refiner.2"
+_FORMAT = "motionanim.flow_refiner.3"
 _CONDITION_CHANNELS = 6  # hint 2, RGB 3, mask 1
 
 
@@ -42,20 +42,24 @@ class FlowRefiner(nn.Module):
         depth: Number of halvings, at least 1.
         motion_norm: Flow that counts as 1 in the loss and to the discriminator, as a share of the frame width per
             frame, above 0.
+        sees_image, sees_mask: False blinds both networks to it: what is it worth? The hint is cut at the mask, and so
+            is the result, whatever they see.
 
     Raises:
         ValueError: If an argument is not as above.
     """
 
-    def __init__(self, *, width: int, depth: int, motion_norm: float) -> None:
+    def __init__(self, *, width: int, depth: int, motion_norm: float, sees_image: bool, sees_mask: bool) -> None:
         super().__init__()
         _check_width(width)
         if depth < 1:
             raise ValueError(f"depth={depth}: must be at least 1")
         if motion_norm <= 0:
             raise ValueError(f"motion_norm={motion_norm}: must be above 0, a share of the width such as 0.02")
-        self.config = {"width": width, "depth": depth, "motion_norm": motion_norm}
-        self.motion_norm = motion_norm
+        self.config = {
+            "width": width, "depth": depth, "motion_norm": motion_norm, "sees_image": sees_image, "sees_mask": sees_mask
+        }  # fmt: skip
+        self.motion_norm, self.sees_image, self.sees_mask = motion_norm, sees_image, sees_mask
         widths = [_CONDITION_CHANNELS, *(width * min(2**level, 8) for level in range(depth))]
         self.down = nn.ModuleList()
         self.up = nn.ModuleList()
@@ -85,7 +89,10 @@ class FlowRefiner(nn.Module):
 
     def condition(self, image: Tensor, hint: Tensor, mask: Tensor) -> Tensor:
         """What the discriminator sees: (B, 6, H, W) float32, hint in motion norms, image in [-1, 1], mask."""
-        return torch.cat([self.normalize(hint), image, mask], dim=1)
+        return self._seen(self.normalize(hint), image, mask)
+
+    def _seen(self, hint: Tensor, image: Tensor, mask: Tensor) -> Tensor:
+        return torch.cat([hint, image * self.sees_image, mask * self.sees_mask], dim=1)
 
     def normalize(self, flow: Tensor) -> Tensor:
         """Px per frame to motion norms: (B, 2, H, W). Both axes share the width, so that directions stay."""
@@ -97,7 +104,7 @@ class FlowRefiner(nn.Module):
         multiple = 2 ** len(self.down)
         energy = (hint * mask).square().sum((1, 2, 3), keepdim=True) / mask.sum((1, 2, 3), keepdim=True).clamp_min(1)
         speed = energy.sqrt().clamp_min(1e-6 * width)
-        x = torch.cat([hint / speed, image, mask], dim=1)
+        x = self._seen(hint / speed, image, mask)
         x = F.pad(x, (0, -width % multiple, 0, -height % multiple), mode="replicate")
         skips = []
         for down in self.down:
