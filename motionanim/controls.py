@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from motionanim.flow import motion_strength
-from motionanim.hints import Normalized, along_path, arrow_vectors, dense_flow
+from motionanim.hints import Edge, Normalized, along_path, arrow_vectors, bounded_flow
 from motionanim.images import Fit
 
 Point = tuple[float, float]
@@ -107,7 +107,7 @@ def motion_field(
     threshold: float,
     threshold_on: Literal["weight", "magnitude"],
     normalized: Normalized,
-    edge: Literal["cut", "soft"],
+    edge: Edge,
     image: Tensor | None = None,
     refiner: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
 ) -> Fields:
@@ -123,9 +123,7 @@ def motion_field(
             model's window keeps the motion as fast when a user asks for a longer clip.
         field: "eulerian": one steady field, in which every straight part of a path is an entry at its start.
             "advected": the field is drawn anew for each step, about the points that moved along their paths.
-        sigma, threshold, threshold_on, normalized: As in `hints.dense_flow`; pins need "exact".
-        edge: Where an arrow's reach ends. "cut": at once, by Eq. 7, as printed. "soft": the flow fades with the weights
-            of Eq. 6 (the cut is then of little), and where a mask bounds it, not at all: all that may move moves.
+        sigma, threshold, threshold_on, normalized, edge: As in `hints.bounded_flow`; pins need "exact".
         image: (3, H, W) in [-1, 1], which `refiner` wants.
         refiner: T, `FlowRefiner.refine`: image (1, 3, H, W), hint (1, 2, H, W), mask (1, 1, H, W) to (1, 2, H, W). It
             sees pins only by the hint, so it may move what a pin holds; it cannot move what the mask holds.
@@ -145,20 +143,12 @@ def motion_field(
         raise ValueError(f"normalized={normalized}: {len(controls.pins)} pins need 'exact', else they would be moved")
     if refiner is not None and (image is None or field != "eulerian"):
         raise ValueError(f"field={field!r}: a refiner needs the image and field='eulerian'")
-    if edge not in ("cut", "soft"):
-        raise ValueError(f"edge={edge!r}: must be 'cut' or 'soft'")
-    bounded = edge == "soft" and bool((controls.mask == 0).any())
-    cut = {"sigma": sigma, "threshold": 0.0 if bounded else threshold, "threshold_on": threshold_on}
+    options = {"edge": edge, "sigma": sigma, "threshold": threshold, "threshold_on": threshold_on}
 
     def dense_at(points: Tensor, vectors: Tensor) -> Tensor:
         pins = torch.tensor(controls.pins, dtype=torch.float64).view(-1, 2)
         points, vectors = torch.cat([points, pins]).float(), torch.cat([vectors, torch.zeros_like(pins)]).float()
-        flow = dense_flow(points, vectors, controls.mask, normalized=normalized, **cut)
-        if edge == "cut" or bounded:
-            return flow
-        moving = vectors.ne(0).any(1)
-        unit = torch.ones_like(vectors[moving])
-        return flow * dense_flow(points[moving], unit, controls.mask, normalized=False, **cut).clamp(max=1)
+        return bounded_flow(points, vectors, controls.mask, normalized=normalized, **options)
 
     if field == "eulerian":
         dense = dense_at(*_steady(controls.arrows, span))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 Normalized = bool | Literal["exact"]
+Edge = Literal["cut", "soft"]
 
 
 def arrow_vectors(starts: Tensor, ends: Tensor, num_frames: int) -> Tensor:
@@ -96,6 +97,41 @@ def dense_flow(
     return flow * (size > threshold) * mask
 
 
+def bounded_flow(
+    points: Tensor,
+    vectors: Tensor,
+    mask: Tensor,
+    *,
+    edge: Edge,
+    sigma: float,
+    threshold: float,
+    threshold_on: Literal["weight", "magnitude"],
+    normalized: Normalized,
+) -> Tensor:
+    """`dense_flow` with an edge of choice.
+
+    Args:
+        edge: Where an arrow's reach ends. "cut": at once, by Eq. 7, as printed. "soft": the flow fades with the weights
+            of Eq. 6 (the cut is then of little), and where a mask bounds it, not at all: all that may move moves.
+
+    Returns:
+        As `dense_flow`, (2, H, W) px per frame.
+
+    Raises:
+        ValueError: If `edge` is neither, or as `dense_flow` does.
+    """
+    if edge not in ("cut", "soft"):
+        raise ValueError(f"edge={edge!r}: must be 'cut' or 'soft'")
+    bounded = edge == "soft" and bool((mask == 0).any())
+    cut = {"sigma": sigma, "threshold": 0.0 if bounded else threshold, "threshold_on": threshold_on}
+    flow = dense_flow(points, vectors, mask, normalized=normalized, **cut)
+    if edge == "cut" or bounded:
+        return flow
+    moving = vectors.ne(0).any(1)
+    unit = torch.ones_like(vectors[moving])
+    return flow * dense_flow(points[moving], unit, mask, normalized=False, **cut).clamp(max=1)
+
+
 def _interpolate(distance_x: Tensor, distance_y: Tensor, vectors: Tensor) -> Tensor:
     """The average (2, H, W) of `vectors` (N, 2) with weights w / (1 - w), w = exp(-distance_x - distance_y).
 
@@ -137,6 +173,7 @@ def sample_hint(
     generator: np.random.Generator,
     *,
     max_points: int,
+    edge: Edge,
     sigma: float,
     threshold: float,
     threshold_on: Literal["weight", "magnitude"],
@@ -149,23 +186,24 @@ def sample_hint(
         mask: (1, H, W) in {0, 1}; 1 where pixels may move. An empty mask gives a zero hint.
         generator: Source of the number of points and of their places.
         max_points: Most arrows in a hint, at least 1.
-        sigma, threshold, threshold_on, normalized: As in `dense_flow`.
+        edge, sigma, threshold, threshold_on, normalized: As in `bounded_flow`.
 
     Returns:
         (2, H, W) px per frame.
 
     Raises:
-        ValueError: If `max_points` is below 1, or as `dense_flow` does.
+        ValueError: If `max_points` is below 1, or as `bounded_flow` does.
     """
     if max_points < 1:
         raise ValueError(f"max_points={max_points}: must be at least 1")
     movable = torch.nonzero(mask[0])
     count = min(int(generator.integers(1, max_points + 1)), len(movable))
     y, x = movable[torch.from_numpy(generator.choice(len(movable), count, replace=False))].T if count else movable.T
-    return dense_flow(
+    return bounded_flow(
         torch.stack([x, y], dim=1).to(flow.dtype),
         flow[:, y, x].T,
         mask,
+        edge=edge,
         sigma=sigma,
         threshold=threshold,
         threshold_on=threshold_on,

@@ -44,7 +44,7 @@ def inputs(height: int = 32, width: int = 32, batch: int = 2) -> tuple[torch.Ten
 
 def pairs(*, batch_size: int = 4, size: int = 24) -> StreamData:
     hint = functools.partial(
-        sample_hint, max_points=8, sigma=170 / 512, threshold=0.05, threshold_on="weight", normalized=False
+        sample_hint, max_points=8, edge="cut", sigma=170 / 512, threshold=0.05, threshold_on="weight", normalized=False
     )
     options = {"height": size, "width": size, "hint": hint}
     return StreamData(

@@ -13,7 +13,9 @@ from motionanim.data.video import VideoError
 from motionanim.flow import resize_flow
 from motionanim.hints import sample_hint
 
-HINT = functools.partial(sample_hint, max_points=4, sigma=0.3, threshold=0.05, threshold_on="weight", normalized=False)
+HINT = functools.partial(
+    sample_hint, max_points=4, edge="cut", sigma=0.3, threshold=0.05, threshold_on="weight", normalized=False
+)
 
 
 def field():
