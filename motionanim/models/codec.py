@@ -88,8 +88,11 @@ class Codec(nn.Module):
     @torch.no_grad()
     def encode_moved(self, image: Tensor, moved: Tensor) -> Tensor:
         """`predict` for a motion that is traced already, `moved` (B, T, 2, H, W) of `flow.trace_back`."""
-        frames = warp(image.repeat_interleave(moved.shape[1], 0), moved.flatten(0, 1))
-        return self.encode(frames.unflatten(0, moved.shape[:2]))
+        parts = []
+        for part in moved.split(16, dim=1):  # a long video's frames need not be in memory at once
+            frames = warp(image.repeat_interleave(part.shape[1], 0), part.flatten(0, 1))
+            parts.append(self.encode(frames.unflatten(0, part.shape[:2])))
+        return torch.cat(parts, dim=1)
 
     def condition(
         self,
