@@ -142,17 +142,21 @@ class Generator:
         # and over again lose what is fine. A window may end this much after the video.
         beyond = flow[:, -1:].expand(-1, max(self.window, len(self.sigmas)), -1, -1, -1)
         moved = trace_back(torch.cat([flow, beyond], dim=1).float()) if use_flow else None
-        condition = encode(image, flow, None if moved is None else self.codec.encode_moved(image, moved))
+        predict = _predictor(self.codec, image, moved)
+        predicts = use_flow and self.denoiser.predicts
+        condition = encode(image, flow, None)
 
         def window(whole: Condition, start: int, length: int) -> Condition:
             part = at(whole, start, length)
+            if predicts:
+                part = part._replace(predicted=predict(start, length))
             if moved is None or start == 0:
                 return part
             return encode(warp(image, moved[:, start]), part.flow, part.predicted)
 
         def begin(latent: Tensor, part: Condition) -> Condition:
             frame = self.codec.decode(latent[:, None])[:, 0]
-            return encode(frame, part.flow, self.codec.predict(frame, part.flow) if use_flow else None)
+            return encode(frame, part.flow, self.codec.predict(frame, part.flow) if predicts else None)
 
         def rewind(part: Condition) -> Tensor:
             return self.codec.predict(image, -part.flow.flip(1)).flip(1)
@@ -163,7 +167,7 @@ class Generator:
         if still.any():
             denoise = _held(denoise, self.codec.encode(image[:, None]), still)
         model = Model(
-            denoise, self.window, window, begin, rewind, self.codec.vae.config.scaling_factor,
+            denoise, self.window, window, predict, begin, rewind, self.codec.vae.config.scaling_factor,
             partial(temporal_windows, self.denoiser),
         )  # fmt: skip
         latents, record = long_video(
@@ -172,6 +176,20 @@ class Generator:
         start = time.perf_counter()
         frames = torch.where(mask[:, None] > 0, self.codec.decode(latents), image[:, None])
         return frames, record._replace(seconds=record.seconds | {"decode": time.perf_counter() - start})
+
+
+def _predictor(codec: Codec, image: Tensor, moved: Tensor | None) -> Callable[[int, int], Tensor]:
+    """`Model.predict`: windows share frames, and each costs a pass of the VAE, so they are kept."""
+    made: dict[int, Tensor] = {}
+
+    def predict(start: int, length: int) -> Tensor:
+        frames = torch.arange(start, start + length).clamp(max=moved.shape[1] - 1).tolist()
+        new = [frame for frame in dict.fromkeys(frames) if frame not in made]
+        if new:
+            made.update(zip(new, codec.encode_moved(image, moved[:, new]).unbind(1), strict=True))
+        return torch.stack([made[frame] for frame in frames], dim=1)
+
+    return predict
 
 
 def _held(denoise: Denoise, known: Tensor, where: Tensor) -> Denoise:

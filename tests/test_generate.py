@@ -97,3 +97,22 @@ def test_every_window_is_predicted_from_the_photo_itself(base: Path, method: str
         for k in (0, 3):
             end = latents[0, k] / generator.codec.vae.config.scaling_factor
             assert min((seen - end).abs().max() for seen in images) < 1e-3, "a window's own image"
+
+
+@pytest.mark.parametrize(
+    ("method", "frames", "warped", "encoded"),
+    [("continuous", 12, True, 14), ("direct", 5, True, 5), ("direct", 5, False, 0)],  # a last window may go on: 14
+)
+def test_only_what_is_read_is_carried_and_encoded_and_that_once(
+    base: Path, method: str, frames: int, warped: bool, encoded: int
+) -> None:
+    generator = load(base, guidance=1.0, warped_latent=warped)
+    encode, seen = generator.codec.encode_moved, []
+
+    def counted(image: Tensor, moved: Tensor) -> Tensor:
+        seen.append(moved.shape[1])
+        return encode(image, moved)
+
+    generator.codec.encode_moved = counted
+    sample(generator, method, frames=frames)
+    assert sum(seen) == encoded

@@ -74,19 +74,25 @@ def rewind(part: Condition) -> Tensor:
     return torch.cat([part.image_latents[:, None] + steps, part.image_latents[:, None]], dim=1)
 
 
+def predicting(model: Model, whole: Condition) -> Model:
+    """`model` for one video: what it predicts is `certain`."""
+    return model._replace(predict=lambda start, length: window(whole, start, length + 1).predicted[:, :length])
+
+
 def toy_model() -> Model:
-    return Model(toy, L, window, begin, rewind, 1.0, lambda size, stride: nullcontext())
+    return Model(toy, L, window, None, begin, rewind, 1.0, lambda size, stride: nullcontext())
 
 
 def real_model(denoiser: Denoiser) -> Model:
-    return Model(denoiser.eval(), L, window, begin, rewind, 1.0, partial(temporal_windows, denoiser))
+    return Model(denoiser.eval(), L, window, None, begin, rewind, 1.0, partial(temporal_windows, denoiser))
 
 
 def run(method, *, model=None, frames=N, seed=0, given=None, sigmas=SIGMAS, **options):
     method = METHODS[method] if isinstance(method, str) else method
+    given = condition(frames) if given is None else given
     with torch.no_grad():
         return method(
-            model or toy_model(), given or condition(frames), num_frames=frames, sigmas=sigmas,
+            predicting(model or toy_model(), given), given, num_frames=frames, sigmas=sigmas,
             generator=torch.Generator().manual_seed(seed), progress=False, **options,
         )  # fmt: skip
 

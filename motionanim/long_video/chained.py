@@ -121,7 +121,7 @@ def loop(
     flow = condition.flow[:, : num_frames - 1]
     circular = condition._replace(flow=torch.cat([flow, flow[:, -1:], flow[:, :shared]], dim=1))
     if condition.use_flow.all():
-        leaving = at(circular, start + shared, between).predicted
+        leaving = model.predict(start + shared, between)
         returning = model.rewind(at(circular, num_frames + 1 - between, between))  # its last frame is frame 0
     else:
         leaving, returning = (frame[:, None].expand(-1, between, -1, -1, -1) for frame in (tail[:, -1], head[:, 0]))
@@ -163,7 +163,7 @@ def _chain(run: _Run, num_frames: int) -> Tensor:
         here, noise = model.at(condition, 0, length), draw_noise(condition, length, run.generator)
         title = f"segment 1 of {count}" if run.progress else None
         if run.warm_start and condition.use_flow.all():
-            z = here.predicted + run.sigmas[run.split].to(noise) * noise
+            z = model.predict(0, length) + run.sigmas[run.split].to(noise) * noise
             video = denoise_from(run.meter.denoise, z, run.sigmas[run.split :], here, progress=title)
         else:
             video = denoise_from(
@@ -175,7 +175,7 @@ def _chain(run: _Run, num_frames: int) -> Tensor:
         start = k * stride
         tail = video[:, start:]
         if condition.use_flow.all():
-            ahead = at(condition, start + run.overlap, stride).predicted
+            ahead = model.predict(start + run.overlap, stride)
         else:
             ahead = tail[:, -1:].expand(-1, stride, -1, -1, -1)
         made = _segment(run, condition, start, torch.cat([tail, ahead], dim=1), held)

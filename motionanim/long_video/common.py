@@ -2,7 +2,7 @@
 
 Each takes (model, condition, *, num_frames, sigmas, generator, progress, its own options) and returns latents
 (B, N, C, h, w) and a `Record`. `condition.flow` holds the motion of the whole video, (B, N-1, 2, H, W); a window sees
-its part of it and of `condition.predicted`, the image carried along it. N is any number of frames from 2 on: whole
+its part of it, and the image carried along it (`Model.at`). N is any number of frames from 2 on: whole
 windows are computed and the rest is cut.
 """
 
@@ -26,6 +26,8 @@ class Model(NamedTuple):
     window: int  # L, the frames it was trained on
     # As `at`, the function, with the input image carried to the first of those frames as the window's own image.
     at: Callable[[Condition, int, int], Condition]
+    # Scaled latents (B, T, C, h, w) of the input image carried along the field to T frames from a first one on.
+    predict: Callable[[int, int], Tensor]
     # Scaled latents of one frame (B, C, h, w) and the condition of a window: the window begins with that frame instead.
     begin: Callable[[Tensor, Condition], Condition]
     # The condition of a window of T frames: scaled latents (B, T, C, h, w) of the input image as the last of them,
@@ -74,16 +76,12 @@ def check_frames(num_frames: int) -> None:
 
 
 def at(condition: Condition, start: int, length: int) -> Condition:
-    """The condition of frames start ... start+length-1: their flow and prediction.
+    """The condition of frames start ... start+length-1: their flow, and as prediction the image standing still.
 
-    Past the end of the video its last step goes on; past the last predicted frame that stands still.
+    Past the end of the video its last step goes on.
     """
-    steps, frames = torch.arange(start, start + length - 1), torch.arange(start, start + length)
-    return condition._replace(flow=_pick(condition.flow, steps), predicted=_pick(condition.predicted, frames))
-
-
-def _pick(values: Tensor, places: Tensor) -> Tensor:
-    return values[:, places.clamp(max=values.shape[1] - 1).to(values.device)]
+    steps = torch.arange(start, start + length - 1).clamp(max=condition.flow.shape[1] - 1).to(condition.flow.device)
+    return condition._replace(flow=condition.flow[:, steps], predicted=condition.predicted[:, :1])
 
 
 def repeat(condition: Condition, times: int) -> Condition:
