@@ -1,7 +1,6 @@
 """A loaded base that turns an image and its motion into a video of any length: shared by all that sample from it."""
 
 import os
-import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from motionanim.flow import motion_strength, trace_back, warp
 from motionanim.long_video.chained import holding
-from motionanim.long_video.common import Model, Record, at
+from motionanim.long_video.common import Model, Record, at, now
 from motionanim.models.codec import Codec
 from motionanim.models.denoiser import Denoiser
 from motionanim.models.fingerprint import fingerprint
@@ -24,6 +23,8 @@ from motionanim.types import Condition
 
 LongVideo = Callable[..., tuple[Tensor, Record]]
 DTYPES = ("float32", "bfloat16", "float16")
+DECODE_DTYPES = ("float32", "bfloat16")
+COMPILE = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")  # of torch.compile
 
 
 def pick_device() -> torch.device:
@@ -66,10 +67,12 @@ class Generator:
             loras: Pairs of a LoRA file and its weight.
 
         Raises:
-            ValueError: If a LoRA belongs to another base, or the sampling's dtype is none of `DTYPES`.
+            ValueError: If a LoRA belongs to another base, or the sampling's dtype, decode_dtype or compile is unknown.
         """
-        if sampling["dtype"] not in DTYPES:
-            raise ValueError(f"sampling.dtype={sampling['dtype']}: must be one of {', '.join(DTYPES)}")
+        for name, known in (("dtype", DTYPES), ("decode_dtype", DECODE_DTYPES), ("compile", (None, *COMPILE))):
+            if sampling[name] not in known:
+                choices = ", ".join("null" if choice is None else choice for choice in known)
+                raise ValueError(f"sampling.{name}={sampling[name]}: must be one of {choices}")
         codec = Codec.from_pretrained(base).to(device)
         denoiser = Denoiser.from_pretrained(base, downscale=codec.downscale, motion=dict(motion)).eval()
         found = fingerprint(denoiser.unet)
@@ -77,6 +80,10 @@ class Generator:
             load_lora(denoiser.unet, Path(path), weight=weight)
             merge_lora(denoiser.unet)
         denoiser.to(device, getattr(torch, sampling["dtype"]))
+        if sampling["channels_last"]:
+            denoiser.channels_last()
+        if sampling["compile"] is not None:
+            denoiser.unet.compile(mode=sampling["compile"])
         return cls(codec, denoiser, sampling=sampling, window=window), found
 
     @property
@@ -163,19 +170,22 @@ class Generator:
 
         s = self.sampling
         denoise = guided(self.denoiser, first=s["min_guidance"], last=s["max_guidance"], motion=s["motion_guidance"])
+        unguided: Denoise = self.denoiser
         still = torch.nn.functional.adaptive_max_pool2d(mask, condition.image_latents.shape[-2:])[:, None] == 0
         if still.any():
-            denoise = _held(denoise, self.codec.encode(image[:, None]), still)
+            known = self.codec.encode(image[:, None])
+            denoise, unguided = _held(denoise, known, still), _held(unguided, known, still)
         model = Model(
-            denoise, self.window, window, predict, begin, rewind, self.codec.vae.config.scaling_factor,
+            denoise, unguided, self.window, window, predict, begin, rewind, self.codec.vae.config.scaling_factor,
             partial(temporal_windows, self.denoiser),
         )  # fmt: skip
         latents, record = long_video(
             model, condition, num_frames=num_frames, sigmas=self.sigmas, generator=generator, progress=progress
         )
-        start = time.perf_counter()
-        frames = torch.where(mask[:, None] > 0, self.codec.decode(latents), image[:, None])
-        return frames, record._replace(seconds=record.seconds | {"decode": time.perf_counter() - start})
+        start = now()
+        decoded = self.codec.decode(latents, dtype=getattr(torch, s["decode_dtype"]))
+        frames = torch.where(mask[:, None] > 0, decoded, image[:, None])
+        return frames, record._replace(seconds=record.seconds | {"decode": now() - start})
 
 
 def _predictor(codec: Codec, image: Tensor, moved: Tensor | None) -> Callable[[int, int], Tensor]:

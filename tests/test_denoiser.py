@@ -187,7 +187,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(base: Path) -> None:
         torch.manual_seed(0)
         denoiser = perturb(Denoiser.from_pretrained(base, downscale=2, motion=MOTION)).train()
         if checkpointing:
-            denoiser.unet.enable_gradient_checkpointing()
+            denoiser.checkpoint_blocks()
         z = torch.randn(2, 5, 4, 8, 8, generator=torch.Generator().manual_seed(1))
         denoiser(z, torch.tensor([1.0, 2.0]), make_condition()).square().mean().backward()
         gradients.append(torch.cat([p.grad.flatten() for p in denoiser.motion.parameters()]))

@@ -444,6 +444,7 @@ def test_the_eulerian_baseline_moves_along_the_exact_field(tmp_path: Path) -> No
 def test_a_base_that_differs_in_one_inner_layer_is_another_method(base: Path, tmp_path: Path) -> None:
     sampling = {
         "num_steps": 2, "sigma_min": 0.002, "sigma_max": 700.0, "rho": 7.0, "noise_aug": 0.02, "dtype": "float32",
+        "decode_dtype": "float32", "channels_last": False, "compile": None,
     }  # fmt: skip
 
     def identity(folder: Path) -> dict:

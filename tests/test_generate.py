@@ -1,7 +1,9 @@
 """What holds still, the latents outside the mask, for every clip, segment and window; and the denoiser's dtype."""
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 import torch
@@ -38,11 +40,14 @@ def test_held_latents_are_each_clips_own_in_every_segment() -> None:
         assert (out[row, ..., rest] == 0).all()
 
 
-def load(base: Path, *, dtype: str = "float32", guidance: float = 2.0, **motion: float | None) -> Generator:
+def load(
+    base: Path, *, dtype: str = "float32", guidance: float = 2.0, sampling: Mapping = MappingProxyType({}), **motion
+) -> Generator:
     sampling = {
         "num_steps": 2, "sigma_min": 0.002, "sigma_max": 80.0, "rho": 7.0, "min_guidance": 1.0,
         "max_guidance": guidance, "motion_guidance": None, "noise_aug": 0.0, "dtype": dtype,
-    }  # fmt: skip
+        "decode_dtype": "float32", "channels_last": False, "compile": None,
+    } | sampling  # fmt: skip
     torch.manual_seed(0)  # of the motion weights, which this base lacks
     generator, _ = Generator.load(
         base=str(base), motion=MOTION | motion, sampling=sampling, loras=[], window=5, device=torch.device("cpu")
@@ -70,9 +75,47 @@ def test_bfloat16_makes_nearly_the_same_video(base: Path, method: str, residual_
     assert 0 < (rounded - exact).abs().mean() < 0.1 * exact.std()  # eight bits, over two steps with guidance
 
 
-def test_another_dtype_is_refused_in_words(base: Path) -> None:
-    with pytest.raises(ValueError, match="sampling.dtype=int8: must be one of float32, bfloat16, float16"):
-        load(base, dtype="int8")
+@pytest.mark.parametrize(
+    ("sampling", "words"),
+    [
+        ({"dtype": "int8"}, "sampling.dtype=int8: must be one of float32, bfloat16, float16"),
+        ({"decode_dtype": "float16"}, "sampling.decode_dtype=float16: must be one of float32, bfloat16"),
+        ({"compile": "fast"}, "sampling.compile=fast: must be one of null, default, reduce-overhead"),
+    ],
+)
+def test_an_unknown_choice_is_refused_in_words(base: Path, sampling: dict[str, str], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        load(base, sampling=sampling)
+
+
+def test_channels_last_makes_the_same_video(base: Path) -> None:
+    plain, other = load(base), load(base, sampling={"channels_last": True})
+    assert other.denoiser.unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(sample(other, "direct", frames=5), sample(plain, "direct", frames=5), atol=1e-4, rtol=0)
+
+
+def test_a_decoder_in_bfloat16_makes_nearly_the_same_video(base: Path) -> None:
+    exact, rounded = (
+        sample(load(base, sampling={"decode_dtype": dtype}), "direct", frames=5) for dtype in ("float32", "bfloat16")
+    )
+    assert rounded.dtype == torch.float32
+    assert 0 < (rounded - exact).abs().mean() < 0.02 * exact.std()
+
+
+@pytest.mark.slow
+def test_a_compiled_unet_makes_the_same_video(base: Path) -> None:
+    compiled, plain = (load(base, sampling={"compile": mode}) for mode in ("default", None))
+    torch.testing.assert_close(
+        sample(compiled, "direct", frames=5), sample(plain, "direct", frames=5), atol=1e-4, rtol=0
+    )
+
+
+def test_the_compiler_sees_hooks_processors_and_windows_of_the_motion_conditioning(base: Path) -> None:
+    traced, plain = load(base), load(base)
+    traced.denoiser.unet.compile(backend="eager")  # captures the graph and runs it as it is
+    torch.testing.assert_close(
+        sample(traced, "freenoise", frames=7), sample(plain, "freenoise", frames=7), atol=1e-5, rtol=0
+    )
 
 
 @pytest.mark.parametrize("method", ["gen_l_video", "freenoise", "fifo", "continuous", "loop"])

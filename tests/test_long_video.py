@@ -24,7 +24,7 @@ L, T, N = 5, 10, 23
 SIGMAS = karras_sigmas(T, sigma_min=0.002, sigma_max=700.0, rho=7.0)
 PHASED = {
     "gamma": 0.8, "sigma": None, "omega": 0.2, "shuffle": "segment", "renormalize": True, "shared_noise": "segment",
-    "batch_size": 8,
+    "guide_later": True, "batch_size": 8,
 }  # fmt: skip
 CHAINED = {"overlap": 2, "gamma": None, "sigma": 2.0, "warm_start": False, "anchor": False}
 METHODS = {
@@ -80,11 +80,11 @@ def predicting(model: Model, whole: Condition) -> Model:
 
 
 def toy_model() -> Model:
-    return Model(toy, L, window, None, begin, rewind, 1.0, lambda size, stride: nullcontext())
+    return Model(toy, toy, L, window, None, begin, rewind, 1.0, lambda size, stride: nullcontext())
 
 
 def real_model(denoiser: Denoiser) -> Model:
-    return Model(denoiser.eval(), L, window, None, begin, rewind, 1.0, partial(temporal_windows, denoiser))
+    return Model(denoiser.eval(), denoiser, L, window, None, begin, rewind, 1.0, partial(temporal_windows, denoiser))
 
 
 def run(method, *, model=None, frames=N, seed=0, given=None, sigmas=SIGMAS, **options):
@@ -207,6 +207,18 @@ def test_shared_noise_of_the_image_costs_one_call_more() -> None:
     video, record = run(phased, **PHASED | {"shared_noise": "image"})
     assert record.calls == T + 4 * (T - 8) + 1
     assert not torch.equal(video, run("phased")[0])
+
+
+def test_later_segments_may_go_without_guidance() -> None:
+    def louder(z, sigma, condition):
+        return 2 * toy(z, sigma, condition)
+
+    model = toy_model()._replace(denoise=louder)
+    both, first_only = (run(phased, model=model, **PHASED | {"guide_later": guide}) for guide in (True, False))
+    plain = run(phased, **PHASED)
+    assert torch.equal(first_only[0][:, :L], both[0][:, :L])
+    assert not torch.equal(first_only[0][:, L:], both[0][:, L:])
+    assert first_only[1].calls == both[1].calls == plain[1].calls
 
 
 @pytest.mark.parametrize("shuffle", ["segment", "global", "none"])

@@ -23,6 +23,7 @@ class Model(NamedTuple):
     """What a method needs of the network."""
 
     denoise: Denoise  # guidance included
+    unguided: Denoise
     window: int  # L, the frames it was trained on
     # As `at`, the function, with the input image carried to the first of those frames as the window's own image.
     at: Callable[[Condition, int, int], Condition]
@@ -55,18 +56,32 @@ class Meter:
         self.calls, self.seconds, self._model, self._batch = 0.0, {}, model, batch
 
     def denoise(self, z: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
-        self.calls += len(z) / self._batch * max(1, z.shape[1] / self._model.window)
+        self._count(z)
         return self._model.denoise(z, sigma, condition)
+
+    def unguided(self, z: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
+        self._count(z)
+        return self._model.unguided(z, sigma, condition)
+
+    def _count(self, z: Tensor) -> None:
+        self.calls += len(z) / self._batch * max(1, z.shape[1] / self._model.window)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
+        start = now()
         yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+        self.seconds[name] = self.seconds.get(name, 0.0) + now() - start
 
     def record(self, borders: Iterable[int], split: int | None = None, sigmas: Tensor | None = None) -> Record:
         level = None if split is None else sigmas[split].item()
         return Record(round(self.calls, 6), self.seconds, tuple(borders), split, level)
+
+
+def now() -> float:
+    """Seconds of a clock, once the GPU has done what it was told."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def check_frames(num_frames: int) -> None:

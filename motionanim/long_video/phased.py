@@ -78,6 +78,7 @@ def phased(
     shuffle: Literal["segment", "global", "none"],
     renormalize: bool,
     shared_noise: Literal["segment", "image"],
+    guide_later: bool,
     batch_size: int,
 ) -> tuple[Tensor, Record]:
     """The paper's method (Sec. 3.4): segment 1 runs all T steps, later segments inherit M and resample the rest.
@@ -91,6 +92,7 @@ def phased(
         omega, shuffle, renormalize: As in `fresh_noise`.
         shared_noise: n(t) of Eq. 10: segment 1's own noise at its last inherited step, or, for one call more, the
             network's noise for the noised input image (the literal reading).
+        guide_later: Guidance in phase 2 too; without, its calls cost half.
         batch_size: Segments denoised at once, at least 1: bounds the memory.
 
     Raises:
@@ -127,10 +129,11 @@ def phased(
             new = fresh_noise(
                 noise, segments - 1, omega=omega, shuffle=shuffle, renormalize=renormalize, generator=generator
             )
+            denoise = meter.denoise if guide_later else meter.unguided
             # Only the noise differs from segment 1: with omega = 0 and no shuffle nothing does, to the last bit.
             for part in (parted + sigmas[split].to(z) * (new - noise)).split(batch_size):
                 later = denoise_from(
-                    meter.denoise, part.flatten(0, 1), sigmas[split:], repeat(here, len(part)),
+                    denoise, part.flatten(0, 1), sigmas[split:], repeat(here, len(part)),
                     progress="later segments" if progress else None,
                 )  # fmt: skip
                 clips += later.unflatten(0, part.shape[:2])

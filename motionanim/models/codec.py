@@ -124,15 +124,15 @@ class Codec(nn.Module):
         )
 
     @torch.no_grad()
-    def decode(self, latents: Tensor, chunk: int = 25, context: int = 4) -> Tensor:
+    def decode(self, latents: Tensor, chunk: int = 25, context: int = 4, dtype: torch.dtype = torch.float32) -> Tensor:
         """Scaled latents (B, T, C, h, w) to frames (B, T, 3, H, W) in [-1, 1], `chunk` frames of a clip at a time.
 
         SVD's temporal decoder also sees `context` frames on either side of a chunk, which are thrown away: its chunks
-        would otherwise show their edges.
+        would otherwise show their edges. With `dtype` bfloat16 it runs under autocast, at eight bits.
         """
         temporal = isinstance(self.vae, AutoencoderKLTemporalDecoder)
         parts = []
-        with torch.autocast(latents.device.type, enabled=False):
+        with torch.autocast(latents.device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
             for clip in latents.float() / self.vae.config.scaling_factor:
                 for first in range(0, len(clip), chunk):
                     low = max(0, first - context) if temporal else first
@@ -140,4 +140,4 @@ class Codec(nn.Module):
                     # SVD's decoder is temporal and must know the frames of a clip; a plain one must not be told.
                     options = {"num_frames": len(seen)} if temporal else {}
                     parts.append(self.vae.decode(seen, **options).sample[first - low :][:chunk])
-        return torch.cat(parts).unflatten(0, latents.shape[:2]).clamp(-1, 1)
+        return torch.cat(parts).float().unflatten(0, latents.shape[:2]).clamp(-1, 1)

@@ -1,0 +1,67 @@
+"""Operations and memory of a computation, counted without a GPU and without the memory.
+
+Under `torch._subclasses.fake_tensor.FakeTensorMode` tensors have shapes but no values, so that a model of 1.5 billion
+parameters is counted in seconds on a laptop.
+"""
+
+import gc
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.weak import WeakIdKeyDictionary
+
+
+def count_flops(run: Callable[[], Any]) -> int:
+    """Floating-point operations of `run`'s matrix products, convolutions and attention; multiply and add are two."""
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return counter.get_total_flops()
+
+
+class PeakMemory(TorchDispatchMode):
+    """Within this context: the bytes of all tensors that are alive, and the most that there ever were.
+
+    Counts what the tensors hold, as `torch.cuda.max_memory_allocated` does but for its rounding, and not what an
+    operation needs inside itself. Not to be used at once with `count_flops`, which keeps tensors alive.
+
+    Attributes:
+        now: Bytes alive.
+        peak: Largest value of `now`.
+    """
+
+    def __init__(self, *kept: torch.nn.Module) -> None:
+        """`kept`: modules whose parameters and buffers are there already."""
+        super().__init__()
+        self.now = self.peak = 0
+        self._seen = WeakIdKeyDictionary()  # storages
+        for module in kept:
+            for tensor in [*module.parameters(), *module.buffers()]:
+                self._add(tensor)
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        gc.collect()
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = operation(*args, **(kwargs or {}))
+        tree_map_only(Tensor, self._add, out)
+        return out
+
+    def _add(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        if storage in self._seen:
+            return
+        size = storage.nbytes()
+        self._seen[storage] = size
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._remove, size)
+
+    def _remove(self, size: int) -> None:
+        self.now -= size
