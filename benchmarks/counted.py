@@ -1,0 +1,203 @@
+"""What Stable Video Diffusion costs at the paper's size, counted on tensors without values: no GPU, no weights.
+
+python benchmarks/counted.py [--batch 4]
+"""
+
+import argparse
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from diffusers import AutoencoderKLTemporalDecoder, UNetSpatioTemporalConditionModel
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from tqdm import tqdm
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+import motionanim.entry
+from motionanim.long_video.common import now
+from motionanim.models.accounting import PeakMemory, count_flops
+from motionanim.models.denoiser import Denoiser
+from motionanim.models.lora import add_lora
+from motionanim.types import Condition
+
+ROOT = Path(__file__).resolve().parents[1]
+SVD: dict[str, Any] = yaml.safe_load((Path(__file__).parent / "svd.yaml").read_text())
+CHECKPOINTING: dict[str, Callable[[Denoiser], None]] = {
+    "none": lambda denoiser: None,
+    "diffusers'": lambda denoiser: denoiser.unet.enable_gradient_checkpointing(),
+    "ours": Denoiser.checkpoint_blocks,
+}
+TERA, GIBI = 1e12, 2**30
+
+
+def settings() -> dict[str, Any]:
+    """The numbers of scale=svd, and those of its sampling and long video."""
+    with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):
+        cfg = compose("animate", ["image=none", "scale=svd", "long_video=phased", "frames=125"])
+        rank = compose("train", ["experiment=motion_lora", "scale=svd", "paths.run=."]).model.rank
+    return OmegaConf.to_container(cfg, resolve=True) | {"rank": rank}
+
+
+def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Operations a second of a large matrix product, the best of several."""
+    size = 8192 if device.type == "cuda" else 2048
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    best = float("inf")
+    for _ in range(8):
+        start = now()
+        a @ b
+        best = min(best, now() - start)
+    return 2 * size**3 / best
+
+
+def build_denoiser(unet: dict[str, Any], motion: dict[str, Any]) -> Denoiser:
+    """Without values. What the carried image adds, one convolution, is left out: it asks what values are."""
+    with torch.device("meta"):
+        return Denoiser(
+            UNetSpatioTemporalConditionModel.from_config(unet), downscale=8, motion=motion | {"warped_latent": False}
+        )
+
+
+def trained_names(unet: UNetSpatioTemporalConditionModel, preset: str) -> set[str]:
+    """The UNet's parameters that a preset trains."""
+    denoiser = build_denoiser(unet.config, settings()["motion"])
+    denoiser.select_trainable(preset)
+    return {name for name, parameter in denoiser.unet.named_parameters() if parameter.requires_grad}
+
+
+def denoise(denoiser: Denoiser, scale: dict[str, Any], batch: int) -> torch.Tensor:
+    """One call of the denoiser on `batch` clips."""
+    frames, height, width = (scale[name] for name in ("num_frames", "height", "width"))
+    h, w, config = height // 8, width // 8, denoiser.unet.config
+    one, channels = torch.ones(batch), config.out_channels
+    condition = Condition(
+        image_latents=torch.empty(batch, channels, h, w),
+        image_embed=torch.empty(batch, 1, config.cross_attention_dim),
+        predicted=torch.empty(batch, 1, channels, h, w), flow=torch.empty(batch, frames - 1, 2, height, width),
+        motion_strength=one, use_flow=one, use_strength=one, fps=one, noise_aug=one,
+    )  # fmt: skip
+    return denoiser(torch.empty(batch, frames, channels, h, w), one, condition)
+
+
+def backward(denoiser: Denoiser, scale: dict[str, Any], batch: int) -> None:
+    """The loss of `batch` clips and its gradients."""
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = denoise(denoiser, scale, batch).square().mean()
+    loss.backward()
+
+
+def clip_flops(cfg: DictConfig) -> int:
+    """Operations of the loss of one clip and its gradients, nothing done twice; `cfg` is a composed conf/train.yaml."""
+    unet = UNetSpatioTemporalConditionModel.load_config(cfg.scale.base, subfolder="unet")
+    denoiser = build_denoiser(unet, OmegaConf.to_container(cfg.model.motion, resolve=True)).train()
+    if "rank" in cfg.model:
+        _with_lora(denoiser, rank=cfg.model.rank)
+    else:
+        denoiser.select_trainable(cfg.model.trainable)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        denoiser.to_empty(device="cpu")
+        return count_flops(lambda: backward(denoiser, cfg.scale, 1))
+
+
+def inference_rows(cfg: dict[str, Any]) -> list[tuple[str, float, float, float]]:
+    """(part, its parameters in millions, TFLOP of one use, uses in a video)."""
+    frames, height, width = cfg["frames"], cfg["height"], cfg["width"]
+    steps, window = cfg["sampling"]["num_steps"], cfg["scale"]["num_frames"]
+    clips = frames / window
+    calls = steps + (-(-frames // window) - 1) * (steps - round(cfg["long_video"]["gamma"] * steps))
+    pair = 2 if cfg["sampling"]["max_guidance"] > 1 else 1
+    denoiser = build_denoiser(SVD["unet"], cfg["motion"])
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        denoiser.to_empty(device="cpu")
+        vae = AutoencoderKLTemporalDecoder(**SVD["vae"])
+        clip = CLIPVisionModelWithProjection(CLIPVisionConfig(**SVD["image_encoder"]))
+        latents = torch.empty(window, 4, height // 8, width // 8)
+        call = partial(denoise, denoiser, cfg["scale"], 1)
+        parts: list[tuple[str, nn.Module, Callable[[], Any], float]] = [
+            (f"denoiser, {window} frames of {height}²", denoiser, call, calls * pair),
+            ("VAE, image encoded", vae.encoder, lambda: vae.encode(torch.empty(1, 3, height, width)), 1),
+            (f"VAE, {window} frames decoded", vae.decoder, lambda: vae.decode(latents, num_frames=window), clips),
+            ("CLIP, image embedded", clip, lambda: clip(torch.empty(1, 3, 224, 224)), 1),
+        ]  # fmt: skip
+        return [
+            (name, sum(p.numel() for p in module.parameters()) / 1e6, count_flops(run) / TERA, uses)
+            for name, module, run, uses in parts
+        ]
+
+
+def training_rows(cfg: dict[str, Any], batch: int) -> list[tuple[str, str, float, float, float]]:
+    """(what trains, checkpointing, its parameters in millions, TFLOP of a step, GiB at the peak of the second step)."""
+    presets: dict[str, Callable[[Denoiser], None]] = {
+        "motion LoRA": partial(_with_lora, rank=cfg["rank"]),
+        "temporal": lambda denoiser: denoiser.select_trainable("temporal"),
+        "literal": lambda denoiser: denoiser.select_trainable("literal"),
+    }
+    rows = []
+    cases = [(preset, kind) for preset in presets for kind in CHECKPOINTING]
+    for preset, kind in tqdm(cases, desc="counted training steps"):
+        denoiser = build_denoiser(SVD["unet"], cfg["motion"]).train()
+        presets[preset](denoiser)  # before it is fake: peft moves what it makes to the device of the weights
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            denoiser.to_empty(device="cpu")
+            CHECKPOINTING[kind](denoiser)
+            trained = [p for p in denoiser.parameters() if p.requires_grad]
+            optimizer = torch.optim.AdamW(trained)
+            with PeakMemory(denoiser) as memory:
+                for _ in range(2):  # AdamW makes its moments in the first
+                    backward(denoiser, cfg["scale"], batch)
+                    optimizer.step()
+                    optimizer.zero_grad()
+            flops = count_flops(lambda denoiser=denoiser: backward(denoiser, cfg["scale"], batch))
+        rows.append((preset, kind, sum(p.numel() for p in trained) / 1e6, flops / TERA, memory.peak / GIBI))
+    return rows
+
+
+def _with_lora(denoiser: Denoiser, rank: int) -> None:
+    denoiser.requires_grad_(False)
+    add_lora(denoiser.unet, rank=rank, alpha=rank)
+
+
+def report(batch: int) -> list[str]:
+    """Markdown lines."""
+    cfg = settings()
+    inference = inference_rows(cfg)
+    total = sum(flops * uses for _, _, flops, uses in inference)
+    return [
+        f"{cfg['frames']} frames, `phased`, gamma {cfg['long_video']['gamma']}, {cfg['sampling']['num_steps']} steps, "
+        "guidance on:",
+        "",
+        "| part | parameters, M | TFLOP a use | uses | TFLOP |",
+        "|---|---|---|---|---|",
+        *(
+            f"| {name} | {parameters:.1f} | {flops:.2f} | {uses:g} | {flops * uses:.1f} |"
+            for name, parameters, flops, uses in inference
+        ),
+        f"| together | | | | {total:.0f} |",
+        "",
+        f"A training step of {batch} clips, bf16-mixed, AdamW; weights, gradients and moments in float32:",
+        "",
+        "| what trains | parameters, M | checkpointing | TFLOP a step | GiB at the peak |",
+        "|---|---|---|---|---|",
+        *(
+            f"| {preset} | {parameters:.1f} | {kind} | {flops:.0f} | {peak:.1f} |"
+            for preset, kind, parameters, flops, peak in training_rows(cfg, batch)
+        ),
+        "",
+    ]
+
+
+def main() -> None:
+    motionanim.entry.quiet()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--batch", type=int, default=4)
+    print("\n".join(report(parser.parse_args().batch)))
+
+
+if __name__ == "__main__":
+    main()
