@@ -50,22 +50,28 @@ def one_line_errors(main: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def find_checkpoint(cfg: DictConfig) -> str | None:
-    """The checkpoint to resume: `ckpt_path`, or for `last` the newest one that this experiment's runs left.
+    """The checkpoint to resume: `ckpt_path`, or the newest one that this run (`auto`) or its experiment (`last`) left.
+
+    Returns:
+        Its path; None to begin anew, as `auto` does where there is none: a requeued job needs no other command.
 
     Raises:
         ValueError: If it does not exist.
     """
     if cfg.ckpt_path is None:
         return None
-    if cfg.ckpt_path != "last":
+    if cfg.ckpt_path not in ("last", "auto"):
         if not Path(cfg.ckpt_path).is_file():
-            raise ValueError(f"ckpt_path={cfg.ckpt_path}: no such file; give a .ckpt file or ckpt_path=last")
+            raise ValueError(
+                f"ckpt_path={cfg.ckpt_path}: no such file; give a .ckpt file, ckpt_path=last or ckpt_path=auto"
+            )
         return cfg.ckpt_path
-    runs = Path(cfg.paths.runs) / cfg.name
-    found = sorted(runs.glob("**/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime)
-    if not found:
+    runs = Path(cfg.paths.run) if cfg.ckpt_path == "auto" else Path(cfg.paths.runs) / cfg.name
+    # A second run in one folder leaves the first one's alone and writes last-v1.ckpt.
+    found = sorted(runs.glob("**/checkpoints/last*.ckpt"), key=lambda path: path.stat().st_mtime)
+    if not found and cfg.ckpt_path == "last":
         raise ValueError(f"ckpt_path=last: no checkpoint under {runs}; start without ckpt_path")
-    return str(found[-1])
+    return str(found[-1]) if found else None
 
 
 def quiet() -> None:

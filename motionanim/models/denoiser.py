@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from diffusers import UNetSpatioTemporalConditionModel
 from diffusers.models.resnet import SpatioTemporalResBlock
+from diffusers.models.transformers.transformer_temporal import TransformerSpatioTemporalModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -131,6 +132,11 @@ class Denoiser(nn.Module):
             return_dict=False,
         )[0]
         return expected + to_denoised(v.float(), rest, sigma, data_std=data_std)
+
+    def blocks(self) -> list[nn.Module]:
+        """The UNet's residual blocks and transformers, nearly all of its weights: the units of sharding."""
+        kinds = (SpatioTemporalResBlock, TransformerSpatioTemporalModel)
+        return [module for module in self.unet.modules() if isinstance(module, kinds)]
 
     @property
     def predicts(self) -> bool:
