@@ -3,6 +3,7 @@
 import csv
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -71,3 +72,91 @@ def test_killed_and_resumed_equals_uninterrupted(how: signal.Signals, base: Path
         assert rerun.returncode == 0, rerun.stderr[-2000:]
     reference = losses(runs / "whole")
     assert tail == {number: reference[number] for number in tail}
+
+
+def ranks(run: str) -> dict[int, int]:
+    """Rank to process id of a running training."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (folder / "cmdline").read_bytes().split(b"\0")
+            environment = dict(e.split(b"=", 1) for e in (folder / "environ").read_bytes().split(b"\0") if b"=" in e)
+        except OSError:
+            continue
+        if f"run={run}".encode() in words and b"torch.distributed.run" not in words:
+            found[int(environment.get(b"LOCAL_RANK", environment.get(b"SLURM_PROCID", 0)))] = int(folder.name)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("launcher", "trainer", "victim"), [("torchrun", "fsdp", 1), ("lightning", "ddp", 0), ("lightning", "ddp", 1)]
+)
+def test_a_killed_rank_fails_the_run_within_a_minute(
+    launcher: str, trainer: str, victim: int, base: Path, tmp_path: Path
+) -> None:
+    run = f"{tmp_path.name}_{launcher}"
+    python, *rest = command(
+        base, run, 100000, f"trainer={trainer}", "trainer.devices=2", "scale.num_workers=0", "~callbacks.camera",
+    )  # fmt: skip
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"] if launcher == "torchrun" else []
+    process = subprocess.Popen(
+        [python, *torchrun, *rest], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    last = tmp_path / "runs" / "motion_lora" / run / "checkpoints" / "last.ckpt"
+    wait_for(last, process)
+    pids = ranks(run)
+    assert pids.keys() == {0, 1}
+    os.kill(pids[victim], signal.SIGKILL)
+    killed = time.monotonic()
+    try:
+        assert process.wait(timeout=60) != 0
+        while ranks(run) and time.monotonic() - killed < 60:
+            time.sleep(0.1)
+        assert ranks(run) == {}, "a process outlives the run"
+    finally:
+        for pid in ranks(run).values():
+            os.kill(pid, signal.SIGKILL)
+    print(f"{launcher}, {trainer}, rank {victim}: over after {time.monotonic() - killed:.1f} s")
+    assert torch.load(last, weights_only=True)["global_step"] % 5 == 0
+
+
+@pytest.mark.slow
+def test_a_slurm_job_at_its_time_limit_saves_and_goes_back_into_the_queue(base: Path, tmp_path: Path) -> None:
+    called = tmp_path / "called"
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "scontrol").write_text(f'#!/bin/sh\necho "$@" >> {called}\n')
+    (tmp_path / "bin" / "scontrol").chmod(0o755)
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        port = server.getsockname()[1]
+    job = {
+        "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "SLURM_JOB_ID": "4321", "SLURM_JOB_NAME": "train",
+        "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NNODES": "1", "SLURM_NODEID": "0",
+        "SLURM_NODELIST": "localhost", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+    }  # fmt: skip
+
+    def srun(steps: int) -> list[subprocess.Popen]:
+        words = command(base, "4321", steps, "trainer=fsdp", "trainer.devices=2", "ckpt_path=auto", "~callbacks.camera")
+        return [
+            subprocess.Popen(
+                words, cwd=tmp_path, env={**os.environ, **job, "SLURM_PROCID": rank, "SLURM_LOCALID": rank},
+                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+            )
+            for rank in "01"
+        ]  # fmt: skip
+
+    first = srun(100000)
+    last = tmp_path / "runs" / "motion_lora" / "4321" / "checkpoints" / "last.ckpt"
+    wait_for(last, first[0])
+    first[1].send_signal(signal.SIGUSR1)  # one of two is enough
+    assert [process.wait(timeout=60) for process in first] == [1, 1]
+    assert called.read_text() == "requeue 4321\n"
+    saved = torch.load(last, weights_only=True)
+    step = saved["global_step"]
+    assert saved["StreamData"] == {"clips": step * 2 * 2}
+    again = srun(step + 2)
+    assert [process.wait(timeout=120) for process in again] == [0, 0], "".join(
+        process.stderr.read()[-2000:] for process in again
+    )
+    assert sorted(losses(last.parents[1])) == [step, step + 1]

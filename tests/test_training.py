@@ -103,7 +103,7 @@ def test_resumed_run_repeats_the_uninterrupted_losses_bit_for_bit(base: Path, tm
         )
         parts.append(more.losses)
     assert len(whole.losses) == 12
-    assert sum(parts, []) == whole.losses
+    assert [loss for part in parts for loss in part] == whole.losses
 
 
 def test_checkpoint_holds_only_what_trains(base: Path, tmp_path: Path) -> None:

@@ -137,10 +137,15 @@ class StreamData(L.LightningDataModule):
         return done - done % self.trainer.accumulate_grad_batches
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Raises ValueError if the checkpoint does not say at which clip it was written."""
+        """Raises ValueError as `check_state`."""
+        self.check_state(state)
+        self._start = state["clips"]
+
+    @staticmethod
+    def check_state(state: dict[str, int]) -> None:
+        """Raises ValueError if a checkpoint does not say at which clip it was written."""
         if "clips" not in state:
             raise ValueError(
                 "the checkpoint is of an earlier version, which counted batches and not clips: finish that run with "
                 "the version it began with, or begin a new one"
             )
-        self._start = state["clips"]

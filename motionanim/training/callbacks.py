@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import WandbLogger
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from motionanim.files import atomic_path
-from motionanim.training.strategies import gather, local, share
+from motionanim.training.strategies import gathered, local, share
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -25,9 +25,9 @@ class Export(L.Callback):
         self.folder = Path(folder)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        gather(pl_module, keep=trainer.is_global_zero)
-        if trainer.is_global_zero:
-            print(f"exported: {pl_module.export(self.folder)}")
+        with gathered(pl_module, keep=trainer.is_global_zero):
+            if trainer.is_global_zero:
+                print(f"exported: {pl_module.export(self.folder)}")
 
 
 class Ema(L.Callback):

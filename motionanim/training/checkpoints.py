@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Mapping
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -15,6 +14,8 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
+
+from motionanim.data.stream import StreamData
 
 
 class TimeIsUp(SIGTERMException):
@@ -64,23 +65,22 @@ def requeue() -> str:
     return f"job {job} " + ("is requeued" if done.returncode == 0 else f"cannot be requeued: {done.stderr.strip()}")
 
 
-def check_checkpoint(path: str, module: L.LightningModule, data: L.LightningDataModule) -> None:
+def check_checkpoint(path: str, module: L.LightningModule, data: StreamData) -> None:
     """Whether a checkpoint can be resumed, before anything is changed or written.
 
     Raises:
         ValueError: If the file is damaged, of an earlier version or of another module or size.
     """
     try:
-        saved = torch.load(path, map_location="cpu", mmap=Path(path).stat().st_size > 0, weights_only=True)
-    except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        raise ValueError(
-            f"{path} cannot be read as a checkpoint ({str(error).splitlines()[0]}): use another"
-        ) from error
+        saved = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except (RuntimeError, EOFError, ValueError, OSError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path} cannot be read as a checkpoint: damaged, or of another program") from error
     parts = ("state_dict", "optimizer_states", "lr_schedulers", "loops", type(data).__qualname__)
     missing = [part for part in parts if not isinstance(saved, dict) or part not in saved]
     if missing:
         raise ValueError(f"{path} is no checkpoint of this version's runs: it lacks {', '.join(missing)}")
     try:
+        data.check_state(saved[type(data).__qualname__])
         check_weights(module, saved["state_dict"])
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None

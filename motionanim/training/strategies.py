@@ -1,6 +1,7 @@
 """Training on several processes: replicated (trainer=ddp) or sharded (trainer=fsdp)."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -103,19 +104,27 @@ def shard(module: nn.Module, blocks: list[nn.Module]) -> None:
     fully_shard(module)
 
 
-def gather(module: nn.Module, *, keep: bool) -> None:
-    """Give a sharded module its whole weights back, on the CPU, where `keep`; all processes must call it.
+@contextmanager
+def gathered(module: nn.Module, *, keep: bool) -> Iterator[None]:
+    """Within, a sharded module has its whole weights, on the CPU, where `keep`: for reading and saving.
 
-    It is then good for reading and saving, no longer for training.
+    All processes must enter.
     """
     for part in module.modules():
         if isinstance(part, FSDPModule):
             part.reshard()
+    replaced: list[tuple[nn.Module, str, nn.Parameter]] = []
     for part in module.modules():
         for name, parameter in list(part.named_parameters(recurse=False)):
             full = whole(parameter, keep=keep)
             if full is not None and full is not parameter:
                 part.register_parameter(name, nn.Parameter(full, requires_grad=parameter.requires_grad))
+                replaced.append((part, name, parameter))
+    try:
+        yield
+    finally:
+        for part, name, parameter in replaced:
+            part.register_parameter(name, parameter)
 
 
 def check_strategy(trainer: L.Trainer, module: L.LightningModule, data: StreamData) -> None:
