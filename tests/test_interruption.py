@@ -83,7 +83,7 @@ def ranks(run: str) -> dict[int, int]:
             environment = dict(e.split(b"=", 1) for e in (folder / "environ").read_bytes().split(b"\0") if b"=" in e)
         except OSError:
             continue
-        if f"run={run}".encode() in words and b"torch.distributed.run" not in words:
+        if f"run={run}".encode() in words and b"python" in words[0] and b"torch.distributed.run" not in words:
             found[int(environment.get(b"LOCAL_RANK", environment.get(b"SLURM_PROCID", 0)))] = int(folder.name)
     return found
 
@@ -121,42 +121,67 @@ def test_a_killed_rank_fails_the_run_within_a_minute(
     assert torch.load(last, weights_only=True)["global_step"] % 5 == 0
 
 
+SRUN = """#!/bin/sh
+shift
+for rank in 0 1; do
+    SLURM_PROCID=$rank SLURM_LOCALID=$rank "$@" & pids="$pids $!"
+done
+for pid in $pids; do wait $pid || status=1; done
+exit ${status:-0}
+"""
+
+
 @pytest.mark.slow
 def test_a_slurm_job_at_its_time_limit_saves_and_goes_back_into_the_queue(base: Path, tmp_path: Path) -> None:
-    called = tmp_path / "called"
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin" / "scontrol").write_text(f'#!/bin/sh\necho "$@" >> {called}\n')
-    (tmp_path / "bin" / "scontrol").chmod(0o755)
+    called, job, programs = tmp_path / "called", f"{os.getpid()}", tmp_path / "bin"
+    programs.mkdir()
+    for name, text in (("srun", SRUN), ("scontrol", f'#!/bin/sh\necho "$@" >> {called}\n')):
+        (programs / name).write_text(text)
+        (programs / name).chmod(0o755)
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         port = server.getsockname()[1]
-    job = {
-        "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "SLURM_JOB_ID": "4321", "SLURM_JOB_NAME": "train",
-        "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NNODES": "1", "SLURM_NODEID": "0",
-        "SLURM_NODELIST": "localhost", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+    slurm = {
+        "PATH": f"{programs}:{Path(sys.executable).parent}:{os.environ['PATH']}", "SLURM_JOB_ID": job,
+        "SLURM_JOB_NAME": "train", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NNODES": "1",
+        "SLURM_NODEID": "0", "SLURM_NODELIST": "localhost", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
     }  # fmt: skip
 
-    def srun(steps: int) -> list[subprocess.Popen]:
-        words = command(base, "4321", steps, "trainer=fsdp", "trainer.devices=2", "ckpt_path=auto", "~callbacks.camera")
-        return [
-            subprocess.Popen(
-                words, cwd=tmp_path, env={**os.environ, **job, "SLURM_PROCID": rank, "SLURM_LOCALID": rank},
-                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-            )
-            for rank in "01"
-        ]  # fmt: skip
+    def sbatch(steps: int) -> subprocess.Popen:
+        _, _, *settings = command(
+            base, job, steps, "trainer=fsdp", "scale.num_workers=0", f"paths.runs={tmp_path / 'runs'}"
+        )
+        settings = [each for each in settings if not each.startswith("run=")]
+        return subprocess.Popen(
+            ["bash", "recipes/train.sbatch", *settings, "callbacks.camera.clips=2"], cwd=ROOT,
+            env={**os.environ, **slurm}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
 
-    first = srun(100000)
-    last = tmp_path / "runs" / "motion_lora" / "4321" / "checkpoints" / "last.ckpt"
-    wait_for(last, first[0])
-    first[1].send_signal(signal.SIGUSR1)  # one of two is enough
-    assert [process.wait(timeout=60) for process in first] == [1, 1]
-    assert called.read_text() == "requeue 4321\n"
+    first = sbatch(100000)
+    last = tmp_path / "runs" / "motion_lora" / job / "checkpoints" / "last.ckpt"
+    wait_for(last, first)
+    os.kill(ranks(job)[1], signal.SIGUSR1)  # one of the two is enough
+    assert first.wait(timeout=60) == 1
+    assert called.read_text() == f"requeue {job}\n"
     saved = torch.load(last, weights_only=True)
     step = saved["global_step"]
     assert saved["StreamData"] == {"clips": step * 2 * 2}
-    again = srun(step + 2)
-    assert [process.wait(timeout=120) for process in again] == [0, 0], "".join(
-        process.stderr.read()[-2000:] for process in again
-    )
+    again = sbatch(step + 2)
+    _, told = again.communicate(timeout=120)
+    assert again.returncode == 0, told[-2000:]
     assert sorted(losses(last.parents[1])) == [step, step + 1]
+
+
+@pytest.mark.slow
+def test_a_sweep_through_submitit_leaves_a_run_a_job(base: Path, tmp_path: Path) -> None:
+    python, script, *settings = command(base, "sweep", 1, "model.rank=2,4", "callbacks.camera.clips=2")
+    launcher = [
+        "-m",
+        "hydra/launcher=submitit_local",
+        "hydra.launcher.timeout_min=5",
+        "hydra.sweep.subdir=${hydra.job.num}",
+    ]
+    done = subprocess.run([python, script, *launcher, *settings], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    small, large = (tmp_path / "runs" / "motion_lora" / "sweep" / job / "lora.safetensors" for job in "01")
+    assert small.stat().st_size < large.stat().st_size
