@@ -125,6 +125,7 @@ def quiet() -> None:
         "in eval mode at the start of training",  # the frozen VAE and CLIP, on purpose
         "exists and is not empty",  # Hydra's log is in the run's folder already
         "isinstance.treespec, LeafSpec",
+        "FSDP2-wrapped module .* returned a view tensor",  # nothing is done in place to what the UNet's blocks return
     ):
         warnings.filterwarnings("ignore", message=f".*{chatter}")
     for name in ("lightning.pytorch.utilities.rank_zero", "httpx"):

@@ -35,11 +35,15 @@ def diffusion(base: Path) -> DiffusionModule:
 
 
 class Record(L.Callback):
-    """Clips that were trained on, and the gradient of the first step."""
+    """Clips that were trained on, the gradient of the first step, and the scores of the last validation."""
 
     def __init__(self) -> None:
         self.positions: list[int] = []
         self.gradients: dict[str, torch.Tensor] = {}
+        self.scores: dict[str, torch.Tensor] = {}
+
+    def on_train_end(self, trainer, pl_module) -> None:
+        self.scores = {name: score for name, score in trainer.callback_metrics.items() if name.startswith("val/")}
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
         self.positions += batch.position.tolist()
@@ -60,7 +64,10 @@ def train(base: Path, folder: Path, steps: int, *, batch_size: int, resume: Path
         Export(folder=str(folder)),
         Checkpoint(folder, save_last=True, every_n_train_steps=steps, save_top_k=0),
     ]
-    trainer = make_trainer(folder, steps, *callbacks, gradient_clip_val=0.5, limit_val_batches=None, **options)
+    trainer = make_trainer(
+        folder, steps, *callbacks, gradient_clip_val=0.5, limit_val_batches=None, val_check_interval=3,
+        check_val_every_n_epoch=None, **options,
+    )  # fmt: skip
     data = StreamData(train=RandomClips(), val=RandomClips(), batch_size=batch_size, num_workers=0)
     trainer.fit(diffusion(base), data, ckpt_path=resume and str(resume), weights_only=True)
     return record
@@ -82,7 +89,8 @@ def worker(rank: int, kind: str, port: int, base: Path, folder: Path, resume: Pa
     options = {"batch_size": 2, "devices": 2}
     fresh = train(base, folder / "fresh", 3, strategy=STRATEGIES[kind](timeout=60), **options)
     more = train(base, folder / "more", 5, resume=resume, strategy=STRATEGIES[kind](timeout=60), **options)
-    torch.save({"gradients": fresh.gradients, "positions": (fresh.positions, more.positions)}, folder / f"{rank}.pt")
+    saved = {"gradients": fresh.gradients, "scores": fresh.scores, "positions": (fresh.positions, more.positions)}
+    torch.save(saved, folder / f"{rank}.pt")
 
 
 def free_port() -> int:
@@ -115,6 +123,8 @@ def test_two_processes_are_one_with_twice_the_batch(
     assert ranks[0]["gradients"].keys() == one.gradients.keys()
     for found in ranks:
         torch.testing.assert_close(found["gradients"], one.gradients, atol=1e-6, rtol=1e-4)
+        torch.testing.assert_close(found["scores"], one.scores, atol=1e-5, rtol=1e-4)
+    assert len(one.scores) == 1 + 4  # four clips, each at its own noise level
     check_close(tmp_path / "fresh" / "last.ckpt", folder / "one" / "last.ckpt")
 
     # Onwards with another number of processes, from 1 to 2 and from 2 to 1, and with another batch on the way.
