@@ -1,17 +1,19 @@
 """Train: `python train.py experiment=motion_lora` (a bare `python train.py` lists the experiments)."""
 
-import os
 import sys
 from pathlib import Path
 
 import hydra
 import lightning as L
 import wandb
+from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 
 from motionanim.entry import find_checkpoint, one_line_errors, quiet
 from motionanim.training.callbacks import set_metrics_aside
+from motionanim.training.checkpoints import TimeIsUp, check_checkpoint, requeue
+from motionanim.training.strategies import check_strategy
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
@@ -21,10 +23,10 @@ def main(cfg: DictConfig) -> None:
     checkpoint = find_checkpoint(cfg)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     out = Path(cfg.paths.run)
-    out.mkdir(parents=True, exist_ok=True)
-    if os.environ.get("LOCAL_RANK", "0") == "0":  # the other processes of a run start later, into its new file
+    if rank_zero_only.rank == 0:  # one process of all, however they were started
+        out.mkdir(parents=True, exist_ok=True)
         set_metrics_aside(out)
-    OmegaConf.save(cfg, out / "config.yaml", resolve=True)
+        OmegaConf.save(cfg, out / "config.yaml", resolve=True)
 
     data = hydra.utils.instantiate(cfg.data, _convert_="all")
     model = hydra.utils.instantiate(cfg.model, _convert_="all")
@@ -33,10 +35,16 @@ def main(cfg: DictConfig) -> None:
         logger=list(hydra.utils.instantiate(cfg.logger).values()),
         callbacks=list(hydra.utils.instantiate(cfg.callbacks).values()),
     )
+    check_strategy(trainer, model, data)
+    if checkpoint is not None:
+        check_checkpoint(checkpoint, model, data)
     try:
         trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-    except SIGTERMException:
-        sys.exit(f"stopped by SIGTERM after step {trainer.global_step}: the same command with ckpt_path=last goes on")
+    except SIGTERMException as stop:
+        if trainer.is_global_zero:
+            told = requeue() if isinstance(stop, TimeIsUp) else "stopped by SIGTERM"
+            print(f"{told}; saved after step {trainer.global_step}: the same command with ckpt_path=last goes on")
+        sys.exit(1)
     finally:
         wandb.finish()  # the next run of a sweep is a run of its own
     if trainer.is_global_zero:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
+import torch
 import transformers
 from hydra.errors import InstantiationException
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -27,14 +28,53 @@ def wandb_offline() -> bool:
 OmegaConf.register_new_resolver("wandb_offline", wandb_offline, replace=True)
 
 
+MISTAKES = (ValueError, OSError, InstantiationException, MisconfigurationException)
+
+# What to change where memory is short, cheapest first, by the part of a config that tells the commands apart.
+MEMORY = {
+    "trainer": {
+        "scale.gradient_checkpointing": "true",
+        "scale.batch_size": "lower",
+        "trainer.accumulate_grad_batches": "higher by as much",
+        "scale.num_workers": "lower, for the host's memory",
+    },
+    "sampling": {
+        "sampling.dtype": "bfloat16",
+        "long_video.batch_size": "lower",
+        "scale.height": "lower, with scale.width",
+    },
+    "codec": {"scale.height": "lower, with scale.width", "scale.num_frames": "lower"},
+    "workers": {"workers": "lower", "scale.height": "lower, with scale.width"},
+}
+
+
+def memory_advice(cfg: DictConfig) -> str:
+    """The settings of a command that decide about its memory, as they are, and where to move them."""
+    part = next(part for part in MEMORY if part in cfg)
+    found = {name: (OmegaConf.select(cfg, name), change) for name, change in MEMORY[part].items()}
+    return ", ".join(f"{name}={value} ({change})" for name, (value, change) in found.items() if value is not None)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """A GPU's or the host's; PyTorch has no type of its own for the latter."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
 def one_line_errors(main: Callable[..., Any]) -> Callable[..., Any]:
-    """Turn `ValueError`, `OSError` and bad configurations into `error: ...` on stderr and exit code 2."""
+    """Turn `ValueError`, `OSError`, bad configurations and lack of memory into `error: ...` and exit code 2."""
 
     @functools.wraps(main)
     def run(*args: Any, **kwargs: Any) -> Any:
         try:
             return main(*args, **kwargs)
-        except (ValueError, OSError, InstantiationException, MisconfigurationException) as error:
+        except (
+            ValueError,
+            OSError,
+            InstantiationException,
+            MisconfigurationException,
+            MemoryError,
+            RuntimeError,
+        ) as error:
             # Hydra wraps what a constructor raised; the innermost cause is the line the user needs.
             cause: BaseException = error
             while isinstance(cause, InstantiationException) and cause.__cause__ is not None:
@@ -43,6 +83,10 @@ def one_line_errors(main: Callable[..., Any]) -> Callable[..., Any]:
             if text.startswith("Caught ") and "worker process" in text:
                 # A loader worker sends its whole traceback as the message; its last line is the error itself.
                 text = text.rsplit("\n", 1)[-1].partition(": ")[2]
+            if is_out_of_memory(cause):
+                text = f"out of memory ({text}): change {memory_advice(args[0])}; what was finished before is kept"
+            elif isinstance(cause, RuntimeError) and not isinstance(error, InstantiationException):
+                raise  # a bug of ours
             print(f"error: {' '.join(text.split())}", file=sys.stderr)
             sys.exit(2)
 
@@ -50,22 +94,28 @@ def one_line_errors(main: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def find_checkpoint(cfg: DictConfig) -> str | None:
-    """The checkpoint to resume: `ckpt_path`, or for `last` the newest one that this experiment's runs left.
+    """The checkpoint to resume: `ckpt_path`, or the newest one that this run (`auto`) or its experiment (`last`) left.
+
+    Returns:
+        Its path; None to begin anew, as `auto` does where there is none: a requeued job needs no other command.
 
     Raises:
         ValueError: If it does not exist.
     """
     if cfg.ckpt_path is None:
         return None
-    if cfg.ckpt_path != "last":
+    if cfg.ckpt_path not in ("last", "auto"):
         if not Path(cfg.ckpt_path).is_file():
-            raise ValueError(f"ckpt_path={cfg.ckpt_path}: no such file; give a .ckpt file or ckpt_path=last")
+            raise ValueError(
+                f"ckpt_path={cfg.ckpt_path}: no such file; give a .ckpt file, ckpt_path=last or ckpt_path=auto"
+            )
         return cfg.ckpt_path
-    runs = Path(cfg.paths.runs) / cfg.name
-    found = sorted(runs.glob("**/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime)
-    if not found:
+    runs = Path(cfg.paths.run) if cfg.ckpt_path == "auto" else Path(cfg.paths.runs) / cfg.name
+    # A second run in one folder leaves the first one's alone and writes last-v1.ckpt.
+    found = sorted(runs.glob("**/checkpoints/last*.ckpt"), key=lambda path: path.stat().st_mtime)
+    if not found and cfg.ckpt_path == "last":
         raise ValueError(f"ckpt_path=last: no checkpoint under {runs}; start without ckpt_path")
-    return str(found[-1])
+    return str(found[-1]) if found else None
 
 
 def quiet() -> None:
@@ -75,6 +125,7 @@ def quiet() -> None:
         "in eval mode at the start of training",  # the frozen VAE and CLIP, on purpose
         "exists and is not empty",  # Hydra's log is in the run's folder already
         "isinstance.treespec, LeafSpec",
+        "FSDP2-wrapped module .* returned a view tensor",  # nothing is done in place to what the UNet's blocks return
     ):
         warnings.filterwarnings("ignore", message=f".*{chatter}")
     for name in ("lightning.pytorch.utilities.rank_zero", "httpx"):

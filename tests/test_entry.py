@@ -1,10 +1,18 @@
 """A user's mistake is one line and exit code 2, also when it happened in a loader's worker."""
 
+import os
+from pathlib import Path
+
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig, OmegaConf
 from torch.utils.data import DataLoader, Dataset
 
-from motionanim.entry import one_line_errors
+from motionanim.entry import find_checkpoint, one_line_errors
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
 
 
 class Broken(Dataset):
@@ -38,3 +46,74 @@ def test_a_bug_of_ours_keeps_its_traceback() -> None:
 
 def test_what_main_returns_is_returned() -> None:
     assert one_line_errors(lambda value: value + 1)(2) == 3
+
+
+def fill_the_host() -> None:
+    torch.empty(1 << 60, dtype=torch.uint8)
+
+
+def fill_the_gpu() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has 1.00 GiB free.")
+
+
+@pytest.mark.parametrize("fill", [fill_the_host, fill_the_gpu, lambda: bytearray(1 << 62)])
+@pytest.mark.parametrize(
+    ("config", "override", "settings"),
+    [
+        ("train", "experiment=motion_lora", ["scale.batch_size=4 (lower)", "scale.gradient_checkpointing=False (true)",
+                                             "trainer.accumulate_grad_batches=1 (higher by as much)"]),
+        ("animate", "long_video=phased", ["sampling.dtype=float32 (bfloat16)", "long_video.batch_size=8 (lower)"]),
+        ("evaluate", "long_video=direct", ["sampling.dtype=float32 (bfloat16), scale.height="]),
+        ("encode", "clips=3", ["scale.num_frames=16 (lower)"]),
+        ("prepare", "workers=2", ["workers=2 (lower)"]),
+    ],
+)  # fmt: skip
+def test_lack_of_memory_names_the_settings_to_change(
+    fill, config: str, override: str, settings: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        cfg = compose(config, overrides=[override])
+
+    @one_line_errors
+    def main(cfg: DictConfig) -> None:
+        fill()
+
+    with pytest.raises(SystemExit) as stop:
+        main(cfg)
+    assert stop.value.code == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: out of memory (")
+    assert told.count("\n") == 1
+    for setting in [*settings, "what was finished before is kept"]:
+        assert setting in told
+
+
+def test_another_runtime_error_keeps_its_traceback() -> None:
+    @one_line_errors
+    def main() -> None:
+        torch.ones(2) @ torch.ones(3)
+
+    with pytest.raises(RuntimeError, match="size"):
+        main()
+
+
+def checkpoints(folder: Path, *names: str) -> None:
+    for age, name in enumerate(reversed(names)):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        os.utime(path, ns=(age, age))
+
+
+def test_the_newest_checkpoint_of_the_run_or_of_the_experiment_is_found(tmp_path: Path) -> None:
+    cfg = OmegaConf.create({"name": "x", "paths": {"runs": str(tmp_path), "run": str(tmp_path / "x/a")}})
+    cfg.ckpt_path = "auto"
+    assert find_checkpoint(cfg) is None
+    cfg.ckpt_path = "last"
+    with pytest.raises(ValueError, match="no checkpoint under"):
+        find_checkpoint(cfg)
+    checkpoints(tmp_path, "x/b/checkpoints/last.ckpt", "x/a/checkpoints/last-v1.ckpt", "x/a/checkpoints/last.ckpt")
+    assert find_checkpoint(cfg) == str(tmp_path / "x/b/checkpoints/last.ckpt")
+    cfg.ckpt_path = "auto"
+    assert find_checkpoint(cfg) == str(tmp_path / "x/a/checkpoints/last-v1.ckpt")

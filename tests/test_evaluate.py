@@ -162,3 +162,41 @@ def test_published_systems_score_as_a_plain_script_has_it(shared: Path, tmp_path
         scores = [plain_scores(path, root / name / path.name) for path in sorted((root / "ground_truth").glob("*.mp4"))]
         assert found[label]["psnr"]["mean"] == pytest.approx(np.mean([s[0] for s in scores]), abs=0.02)
         assert found[label]["ssim"]["mean"] == pytest.approx(np.mean([s[1] for s in scores]), abs=5e-4)
+
+
+def torchrun(command: list[str], processes: int) -> list[str]:
+    python, *rest = command
+    return [python, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", *rest]
+
+
+@pytest.mark.slow
+def test_processes_share_the_clips_and_a_killed_one_costs_only_the_clip_in_hand(base: Path, tmp_path: Path) -> None:
+    settings = ("n=5", "control_rows=[]", "long_video=direct")
+    for name in ("one", "many"):
+        (tmp_path / name).mkdir()
+    one = run(base, tmp_path / "one", *settings)
+    assert one.returncode == 0, one.stderr[-2000:]
+
+    quiet = {"cwd": tmp_path / "many", "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(torchrun(command(base, *settings), 2), **quiet)
+    written = tmp_path / "many" / "runs" / "evaluate" / "synthetic16"
+    for _ in range(2400):
+        rows = list(written.glob("*/clips.jsonl"))
+        if rows and rows[0].stat().st_size:
+            break
+        assert process.poll() is None, "it ended by itself"
+        time.sleep(0.05)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(children[0]), signal.SIGKILL)
+    assert process.wait(timeout=60) != 0
+    before = rows[0].read_text().splitlines()
+    assert 1 <= len(before) < 5
+
+    done = subprocess.run(torchrun(command(base, *settings), 3), **quiet)
+    assert done.returncode == 0
+    after = rows[0].read_text().splitlines()
+    assert after[: len(before)] == before
+    assert sorted(json.loads(row)["index"] for row in after) == [0, 1, 2, 3, 4]
+    found, wanted = (results(tmp_path / name / "runs" / "evaluate" / "synthetic16") for name in ("many", "one"))
+    assert found == wanted
+    assert len(found) == 1

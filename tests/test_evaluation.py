@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -466,3 +468,36 @@ def test_pictures_of_the_first_clips_are_left(tmp_path: Path) -> None:
     done = run(tmp_path)
     assert sorted(os.listdir(done.folder / "strips")) == ["000000.png"]
     assert sorted(os.listdir(done.folder / "videos")) == ["000000.mp4"]
+
+
+MEMORY = """
+import resource, sys
+from pathlib import Path
+from test_evaluation import READING, run, request
+from motionanim.evaluation.cases import SyntheticBenchmark
+
+def peak(n):
+    world = {"seed": 5, "moving_camera": 0.0, "split": "val"}
+    long = SyntheticBenchmark(
+        name="long", n=n, reading=READING._replace(num_frames=125, height=64, width=64), world=world, request=request()
+    )
+    assert run(Path(sys.argv[1]) / str(n), benchmark=long).result["n"] == n
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+few = peak(8)
+print(peak(24) - few)
+"""
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_number_of_clips(tmp_path: Path) -> None:
+    # What is freed goes back to the system at once: else the peak is that of the C library's own habits.
+    freeing = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+    environment = {**os.environ, **freeing, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY, str(tmp_path)], cwd=Path(__file__).parent, env=environment,
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    clip = 125 * 3 * 64 * 64 / 2**20  # in 8 bits
+    assert float(done.stdout) < 2 * clip, "MiB for 16 clips more"

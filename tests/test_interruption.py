@@ -3,6 +3,7 @@
 import csv
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -71,3 +72,116 @@ def test_killed_and_resumed_equals_uninterrupted(how: signal.Signals, base: Path
         assert rerun.returncode == 0, rerun.stderr[-2000:]
     reference = losses(runs / "whole")
     assert tail == {number: reference[number] for number in tail}
+
+
+def ranks(run: str) -> dict[int, int]:
+    """Rank to process id of a running training."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (folder / "cmdline").read_bytes().split(b"\0")
+            environment = dict(e.split(b"=", 1) for e in (folder / "environ").read_bytes().split(b"\0") if b"=" in e)
+        except OSError:
+            continue
+        if f"run={run}".encode() in words and b"python" in words[0] and b"torch.distributed.run" not in words:
+            found[int(environment.get(b"LOCAL_RANK", environment.get(b"SLURM_PROCID", 0)))] = int(folder.name)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("launcher", "trainer", "victim"), [("torchrun", "fsdp", 1), ("lightning", "ddp", 0), ("lightning", "ddp", 1)]
+)
+def test_a_killed_rank_fails_the_run_within_a_minute(
+    launcher: str, trainer: str, victim: int, base: Path, tmp_path: Path
+) -> None:
+    run = f"{tmp_path.name}_{launcher}"
+    python, *rest = command(
+        base, run, 100000, f"trainer={trainer}", "trainer.devices=2", "scale.num_workers=0", "~callbacks.camera",
+    )  # fmt: skip
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"] if launcher == "torchrun" else []
+    process = subprocess.Popen(
+        [python, *torchrun, *rest], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    last = tmp_path / "runs" / "motion_lora" / run / "checkpoints" / "last.ckpt"
+    wait_for(last, process)
+    pids = ranks(run)
+    assert pids.keys() == {0, 1}
+    os.kill(pids[victim], signal.SIGKILL)
+    killed = time.monotonic()
+    try:
+        assert process.wait(timeout=60) != 0
+        while ranks(run) and time.monotonic() - killed < 60:
+            time.sleep(0.1)
+        assert ranks(run) == {}, "a process outlives the run"
+    finally:
+        for pid in ranks(run).values():
+            os.kill(pid, signal.SIGKILL)
+    print(f"{launcher}, {trainer}, rank {victim}: over after {time.monotonic() - killed:.1f} s")
+    assert torch.load(last, weights_only=True)["global_step"] % 5 == 0
+
+
+SRUN = """#!/bin/sh
+shift
+for rank in 0 1; do
+    SLURM_PROCID=$rank SLURM_LOCALID=$rank "$@" & pids="$pids $!"
+done
+for pid in $pids; do wait $pid || status=1; done
+exit ${status:-0}
+"""
+
+
+@pytest.mark.slow
+def test_a_slurm_job_at_its_time_limit_saves_and_goes_back_into_the_queue(base: Path, tmp_path: Path) -> None:
+    called, job, programs = tmp_path / "called", f"{os.getpid()}", tmp_path / "bin"
+    programs.mkdir()
+    for name, text in (("srun", SRUN), ("scontrol", f'#!/bin/sh\necho "$@" >> {called}\n')):
+        (programs / name).write_text(text)
+        (programs / name).chmod(0o755)
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        port = server.getsockname()[1]
+    slurm = {
+        "PATH": f"{programs}:{Path(sys.executable).parent}:{os.environ['PATH']}", "SLURM_JOB_ID": job,
+        "SLURM_JOB_NAME": "train", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NNODES": "1",
+        "SLURM_NODEID": "0", "SLURM_NODELIST": "localhost", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+    }  # fmt: skip
+
+    def sbatch(steps: int) -> subprocess.Popen:
+        _, _, *settings = command(
+            base, job, steps, "trainer=fsdp", "scale.num_workers=0", f"paths.runs={tmp_path / 'runs'}"
+        )
+        settings = [each for each in settings if not each.startswith("run=")]
+        return subprocess.Popen(
+            ["bash", "recipes/train.sbatch", *settings, "callbacks.camera.clips=2"], cwd=ROOT,
+            env={**os.environ, **slurm}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    first = sbatch(100000)
+    last = tmp_path / "runs" / "motion_lora" / job / "checkpoints" / "last.ckpt"
+    wait_for(last, first)
+    os.kill(ranks(job)[1], signal.SIGUSR1)  # one of the two is enough
+    assert first.wait(timeout=60) == 1
+    assert called.read_text() == f"requeue {job}\n"
+    saved = torch.load(last, weights_only=True)
+    step = saved["global_step"]
+    assert saved["StreamData"] == {"clips": step * 2 * 2}
+    again = sbatch(step + 2)
+    _, told = again.communicate(timeout=120)
+    assert again.returncode == 0, told[-2000:]
+    assert sorted(losses(last.parents[1])) == [step, step + 1]
+
+
+@pytest.mark.slow
+def test_a_sweep_through_submitit_leaves_a_run_a_job(base: Path, tmp_path: Path) -> None:
+    python, script, *settings = command(base, "sweep", 1, "model.rank=2,4", "callbacks.camera.clips=2")
+    launcher = [
+        "-m",
+        "hydra/launcher=submitit_local",
+        "hydra.launcher.timeout_min=5",
+        "hydra.sweep.subdir=${hydra.job.num}",
+    ]
+    done = subprocess.run([python, script, *launcher, *settings], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    small, large = (tmp_path / "runs" / "motion_lora" / "sweep" / job / "lora.safetensors" for job in "01")
+    assert small.stat().st_size < large.stat().st_size

@@ -59,17 +59,16 @@ def collate(items: Sequence[Batch]) -> Batch:
 
 
 class PositionSampler(Sampler[int]):
-    """Yield positions without end, from `start` batches on; of each global batch a process takes its own slice."""
+    """Yield positions without end, from `start` on; of each global batch a process takes its own slice."""
 
     def __init__(self, *, start: int, batch_size: int, rank: int, world_size: int) -> None:
         self.start, self.batch_size, self.rank, self.world_size = start, batch_size, rank, world_size
 
     def __iter__(self) -> Iterator[int]:
-        batch = self.start
+        first = self.start + self.rank * self.batch_size
         while True:
-            first = (batch * self.world_size + self.rank) * self.batch_size
             yield from range(first, first + self.batch_size)
-            batch += 1
+            first += self.world_size * self.batch_size
 
 
 class StreamData(L.LightningDataModule):
@@ -88,16 +87,25 @@ class StreamData(L.LightningDataModule):
             raise ValueError(f"batch_size={batch_size}: must be at least 1")
         self.train, self.val, self.batch_size, self.num_workers = train, val, batch_size, num_workers
         self._start = 0
+        self._batches_before = 0  # that the loops of a resumed run had counted already
 
     def train_dataloader(self) -> DataLoader:
         trainer = self.trainer
+        self._batches_before = self._batches()
         sampler = PositionSampler(
             start=self._start, batch_size=self.batch_size, rank=trainer.global_rank, world_size=trainer.world_size
         )
         return DataLoader(self.train, self.batch_size, sampler=sampler, **self._worker_options())
 
     def val_dataloader(self) -> DataLoader:
-        mine = range(self.trainer.global_rank, len(self.val), self.trainer.world_size)
+        """Raises ValueError if a process would have no item to validate on and wait for the others for ever."""
+        rank, world = self.trainer.global_rank, self.trainer.world_size
+        if len(self.val) < world:
+            raise ValueError(
+                f"{len(self.val)} validation clips are fewer than {world} processes: validate on more, or lower "
+                "trainer.devices or trainer.num_nodes"
+            )
+        mine = range(rank, len(self.val), world)
         return DataLoader(self.val, self.batch_size, sampler=list(mine), **self._worker_options())
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
@@ -116,9 +124,28 @@ class StreamData(L.LightningDataModule):
         }
 
     def state_dict(self) -> dict[str, int]:
-        """Batches whose gradient the checkpointed weights hold; a half-accumulated step is done again on resume."""
+        """Clips whose gradient the checkpointed weights hold; a half-accumulated step is done again on resume.
+
+        Clips and not batches: a run goes on with another batch size or number of processes where it stopped.
+        """
+        done = self._batches() - self._batches_before
+        return {"clips": self._start + done * self.batch_size * self.trainer.world_size}
+
+    def _batches(self) -> int:
+        """Batches of whole steps that the loops have counted, those before a resume included."""
         done = self.trainer.fit_loop.epoch_loop.batch_progress.current.processed
-        return {"batches": self._start + done - done % self.trainer.accumulate_grad_batches}
+        return done - done % self.trainer.accumulate_grad_batches
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        self._start = state["batches"]
+        """Raises ValueError as `check_state`."""
+        self.check_state(state)
+        self._start = state["clips"]
+
+    @staticmethod
+    def check_state(state: dict[str, int]) -> None:
+        """Raises ValueError if a checkpoint does not say at which clip it was written."""
+        if "clips" not in state:
+            raise ValueError(
+                "the checkpoint is of an earlier version, which counted batches and not clips: finish that run with "
+                "the version it began with, or begin a new one"
+            )

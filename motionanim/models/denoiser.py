@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from motionanim.files import atomic_path
-from motionanim.models.motion import MotionConditioner, MotionEncoder
+from motionanim.models.motion import MotionConditioner
 from motionanim.schedule import per_clip, to_denoised
 from motionanim.types import Condition
 
@@ -135,6 +135,11 @@ class Denoiser(nn.Module):
         )[0]
         return expected + to_denoised(v.float(), rest, sigma, data_std=data_std)
 
+    def blocks(self) -> list[nn.Module]:
+        """The UNet's residual blocks and transformers, nearly all of its weights: the units of sharding."""
+        kinds = (SpatioTemporalResBlock, TransformerSpatioTemporalModel)
+        return [module for module in self.unet.modules() if isinstance(module, kinds)]
+
     @property
     def predicts(self) -> bool:
         """Whether it reads the motion-compensated frames of a condition."""
@@ -144,12 +149,11 @@ class Denoiser(nn.Module):
         """Recompute all blocks and the motion encoder in backward, in place; for training within less memory.
 
         diffusers' own `enable_gradient_checkpointing` keeps what the temporal transformer blocks make: at SVD size
-        and batch 4 137 GiB for the UNet alone, where this needs 42 (`models/accounting.py`) for a tenth more work.
+        and batch 4 a step takes 160 GiB with it and 44 with this, for a tenth more work (benchmarks/counted.py).
         """
-        for module in self.modules():
-            if isinstance(module, SpatioTemporalResBlock | TransformerSpatioTemporalModel | MotionEncoder):
-                # Nothing in them draws random numbers, so their state need not be kept.
-                module.forward = partial(checkpoint, module.forward, use_reentrant=False, preserve_rng_state=False)
+        for module in self.blocks() if self.motion.encoder is None else [*self.blocks(), self.motion.encoder]:
+            # Nothing in them draws random numbers, so their state need not be kept.
+            module.forward = partial(checkpoint, module.forward, use_reentrant=False, preserve_rng_state=False)
 
     def channels_last(self) -> None:
         """Store the convolutions' weights with the channels last, in place: tensor cores read them so."""

@@ -12,6 +12,7 @@ from lightning.pytorch.loggers import WandbLogger
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from motionanim.files import atomic_path
+from motionanim.training.strategies import gathered, local, share
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -24,8 +25,9 @@ class Export(L.Callback):
         self.folder = Path(folder)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.is_global_zero:
-            print(f"exported: {pl_module.export(self.folder)}")
+        with gathered(pl_module, keep=trainer.is_global_zero):
+            if trainer.is_global_zero:
+                print(f"exported: {pl_module.export(self.folder)}")
 
 
 class Ema(L.Callback):
@@ -44,20 +46,31 @@ class Ema(L.Callback):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._trained = {n: p for n, p in pl_module.named_parameters() if p.requires_grad}
         saved = self.average
-        self.average = {n: saved.get(n, p).detach().clone().to(p.device) for n, p in self._trained.items()}
+        self.average = {
+            n: share(saved[n].to(p.device), like=p) if n in saved else p.detach().clone()
+            for n, p in self._trained.items()
+        }
+
+    def _local(self) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """Average and weights, of each what this process holds."""
+        pairs = [(local(self.average[name]), local(p)) for name, p in self._trained.items()]
+        return [average for average, _ in pairs], [weight for _, weight in pairs]
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         if trainer.fit_loop.epoch_loop._should_accumulate():
             return
         # The early average would otherwise be mostly the random start.
         if trainer.global_step <= 100:
-            torch._foreach_copy_(list(self.average.values()), [p.detach() for p in self._trained.values()])
+            torch._foreach_copy_(*self._local())
         else:
-            self.update(list(self.average.values()), [p.detach() for p in self._trained.values()], trainer.global_step)
+            self.update(*self._local(), trainer.global_step)
 
     def _swap(self) -> None:
-        for name, parameter in self._trained.items():
-            parameter.data, self.average[name] = self.average[name], parameter.data
+        # In place: a sharded parameter's memory is also held by what gathers it.
+        for average, weight in zip(*self._local()):
+            kept = weight.clone()
+            weight.copy_(average)
+            average.copy_(kept)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.state.fn == "fit":

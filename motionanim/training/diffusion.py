@@ -8,6 +8,7 @@ import lightning as L
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torchmetrics import MeanMetric
 
 from motionanim.data.latents import PreparedLatents
@@ -16,7 +17,9 @@ from motionanim.losses import denoising_loss
 from motionanim.models.codec import Codec
 from motionanim.models.denoiser import Denoiser
 from motionanim.models.tiny import save_pipeline
+from motionanim.training.checkpoints import check_weights
 from motionanim.training.optim import adamw, check_finite
+from motionanim.training.strategies import Sharded, shard
 from motionanim.types import ClipBatch, Condition, LatentBatch
 
 VAL_SIGMAS = 8  # validation clips take turns at this many quantiles of the training distribution
@@ -70,6 +73,11 @@ class DiffusionModule(L.LightningModule):
         self.strict_loading = False  # checkpoints hold only what trains
         self.val_loss = MeanMetric()
         self.val_by_sigma = nn.ModuleList(MeanMetric() for _ in range(VAL_SIGMAS))
+
+    def configure_model(self) -> None:
+        """Under trainer=fsdp shard the denoiser; VAE and CLIP are small and stay whole."""
+        if isinstance(self.trainer.strategy, Sharded) and not isinstance(self.denoiser, FSDPModule):
+            shard(self.denoiser, self.denoiser.blocks())
 
     def on_fit_start(self) -> None:
         """Raises ValueError if the training data are latents of another VAE."""
@@ -150,14 +158,19 @@ class DiffusionModule(L.LightningModule):
         for which, loss in zip(turn.tolist(), losses, strict=True):
             self.val_by_sigma[which].update(loss)
 
+    def on_validation_epoch_start(self) -> None:
+        for metric in self.val_by_sigma:
+            metric.update(0.0, weight=0.0)  # every process takes part in each sum, also of what it has no clip of
+
     def on_validation_epoch_end(self) -> None:
         self.log("val/loss", self.val_loss.compute(), prog_bar=True)
         self.val_loss.reset()
         for turn, metric in enumerate(self.val_by_sigma):
             quantile = torch.special.ndtri(torch.tensor((turn + 0.5) / VAL_SIGMAS))
             sigma = self._sigma(quantile)
-            if metric.update_called:
-                self.log(f"val/loss_at_sigma_{sigma:.2f}", metric.compute())
+            loss = metric.compute()
+            if not torch.isnan(loss):
+                self.log(f"val/loss_at_sigma_{sigma:.2f}", loss)
             metric.reset()
 
     def configure_optimizers(self) -> dict[str, Any]:
@@ -176,19 +189,8 @@ class DiffusionModule(L.LightningModule):
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Strict about what should be there, since `strict_loading` is off for the frozen rest.
-
-        Raises:
-            ValueError: If the checkpoint lacks a trained parameter or has one of another shape.
-        """
-        for name, parameter in self.named_parameters():
-            saved = checkpoint["state_dict"].get(name)
-            if parameter.requires_grad and (saved is None or saved.shape != parameter.shape):
-                found = "is missing" if saved is None else f"has shape {tuple(saved.shape)}"
-                raise ValueError(
-                    f"the checkpoint does not fit this model: {name} {found}, needed {tuple(parameter.shape)}; "
-                    "resume with the model settings (rank, conditioning, scale) that the run began with"
-                )
+        """Raises ValueError as `check_weights`: `strict_loading` is off for the frozen rest."""
+        check_weights(self, checkpoint["state_dict"])
 
     def export(self, folder: Path) -> Path:
         """Write `folder`/pipeline: the base with the trained UNet and the motion weights beside it, fp16."""

@@ -29,7 +29,8 @@ def adamw(
         ValueError: As `check_end`.
     """
     check_end(decay_steps, total)
-    optimizer = torch.optim.AdamW([p for p in parameters if p.requires_grad], lr=lr, weight_decay=weight_decay)
+    trained = [p for p in parameters if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=lr, weight_decay=weight_decay, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: trapezoid(step, warmup=warmup_steps, decay=decay_steps, total=total)
     )

@@ -72,12 +72,16 @@ class Preview(L.Callback):
         self.folder, self.clips, self.sampling, self.seed = Path(folder), clips, sampling, seed
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: DiffusionModule) -> None:
-        if not trainer.is_global_zero or trainer.sanity_checking:
+        if trainer.sanity_checking:
             return
         batch = trainer.datamodule.first_val(self.clips)
+        # On every process: sharded weights take all of them, and waiting for one would take as long.
         videos = sample(
-            pl_module, batch, sampling=self.sampling, seed=self.seed, use_flow=True, guidance=True, progress=True
-        ).cpu()
+            pl_module, batch, sampling=self.sampling, seed=self.seed, use_flow=True, guidance=True,
+            progress=trainer.is_global_zero,
+        ).cpu()  # fmt: skip
+        if not trainer.is_global_zero:
+            return
         flow = flow_to_rgb(torch.cat([batch.flow, batch.flow[:, -1:]], dim=1))
         stem = self.folder / f"step_{trainer.global_step:07d}"
         write_video(stem.with_suffix(".mp4"), side_by_side([batch.frames, flow, videos]), FPS)
@@ -143,6 +147,7 @@ class CameraReport(L.Callback):
 
     def _sample(self, trainer: L.Trainer, module: DiffusionModule, *, lora: bool) -> Tensor:
         enable_lora(module.denoiser.unet, lora)
+        shown = {"desc": f"camera {'with' if lora else 'without'} LoRA", "disable": not trainer.is_global_zero}
         try:
             videos = [
                 sample(
@@ -154,7 +159,7 @@ class CameraReport(L.Callback):
                     guidance=False,
                     progress=False,
                 )
-                for i in tqdm(range(0, self.clips, 4), desc=f"camera {'with' if lora else 'without'} LoRA", leave=False)
+                for i in tqdm(range(0, self.clips, 4), leave=False, **shown)
             ]
         finally:
             enable_lora(module.denoiser.unet, True)
@@ -165,18 +170,20 @@ class CameraReport(L.Callback):
         return [camera_residual(self.flow_estimator(video), None) for video in videos]
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: DiffusionModule) -> None:
-        if not trainer.is_global_zero or trainer.sanity_checking:
+        if trainer.sanity_checking:
             return
         self._batch = trainer.datamodule.first_val(self.clips)
         if self._before is None:
             self._before = self._sample(trainer, pl_module, lora=False)
         self._after = self._sample(trainer, pl_module, lora=True)
+        if not trainer.is_global_zero:
+            return
         for name, videos in (("without", self._before), ("with", self._after)):
             values = self.residuals(videos)
             pl_module.log(f"val/camera_residual_{name}_lora", sum(values) / len(values), rank_zero_only=True)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: DiffusionModule) -> None:
-        if self._before is None or self._after is None:
+        if self._before is None or self._after is None or not trainer.is_global_zero:
             return
         before, after = self.residuals(self._before), self.residuals(self._after)
         report = {

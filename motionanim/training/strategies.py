@@ -1,0 +1,150 @@
+"""Training on several processes: replicated (trainer=ddp) or sharded (trainer=fsdp)."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.optim import Optimizer
+from torch.utils._pytree import tree_map
+
+from motionanim.data.stream import StreamData
+
+
+def replicated(*, timeout: float) -> DDPStrategy:
+    """DDP whose processes wait for one another for at most `timeout` seconds."""
+    return DDPStrategy(timeout=timedelta(seconds=timeout))
+
+
+class Sharded(ModelParallelStrategy):
+    """FSDP2: every process keeps its share of the weights, gradients and optimizer state.
+
+    Checkpoints are the files that one process would write, so they resume under any trainer and any number of
+    processes. Lightning's own would gather the frozen weights too, and number an optimizer's parameters by their place
+    in the whole module, which is another place where part of it is frozen.
+
+    Args:
+        timeout: Processes wait for one another for at most this many seconds.
+    """
+
+    def __init__(self, *, timeout: float) -> None:
+        super().__init__(save_distributed_checkpoint=False, timeout=timedelta(seconds=timeout))
+
+    # `configure_model` has sharded the weights before a checkpoint is read: the usual order fits.
+    restore_checkpoint_after_setup = False
+    lightning_restore_optimizer = True
+
+    lightning_module_state_dict = Strategy.lightning_module_state_dict
+    optimizer_state = Strategy.optimizer_state
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
+        """Gather tensor by tensor into the memory of rank 0's machine, and write there."""
+        keep = self.is_global_zero
+        Strategy.save_checkpoint(self, tree_map(lambda x: whole(x, keep=keep), checkpoint), filepath, storage_options)
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        """As written; every process reads the file, whose tensors stay on disk until their share is taken."""
+        return torch.load(self.broadcast(checkpoint_path), map_location="cpu", mmap=True, weights_only=True)
+
+    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
+        assert self.lightning_module is not None
+        mine = dict(self.lightning_module.named_parameters())
+        state = {k: share(v, like=mine[k]) if k in mine else v for k, v in checkpoint["state_dict"].items()}
+        self.lightning_module.load_state_dict(state, strict=strict)
+
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        for optimizer, saved in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
+            optimizer.load_state_dict(_share_state(optimizer, saved))
+
+
+def whole(value: Any, *, keep: bool) -> Any:
+    """A sharded tensor gathered on the CPU, or None unless `keep`; all processes must call it. Else `value` itself."""
+    if not isinstance(value, DTensor):
+        return value
+    full = value.detach().full_tensor()
+    return full.cpu() if keep else None
+
+
+def local(value: Tensor) -> Tensor:
+    """What this process holds of a tensor, sharded or not; it shares the memory, and gradients do not pass."""
+    return value.detach().to_local() if isinstance(value, DTensor) else value.detach()
+
+
+def share(value: Tensor, *, like: Tensor) -> Tensor:
+    """This process's share of a whole tensor, where `like` is sharded."""
+    if not isinstance(like, DTensor):
+        return value
+    value = value.to(like.dtype)
+    return distribute_tensor(value, like.device_mesh, like.placements, src_data_rank=None)
+
+
+def _share_state(optimizer: Optimizer, saved: dict[str, Any]) -> dict[str, Any]:
+    """An optimizer's saved state with what has its parameter's shape sharded as the parameter."""
+    numbers = [number for group in saved["param_groups"] for number in group["params"]]
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    state = {}
+    for number, parameter in zip(numbers, parameters, strict=True):
+        entries = saved["state"].get(number, {})
+        alike = {n: v for n, v in entries.items() if isinstance(v, Tensor) and v.shape == parameter.shape}
+        state[number] = {**entries, **{name: share(value, like=parameter) for name, value in alike.items()}}
+    return {**saved, "state": state}
+
+
+def shard(module: nn.Module, blocks: list[nn.Module]) -> None:
+    """Shard `module` over all processes, each of `blocks` as a unit that is gathered for its own forward only."""
+    for block in blocks:
+        fully_shard(block)
+    fully_shard(module)
+
+
+@contextmanager
+def gathered(module: nn.Module, *, keep: bool) -> Iterator[None]:
+    """Within, a sharded module has its whole weights, on the CPU, where `keep`: for reading and saving.
+
+    All processes must enter.
+    """
+    for part in module.modules():
+        if isinstance(part, FSDPModule):
+            part.reshard()
+    replaced: list[tuple[nn.Module, str, nn.Parameter]] = []
+    for part in module.modules():
+        for name, parameter in list(part.named_parameters(recurse=False)):
+            full = whole(parameter, keep=keep)
+            if full is not None and full is not parameter:
+                part.register_parameter(name, nn.Parameter(full, requires_grad=parameter.requires_grad))
+                replaced.append((part, name, parameter))
+    try:
+        yield
+    finally:
+        for part, name, parameter in replaced:
+            part.register_parameter(name, parameter)
+
+
+def check_strategy(trainer: L.Trainer, module: L.LightningModule, data: StreamData) -> None:
+    """Whether a module and its validation clips can be sharded, where the trainer shards.
+
+    Raises:
+        ValueError: If not.
+    """
+    if not isinstance(trainer.strategy, Sharded):
+        return
+    if not is_overridden("configure_model", module):
+        raise ValueError(
+            f"trainer=fsdp: {type(module).__name__} is too small to shard, only the denoiser (experiment=diffusion, "
+            "motion_lora, tiny_base) can be; use trainer=ddp"
+        )
+    world, clips = trainer.world_size, len(data.val)
+    batches = {-(-len(range(rank, clips, world)) // data.batch_size) for rank in range(world)}
+    if len(batches) > 1:
+        raise ValueError(
+            f"trainer=fsdp: {clips} validation clips in batches of {data.batch_size} are not the same number of "
+            f"batches for each of {world} processes, which gather each other's weights: validate on a multiple of "
+            f"{world * data.batch_size} clips, or use trainer=ddp"
+        )
