@@ -24,7 +24,6 @@ from motionanim.types import Condition
 LongVideo = Callable[..., tuple[Tensor, Record]]
 DTYPES = ("float32", "bfloat16", "float16")
 DECODE_DTYPES = ("float32", "bfloat16")
-COMPILE = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")  # of torch.compile
 
 
 def pick_device() -> torch.device:
@@ -69,10 +68,9 @@ class Generator:
         Raises:
             ValueError: If a LoRA belongs to another base, or the sampling's dtype, decode_dtype or compile is unknown.
         """
-        for name, known in (("dtype", DTYPES), ("decode_dtype", DECODE_DTYPES), ("compile", (None, *COMPILE))):
+        for name, known in (("dtype", DTYPES), ("decode_dtype", DECODE_DTYPES)):
             if sampling[name] not in known:
-                choices = ", ".join("null" if choice is None else choice for choice in known)
-                raise ValueError(f"sampling.{name}={sampling[name]}: must be one of {choices}")
+                raise ValueError(f"sampling.{name}={sampling[name]}: must be one of {', '.join(known)}")
         codec = Codec.from_pretrained(base).to(device)
         denoiser = Denoiser.from_pretrained(base, downscale=codec.downscale, motion=dict(motion)).eval()
         found = fingerprint(denoiser.unet)
@@ -83,7 +81,7 @@ class Generator:
         if sampling["channels_last"]:
             denoiser.channels_last()
         if sampling["compile"] is not None:
-            denoiser.unet.compile(mode=sampling["compile"])
+            denoiser.compile_unet(sampling["compile"])
         return cls(codec, denoiser, sampling=sampling, window=window), found
 
     @property

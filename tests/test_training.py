@@ -32,6 +32,7 @@ NUMBERS = {
     "drop_flow": 0.3,
     "drop_strength": 0.1,
     "gradient_checkpointing": False,
+    "compile": None,
     "lr": 1e-3,
     "weight_decay": 0.01,
     "warmup_steps": 0,

@@ -21,6 +21,7 @@ from motionanim.models.motion import MotionConditioner
 from motionanim.schedule import per_clip, to_denoised
 from motionanim.types import Condition
 
+COMPILE = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")  # of torch.compile
 MOTION_FOLDER = "motion"  # beside unet/ and vae/ in the pipeline folder
 
 
@@ -154,6 +155,16 @@ class Denoiser(nn.Module):
         for module in self.blocks() if self.motion.encoder is None else [*self.blocks(), self.motion.encoder]:
             # Nothing in them draws random numbers, so their state need not be kept.
             module.forward = partial(checkpoint, module.forward, use_reentrant=False, preserve_rng_state=False)
+
+    def compile_unet(self, mode: str) -> None:
+        """torch.compile the UNet, in place: at its first use, once for each size.
+
+        Raises:
+            ValueError: If `mode` is none of `COMPILE`.
+        """
+        if mode not in COMPILE:
+            raise ValueError(f"compile={mode}: must be null or one of {', '.join(COMPILE)}")
+        self.unet.compile(mode=mode)
 
     def channels_last(self) -> None:
         """Store the convolutions' weights with the channels last, in place: tensor cores read them so."""

@@ -40,6 +40,7 @@ class DiffusionModule(L.LightningModule):
         drop_flow: Share trained without the motion field, independently.
         drop_strength: Share trained without the motion strength, independently.
         gradient_checkpointing: `Denoiser.checkpoint_blocks`: a third of the memory, about a third more time.
+        compile: Mode of `Denoiser.compile_unet`, or null.
         seed: Seed of the stream of draws.
     """
 
@@ -57,6 +58,7 @@ class DiffusionModule(L.LightningModule):
         drop_flow: float,
         drop_strength: float,
         gradient_checkpointing: bool,
+        compile: str | None,
         lr: float,
         weight_decay: float,
         warmup_steps: int,
@@ -70,6 +72,8 @@ class DiffusionModule(L.LightningModule):
         self.denoiser.train().select_trainable(trainable)
         if gradient_checkpointing:
             self.denoiser.checkpoint_blocks()
+        if compile is not None:
+            self.denoiser.compile_unet(compile)
         self.strict_loading = False  # checkpoints hold only what trains
         self.val_loss = MeanMetric()
         self.val_by_sigma = nn.ModuleList(MeanMetric() for _ in range(VAL_SIGMAS))
