@@ -7,7 +7,7 @@ import io
 import logging
 import os
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -275,12 +275,13 @@ def open_flow(path: Path) -> np.ndarray | None:
         return None
 
 
-def clip_data(*, items: str, latents: str | Path | None, **options: Any) -> StreamData:
+def clip_data(*, items: str, latents: str | Path | None, reading: Mapping[str, Any], **options: Any) -> StreamData:
     """Training and validation clips: `VideoClips` with what `file_data` takes.
 
     Args:
         items: Must be `clips`.
-        latents: A folder of motionanim.data.encode to train on instead; validation still reads the videos.
+        latents: A folder of motionanim.data.encode, or its URL, to train on instead; validation still reads the videos.
+        reading: How `PreparedLatents` reads them.
 
     Raises:
         ValueError: If the experiment reads another kind of item than `clips`, or the latents do not fit.
@@ -290,7 +291,7 @@ def clip_data(*, items: str, latents: str | Path | None, **options: Any) -> Stre
     data = file_data(VideoClips, **options)
     if latents is not None:
         size = {name: options[name] for name in ("num_frames", "height", "width")}
-        data.train = PreparedLatents(latents, seed=options["seed"], **size)
+        data.train = PreparedLatents(latents, seed=options["seed"], **size, **reading)
     return data
 
 

@@ -25,14 +25,38 @@ def rng(seed: int, position: int) -> np.random.Generator:
 
 
 @lru_cache(maxsize=4)
-def _epoch_order(seed: int, epoch: int, length: int) -> np.ndarray:
-    return np.random.default_rng([seed, epoch, length]).permutation(length)
+def _permutation(length: int, *seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).permutation(length)
 
 
 def shuffled_index(seed: int, position: int, length: int) -> int:
     """Which of `length` items stands at `position`: every epoch of `length` positions is its own permutation."""
     epoch, place = divmod(position, length)
-    return int(_epoch_order(seed, epoch, length)[place])
+    return int(_permutation(length, seed, epoch, length)[place])
+
+
+def block_shuffled_index(seed: int, position: int, length: int, *, shard: int, block: int) -> int:
+    """As `shuffled_index`, for items in shards: positions near each other read from few of them.
+
+    Every epoch permutes the shards, and then the items of every `block` shards among themselves. Memory grows with the
+    number of shards and the items of a block, not with `length`.
+
+    Args:
+        shard: Items of a shard; the last one may hold fewer.
+        block: Shards whose items are mixed, at least 1.
+    """
+    epoch, place = divmod(position, length)
+    shards = -(-length // shard)
+    order = _permutation(shards, seed, epoch, length)
+    absent = shards * shard - length  # what the last shard lacks
+    short = int(np.flatnonzero(order == shards - 1)[0]) // block  # the block that it is in
+    size = block * shard
+    number = (place if place < (short + 1) * size - absent else place + absent) // size
+    begin = number * size - (absent if number > short else 0)
+    members = np.sort(order[number * block : (number + 1) * block])  # a short one comes last
+    count = len(members) * shard - (absent if number == short else 0)
+    which, item = divmod(int(_permutation(count, seed, epoch, length, number)[place - begin]), shard)
+    return int(members[which]) * shard + item
 
 
 def as_floats(batch: Batch) -> Batch:
@@ -115,10 +139,22 @@ class StreamData(L.LightningDataModule):
             "pin_memory": self.trainer.accelerator is not None and self.trainer.strategy.root_device.type == "cuda",
         }
 
-    def state_dict(self) -> dict[str, int]:
+    def state_dict(self) -> dict[str, int | str | None]:
         """Batches whose gradient the checkpointed weights hold; a half-accumulated step is done again on resume."""
         done = self.trainer.fit_loop.epoch_loop.batch_progress.current.processed
-        return {"batches": self._start + done - done % self.trainer.accumulate_grad_batches}
+        return {"batches": self._start + done - done % self.trainer.accumulate_grad_batches, "dataset": self._dataset()}
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
+    def load_state_dict(self, state: dict[str, int | str | None]) -> None:
+        """Raises ValueError if the run began with another version of the prepared dataset."""
+        if "dataset" in state and state["dataset"] != self._dataset():  # older checkpoints do not say
+            began, now = (f"the prepared latents {name}" if name else "no prepared latents" for name in
+                          (state["dataset"], self._dataset()))  # fmt: skip
+            raise ValueError(
+                f"the run began with {began} and would go on with {now}, whose positions are other clips: resume with "
+                "the data.latents that it began with, or start a new run"
+            )
         self._start = state["batches"]
+
+    def _dataset(self) -> str | None:
+        """Fingerprint of a prepared dataset; what is made on the fly has none."""
+        return getattr(self.train, "fingerprint", None)
