@@ -30,7 +30,12 @@ def _permutation(length: int, *seed: int) -> np.ndarray:
 
 
 def shuffled_index(seed: int, position: int, length: int) -> int:
-    """Which of `length` items stands at `position`: every epoch of `length` positions is its own permutation."""
+    """Which of `length` items stands at `position`: every epoch of `length` positions is its own permutation.
+
+    Of more than 4 M items neighbours are shuffled in blocks of 1 M, to keep the permutation small.
+    """
+    if length > 2**22:
+        return block_shuffled_index(seed, position, length, shard=2**12, block=2**8)
     epoch, place = divmod(position, length)
     return int(_permutation(length, seed, epoch, length)[place])
 
