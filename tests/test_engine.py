@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
@@ -15,7 +16,11 @@ from omegaconf import OmegaConf
 import motionanim.entry  # noqa: F401  registers the resolvers
 from motionanim.data.encode import make_shard
 from motionanim.data.engine import Engine, ProcessEngine, RayEngine
+from motionanim.data.folder import folder_names
 from motionanim.data.latents import encode_clips
+from motionanim.data.prepare import Settings, prepare
+from motionanim.data.video import write_video
+from motionanim.models.flow_estimator import DisFlow
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZE = {"num_frames": 5, "height": 16, "width": 16}
@@ -32,6 +37,20 @@ def encoded(base: Path, folder: Path, engine: Engine, count: int) -> dict[str, b
         predict=config.predict, vae="v", size=SIZE, source={}, folder=folder, engine=engine,
     )  # fmt: skip
     return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def prepared(root: Path, out: Path, engine: Engine) -> tuple[set[str], dict[str, bytes]]:
+    """What `motionanim.data.prepare` finds about videos, in any order, and the flow that it leaves."""
+    settings = Settings(
+        num_frames=4, height=32, width=32, fps=5, stride=None, max_frames=6, camera_fps=4, camera_pairs=2,
+        camera_short_side=32, max_camera_speed=0.01, cache_moving=True,
+    )  # fmt: skip
+    prepare(
+        root=root, names=folder_names(root), out=out, cache=out / "flow", settings=settings,
+        flow_estimator=DisFlow(preset="ultrafast", min_side=1), engine=engine, max_static=10,
+    )  # fmt: skip
+    flows = {path.name: path.read_bytes() for path in (out / "flow").rglob("*.npy")}
+    return set((out / "index.jsonl").read_text().splitlines()), flows
 
 
 def divided(number: int, by: int) -> float:
@@ -120,5 +139,14 @@ def test_a_ray_cluster_that_loses_a_node_leaves_the_same_bytes(base: Path, tmp_p
     begun = [path.name.split(" ") for path in log.iterdir()]
     lost = {start for start, where in begun if where == node.node_id}
     assert lost & {start for start, where in begun if where != node.node_id}, "what the node had begun was done again"
+
+    (tmp_path / "videos").mkdir()
+    for name in "ab":
+        write_video(tmp_path / f"videos/{name}.mp4", torch.rand(16, 3, 32, 32) * 2 - 1, 10)
+    engine = RayEngine(address=cluster.address, cpus=1, gpus=0, retries=0)
+    one = prepared(tmp_path / "videos", tmp_path / "one", ProcessEngine(workers=0))
+    other = prepared(tmp_path / "videos", tmp_path / "other", engine)
+    assert one == other
+    assert len(one[0]) == len(one[1]) == 2
     with pytest.raises(ValueError, match="by=0: must not be 0"):  # the error itself, not Ray's wrapping
-        list(RayEngine(address=cluster.address, cpus=1, gpus=0, retries=0)(divided, [(1, 0)]))
+        list(engine(divided, [(1, 0)]))

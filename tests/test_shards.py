@@ -22,7 +22,7 @@ from motionanim.data import shards
 from motionanim.data.engine import ProcessEngine
 from motionanim.data.latents import PreparedLatents, encode_clips
 from motionanim.data.shards import ShardLayout, Shards, finished_shard, shard_name, shard_ranges, write_shard
-from motionanim.data.stream import PositionSampler, block_shuffled_index, collate
+from motionanim.data.stream import PositionSampler, StreamData, block_shuffled_index, collate
 
 SIZE = {"num_frames": 3, "height": 4, "width": 4}
 READING = {"shuffle_shards": 2, "cache": "unused", "cache_gb": 0, "retries": 1}
@@ -108,6 +108,25 @@ def test_any_world_size_batch_size_and_start_reads_the_same_clips_in_the_same_or
         seen = [int(b.image[row, 0, 0, 0]) for step in zip(*by_rank) for b in step for row in range(batch)]
         first = start * world * batch
         assert seen == whole[first : first + len(seen)]
+
+
+def test_a_resumed_run_goes_on_with_the_dataset_that_it_began_with(folder: Path, tmp_path: Path) -> None:
+    def stream(train: PreparedLatents | list) -> StreamData:
+        return StreamData(train=train, val=[], batch_size=1, num_workers=0)
+
+    data, other = prepared(folder), prepared(made(tmp_path / "other", 24))
+    state = {"batches": 3, "dataset": data.fingerprint}
+    stream(data).load_state_dict(state)
+    stream(other).load_state_dict({"batches": 3})  # from before datasets had fingerprints
+    stream([]).load_state_dict({"batches": 3, "dataset": None})
+    for train, began, now in (
+        (other, data.fingerprint, other.fingerprint),
+        ([], data.fingerprint, None),
+        (data, None, data.fingerprint),
+    ):
+        one, two = (f"the prepared latents {name}" if name else "no prepared latents" for name in (began, now))
+        with pytest.raises(ValueError, match=f"the run began with {one} and would go on with {two}.*resume with"):
+            stream(train).load_state_dict({"batches": 3, "dataset": began})
 
 
 # The files.

@@ -1,7 +1,7 @@
-"""An index of file names in one Arrow file, read through a memory map: HD-VILA's 100 M clips take next to no memory.
+"""An index of file names in one Arrow file, read where it is needed: HD-VILA's 100 M clips take next to no memory.
 
 A row is a name and its group's share in [0, 1), the hash that splits training from validation. Rows are addressed by
-position; only a count for each batch of rows is held.
+position; only a count for each batch of rows is held. Batches are read, not mapped: mapped pages would stay in memory.
 """
 
 import fcntl
@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +19,7 @@ from tqdm import tqdm
 from motionanim.data.clips import hash_share, split_border
 from motionanim.files import atomic_path
 
-ROWS = 4096  # of a batch: what is held while writing, and looked through to find a name
+ROWS = 1024  # of a batch: what is held while writing, and read to find a name
 _SCHEMA = pa.schema([("name", pa.large_binary()), ("share", pa.float64())])
 
 
@@ -33,8 +34,7 @@ class IndexedNames(Sequence[str]):
     def __init__(self, path: Path, low: float, high: float) -> None:
         self.path, self.low, self.high = path, low, high
         self._file = _opened(path)
-        counts = [len(self._rows(number)) for number in range(self._file.num_record_batches)]
-        self._ends = np.cumsum(counts, dtype=np.int64)
+        self._ends = np.cumsum([self._chosen(share).sum() for share in _shares(path)], dtype=np.int64)
 
     def __reduce__(self) -> tuple[type, tuple[Path, float, float]]:
         return IndexedNames, (self.path, self.low, self.high)
@@ -57,8 +57,10 @@ class IndexedNames(Sequence[str]):
 
     def _rows(self, number: int) -> np.ndarray:
         """Which rows of a batch are ours."""
-        share = self._file.get_batch(number)["share"].to_numpy()
-        return np.flatnonzero((share >= self.low) & (share < self.high))
+        return np.flatnonzero(self._chosen(self._file.get_batch(number)["share"].to_numpy()))
+
+    def _chosen(self, share: np.ndarray) -> np.ndarray:
+        return (share >= self.low) & (share < self.high)
 
 
 def split_index(path: Path, *, val_share: float) -> tuple[IndexedNames, IndexedNames]:
@@ -67,10 +69,8 @@ def split_index(path: Path, *, val_share: float) -> tuple[IndexedNames, IndexedN
     Raises:
         ValueError: If the file is damaged, `val_share` is out of range, or there are fewer than two groups.
     """
-    file = _opened(path)
     lowest, highest, rows = 1.0, 0.0, 0
-    for number in range(file.num_record_batches):
-        share = file.get_batch(number)["share"].to_numpy()
+    for share in _shares(path):
         lowest, highest, rows = min(lowest, share.min()), max(highest, share.max()), rows + len(share)
     border = split_border(lowest, highest, rows, val_share=val_share)
     return IndexedNames(path, border, 1.0), IndexedNames(path, 0.0, border)
@@ -106,8 +106,14 @@ def kept_index(folder: Path, about: str, names: Iterable[tuple[str, str]]) -> Pa
     return path
 
 
-def _opened(path: Path) -> pa.RecordBatchFileReader:
+def _shares(path: Path) -> Iterator[np.ndarray]:
+    file = _opened(path, included_fields=[1])
+    for number in range(file.num_record_batches):
+        yield file.get_batch(number)["share"].to_numpy()
+
+
+def _opened(path: Path, **options: Any) -> pa.RecordBatchFileReader:
     try:
-        return pa.ipc.open_file(pa.memory_map(str(path)))
+        return pa.ipc.open_file(pa.OSFile(str(path)), options=pa.ipc.IpcReadOptions(**options))
     except pa.ArrowInvalid as error:
         raise ValueError(f"{path} is damaged: delete it, the next run makes it anew") from error
