@@ -72,6 +72,7 @@ def main() -> None:
             data = clip_data(
                 items="clips",
                 latents=None,
+                reading={},
                 root=options.root,
                 names=folder_clips(options.root, val_share=0.1),
                 rejected=Path(cache, "rejected.csv"),

@@ -8,6 +8,7 @@ real run: once on latents that motionanim.data.encode prepared, once on clips th
 """
 
 import argparse
+import functools
 import platform
 import tempfile
 import time
@@ -22,7 +23,8 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 import motionanim.entry
-from motionanim.data.latents import encode_clips
+from motionanim.data.engine import ProcessEngine
+from motionanim.data.latents import encode_clips, encode_shard
 from motionanim.losses import denoising_loss
 from motionanim.training.diffusion import DiffusionModule
 from motionanim.types import ClipBatch
@@ -99,10 +101,15 @@ def main() -> None:
     losses = prepared_losses(module, batches)
     rows = []
     with tempfile.TemporaryDirectory() as latents:
+        make_shard = functools.partial(
+            encode_shard, clips=data.train, encode=module.codec.encode,
+            predict=module.codec.predict if module.denoiser.predicts else None, batch_size=size, num_workers=0,
+            device=module.device,
+        )  # fmt: skip
         encode_clips(
-            data.train, count=4 * size, encode=module.codec.encode, vae=module.codec.fingerprint(),
-            size={name: cfg.scale[name] for name in ("num_frames", "height", "width")}, source={},
-            folder=Path(latents), batch_size=size, num_workers=0, device=module.device,
+            make_shard, count=4 * size, shard_clips=size, predict=module.denoiser.predicts,
+            vae=module.codec.fingerprint(), size={name: cfg.scale[name] for name in ("num_frames", "height", "width")},
+            source={}, folder=Path(latents), engine=ProcessEngine(workers=0),
         )  # fmt: skip
         for _ in range(args.rounds):
             bare = bare_loop(module, losses, args.steps, cfg.trainer.precision)

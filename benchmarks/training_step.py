@@ -3,6 +3,7 @@
 import gc
 import tempfile
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +16,8 @@ from torch import Tensor
 from torch.utils.data import default_collate
 from training import trainer_loop
 
-from motionanim.data.latents import encode_clips
+from motionanim.data.engine import ProcessEngine
+from motionanim.data.latents import encode_clips, encode_shard
 from motionanim.long_video.common import now
 from motionanim.models.codec import Codec
 from motionanim.models.lora import add_lora
@@ -152,9 +154,14 @@ def _prepare(cfg: DictConfig, folder: Path, size: dict[str, int], device: torch.
     """Clips of the procedural world, and their latents in `folder`."""
     data = instantiate(cfg.data, _convert_="all")
     codec = Codec.from_pretrained(cfg.scale.base).to(device)
+    predict = codec.predict if cfg.conditioning.warped_latent else None
+    make_shard = partial(
+        encode_shard, clips=data.train, encode=codec.encode, predict=predict, batch_size=1, num_workers=0,
+        device=device,
+    )  # fmt: skip
     encode_clips(
-        data.train, count=CLIPS, encode=codec.encode, predict=codec.predict if cfg.conditioning.warped_latent else None,
-        vae=codec.fingerprint(), size=size, source={}, folder=folder, batch_size=1, num_workers=0, device=device,
+        make_shard, count=CLIPS, shard_clips=CLIPS, predict=predict is not None, vae=codec.fingerprint(), size=size,
+        source={}, folder=folder, engine=ProcessEngine(workers=0),
     )  # fmt: skip
     return [data.train[position] for position in range(CLIPS)]
 

@@ -138,9 +138,11 @@ def test_every_choice_of_evaluate_binds(override: str) -> None:
 
 
 def test_prepare_and_encode_bind() -> None:
-    for config, settings in (("prepare", ["root=none"]), ("encode", ["out=none"])):
-        for node in targets(OmegaConf.to_container(composed(*settings, config=config), resolve=True)):
-            check_binding(node)
+    for config, setting in (("prepare", "root=none"), ("encode", "out=none")):
+        for engine in ("processes", "ray"):
+            composition = composed(setting, f"engine={engine}", config=config)
+            for node in targets(OmegaConf.to_container(composition, resolve=True)):
+                check_binding(node)
 
 
 def test_a_key_that_no_target_takes_would_be_noticed() -> None:

@@ -122,7 +122,7 @@ def test_the_device_gets_floats(folder, tmp_path):
 
 def test_loader_workers_give_the_same_items(folder, tmp_path):
     data = clip_data(
-        items="clips", latents=None,
+        items="clips", latents=None, reading={},
         root=folder, names=folder_clips(folder, val_share=0.1), rejected=tmp_path / "r.csv", max_rejected_share=0.1,
         batch_size=2, num_workers=1, num_frames=4, height=16, width=16, fps=10, stride=None, seed=0,
         flow_estimator=Brightness(), flow_cache=tmp_path,
@@ -215,4 +215,4 @@ def test_rejections_are_counted_over_processes_and_once_each(tmp_path):
 
 def test_plain_videos_hold_no_pairs():
     with pytest.raises(ValueError, match="these videos give clips, the experiment reads pairs: use data=synthetic"):
-        clip_data(items="pairs", latents=None)
+        clip_data(items="pairs", latents=None, reading={})

@@ -23,9 +23,9 @@ def test_all_clips_are_listed(layout):
     assert first == {"clip_id": "vid-1.1.mp4", "span": ["00:00:00.200", "00:00:00.400"]}
 
 
-def test_clips_of_a_video_stay_together(layout):
+def test_clips_of_a_video_stay_together(layout, tmp_path):
     jsonl, root = layout
-    train, val = hdvila_clips(root, jsonl=jsonl, val_share=0.4)
+    train, val = hdvila_clips(root, jsonl=jsonl, val_share=0.4, index=tmp_path)
     assert len(train) + len(val) == 12
     assert not {video_of(name) for name in train} & {video_of(name) for name in val}
     assert video_of("x/-0kt.12.mp4") == "-0kt"

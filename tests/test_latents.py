@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,8 @@ import pytest
 import torch
 from test_training import NUMBERS, Losses, make_trainer
 
-from motionanim.data.latents import PreparedLatents, encode_clips
+from motionanim.data.engine import ProcessEngine
+from motionanim.data.latents import PreparedLatents, encode_clips, encode_shard
 from motionanim.data.stream import StreamData, as_floats
 from motionanim.data.synthetic import SyntheticClips
 from motionanim.models.codec import Codec
@@ -25,12 +27,20 @@ def rendered() -> SyntheticClips:
     return SyntheticClips(seed=3, length=4, fps=7, moving_camera=0.5, split="train", **SIZE)
 
 
-def encoded(codec: Codec, folder: Path, count: int = 4, predict=None, **changes) -> int:
-    options = {"vae": codec.fingerprint(), "size": SIZE, "source": {"seed": 3}} | changes
-    return encode_clips(
-        rendered(), count=count, encode=codec.encode, predict=predict, folder=folder, batch_size=2, num_workers=0,
-        device=torch.device("cpu"), **options,
+def encoded(codec: Codec, folder: Path, count: int = 4, predict=None, encode=None, **changes) -> int:
+    make_shard = functools.partial(
+        encode_shard, clips=rendered(), encode=encode or codec.encode, predict=predict, batch_size=2, num_workers=0,
+        device=torch.device("cpu"),
     )  # fmt: skip
+    options = {"vae": codec.fingerprint(), "size": SIZE, "source": {"seed": 3}, "shard_clips": 2} | changes
+    return encode_clips(
+        make_shard, count=count, predict=predict is not None, folder=folder, engine=ProcessEngine(workers=0), **options
+    )
+
+
+def opened(folder: Path, **changes) -> PreparedLatents:
+    reading = {"shuffle_shards": 2, "cache": "unused", "cache_gb": 0, "retries": 0}
+    return PreparedLatents(folder, **{"seed": 0} | SIZE | reading | changes)
 
 
 def batch_of(item: tuple) -> tuple:
@@ -39,7 +49,7 @@ def batch_of(item: tuple) -> tuple:
 
 def test_latents_are_those_of_the_clips(codec: Codec, tmp_path: Path) -> None:
     assert encoded(codec, tmp_path) == 4
-    prepared = PreparedLatents(tmp_path, seed=0, **SIZE)
+    prepared = opened(tmp_path)
     by_image = {batch_of(prepared[p]).image.mean().item(): batch_of(prepared[p]) for p in range(4)}
     assert len(by_image) == 4, "an epoch shows every clip once"
     for position in range(4):
@@ -52,48 +62,67 @@ def test_latents_are_those_of_the_clips(codec: Codec, tmp_path: Path) -> None:
 
 
 def test_a_killed_run_goes_on_and_a_folder_grows(codec: Codec, tmp_path: Path) -> None:
-    encoded(codec, tmp_path, count=3)
-    files = sorted(tmp_path.rglob("*.safetensors"))
-    files[1].unlink()
-    with pytest.raises(ValueError, match="lacks 1 of 3 clips: run motionanim.data.encode again"):
-        PreparedLatents(tmp_path, seed=0, **SIZE)
+    calls = iter(range(2))
+
+    def killed(frames: torch.Tensor) -> torch.Tensor:
+        if next(calls, None) is None:
+            raise KeyboardInterrupt
+        return codec.encode(frames)
+
+    with pytest.raises(KeyboardInterrupt):
+        encoded(codec, tmp_path, count=5, encode=killed)
+    with pytest.raises(ValueError, match="is unfinished: run motionanim.data.encode again"):
+        opened(tmp_path)
+    files = sorted(tmp_path.rglob("*.tar"))
+    assert len(files) == 2
     before = files[0].stat().st_mtime_ns
-    assert encoded(codec, tmp_path, count=5) == 3
+    assert encoded(codec, tmp_path, count=5) == 1
+    assert len(opened(tmp_path)) == 5
+    assert encoded(codec, tmp_path, count=8) == 4  # the half shard of clip 4 is made anew, whole
     assert files[0].stat().st_mtime_ns == before
-    assert len(PreparedLatents(tmp_path, seed=0, **SIZE)) == 5
+    assert len(opened(tmp_path)) == 8
+    assert sorted(p.name for p in tmp_path.glob("*.tar")) == [f"{k:09}-{k + 2:09}.tar" for k in (0, 2, 4, 6)]
     assert encoded(codec, tmp_path, count=2) == 0
-    assert len(PreparedLatents(tmp_path, seed=0, **SIZE)) == 5
+    assert len(opened(tmp_path)) == 8
 
 
 def test_a_folder_that_fails_to_grow_stays_usable(codec: Codec, tmp_path: Path) -> None:
-    encoded(codec, tmp_path, count=2)
+    encoded(codec, tmp_path, count=3)
 
     def full(frames: torch.Tensor) -> torch.Tensor:
         raise OSError("no space left on device")
 
     with pytest.raises(OSError, match="no space"):
-        encode_clips(
-            rendered(), count=4, encode=full, predict=None, vae=codec.fingerprint(), size=SIZE, source={"seed": 3},
-            folder=tmp_path, batch_size=2, num_workers=0, device=torch.device("cpu"),
-        )  # fmt: skip
-    assert len(PreparedLatents(tmp_path, seed=0, **SIZE)) == 2
+        encoded(codec, tmp_path, count=5, encode=full)
+    data = opened(tmp_path)
+    assert sorted(data[p].position.item() for p in range(len(data))) == [0, 1, 2]
 
 
 def test_what_does_not_fit_is_refused_in_words(codec: Codec, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds no latents.json: make latents with"):
-        PreparedLatents(tmp_path, seed=0, **SIZE)
+        opened(tmp_path)
     with pytest.raises(ValueError, match="clips=0"):
         encoded(codec, tmp_path, count=0)
+    with pytest.raises(ValueError, match="shard_clips=0"):
+        encoded(codec, tmp_path, shard_clips=0)
+    with pytest.raises(ValueError, match="shuffle_shards=0"):
+        opened(tmp_path, shuffle_shards=0)
     encoded(codec, tmp_path, count=1)
-    others = {"vae": "other", "predict": codec.predict, "size": {"num_frames": 6}, "source": {"seed": 4}}
+    others = {
+        "vae": "other",
+        "shard_clips": 3,
+        "predict": codec.predict,
+        "size": {"num_frames": 6},
+        "source": {"seed": 4},
+    }
     for key, value in others.items():
         with pytest.raises(ValueError, match=f"holds latents of another {key}: choose another folder"):
             encoded(codec, tmp_path, count=1, **{key: value})
     with pytest.raises(ValueError, match=r"holds clips of .*'height': 16.* the experiment's are .*'height': 32"):
-        PreparedLatents(tmp_path, seed=0, **SIZE | {"height": 32})
+        opened(tmp_path, height=32)
     (tmp_path / "latents.json").write_text("{")
-    with pytest.raises(ValueError, match="is damaged: delete the folder"):
-        PreparedLatents(tmp_path, seed=0, **SIZE)
+    with pytest.raises(ValueError, match="is damaged: delete it and encode again"):
+        opened(tmp_path)
 
 
 def lora(base: Path) -> MotionLoraModule:
@@ -103,7 +132,7 @@ def lora(base: Path) -> MotionLoraModule:
 
 def test_training_on_latents_is_training_on_their_clips(base: Path, codec: Codec, tmp_path: Path) -> None:
     encoded(codec, tmp_path / "latents", predict=codec.predict)
-    prepared = PreparedLatents(tmp_path / "latents", seed=3, **SIZE)
+    prepared = opened(tmp_path / "latents", seed=3)
 
     class InTheirOrder(SyntheticClips):
         def __getitem__(self, position: int) -> ClipBatch:
@@ -124,7 +153,7 @@ def test_training_on_latents_is_training_on_their_clips(base: Path, codec: Codec
 
 def test_latents_of_another_vae_stop_training(base: Path, codec: Codec, tmp_path: Path) -> None:
     encoded(codec, tmp_path / "latents", vae="another")
-    prepared = PreparedLatents(tmp_path / "latents", seed=0, **SIZE)
+    prepared = opened(tmp_path / "latents")
     data = StreamData(train=prepared, val=rendered(), batch_size=2, num_workers=0)
     with pytest.raises(ValueError, match="are of another VAE .fingerprint another, .*encode them again"):
         make_trainer(tmp_path, 1).fit(lora(base), data)
@@ -132,7 +161,7 @@ def test_latents_of_another_vae_stop_training(base: Path, codec: Codec, tmp_path
 
 def test_latents_without_predictions_stop_a_model_that_asks_for_them(base: Path, codec: Codec, tmp_path: Path) -> None:
     encoded(codec, tmp_path / "latents")
-    prepared = PreparedLatents(tmp_path / "latents", seed=0, **SIZE)
+    prepared = opened(tmp_path / "latents")
     assert batch_of(prepared[0]).predicted.shape == (1, 1, 4, 8, 8)
     data = StreamData(train=prepared, val=rendered(), batch_size=2, num_workers=0)
     with pytest.raises(ValueError, match="lack predictions: encode them again with predict=true"):
@@ -145,7 +174,7 @@ def test_the_commands_encode_and_train(base: Path, tmp_path: Path) -> None:
     run = functools.partial(subprocess.run, cwd=tmp_path, env=environment, capture_output=True, text=True)
     small = [f"scale.{name}={value}" for name, value in SIZE.items()]
     small += [f"scale.base={base}", "scale.batch_size=2", "scale.num_workers=0"]
-    done = run([sys.executable, "-m", "motionanim.data.encode", "out=latents", "clips=3", *small])
+    done = run([sys.executable, "-m", "motionanim.data.encode", "out=latents", "clips=3", "shard_clips=2", *small])
     assert done.returncode == 0, done.stderr[-2000:]
     assert "3 clips encoded now" in done.stdout
     train = [
@@ -165,6 +194,19 @@ def test_the_commands_encode_and_train(base: Path, tmp_path: Path) -> None:
     done = run([*train, "data.latents=latents", "+trainer.limit_val_batches=1"])
     assert done.returncode == 0, done.stderr[-2000:]
     assert (tmp_path / "runs/motion_lora/smoke/lora.safetensors").is_file()
+    environment["OMP_NUM_THREADS"] = "2"
+    alone = [sys.executable, "-m", "motionanim.data.encode", "out=alone", "clips=3", "shard_clips=2", *small]
+    done = run([*alone, "engine.workers=0"])
+    assert done.returncode == 0, done.stderr[-2000:]
+    made = {path.name: path.read_bytes() for path in (tmp_path / "latents").iterdir()}
+    assert made == {path.name: path.read_bytes() for path in (tmp_path / "alone").iterdir()}, "by two processes or none"
+    done = run([*alone, "clips=4"])
+    assert done.returncode == 0, done.stderr[-2000:]
+    done = run([*train, "run=other", "trainer.max_steps=2", "data.latents=alone", "ckpt_path=last"])
+    assert done.returncode == 2
+    assert re.search(
+        r"error: the run began with the prepared latents \w{16} and would go on with .*\w{16}", done.stderr
+    )
     done = run([*train, "data.latents=nowhere"])
     assert done.returncode == 2
     assert "error: latents=nowhere holds no latents.json" in done.stderr

@@ -37,6 +37,11 @@ FENCES = {
         "benchmarks/",
     ),
     "hydra": (*ENTRY_POINTS, "tests/", "benchmarks/"),
+    "fsspec": ("motionanim/data/shards.py", "tests/"),
+    "litdata": ("benchmarks/",),
+    "pyarrow": ("motionanim/data/hdvila_index.py", "tests/", "benchmarks/data_growth.py"),
+    "ray": ("motionanim/data/engine.py", "tests/"),
+    "webdataset": ("tests/", "benchmarks/"),
     "wandb": ("train.py", "evaluate.py", "motionanim/dashboard.py"),
     "wandb_workspaces": ("motionanim/dashboard.py", "tests/"),
 }

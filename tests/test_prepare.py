@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from motionanim.data.engine import ProcessEngine
 from motionanim.data.folder import folder_names
 from motionanim.data.hdvila import hdvila_names, hdvila_static_clips
 from motionanim.data.layouts import write_hdvila
@@ -52,7 +53,7 @@ def videos(tmp_path_factory):
 def run(root, out, settings=SETTINGS, names=None, estimator=DIS, workers=0, max_static=10):
     return prepare(
         root=root, names=names or folder_names(root), out=out, cache=out / "flow", settings=settings,
-        flow_estimator=estimator, workers=workers, max_static=max_static,
+        flow_estimator=estimator, engine=ProcessEngine(workers=workers), max_static=max_static,
     )  # fmt: skip
 
 
@@ -145,7 +146,7 @@ def test_hdvila_gives_the_static_subset(tmp_path):
 @pytest.mark.slow
 def test_the_command_works_with_worker_processes(videos, tmp_path):
     command = [sys.executable, "-m", "motionanim.data.prepare", f"root={videos}", f"out={tmp_path / 'out'}",
-               f"flow_cache={tmp_path / 'flow'}", "settings.num_frames=4", "workers=2"]  # fmt: skip
+               f"flow_cache={tmp_path / 'flow'}", "settings.num_frames=4", "engine.workers=2"]  # fmt: skip
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "| static | 1 |" in done.stdout

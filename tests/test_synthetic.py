@@ -258,7 +258,8 @@ def test_zero_length_is_refused():
 @pytest.mark.parametrize(("name", "share"), [("synthetic", 0.5), ("synthetic_static", 0.0)])
 def test_config_builds_the_kind_of_item_that_the_experiment_reads(name, share):
     with initialize_config_dir(str(CONF), version_base=None):
-        config = compose(overrides=["+scale=tiny", "+hint=default", "+items=clips", f"+data={name}"])
+        groups = ["+scale=tiny", "+hint=default", "+reading=default", f"+data={name}"]
+        config = compose(overrides=[*groups, "+paths.cache=c", "+items=clips"])
     options = OmegaConf.to_container(config.data, resolve=True) | {"hint": lambda flow, mask, generator: flow}
     assert options.pop("_target_") == "motionanim.data.synthetic.synthetic_data"
     data = synthetic_data(**options)

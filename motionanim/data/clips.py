@@ -7,7 +7,7 @@ import io
 import logging
 import os
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -66,28 +66,31 @@ def split_names(names: Iterable[tuple[str, str]], *, val_share: float) -> tuple[
     Raises:
         ValueError: If `val_share` is out of range, or there are fewer than two groups.
     """
-    if not 0 < val_share < 1:
-        raise ValueError(f"val_share={val_share}: must be between 0 and 1")
     share_of = array("d")
 
     def each_name() -> Iterator[str]:
         for name, group in names:
-            share_of.append(_hash_share(group))
+            share_of.append(hash_share(group))
             yield name
 
     listed = Names(each_name())
-    lowest, highest = min(share_of, default=0), max(share_of, default=0)
-    if lowest == highest:
-        raise ValueError(
-            f"{len(listed)} clips, all of one video: at least 2 videos are needed, to train and to validate"
-        )
-    # The lowest always validates and the highest always trains, so that neither side is empty.
-    border = min(max(val_share, float(np.nextafter(lowest, 1))), highest)
+    border = split_border(min(share_of, default=0), max(share_of, default=0), len(listed), val_share=val_share)
     train = Names(name for name, share in zip(listed, share_of) if share >= border)
     return train, Names(name for name, share in zip(listed, share_of) if share < border)
 
 
-def _hash_share(text: str) -> float:
+def split_border(lowest: float, highest: float, count: int, *, val_share: float) -> float:
+    """Groups with a `hash_share` below this validate; for `count` names with shares from `lowest` to `highest`."""
+    if not 0 < val_share < 1:
+        raise ValueError(f"val_share={val_share}: must be between 0 and 1")
+    if lowest >= highest:
+        raise ValueError(f"{count} clips, all of one video: at least 2 videos are needed, to train and to validate")
+    # The lowest always validates and the highest always trains, so that neither side is empty.
+    return min(max(val_share, float(np.nextafter(lowest, 1))), highest)
+
+
+def hash_share(text: str) -> float:
+    """A share in [0, 1) that depends on the text alone."""
     return int.from_bytes(hashlib.sha256(os.fsencode(text)).digest()[:7], "big") / 2**56
 
 
@@ -275,12 +278,13 @@ def open_flow(path: Path) -> np.ndarray | None:
         return None
 
 
-def clip_data(*, items: str, latents: str | Path | None, **options: Any) -> StreamData:
+def clip_data(*, items: str, latents: str | Path | None, reading: Mapping[str, Any], **options: Any) -> StreamData:
     """Training and validation clips: `VideoClips` with what `file_data` takes.
 
     Args:
         items: Must be `clips`.
-        latents: A folder of motionanim.data.encode to train on instead; validation still reads the videos.
+        latents: A folder of motionanim.data.encode, or its URL, to train on instead; validation still reads the videos.
+        reading: How `PreparedLatents` reads them.
 
     Raises:
         ValueError: If the experiment reads another kind of item than `clips`, or the latents do not fit.
@@ -290,7 +294,7 @@ def clip_data(*, items: str, latents: str | Path | None, **options: Any) -> Stre
     data = file_data(VideoClips, **options)
     if latents is not None:
         size = {name: options[name] for name in ("num_frames", "height", "width")}
-        data.train = PreparedLatents(latents, seed=options["seed"], **size)
+        data.train = PreparedLatents(latents, seed=options["seed"], **size, **reading)
     return data
 
 

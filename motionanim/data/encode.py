@@ -1,8 +1,9 @@
 """Prepare latents of a training source: python -m motionanim.data.encode data=folder data.root=FOLDER out=LATENTS."""
 
+import functools
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,13 @@ import hydra
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from motionanim.data.latents import encode_clips
+from motionanim.data.latents import encode_clips, encode_shard
 from motionanim.entry import one_line_errors, quiet
 
 # What a folder may differ in: none of it changes a clip.
 _NO_MATTER = (
     "batch_size", "num_workers", "val", "rejected", "max_rejected_share", "flow_cache", "latents", "hint", "min_speed",
-    "device",
+    "device", "reading",
 )  # fmt: skip
 
 
@@ -34,31 +35,53 @@ def _digest(names: Iterable[str]) -> str:
     return digest.hexdigest()[:16]
 
 
+@functools.lru_cache(maxsize=1)
+def _work(config: str) -> Callable[[range, Path], None]:
+    """`encode_shard` for a configuration; made once a worker process."""
+    cfg = OmegaConf.create(config)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    codec = hydra.utils.instantiate(cfg.codec).to(device)
+    return functools.partial(
+        encode_shard,
+        clips=hydra.utils.instantiate(cfg.data, _convert_="all").train,
+        encode=codec.encode,
+        predict=codec.predict if cfg.predict else None,
+        batch_size=cfg.data.batch_size,
+        num_workers=cfg.data.num_workers,
+        device=device,
+    )
+
+
+def make_shard(positions: range, folder: Path, *, config: str) -> None:
+    """`encode_shard` for a resolved configuration in YAML, which any worker can be sent."""
+    quiet()
+    _work(config)(positions, folder)
+
+
 @hydra.main(config_path=str(Path(__file__).parents[2] / "conf"), config_name="encode", version_base="1.3")
 @one_line_errors
 def main(config: DictConfig) -> None:
     """Encode `clips` positions of the training stream of `data` into `out`: see conf/encode.yaml."""
     quiet()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    codec = hydra.utils.instantiate(config.codec).to(device)
     data = hydra.utils.instantiate(config.data, _convert_="all")
     source = _settled(OmegaConf.to_container(config.data, resolve=True))
     source["videos"] = _digest(getattr(data.train, "names", ()))
     made = encode_clips(
-        data.train,
+        functools.partial(make_shard, config=OmegaConf.to_yaml(config, resolve=True)),
         count=config.clips,
-        encode=codec.encode,
-        predict=codec.predict if config.predict else None,
-        vae=codec.fingerprint(),
+        shard_clips=config.shard_clips,
+        predict=config.predict,
+        vae=hydra.utils.instantiate(config.codec).fingerprint(),
         size={name: config.scale[name] for name in ("num_frames", "height", "width")},
         source=source,
-        folder=Path(config.out),
-        batch_size=config.data.batch_size,
-        num_workers=config.data.num_workers,
-        device=device,
+        folder=Path(config.out).absolute(),
+        engine=hydra.utils.instantiate(config.engine),
     )
     print(f"{made} clips encoded now; train on them with data.latents={config.out}")
 
 
 if __name__ == "__main__":
+    # By its name: worker processes would look for what they are sent in their own __main__.
+    from motionanim.data.encode import main
+
     main()

@@ -11,17 +11,31 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from motionanim.data.clips import Names, check_root, split_names
+from motionanim.data.hdvila_index import IndexedNames, kept_index, split_index
 
 logger = logging.getLogger(__name__)
 
 
-def hdvila_clips(root: str | Path | None, *, jsonl: str | Path | None, val_share: float) -> tuple[Names, Names]:
+def hdvila_clips(
+    root: str | Path | None, *, jsonl: str | Path | None, val_share: float, index: str | Path
+) -> tuple[IndexedNames, IndexedNames]:
     """Training and validation clips that are on disk, split by a hash of the video that they are cut from.
+
+    Args:
+        root: Folder of cut clips.
+        jsonl: The dataset's list of videos.
+        val_share: Share of the videos that validate, in (0, 1).
+        index: Folder where the list is kept once it was read. The same list is not read again: delete the folder when
+            clips came or went.
 
     Raises:
         ValueError: As `hdvila_names` does, or if the clips come from fewer than two videos.
     """
-    return split_names(((name, video_of(name)) for name in hdvila_names(root, jsonl=jsonl)), val_share=val_share)
+    root, jsonl = check_root(root), _check_jsonl(jsonl)
+    state = jsonl.stat()
+    about = f"{root.absolute()}|{jsonl.absolute()}|{state.st_size}|{state.st_mtime_ns}"
+    listed = ((name, video_of(name)) for name in hdvila_names(root, jsonl=jsonl))
+    return split_index(kept_index(Path(index), about, listed), val_share=val_share)
 
 
 def hdvila_static_clips(root: str | Path | None, *, names: str | Path, val_share: float) -> tuple[Names, Names]:
@@ -45,7 +59,8 @@ def hdvila_static_clips(root: str | Path | None, *, names: str | Path, val_share
 
 def video_of(name: str) -> str:
     """The video that a clip was cut from: "x/ID.12.mp4" -> "ID"; any other name stands for itself."""
-    stem, _, number = Path(name).stem.rpartition(".")
+    # Not pathlib, here and below: it interns every name, and Python's table of interned strings does not shrink.
+    stem, _, number = os.path.splitext(os.path.basename(name))[0].rpartition(".")
     return stem if stem and number.isdigit() else name
 
 
@@ -55,9 +70,7 @@ def hdvila_names(root: str | Path | None, *, jsonl: str | Path | None) -> Iterat
     Raises:
         ValueError: If `root` is no folder, `jsonl` is missing, one of its lines is wrong, or no clip is on disk.
     """
-    root = check_root(root)
-    if jsonl is None or not Path(jsonl).is_file():
-        raise ValueError(f"jsonl={jsonl} does not exist: pass the dataset's list of videos, such as meta_part0.jsonl")
+    root, jsonl = check_root(root), _check_jsonl(jsonl)
     found = missing = 0
     with open(jsonl, encoding="utf-8") as file:
         for number, line in enumerate(file, start=1):
@@ -69,7 +82,7 @@ def hdvila_names(root: str | Path | None, *, jsonl: str | Path | None) -> Iterat
                 raise ValueError(f"{jsonl}, line {number}: {error}") from error
             for clip_id in clip_ids:
                 for name in (os.path.join(video_id, clip_id), clip_id):
-                    if (root / name).is_file():
+                    if os.path.isfile(os.path.join(root, name)):
                         found += 1
                         yield name
                         break
@@ -83,6 +96,12 @@ def hdvila_names(root: str | Path | None, *, jsonl: str | Path | None) -> Iterat
         logger.warning(
             "%d of the %d clips in %s are not under %s and are left out", missing, found + missing, jsonl, root
         )
+
+
+def _check_jsonl(jsonl: str | Path | None) -> Path:
+    if jsonl is None or not Path(jsonl).is_file():
+        raise ValueError(f"jsonl={jsonl} does not exist: pass the dataset's list of videos, such as meta_part0.jsonl")
+    return Path(jsonl)
 
 
 def _parse(line: str) -> tuple[str, list[str]]:

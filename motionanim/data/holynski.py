@@ -177,6 +177,7 @@ def holynski_data(
     items: str,
     root: str | Path | None,
     latents: str | Path | None,
+    reading: Mapping[str, Any],
     min_speed: float,
     hint: Callable[[Tensor, Tensor, np.random.Generator], Tensor],
     clips: Mapping[str, Any],
@@ -187,7 +188,8 @@ def holynski_data(
     Args:
         items: `clips` gives `VideoClips` of the videos, `pairs` gives `HolynskiPairs`.
         root: Folder of the files.
-        latents: A folder of latents to train on, for clips.
+        latents: A folder of latents, or its URL, to train on, for clips.
+        reading: As `clip_data` takes it.
         min_speed: As in `HolynskiPairs`.
         hint: As in `HolynskiPairs`.
         clips: What only `VideoClips` takes.
@@ -197,4 +199,4 @@ def holynski_data(
         names = holynski_clips(root, suffix="_motion.pth")
         return file_data(HolynskiPairs, root=root, names=names, min_speed=min_speed, hint=hint, **shared)
     names = holynski_clips(root, suffix="_gt.mp4")
-    return clip_data(items=items, root=root, names=names, latents=latents, **clips, **shared)
+    return clip_data(items=items, root=root, names=names, latents=latents, reading=reading, **clips, **shared)

@@ -1,44 +1,73 @@
 """Latents made beforehand, so that training neither decodes videos nor runs the VAE: motionanim.data.encode."""
 
 import json
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from motionanim.data.stream import as_floats, collate, shuffled_index
+from motionanim.data.engine import Engine
+from motionanim.data.shards import (
+    REPAIR,
+    ShardLayout,
+    Shards,
+    fingerprint,
+    finished_shard,
+    is_remote,
+    remote_request,
+    remove_shard,
+    shard_name,
+    shard_ranges,
+    write_shard,
+)
+from motionanim.data.stream import as_floats, block_shuffled_index, collate
 from motionanim.files import atomic_path
 from motionanim.types import ClipBatch, LatentBatch
 
 MANIFEST = "latents.json"
-FORMAT = "motionanim-latents-4"
+FORMAT = "motionanim-latents-5"
 
 
 class PreparedLatents(Dataset[LatentBatch]):
-    """The training stream over a folder of latents: every epoch is a permutation of its own.
+    """The training stream over shards of latents: every epoch is a permutation of its own, the same for any world size.
 
     Attributes:
         vae: Fingerprint of the VAE that encoded them.
         predicts: Whether the motion-compensated frames are there too.
+        fingerprint: Of the content; a resumed run compares it.
 
     Args:
-        folder: What `encode_clips` left.
+        folder: What `encode_clips` left: a folder, or its URL on object storage (s3://, gs://, https://, ...).
         seed: Of the stream.
         num_frames, height, width: What the experiment expects of a clip.
+        shuffle_shards: Clips are shuffled among so many shards, which are themselves shuffled in every epoch.
+        cache, cache_gb, retries: As `Shards` takes them; only for URLs.
 
     Raises:
-        ValueError: If the folder is none of latents, is unfinished, or holds clips of another size.
+        ValueError: If the folder is none of latents, cannot be reached, is unfinished, or holds clips of another size.
     """
 
-    def __init__(self, folder: str | Path, *, seed: int, num_frames: int, height: int, width: int) -> None:
-        self.folder, self.seed = Path(folder), seed
-        manifest = _read_manifest(self.folder)
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        seed: int,
+        num_frames: int,
+        height: int,
+        width: int,
+        shuffle_shards: int,
+        cache: str | Path,
+        cache_gb: float,
+        retries: int,
+    ) -> None:
+        if shuffle_shards < 1:
+            raise ValueError(f"shuffle_shards={shuffle_shards}: must be at least 1")
+        self.folder, self.seed, self.shuffle_shards = str(folder), seed, shuffle_shards
+        manifest = _read_manifest(self.folder, retries=retries)
         if manifest is None:
             raise ValueError(
                 f"latents={folder} holds no {MANIFEST}: make latents with python -m motionanim.data.encode out=FOLDER"
@@ -47,72 +76,66 @@ class PreparedLatents(Dataset[LatentBatch]):
         wanted = {"num_frames": num_frames, "height": height, "width": width}
         if manifest["size"] != wanted:
             raise ValueError(f"latents={folder} holds clips of {manifest['size']}, the experiment's are {wanted}")
-        missing = len(_missing(self.folder, self.length))
-        if missing:
-            raise ValueError(
-                f"latents={folder} lacks {missing} of {self.length} clips: run motionanim.data.encode again, it goes on"
-            )
+        if "shards" not in manifest:
+            raise ValueError(f"latents={folder} is unfinished: {REPAIR}")
+        layout = ShardLayout(self.length, manifest["shard_clips"], manifest["clip_bytes"])
+        if not is_remote(self.folder):
+            _check_shards(Path(folder), layout)
+        self.fingerprint = fingerprint(manifest["shards"])
+        self.shards = Shards(self.folder, layout, manifest["shards"], cache=cache, cache_gb=cache_gb, retries=retries)
 
     def __len__(self) -> int:
         return self.length
 
     def __getitem__(self, position: int) -> LatentBatch:
-        parts = load_file(_clip_path(self.folder, shuffled_index(self.seed, position, self.length)))
+        layout = self.shards.layout
+        parts = self.shards.read(
+            block_shuffled_index(
+                self.seed, position, self.length, shard=layout.shard_samples, block=self.shuffle_shards
+            )
+        )
         parts.setdefault("predicted", parts["latents"][:1])
         return LatentBatch(**parts, position=torch.tensor(position, dtype=torch.int64))
 
 
-def encode_clips(
-    clips: Dataset[ClipBatch],
+def encode_shard(
+    positions: range,
+    folder: Path,
     *,
-    count: int,
+    clips: Dataset[ClipBatch],
     encode: Callable[[Tensor], Tensor],
     predict: Callable[[Tensor, Tensor], Tensor] | None,
-    vae: str,
-    size: Mapping[str, int],
-    source: Mapping[str, Any],
-    folder: Path,
     batch_size: int,
     num_workers: int,
     device: torch.device,
-) -> int:
-    """Write the latents, flow and first frame of positions 0 to count-1 of a training stream, a file each.
+) -> None:
+    """Write the latents, flow and first frame of some positions of a training stream as one shard: a unit of work.
 
-    Clips that are there already are kept, so that a killed run goes on and a larger `count` adds to a folder.
+    On one thread, because sums in another order would give other bits.
 
     Args:
         clips: Addressed by position.
-        count: How many, at least 1. Random crops and starts are drawn once; take more positions than there are videos
-            to have several of each.
         encode: Frames (B, T, 3, H, W) in [-1, 1] to scaled latents.
         predict: `Codec.predict`, to store what it predicts too; None for models that do not ask.
-        vae: Fingerprint of what encodes.
-        size: num_frames, height and width of a clip.
-        source: Where the clips come from; a folder keeps to one source.
-        folder: Target.
-
-    Returns:
-        How many were made now.
-
-    Raises:
-        ValueError: If `count` is below 1, or the folder holds latents of another VAE, size or source.
     """
-    if count < 1:
-        raise ValueError(f"clips={count}: must be at least 1")
-    manifest = {
-        "format": FORMAT, "clips": count, "size": dict(size), "vae": vae, "predict": predict is not None,
-        "source": dict(source),
-    }  # fmt: skip
-    earlier = _read_manifest(folder)
-    for key, value in (earlier or {}).items():
-        if key != "clips" and manifest[key] != value:
-            raise ValueError(f"out={folder} holds latents of another {key}: choose another folder, or delete it")
-    folder.mkdir(parents=True, exist_ok=True)
-    if earlier is None:
-        _write_manifest(folder, manifest)
-    todo = _missing(folder, count)
-    loader = DataLoader(clips, batch_size, sampler=todo, num_workers=num_workers, collate_fn=collate)
-    for stored in tqdm(loader, desc="encode", unit="batch", disable=not todo):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        write_shard(folder, positions, _encoded(positions, clips, encode, predict, batch_size, num_workers, device))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _encoded(
+    positions: range,
+    clips: Dataset[ClipBatch],
+    encode: Callable[[Tensor], Tensor],
+    predict: Callable[[Tensor, Tensor], Tensor] | None,
+    batch_size: int,
+    num_workers: int,
+    device: torch.device,
+) -> Iterator[dict[str, Tensor]]:
+    for stored in DataLoader(clips, batch_size, sampler=positions, num_workers=num_workers, collate_fn=collate):
         batch = as_floats(ClipBatch(*(field.to(device) for field in stored)))
         parts = {
             "latents": encode(batch.frames).half(),
@@ -122,12 +145,88 @@ def encode_clips(
         }
         if predict is not None:
             parts["predicted"] = predict(batch.image, batch.flow).half()
-        for row, position in enumerate(batch.position.tolist()):
-            with atomic_path(_clip_path(folder, position)) as path:
-                save_file({name: values[row].contiguous().cpu() for name, values in parts.items()}, path)
-    if earlier is not None and count > earlier["clips"]:  # only now, so that a folder that fails to grow stays usable
+        for row in range(len(batch.position)):
+            yield {name: values[row].contiguous().cpu() for name, values in parts.items()}
+
+
+def encode_clips(
+    make_shard: Callable[[range, Path], None],
+    *,
+    count: int,
+    shard_clips: int,
+    predict: bool,
+    vae: str,
+    size: Mapping[str, int],
+    source: Mapping[str, Any],
+    folder: Path,
+    engine: Engine,
+) -> int:
+    """Write positions 0 to count-1 of a training stream as shards.
+
+    Shards that are there already are kept, so that a killed run goes on and a larger `count` adds to a folder. The
+    bytes are the same whichever engine does the work, and in whatever order.
+
+    Args:
+        make_shard: `encode_shard` with all its options bound; the engine must be able to send it to its workers.
+        count: How many clips, at least 1. Random crops and starts are drawn once; take more positions than there are
+            videos to have several of each.
+        shard_clips: Clips of a shard, at least 1.
+        predict: Whether `make_shard` stores predictions.
+        vae: Fingerprint of what encodes.
+        size: num_frames, height and width of a clip.
+        source: Where the clips come from; a folder keeps to one source.
+        folder: Target; with an engine of many machines, on a disk that they share.
+        engine: Who does the work.
+
+    Returns:
+        How many clips were made now.
+
+    Raises:
+        ValueError: If `count` or `shard_clips` is below 1, or the folder holds latents of another VAE, size or source.
+    """
+    if count < 1 or shard_clips < 1:
+        raise ValueError(f"clips={count}, shard_clips={shard_clips}: both must be at least 1")
+    manifest = {
+        "format": FORMAT, "clips": count, "shard_clips": shard_clips, "size": dict(size), "vae": vae,
+        "predict": predict, "source": dict(source),
+    }  # fmt: skip
+    earlier = _read_manifest(str(folder), retries=0) or {}
+    for key, value in earlier.items():
+        if key in manifest and key != "clips" and manifest[key] != value:
+            raise ValueError(f"out={folder} holds latents of another {key}: choose another folder, or delete it")
+    if "shards" in earlier:
+        manifest["clips"] = count = max(count, earlier["clips"])
+    folder.mkdir(parents=True, exist_ok=True)
+    if not earlier:
         _write_manifest(folder, manifest)
-    return len(todo)
+    shards = shard_ranges(count, shard_clips)
+    todo = [positions for positions in shards if finished_shard(folder, positions) is None]
+    tasks = ((positions, folder) for positions in todo)
+    for _ in tqdm(engine(make_shard, tasks), total=len(todo), desc="encode", unit="shard", disable=not todo):
+        continue
+    digests, sizes = zip(*(finished_shard(folder, positions) for positions in shards))
+    if len(set(sizes)) > 1:
+        raise ValueError(f"out={folder} holds clips of different sizes: delete it and encode again")
+    # Only now, so that a folder that fails to grow stays usable.
+    _write_manifest(folder, manifest | {"clip_bytes": sizes[0], "shards": list(digests)})
+    if count > earlier.get("clips", count):
+        last = shard_ranges(earlier["clips"], shard_clips)[-1]
+        if last not in shards:
+            remove_shard(folder, last)  # a fuller one has taken its place
+    return sum(map(len, todo))
+
+
+def _check_shards(folder: Path, layout: ShardLayout) -> None:
+    for positions in layout.ranges():
+        path = folder / shard_name(positions)
+        try:
+            size = path.stat().st_size
+        except FileNotFoundError as error:
+            raise ValueError(f"{path} is missing: {REPAIR}") from error
+        if size != layout.shard_bytes(len(positions)):
+            raise ValueError(
+                f"{path} is truncated: {size} bytes, {layout.shard_bytes(len(positions))} are right; {REPAIR}"
+            )
 
 
 def _write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
@@ -135,22 +234,19 @@ def _write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
         path.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
 
-def _read_manifest(folder: Path) -> dict[str, Any] | None:
+def _read_manifest(folder: str, *, retries: int) -> dict[str, Any] | None:
+    where = f"{folder.rstrip('/')}/{MANIFEST}"
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        if is_remote(folder):
+            text = remote_request(where, lambda files, path: files.cat_file(path), retries=retries)
+        else:
+            text = Path(where).read_bytes()
     except FileNotFoundError:
         return None
+    try:
+        manifest = json.loads(text)
     except ValueError as error:
-        raise ValueError(f"{folder / MANIFEST} is damaged: delete the folder and encode again") from error
+        raise ValueError(f"{where} is damaged: delete it and encode again, shards that are whole are kept") from error
     if manifest.get("format") != FORMAT:
-        raise ValueError(f"{folder / MANIFEST} has format {manifest.get('format')!r}, this version reads {FORMAT!r}")
+        raise ValueError(f"{where} has format {manifest.get('format')!r}, this version reads {FORMAT!r}: encode again")
     return manifest
-
-
-def _clip_path(folder: Path, index: int) -> Path:
-    return folder / f"{index // 1000:04}" / f"{index:07}.safetensors"
-
-
-def _missing(folder: Path, count: int) -> list[int]:
-    present = {entry.name for part in os.scandir(folder) if part.is_dir() for entry in os.scandir(part)}
-    return [index for index in range(count) if _clip_path(folder, index).name not in present]

@@ -8,18 +8,14 @@ import csv
 import hashlib
 import json
 import logging
-import multiprocessing
 import os
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-import cv2
 import hydra
 import numpy as np
 import torch
@@ -28,6 +24,7 @@ from tqdm import tqdm
 
 from motionanim.camera import camera_motion
 from motionanim.data.clips import FlowEstimator, check_root, flow_path, open_flow
+from motionanim.data.engine import Engine
 from motionanim.data.folder import folder_names
 from motionanim.data.hdvila import hdvila_names
 from motionanim.data.stream import as_float
@@ -149,7 +146,7 @@ def prepare(
     cache: Path,
     settings: Settings,
     flow_estimator: FlowEstimator,
-    workers: int,
+    engine: Engine,
     max_static: int,
 ) -> dict[str, int]:
     """Examine every file that is not yet in the journal, then write the results.
@@ -161,14 +158,14 @@ def prepare(
         cache: Folder of the cached flow.
         settings: What decides the result for a file.
         flow_estimator: As `VideoClips` takes it; sent to the workers.
-        workers: Processes; 0 works in this one.
+        engine: Who does the work; with many machines, `root` and `cache` are on a disk that they share.
         max_static: Most clips in `static.txt`: those with the lowest hash, a random but repeatable choice.
 
     Returns:
         Counts: clips, static, moving, rejected, resumed.
 
     Raises:
-        ValueError: If a worker dies, or no clip is usable.
+        ValueError: If the engine fails, or no clip is usable.
     """
     out.mkdir(parents=True, exist_ok=True)
     journal = out / "journal.jsonl"
@@ -190,7 +187,7 @@ def prepare(
                 yield name, key, root, cache, settings, flow_estimator
 
     with open(journal, "a", encoding="utf-8") as file, tqdm(desc="prepare", unit="clip") as progress:
-        for record in _examined(missing(), workers):
+        for record in engine(examine, missing()):
             file.write(json.dumps(record) + "\n")
             file.flush()
             progress.update()
@@ -202,42 +199,6 @@ def prepare(
     if counts["clips"] == counts["rejected"]:
         raise ValueError(f"none of {counts['clips']} videos under {root} can be used: see {out / 'rejected.csv'}")
     return counts | {"resumed": resumed}
-
-
-def _examined(tasks: Iterator[tuple[Any, ...]], workers: int) -> Iterator[dict]:
-    """Run `examine` on each task, in this process or in several; only a few tasks wait at a time."""
-    if workers == 0:
-        yield from (examine(*task) for task in tasks)
-        return
-    # Spawned: a forked process inherits the locks of OpenCV's and torch's threads, and no use of a GPU.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread) as pool:
-        running: dict[Future, str] = {}
-        try:
-            for task in tasks:
-                running[pool.submit(examine, *task)] = task[0]
-                if len(running) >= 4 * workers:
-                    yield from _finished(running)
-            while running:
-                yield from _finished(running)
-        except BrokenProcessPool as error:
-            raise ValueError(
-                f"a worker process died while it examined one of {sorted(running.values())}: out of memory, or a file "
-                "that crashes the decoder; run again to resume, with workers=0 to see which"
-            ) from error
-
-
-def _finished(running: dict[Future, str]) -> list[dict]:
-    finished, _ = wait(running, return_when=FIRST_COMPLETED)
-    results = [future.result() for future in finished]
-    for future in finished:
-        del running[future]
-    return results
-
-
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
 
 
 def _key(path: Path, settings: str) -> str:
@@ -323,17 +284,17 @@ def _write_results(out: Path, root: Path, records: Iterator[dict], width: int, m
 @one_line_errors
 def main(config: DictConfig) -> None:
     """Prepare `root`: see conf/prepare.yaml."""
-    root = check_root(config.root)
+    root = check_root(config.root).absolute()
     out = Path(config.out)
     names = folder_names(root) if config.jsonl is None else hdvila_names(root, jsonl=config.jsonl)
     counts = prepare(
         root=root,
         names=names,
         out=out,
-        cache=Path(config.flow_cache),
+        cache=Path(config.flow_cache).absolute(),
         settings=Settings(**config.settings),
         flow_estimator=hydra.utils.instantiate(config.flow_estimator),
-        workers=config.workers,
+        engine=hydra.utils.instantiate(config.engine),
         max_static=config.max_static,
     )
     print((out / "report.md").read_text(encoding="utf-8"))
@@ -341,4 +302,7 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
+    # By its name: worker processes would look for what they are sent in their own __main__.
+    from motionanim.data.prepare import main
+
     main()

@@ -25,14 +25,43 @@ def rng(seed: int, position: int) -> np.random.Generator:
 
 
 @lru_cache(maxsize=4)
-def _epoch_order(seed: int, epoch: int, length: int) -> np.ndarray:
-    return np.random.default_rng([seed, epoch, length]).permutation(length)
+def _permutation(length: int, *seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).permutation(length)
 
 
 def shuffled_index(seed: int, position: int, length: int) -> int:
-    """Which of `length` items stands at `position`: every epoch of `length` positions is its own permutation."""
+    """Which of `length` items stands at `position`: every epoch of `length` positions is its own permutation.
+
+    Of more than 4 M items neighbours are shuffled in blocks of 1 M, to keep the permutation small.
+    """
+    if length > 2**22:
+        return block_shuffled_index(seed, position, length, shard=2**12, block=2**8)
     epoch, place = divmod(position, length)
-    return int(_epoch_order(seed, epoch, length)[place])
+    return int(_permutation(length, seed, epoch, length)[place])
+
+
+def block_shuffled_index(seed: int, position: int, length: int, *, shard: int, block: int) -> int:
+    """As `shuffled_index`, for items in shards: positions near each other read from few of them.
+
+    Every epoch permutes the shards, and then the items of every `block` shards among themselves. Memory grows with the
+    number of shards and the items of a block, not with `length`.
+
+    Args:
+        shard: Items of a shard; the last one may hold fewer.
+        block: Shards whose items are mixed, at least 1.
+    """
+    epoch, place = divmod(position, length)
+    shards = -(-length // shard)
+    order = _permutation(shards, seed, epoch, length)
+    absent = shards * shard - length  # what the last shard lacks
+    short = int(np.flatnonzero(order == shards - 1)[0]) // block  # the block that it is in
+    size = block * shard
+    number = (place if place < (short + 1) * size - absent else place + absent) // size
+    begin = number * size - (absent if number > short else 0)
+    members = np.sort(order[number * block : (number + 1) * block])  # a short one comes last
+    count = len(members) * shard - (absent if number == short else 0)
+    which, item = divmod(int(_permutation(count, seed, epoch, length, number)[place - begin]), shard)
+    return int(members[which]) * shard + item
 
 
 def as_floats(batch: Batch) -> Batch:
@@ -123,29 +152,46 @@ class StreamData(L.LightningDataModule):
             "pin_memory": self.trainer.accelerator is not None and self.trainer.strategy.root_device.type == "cuda",
         }
 
-    def state_dict(self) -> dict[str, int]:
+    def state_dict(self) -> dict[str, int | str | None]:
         """Clips whose gradient the checkpointed weights hold; a half-accumulated step is done again on resume.
 
         Clips and not batches: a run goes on with another batch size or number of processes where it stopped.
         """
         done = self._batches() - self._batches_before
-        return {"clips": self._start + done * self.batch_size * self.trainer.world_size}
+        clips = self._start + done * self.batch_size * self.trainer.world_size
+        return {"clips": clips, "dataset": self._dataset()}
 
     def _batches(self) -> int:
         """Batches of whole steps that the loops have counted, those before a resume included."""
         done = self.trainer.fit_loop.epoch_loop.batch_progress.current.processed
         return done - done % self.trainer.accumulate_grad_batches
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
+    def _dataset(self) -> str | None:
+        """Fingerprint of a prepared dataset; what is made on the fly has none."""
+        return getattr(self.train, "fingerprint", None)
+
+    def load_state_dict(self, state: dict[str, int | str | None]) -> None:
         """Raises ValueError as `check_state`."""
         self.check_state(state)
         self._start = state["clips"]
 
-    @staticmethod
-    def check_state(state: dict[str, int]) -> None:
-        """Raises ValueError if a checkpoint does not say at which clip it was written."""
+    def check_state(self, state: dict[str, int | str | None]) -> None:
+        """Whether a run can go on from here.
+
+        Raises:
+            ValueError: If the checkpoint does not say at which clip it was written, or was of another dataset.
+        """
         if "clips" not in state:
             raise ValueError(
                 "the checkpoint is of an earlier version, which counted batches and not clips: finish that run with "
                 "the version it began with, or begin a new one"
+            )
+        if state["dataset"] != self._dataset():
+            began, now = (
+                f"the prepared latents {name}" if name else "no prepared latents"
+                for name in (state["dataset"], self._dataset())
+            )
+            raise ValueError(
+                f"the run began with {began} and would go on with {now}, whose positions are other clips: resume with "
+                "the data.latents that it began with, or start a new run"
             )

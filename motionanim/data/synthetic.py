@@ -294,6 +294,7 @@ def synthetic_data(
     train: Mapping[str, Any],
     val: Mapping[str, Any],
     latents: str | None,
+    reading: Mapping[str, Any],
     num_frames: int,
     height: int,
     width: int,
@@ -307,7 +308,8 @@ def synthetic_data(
         items: `clips` gives `SyntheticClips`, `pairs` gives `SyntheticFlowPairs` with `hint`.
         train: seed, length, split and moving_camera of the training stream; pairs have a still camera.
         val: The same for validation.
-        latents: A folder of motionanim.data.encode to train on instead of the rendered stream.
+        latents: A folder of motionanim.data.encode, or its URL, to train on instead of the rendered stream.
+        reading: How `PreparedLatents` reads them.
 
     Raises:
         ValueError: If `items` is neither, or the latents do not fit.
@@ -324,5 +326,6 @@ def synthetic_data(
     if latents is None:
         trained = dataset(train)
     else:
-        trained = PreparedLatents(latents, seed=train["seed"], num_frames=num_frames, height=height, width=width)
+        size = {"num_frames": num_frames, "height": height, "width": width}
+        trained = PreparedLatents(latents, seed=train["seed"], **size, **reading)
     return stream.StreamData(train=trained, val=dataset(val), batch_size=batch_size, num_workers=num_workers)

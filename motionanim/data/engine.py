@@ -1,0 +1,122 @@
+"""Who prepares the data: processes of this machine, or Ray on many machines. The work and its bytes are the same."""
+
+import multiprocessing
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, Protocol, TypeVar
+
+import cv2
+import torch
+
+Result = TypeVar("Result")
+
+
+class Engine(Protocol):
+    """Calls `function(*task)` for each task and yields the results as they come, in any order.
+
+    Tasks are consumed as a stream: only a few wait at a time. An error that a call raises ends the iteration.
+    """
+
+    def __call__(self, function: Callable[..., Result], tasks: Iterable[tuple[Any, ...]]) -> Iterator[Result]: ...
+
+
+class ProcessEngine:
+    """Processes of this machine.
+
+    Args:
+        workers: How many; 0 works in this one.
+    """
+
+    def __init__(self, *, workers: int) -> None:
+        if workers < 0:
+            raise ValueError(f"workers={workers}: must be at least 0")
+        self.workers = workers
+
+    def __call__(self, function: Callable[..., Result], tasks: Iterable[tuple[Any, ...]]) -> Iterator[Result]:
+        """Raises ValueError if a worker dies."""
+        if self.workers == 0:
+            yield from (function(*task) for task in tasks)
+            return
+        # Spawned: a forked process inherits the locks of OpenCV's and torch's threads, and no use of a GPU.
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(self.workers, mp_context=context, initializer=_one_thread) as pool:
+            running: dict[Future, str] = {}
+            try:
+                for task in tasks:
+                    running[pool.submit(function, *task)] = str(task[0])
+                    if len(running) >= 4 * self.workers:
+                        yield from _finished(running)
+                while running:
+                    yield from _finished(running)
+            except BrokenProcessPool as error:
+                raise ValueError(
+                    f"a worker process died while it worked on one of {sorted(running.values())}: out of memory, or a "
+                    "file that crashes the decoder; run again to resume, with engine.workers=0 to see which"
+                ) from error
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _finished(running: dict[Future, str]) -> list[Any]:
+    finished, _ = wait(running, return_when=FIRST_COMPLETED)
+    results = [future.result() for future in finished]
+    for future in finished:
+        del running[future]
+    return results
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+
+
+class RayEngine:
+    """A Ray cluster, or this machine where there is none. A task whose machine dies is done again on another.
+
+    Args:
+        address: Of the cluster, as `ray.init` takes it; None starts Ray on this machine alone.
+        cpus: Cores that a task needs.
+        gpus: GPUs that a task needs, or a share of one.
+        retries: How often a task whose machine died is begun again.
+    """
+
+    def __init__(self, *, address: str | None, cpus: float, gpus: float, retries: int) -> None:
+        self.address, self.cpus, self.gpus, self.retries = address, cpus, gpus, retries
+
+    def __call__(self, function: Callable[..., Result], tasks: Iterable[tuple[Any, ...]]) -> Iterator[Result]:
+        """Raises ValueError if Ray is not installed, cannot be reached, or lost a task more than `retries` times."""
+        try:
+            import ray
+        except ImportError as error:
+            raise ValueError("engine=ray needs Ray: pip install motionanim[ray]") from error
+        try:
+            ray.init(self.address, include_dashboard=False, ignore_reinit_error=True, log_to_driver=False)
+        except (ConnectionError, RuntimeError) as error:
+            raise ValueError(f"engine.address={self.address}: no Ray cluster answers ({error})") from error
+
+        @ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=self.retries)
+        def work(*task: Any) -> Result:
+            return function(*task)
+
+        running: list[ray.ObjectRef] = []
+        try:
+            for task in tasks:
+                running.append(work.remote(*task))
+                # Asked anew each time: machines come and go.
+                if len(running) >= 4 * max(1, ray.cluster_resources().get("CPU", 1)):
+                    yield from _collected(ray, running)
+            while running:
+                yield from _collected(ray, running)
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause from None  # as if the work had been done here
+        except ray.exceptions.RayError as error:
+            raise ValueError(f"Ray lost a task for good ({type(error).__name__}): run again, it goes on") from error
+        finally:
+            for reference in running:
+                ray.cancel(reference, force=True)
+
+
+def _collected(ray: Any, running: list[Any]) -> list[Any]:
+    finished, running[:] = ray.wait(running, num_returns=1)
+    return ray.get(finished)

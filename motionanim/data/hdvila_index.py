@@ -1,0 +1,119 @@
+"""An index of file names in one Arrow file, read where it is needed: HD-VILA's 100 M clips take next to no memory.
+
+A row is a name and its group's share in [0, 1), the hash that splits training from validation. Rows are addressed by
+position; only a count for each batch of rows is held. Batches are read, not mapped: mapped pages would stay in memory.
+"""
+
+import fcntl
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from tqdm import tqdm
+
+from motionanim.data.clips import hash_share, split_border
+from motionanim.files import atomic_path
+
+ROWS = 1024  # of a batch: what is held while writing, and read to find a name
+_SCHEMA = pa.schema([("name", pa.large_binary()), ("share", pa.float64())])
+
+
+class IndexedNames(Sequence[str]):
+    """One side of the split, as `clips.Names` but on disk; other processes are sent the file's path.
+
+    Args:
+        path: What `write_index` left.
+        low, high: Takes the rows whose share is in [low, high).
+    """
+
+    def __init__(self, path: Path, low: float, high: float) -> None:
+        self.path, self.low, self.high = path, low, high
+        self._file = _opened(path)
+        self._ends = np.cumsum([self._chosen(share).sum() for share in _shares(path)], dtype=np.int64)
+
+    def __reduce__(self) -> tuple[type, tuple[Path, float, float]]:
+        return IndexedNames, (self.path, self.low, self.high)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, index: int) -> str:
+        if not 0 <= index < len(self):
+            raise IndexError(f"name {index} of {len(self)}")
+        number = int(np.searchsorted(self._ends, index, side="right"))
+        before = int(self._ends[number - 1]) if number else 0
+        row = int(self._rows(number)[index - before])
+        return os.fsdecode(self._file.get_batch(number)["name"][row].as_py())
+
+    def __iter__(self) -> Iterator[str]:
+        for number in range(self._file.num_record_batches):
+            for name in self._file.get_batch(number)["name"].take(pa.array(self._rows(number))):
+                yield os.fsdecode(name.as_py())
+
+    def _rows(self, number: int) -> np.ndarray:
+        """Which rows of a batch are ours."""
+        return np.flatnonzero(self._chosen(self._file.get_batch(number)["share"].to_numpy()))
+
+    def _chosen(self, share: np.ndarray) -> np.ndarray:
+        return (share >= self.low) & (share < self.high)
+
+
+def split_index(path: Path, *, val_share: float) -> tuple[IndexedNames, IndexedNames]:
+    """Training and validation names of an index, the same as `clips.split_names` gives.
+
+    Raises:
+        ValueError: If the file is damaged, `val_share` is out of range, or there are fewer than two groups.
+    """
+    lowest, highest, rows = 1.0, 0.0, 0
+    for share in _shares(path):
+        lowest, highest, rows = min(lowest, share.min()), max(highest, share.max()), rows + len(share)
+    border = split_border(lowest, highest, rows, val_share=val_share)
+    return IndexedNames(path, border, 1.0), IndexedNames(path, 0.0, border)
+
+
+def write_index(path: Path, names: Iterable[tuple[str, str]]) -> None:
+    """Write pairs of a name and its group as they come; a run that is killed leaves no index."""
+    names = iter(names)
+    with (
+        atomic_path(path) as partial,
+        pa.ipc.new_file(str(partial), _SCHEMA) as file,
+        tqdm(desc="index", unit="clip", unit_scale=True) as progress,
+    ):
+        while rows := list(islice(names, ROWS)):
+            shares = np.array([hash_share(group) for _, group in rows])
+            file.write_batch(pa.record_batch([[os.fsencode(name) for name, _ in rows], shares], schema=_SCHEMA))
+            progress.update(len(rows))
+
+
+def kept_index(folder: Path, about: str, names: Iterable[tuple[str, str]]) -> Path:
+    """The index of a source under `folder`, written on the first call.
+
+    Args:
+        about: Tells sources and their versions apart.
+        names: As `write_index` takes them; consumed only if there is no index yet.
+    """
+    path = folder / f"{hashlib.sha256(os.fsencode(about)).hexdigest()[:16]}.arrow"
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(path.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # of several training processes one writes
+        if not path.exists():
+            write_index(path, names)
+    return path
+
+
+def _shares(path: Path) -> Iterator[np.ndarray]:
+    file = _opened(path, included_fields=[1])
+    for number in range(file.num_record_batches):
+        yield file.get_batch(number)["share"].to_numpy()
+
+
+def _opened(path: Path, **options: Any) -> pa.RecordBatchFileReader:
+    try:
+        return pa.ipc.open_file(pa.OSFile(str(path)), options=pa.ipc.IpcReadOptions(**options))
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{path} is damaged: delete it, the next run makes it anew") from error

@@ -1,0 +1,152 @@
+"""Engines: the same work gives the same bytes, whoever does it and whatever dies on the way."""
+
+import functools
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+
+import motionanim.entry  # noqa: F401  registers the resolvers
+from motionanim.data.encode import make_shard
+from motionanim.data.engine import Engine, ProcessEngine, RayEngine
+from motionanim.data.folder import folder_names
+from motionanim.data.latents import encode_clips
+from motionanim.data.prepare import Settings, prepare
+from motionanim.data.video import write_video
+from motionanim.models.flow_estimator import DisFlow
+
+ROOT = Path(__file__).resolve().parents[1]
+SIZE = {"num_frames": 5, "height": 16, "width": 16}
+
+
+def encoded(base: Path, folder: Path, engine: Engine, count: int) -> dict[str, bytes]:
+    """What `python -m motionanim.data.encode` does, with a given engine: file names to bytes."""
+    GlobalHydra.instance().clear()
+    small = [f"scale.{name}={value}" for name, value in SIZE.items()] + ["scale.num_workers=0", f"scale.base={base}"]
+    with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):
+        config = compose("encode", overrides=[f"out={folder}", *small])
+    encode_clips(
+        functools.partial(make_shard, config=OmegaConf.to_yaml(config, resolve=True)), count=count, shard_clips=2,
+        predict=config.predict, vae="v", size=SIZE, source={}, folder=folder, engine=engine,
+    )  # fmt: skip
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def prepared(root: Path, out: Path, engine: Engine) -> tuple[set[str], dict[str, bytes]]:
+    """What `motionanim.data.prepare` finds about videos, in any order, and the flow that it leaves."""
+    settings = Settings(
+        num_frames=4, height=32, width=32, fps=5, stride=None, max_frames=6, camera_fps=4, camera_pairs=2,
+        camera_short_side=32, max_camera_speed=0.01, cache_moving=True,
+    )  # fmt: skip
+    prepare(
+        root=root, names=folder_names(root), out=out, cache=out / "flow", settings=settings,
+        flow_estimator=DisFlow(preset="ultrafast", min_side=1), engine=engine, max_static=10,
+    )  # fmt: skip
+    flows = {path.name: path.read_bytes() for path in (out / "flow").rglob("*.npy")}
+    return set((out / "index.jsonl").read_text().splitlines()), flows
+
+
+def divided(number: int, by: int) -> float:
+    if by == 0:
+        raise ValueError(f"by={by}: must not be 0")
+    return number / by
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_results_and_errors_come_back_and_tasks_are_a_stream(workers: int) -> None:
+    taken = []
+
+    def tasks(bad: int) -> Iterator[tuple[int, int]]:
+        for number in range(40):
+            taken.append(number)
+            yield number, 0 if number == bad else 2
+
+    engine = ProcessEngine(workers=workers)
+    assert sorted(engine(divided, tasks(bad=-1))) == [number / 2 for number in range(40)]
+    taken.clear()
+    with pytest.raises(ValueError, match="by=0: must not be 0"):
+        list(engine(divided, tasks(bad=3)))
+    assert len(taken) < 40, "tasks were listed far ahead of the work"
+
+
+def test_wrong_numbers_are_refused() -> None:
+    with pytest.raises(ValueError, match="workers=-1: must be at least 0"):
+        ProcessEngine(workers=-1)
+
+
+def test_ray_that_is_not_installed_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ValueError, match=r"engine=ray needs Ray: pip install motionanim\[ray\]"):
+        list(RayEngine(address=None, cpus=1, gpus=0, retries=0)(divided, [(1, 1)]))
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator:
+    """A head and one more node of one core each, as processes of this machine."""
+    ray = pytest.importorskip("ray", reason="needs Ray: pip install motionanim[ray]")
+    from ray.cluster_utils import Cluster
+
+    # Workers find the package in this checkout, and the tests' functions.
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{ROOT / 'tests'}")
+    monkeypatch.setenv("RAY_health_check_period_ms", "500")
+    monkeypatch.setenv("RAY_health_check_failure_threshold", "4")
+    small = {"num_cpus": 1, "object_store_memory": 100 * 2**20, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=small)
+    try:
+        yield cluster
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+def noted(function, log: Path, positions: range, folder: Path) -> None:
+    """The work, with a note of where it was begun."""
+    import ray
+
+    log.joinpath(f"{positions.start} {ray.get_runtime_context().get_node_id()}").touch()
+    function(positions, folder)
+
+
+@pytest.mark.slow
+def test_a_ray_cluster_that_loses_a_node_leaves_the_same_bytes(base: Path, tmp_path: Path, cluster) -> None:
+    alone = encoded(base, tmp_path / "alone", ProcessEngine(workers=0), count=40)
+    node = cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20)
+    cluster.wait_for_nodes()
+    log = tmp_path / "log"
+    log.mkdir()
+
+    def kill_when_it_works() -> None:
+        while not list(log.glob(f"* {node.node_id}")):
+            time.sleep(0.02)
+        cluster.remove_node(node, allow_graceful=False)
+
+    class Ray(RayEngine):
+        def __call__(self, function, tasks):
+            return super().__call__(functools.partial(noted, function, log), tasks)
+
+    killer = threading.Thread(target=kill_when_it_works, daemon=True)
+    killer.start()
+    made = encoded(base, tmp_path / "out", Ray(address=cluster.address, cpus=1, gpus=0, retries=5), count=40)
+    assert not killer.is_alive()
+    assert made == alone
+    begun = [path.name.split(" ") for path in log.iterdir()]
+    lost = {start for start, where in begun if where == node.node_id}
+    assert lost & {start for start, where in begun if where != node.node_id}, "what the node had begun was done again"
+
+    (tmp_path / "videos").mkdir()
+    for name in "ab":
+        write_video(tmp_path / f"videos/{name}.mp4", torch.rand(16, 3, 32, 32) * 2 - 1, 10)
+    engine = RayEngine(address=cluster.address, cpus=1, gpus=0, retries=0)
+    one = prepared(tmp_path / "videos", tmp_path / "one", ProcessEngine(workers=0))
+    other = prepared(tmp_path / "videos", tmp_path / "other", engine)
+    assert one == other
+    assert len(one[0]) == len(one[1]) == 2
+    with pytest.raises(ValueError, match="by=0: must not be 0"):  # the error itself, not Ray's wrapping
+        list(engine(divided, [(1, 0)]))

@@ -1,0 +1,170 @@
+"""The index of clips: the same clips as the plain reader, in bounded memory, whole or not at all."""
+
+import gc
+import json
+import os
+import pickle
+import tracemalloc
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from motionanim.data import hdvila, hdvila_index
+from motionanim.data.clips import split_names
+from motionanim.data.hdvila import hdvila_clips, hdvila_names, video_of
+from motionanim.data.hdvila_index import IndexedNames, split_index, write_index
+from motionanim.data.layouts import write_hdvila
+from motionanim.data.stream import shuffled_index
+
+
+@pytest.fixture(scope="module")
+def layout(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    frames = torch.zeros(2, 3, 16, 64)
+    videos = {f"vid-{k}": [frames] * (k % 3 + 1) for k in range(6)}
+    return write_hdvila(tmp_path_factory.mktemp("hdvila"), videos, fps=10)
+
+
+@pytest.mark.parametrize("rows", [1, 5, 4096])
+@pytest.mark.parametrize("val_share", [0.001, 0.4, 0.999])
+def test_the_index_gives_the_clips_of_the_plain_reader(
+    layout: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int, val_share: float
+) -> None:
+    monkeypatch.setattr(hdvila_index, "ROWS", rows)
+    jsonl, root = layout
+    plain = split_names(((name, video_of(name)) for name in hdvila_names(root, jsonl=jsonl)), val_share=val_share)
+    indexed = hdvila_clips(root, jsonl=jsonl, val_share=val_share, index=tmp_path)
+    for one, other in zip(plain, indexed):
+        assert len(one) == len(other) >= 1
+        assert list(one) == list(other) == [other[k] for k in range(len(other))]
+        with pytest.raises(IndexError):
+            other[len(other)]
+        with pytest.raises(IndexError):
+            other[-1]
+
+
+def test_names_of_any_bytes_survive(tmp_path: Path) -> None:
+    names = ["ü/ö.mp4", "a b.mp4", b"\xff\xfe.mp4".decode(errors="surrogateescape"), ""]
+    write_index(tmp_path / "i.arrow", ((name, name) for name in names))
+    train, val = split_index(tmp_path / "i.arrow", val_share=0.5)
+    assert sorted([*train, *val]) == sorted(names)
+
+
+class Length(torch.utils.data.Dataset):
+    def __init__(self, names: IndexedNames) -> None:
+        self.names = names
+
+    def __getitem__(self, index: int) -> int:
+        return len(self.names[index])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_loader_processes_read_it(tmp_path: Path, start: str) -> None:
+    write_index(tmp_path / "i.arrow", (("n" * k, str(k)) for k in range(1, 40)))
+    train, _ = split_index(tmp_path / "i.arrow", val_share=0.1)
+    loader = DataLoader(Length(train), 1, sampler=range(len(train)), num_workers=2, multiprocessing_context=start)
+    assert [int(length) for length in loader] == [len(name) for name in train]
+    assert len(pickle.dumps(train)) < 500
+
+
+def test_a_list_is_read_once_and_anew_when_it_changes(
+    layout: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, root = layout
+    jsonl = tmp_path / "meta.jsonl"
+    jsonl.write_text(source.read_text())
+    reads = []
+    read = hdvila.hdvila_names
+
+    def counted(*args: object, **kwargs: object) -> Iterator[str]:
+        reads.append(1)
+        yield from read(*args, **kwargs)
+
+    monkeypatch.setattr(hdvila, "hdvila_names", counted)
+    options = {"jsonl": jsonl, "index": tmp_path / "index"}
+    first = hdvila_clips(root, val_share=0.4, **options)
+    again = hdvila_clips(root, val_share=0.8, **options)
+    assert len(reads) == 1, "another split needs no other index"
+    assert sorted([*first[0], *first[1]]) == sorted([*again[0], *again[1]])
+    jsonl.write_text("".join(source.read_text().splitlines(keepends=True)[:3]))
+    shorter = hdvila_clips(root, val_share=0.4, **options)
+    assert len(reads) == 2
+    assert len(shorter[0]) + len(shorter[1]) == 6
+
+
+def test_an_index_that_is_interrupted_leaves_nothing(layout: tuple[Path, Path], tmp_path: Path) -> None:
+    jsonl, root = layout
+    wrong = tmp_path / "wrong.jsonl"
+    wrong.write_text(jsonl.read_text() + "{not json\n")
+    index = tmp_path / "index"
+    with pytest.raises(ValueError, match=r"wrong.jsonl, line 7: not JSON"):
+        hdvila_clips(root, jsonl=wrong, val_share=0.4, index=index)
+    assert [path.suffix for path in index.iterdir()] == [".lock"]
+
+    def killed() -> Iterator[tuple[str, str]]:
+        yield "a", "a"
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_index(index / "killed.arrow", killed())
+    assert [path.suffix for path in index.iterdir()] == [".lock"]
+    wrong.write_text(jsonl.read_text())
+    assert len(hdvila_clips(root, jsonl=wrong, val_share=0.4, index=index)[0]) > 0
+
+
+def test_a_damaged_index_and_too_few_videos_are_refused_in_words(layout: tuple[Path, Path], tmp_path: Path) -> None:
+    jsonl, root = layout
+    hdvila_clips(root, jsonl=jsonl, val_share=0.4, index=tmp_path)
+    (path,) = tmp_path.glob("*.arrow")
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(ValueError, match=rf"{path} is damaged: delete it"):
+        hdvila_clips(root, jsonl=jsonl, val_share=0.4, index=tmp_path)
+    write_index(path, [("a/v.1.mp4", "v"), ("a/v.2.mp4", "v")])
+    with pytest.raises(ValueError, match="2 clips, all of one video"):
+        split_index(path, val_share=0.4)
+    write_index(path, [("a", "a"), ("b", "b")])
+    with pytest.raises(ValueError, match="val_share=1: must be between 0 and 1"):
+        split_index(path, val_share=1)
+
+
+def peak(root: Path, lines: int) -> tuple[int, int]:
+    """Bytes that Python, and that Arrow, held at most while a list was indexed, split and read."""
+    jsonl = root / f"{lines}.jsonl"
+    with jsonl.open("w") as file:
+        for k in range(lines):
+            file.write(json.dumps({"video_id": f"v{k:07}", "clip": [{"clip_id": f"v{k:07}.0.mp4"}]}) + "\n")
+    gc.collect()
+    before = pa.total_allocated_bytes()
+    tracemalloc.start()
+    train, _ = hdvila_clips(root, jsonl=jsonl, val_share=0.1, index=root / "index")
+    for position in range(20):
+        assert train[len(train) // 20 * position].endswith(".0.mp4")
+    arrow = pa.total_allocated_bytes() - before
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(train) > 0.85 * lines
+    return most, arrow
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os.path, "isfile", lambda path: True)  # 200 000 clips on disk
+    peak(tmp_path, 5_000)  # what is allocated once
+    small, large = peak(tmp_path, 20_000), peak(tmp_path, 200_000)
+    assert large[0] < 1.1 * small[0] < 8e6
+    assert large[1] < 1e6
+
+
+def test_a_hundred_million_items_are_shuffled_in_little_memory() -> None:
+    length = 100_000_000
+    tracemalloc.start()
+    indices = [shuffled_index(0, position, length) for position in range(500)]
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 50e6
+    assert len(set(indices)) == 500
+    assert max(indices) - min(indices) > length / 2
