@@ -1,6 +1,7 @@
 """Engines: the same work gives the same bytes, whoever does it and whatever dies on the way."""
 
 import functools
+import socket
 import sys
 import threading
 import time
@@ -85,6 +86,16 @@ def test_ray_that_is_not_installed_is_a_clear_error(monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ValueError, match=r"engine=ray needs Ray: pip install motionanim\[ray\]"):
         list(RayEngine(address=None, cpus=1, gpus=0, retries=0)(divided, [(1, 1)]))
+
+
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+def test_a_cluster_that_does_not_answer_is_a_clear_error(scheme: str) -> None:
+    pytest.importorskip("ray", reason="needs Ray: pip install motionanim[ray]")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))  # and does not listen
+        address = f"{scheme}127.0.0.1:{free.getsockname()[1]}"
+        with pytest.raises(ValueError, match=f"engine.address={address}: no Ray cluster answers .*refused"):
+            list(RayEngine(address=address, cpus=1, gpus=0, retries=0)(divided, [(1, 1)]))
 
 
 @pytest.fixture

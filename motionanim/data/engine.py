@@ -1,6 +1,7 @@
 """Who prepares the data: processes of this machine, or Ray on many machines. The work and its bytes are the same."""
 
 import multiprocessing
+import socket
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -90,9 +91,12 @@ class RayEngine:
             import ray
         except ImportError as error:
             raise ValueError("engine=ray needs Ray: pip install motionanim[ray]") from error
+        host, _, port = (self.address or "").removeprefix("ray://").rpartition(":")
         try:
+            if port.isdigit():  # Ray itself keeps trying for many minutes
+                socket.create_connection((host, int(port)), timeout=10).close()
             ray.init(self.address, include_dashboard=False, ignore_reinit_error=True, log_to_driver=False)
-        except (ConnectionError, RuntimeError) as error:
+        except (OSError, RuntimeError) as error:
             raise ValueError(f"engine.address={self.address}: no Ray cluster answers ({error})") from error
 
         @ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=self.retries)
