@@ -37,6 +37,7 @@ def make_shard(numbers: range, folder: Path) -> None:
             "latents": torch.full((2, 4, 2, 2), number % 1000).half(),
             "flow": torch.zeros(1, 2, 4, 4).half(),
             "image": torch.zeros(4, 4, 3, dtype=torch.uint8),
+            "image_embed": torch.zeros(1, 4, dtype=torch.float16),
             "fps": torch.tensor(7.0),
         }
 

@@ -39,6 +39,7 @@ def stand_in(number: int) -> dict[str, torch.Tensor]:
         "latents": torch.randn(16, 4, 16, 16, generator=generator).half(),
         "flow": torch.randn(15, 2, 64, 64, generator=generator).half(),
         "image": torch.randint(256, (64, 64, 3), generator=generator, dtype=torch.uint8),
+        "image_embed": torch.zeros(1, 1024, dtype=torch.float16),
         "fps": torch.tensor(7.0),
     }
 

@@ -102,7 +102,7 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as latents:
         make_shard = functools.partial(
-            encode_shard, clips=data.train, encode=module.codec.encode,
+            encode_shard, clips=data.train, encode=module.codec.encode, embed=module.codec.embed_image,
             predict=module.codec.predict if module.denoiser.predicts else None, batch_size=size, num_workers=0,
             device=module.device,
         )  # fmt: skip

@@ -156,8 +156,8 @@ def _prepare(cfg: DictConfig, folder: Path, size: dict[str, int], device: torch.
     codec = Codec.from_pretrained(cfg.scale.base).to(device)
     predict = codec.predict if cfg.conditioning.warped_latent else None
     make_shard = partial(
-        encode_shard, clips=data.train, encode=codec.encode, predict=predict, batch_size=1, num_workers=0,
-        device=device,
+        encode_shard, clips=data.train, encode=codec.encode, embed=codec.embed_image, predict=predict, batch_size=1,
+        num_workers=0, device=device,
     )  # fmt: skip
     encode_clips(
         make_shard, count=CLIPS, shard_clips=CLIPS, predict=predict is not None, vae=codec.fingerprint(), size=size,

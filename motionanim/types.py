@@ -29,11 +29,12 @@ class ClipBatch(NamedTuple):
 
 
 class LatentBatch(NamedTuple):
-    """Clips whose latents were prepared (motionanim.data.encode), so that training need not decode and encode them."""
+    """Clips prepared by motionanim.data.encode, so that training need not decode, encode and embed them."""
 
     latents: Tensor  # (B, T, C, h, w) float32, multiplied by the VAE's scaling factor
     predicted: Tensor  # as in Condition, the flow in use
     image: Tensor  # (B, 3, H, W) float32 in [-1, 1], RGB, frame 0: the condition encodes it with noise of its own
+    image_embed: Tensor  # as in Condition
     flow: Tensor  # as in ClipBatch
     fps: Tensor
     position: Tensor

@@ -29,8 +29,8 @@ def rendered() -> SyntheticClips:
 
 def encoded(codec: Codec, folder: Path, count: int = 4, predict=None, encode=None, **changes) -> int:
     make_shard = functools.partial(
-        encode_shard, clips=rendered(), encode=encode or codec.encode, predict=predict, batch_size=2, num_workers=0,
-        device=torch.device("cpu"),
+        encode_shard, clips=rendered(), encode=encode or codec.encode, embed=codec.embed_image, predict=predict,
+        batch_size=2, num_workers=0, device=torch.device("cpu"),
     )  # fmt: skip
     options = {"vae": codec.fingerprint(), "size": SIZE, "source": {"seed": 3}, "shard_clips": 2} | changes
     return encode_clips(
@@ -57,6 +57,7 @@ def test_latents_are_those_of_the_clips(codec: Codec, tmp_path: Path) -> None:
         made = min(by_image.values(), key=lambda latents: (latents.image - clip.image).abs().max().item())
         torch.testing.assert_close(made.image, clip.image, atol=0.5 / 127.5 + 1e-6, rtol=0)
         torch.testing.assert_close(made.latents, codec.encode(clip.frames), atol=2e-3, rtol=1e-3)
+        torch.testing.assert_close(made.image_embed, codec.embed_image(clip.image), atol=5e-3, rtol=1e-2)
         torch.testing.assert_close(made.flow, clip.flow, atol=2e-3, rtol=1e-3)
         assert made.fps.item() == 7
 
@@ -155,7 +156,7 @@ def test_latents_of_another_vae_stop_training(base: Path, codec: Codec, tmp_path
     encoded(codec, tmp_path / "latents", vae="another")
     prepared = opened(tmp_path / "latents")
     data = StreamData(train=prepared, val=rendered(), batch_size=2, num_workers=0)
-    with pytest.raises(ValueError, match="are of another VAE .fingerprint another, .*encode them again"):
+    with pytest.raises(ValueError, match="are of another VAE or CLIP .fingerprint another, .*encode them again"):
         make_trainer(tmp_path, 1).fit(lora(base), data)
 
 
@@ -205,7 +206,7 @@ def test_the_commands_encode_and_train(base: Path, tmp_path: Path) -> None:
     done = run([*train, "run=other", "trainer.max_steps=2", "data.latents=alone", "ckpt_path=last"])
     assert done.returncode == 2
     assert re.search(
-        r"error: the run began with the prepared latents \w{16} and would go on with .*\w{16}", done.stderr
+        r"error: .*last.ckpt: the run began with the prepared latents \w{16} and would go on with .*\w{16}", done.stderr
     )
     done = run([*train, "data.latents=nowhere"])
     assert done.returncode == 2

@@ -34,6 +34,7 @@ def sample(number: int) -> dict[str, torch.Tensor]:
         "latents": torch.randn(3, 4, 2, 2, generator=generator).half(),
         "flow": torch.randn(2, 2, 4, 4, generator=generator).half(),
         "image": torch.full((4, 4, 3), number, dtype=torch.uint8),
+        "image_embed": torch.zeros(1, 4, dtype=torch.float16),
         "fps": torch.tensor(7.0),
     }
 
@@ -99,15 +100,14 @@ def test_any_world_size_batch_size_and_start_reads_the_same_clips_in_the_same_or
     whole = numbers_of(data, range(48))
     assert sorted(whole[:23]) == list(range(23))
     for world, batch, workers in ((1, 4, 0), (2, 2, 1), (3, 2, 0), (4, 1, 2)):
-        start = 2  # batches that were done before
+        start = 5  # clips that were done before, with another batch size
         by_rank = []
         for rank in range(world):
             sampler = PositionSampler(start=start, batch_size=batch, rank=rank, world_size=world)
             loader = iter(DataLoader(data, batch, sampler=sampler, num_workers=workers, collate_fn=collate))
             by_rank.append([next(loader) for _ in range(4)])
         seen = [int(b.image[row, 0, 0, 0]) for step in zip(*by_rank) for b in step for row in range(batch)]
-        first = start * world * batch
-        assert seen == whole[first : first + len(seen)]
+        assert seen == whole[start : start + len(seen)]
 
 
 def test_a_resumed_run_goes_on_with_the_dataset_that_it_began_with(folder: Path, tmp_path: Path) -> None:
@@ -115,10 +115,9 @@ def test_a_resumed_run_goes_on_with_the_dataset_that_it_began_with(folder: Path,
         return StreamData(train=train, val=[], batch_size=1, num_workers=0)
 
     data, other = prepared(folder), prepared(made(tmp_path / "other", 24))
-    state = {"batches": 3, "dataset": data.fingerprint}
+    state = {"clips": 3, "dataset": data.fingerprint}
     stream(data).load_state_dict(state)
-    stream(other).load_state_dict({"batches": 3})  # from before datasets had fingerprints
-    stream([]).load_state_dict({"batches": 3, "dataset": None})
+    stream([]).load_state_dict({"clips": 3, "dataset": None})
     for train, began, now in (
         (other, data.fingerprint, other.fingerprint),
         ([], data.fingerprint, None),
@@ -126,7 +125,7 @@ def test_a_resumed_run_goes_on_with_the_dataset_that_it_began_with(folder: Path,
     ):
         one, two = (f"the prepared latents {name}" if name else "no prepared latents" for name in (began, now))
         with pytest.raises(ValueError, match=f"the run began with {one} and would go on with {two}.*resume with"):
-            stream(train).load_state_dict({"batches": 3, "dataset": began})
+            stream(train).load_state_dict({"clips": 3, "dataset": began})
 
 
 # The files.

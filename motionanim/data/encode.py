@@ -45,6 +45,7 @@ def _work(config: str) -> Callable[[range, Path], None]:
         encode_shard,
         clips=hydra.utils.instantiate(cfg.data, _convert_="all").train,
         encode=codec.encode,
+        embed=codec.embed_image,
         predict=codec.predict if cfg.predict else None,
         batch_size=cfg.data.batch_size,
         num_workers=cfg.data.num_workers,

@@ -36,7 +36,7 @@ class PreparedLatents(Dataset[LatentBatch]):
     """The training stream over shards of latents: every epoch is a permutation of its own, the same for any world size.
 
     Attributes:
-        vae: Fingerprint of the VAE that encoded them.
+        vae: Fingerprint of the VAE and CLIP that made them.
         predicts: Whether the motion-compensated frames are there too.
         fingerprint: Of the content; a resumed run compares it.
 
@@ -104,24 +104,28 @@ def encode_shard(
     *,
     clips: Dataset[ClipBatch],
     encode: Callable[[Tensor], Tensor],
+    embed: Callable[[Tensor], Tensor],
     predict: Callable[[Tensor, Tensor], Tensor] | None,
     batch_size: int,
     num_workers: int,
     device: torch.device,
 ) -> None:
-    """Write the latents, flow and first frame of some positions of a training stream as one shard: a unit of work.
+    """Write what `LatentBatch` holds of some positions of a training stream as one shard: a unit of work.
 
     On one thread, because sums in another order would give other bits.
 
     Args:
         clips: Addressed by position.
         encode: Frames (B, T, 3, H, W) in [-1, 1] to scaled latents.
+        embed: `Codec.embed_image`.
         predict: `Codec.predict`, to store what it predicts too; None for models that do not ask.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        write_shard(folder, positions, _encoded(positions, clips, encode, predict, batch_size, num_workers, device))
+        write_shard(
+            folder, positions, _encoded(positions, clips, encode, embed, predict, batch_size, num_workers, device)
+        )
     finally:
         torch.set_num_threads(threads)
 
@@ -130,6 +134,7 @@ def _encoded(
     positions: range,
     clips: Dataset[ClipBatch],
     encode: Callable[[Tensor], Tensor],
+    embed: Callable[[Tensor], Tensor],
     predict: Callable[[Tensor, Tensor], Tensor] | None,
     batch_size: int,
     num_workers: int,
@@ -140,6 +145,7 @@ def _encoded(
         parts = {
             "latents": encode(batch.frames).half(),
             "image": ((batch.image + 1) * 127.5).round().byte().movedim(1, -1),
+            "image_embed": embed(batch.image).half(),
             "flow": batch.flow.half(),
             "fps": batch.fps,
         }
@@ -172,7 +178,7 @@ def encode_clips(
             videos to have several of each.
         shard_clips: Clips of a shard, at least 1.
         predict: Whether `make_shard` stores predictions.
-        vae: Fingerprint of what encodes.
+        vae: Fingerprint of what encodes and embeds.
         size: num_frames, height and width of a clip.
         source: Where the clips come from; a folder keeps to one source.
         folder: Target; with an engine of many machines, on a disk that they share.

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 
 from motionanim.flow import trace_back, warp
-from motionanim.models.fingerprint import fingerprint
+from motionanim.models.fingerprint import weights_fingerprint
 from motionanim.schedule import per_clip
 from motionanim.types import Condition
 
@@ -46,8 +46,12 @@ class Codec(nn.Module):
         return 2 ** (len(self.vae.config.block_out_channels) - 1)
 
     def fingerprint(self) -> str:
-        """What prepared latents remember of their encoder."""
-        return fingerprint(self.vae.encoder)
+        """What prepared latents remember of the VAE and CLIP that made them: the ends of both."""
+        encoder, clip = self.vae.encoder, self.image_encoder
+        return weights_fingerprint(
+            encoder.conv_in.weight, encoder.conv_out.weight, clip.vision_model.embeddings.patch_embedding.weight,
+            clip.visual_projection.weight,
+        )  # fmt: skip
 
     def train(self, mode: bool = True) -> "Codec":
         """Stay in eval mode: frozen means frozen, dropout and norms included."""
@@ -104,16 +108,17 @@ class Codec(nn.Module):
         motion_strength: Tensor,
         fps: Tensor,
         predicted: Tensor | None = None,
+        image_embed: Tensor | None = None,
     ) -> Condition:
         """Everything on: the condition for an image (B, 3, H, W), with `noise` (as image) times `noise_aug` (B,) on it.
 
         `flow` is (B, T-1, 2, H, W) px per frame, `motion_strength` (B,) px per frame, `fps` (B,). `predicted` is
-        what `predict` gives; without it no motion is predicted.
+        what `predict` gives; without it no motion is predicted. `image_embed` is what `embed_image` gives, if known.
         """
         on = torch.ones_like(fps)
         return Condition(
             image_latents=self.encode_image(image + noise * per_clip(noise_aug, image)),
-            image_embed=self.embed_image(image),
+            image_embed=self.embed_image(image) if image_embed is None else image_embed,
             predicted=self.encode(image[:, None]) if predicted is None else predicted,
             flow=flow,
             motion_strength=motion_strength,

@@ -88,7 +88,7 @@ class DiffusionModule(L.LightningModule):
         data = self.trainer.datamodule.train
         if isinstance(data, PreparedLatents) and data.vae != self.codec.fingerprint():
             raise ValueError(
-                f"the latents in {data.folder} are of another VAE (fingerprint {data.vae}, this base has "
+                f"the latents in {data.folder} are of another VAE or CLIP (fingerprint {data.vae}, this base has "
                 f"{self.codec.fingerprint()}): encode them again with scale.base={self.hparams.base}"
             )
         if isinstance(data, PreparedLatents) and self.denoiser.predicts and not data.predicts:
@@ -118,6 +118,7 @@ class DiffusionModule(L.LightningModule):
             motion_strength=motion_strength(batch.flow),
             fps=batch.fps,
             predicted=batch.predicted if isinstance(batch, LatentBatch) else None,
+            image_embed=batch.image_embed if isinstance(batch, LatentBatch) else None,
         )
         drop = draws["keep"].new_tensor([h.drop_image, h.drop_flow, h.drop_strength])
         keep_image, keep_flow, keep_strength = (draws["keep"] >= drop).float().unbind(1)
