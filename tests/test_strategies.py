@@ -87,8 +87,8 @@ def worker(rank: int, kind: str, port: int, base: Path, folder: Path, resume: Pa
     os.environ |= {"LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
     options = {"batch_size": 2, "devices": 2}
-    fresh = train(base, folder / "fresh", 3, strategy=STRATEGIES[kind](timeout=60), **options)
-    more = train(base, folder / "more", 5, resume=resume, strategy=STRATEGIES[kind](timeout=60), **options)
+    fresh = train(base, folder / "fresh", 3, strategy=STRATEGIES[kind](timeout=300), **options)
+    more = train(base, folder / "more", 5, resume=resume, strategy=STRATEGIES[kind](timeout=300), **options)
     saved = {"gradients": fresh.gradients, "scores": fresh.scores, "positions": (fresh.positions, more.positions)}
     torch.save(saved, folder / f"{rank}.pt")
 
