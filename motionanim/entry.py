@@ -43,8 +43,8 @@ MEMORY = {
         "long_video.batch_size": "lower",
         "scale.height": "lower, with scale.width",
     },
-    "codec": {"scale.height": "lower, with scale.width", "scale.num_frames": "lower"},
-    "workers": {"workers": "lower", "scale.height": "lower, with scale.width"},
+    "codec": {"scale.height": "lower, with scale.width", "scale.num_frames": "lower", "engine.workers": "lower"},
+    "engine": {"engine.workers": "lower", "scale.height": "lower, with scale.width"},
 }
 
 

@@ -65,7 +65,7 @@ def fill_the_gpu() -> None:
         ("animate", "long_video=phased", ["sampling.dtype=float32 (bfloat16)", "long_video.batch_size=8 (lower)"]),
         ("evaluate", "long_video=direct", ["sampling.dtype=float32 (bfloat16), scale.height="]),
         ("encode", "clips=3", ["scale.num_frames=16 (lower)"]),
-        ("prepare", "workers=2", ["workers=2 (lower)"]),
+        ("prepare", "engine.workers=2", ["engine.workers=2 (lower)"]),
     ],
 )  # fmt: skip
 def test_lack_of_memory_names_the_settings_to_change(

@@ -43,9 +43,6 @@ def wait_for(path: Path, process: subprocess.Popen) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM], ids=["kill -9", "SIGTERM"])
 def test_killed_and_resumed_equals_uninterrupted(how: signal.Signals, base: Path, tmp_path: Path) -> None:
-    whole = subprocess.run(command(base, "whole", 12), cwd=tmp_path, capture_output=True, text=True)
-    assert whole.returncode == 0, whole.stderr[-2000:]
-
     runs = tmp_path / "runs" / "motion_lora"
     last = runs / "cut" / "checkpoints" / "last.ckpt"
     process = subprocess.Popen(
@@ -58,8 +55,6 @@ def test_killed_and_resumed_equals_uninterrupted(how: signal.Signals, base: Path
     step = torch.load(last, weights_only=True)["global_step"]  # readable after any kill
     if how == signal.SIGTERM:
         assert last.stat().st_mtime_ns > written, "SIGTERM writes a checkpoint before leaving"
-    # The older run's checkpoints must not be the newest.
-    os.utime(runs / "whole" / "checkpoints" / "last.ckpt", ns=(0, 0))
     total = step + 4
     resumed = subprocess.run(
         command(base, "resumed", total, "ckpt_path=last"), cwd=tmp_path, capture_output=True, text=True
@@ -67,9 +62,8 @@ def test_killed_and_resumed_equals_uninterrupted(how: signal.Signals, base: Path
     assert resumed.returncode == 0, resumed.stderr[-2000:]
     tail = losses(runs / "resumed")
     assert sorted(tail) == list(range(step, total))
-    if total > 12:  # the machine was quick: compare with a run of the same length
-        rerun = subprocess.run(command(base, "whole", total), cwd=tmp_path, capture_output=True, text=True)
-        assert rerun.returncode == 0, rerun.stderr[-2000:]
+    whole = subprocess.run(command(base, "whole", total), cwd=tmp_path, capture_output=True, text=True)
+    assert whole.returncode == 0, whole.stderr[-2000:]
     reference = losses(runs / "whole")
     assert tail == {number: reference[number] for number in tail}
 
@@ -89,9 +83,7 @@ def ranks(run: str) -> dict[int, int]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("launcher", "trainer", "victim"), [("torchrun", "fsdp", 1), ("lightning", "ddp", 0), ("lightning", "ddp", 1)]
-)
+@pytest.mark.parametrize(("launcher", "trainer", "victim"), [("torchrun", "fsdp", 1), ("lightning", "ddp", 0)])
 def test_a_killed_rank_fails_the_run_within_a_minute(
     launcher: str, trainer: str, victim: int, base: Path, tmp_path: Path
 ) -> None:
@@ -165,7 +157,7 @@ def test_a_slurm_job_at_its_time_limit_saves_and_goes_back_into_the_queue(base: 
     assert called.read_text() == f"requeue {job}\n"
     saved = torch.load(last, weights_only=True)
     step = saved["global_step"]
-    assert saved["StreamData"] == {"clips": step * 2 * 2}
+    assert saved["StreamData"] == {"clips": step * 2 * 2, "dataset": None}
     again = sbatch(step + 2)
     _, told = again.communicate(timeout=120)
     assert again.returncode == 0, told[-2000:]

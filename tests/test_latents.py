@@ -197,7 +197,8 @@ def test_the_commands_encode_and_train(base: Path, tmp_path: Path) -> None:
     assert (tmp_path / "runs/motion_lora/smoke/lora.safetensors").is_file()
     environment["OMP_NUM_THREADS"] = "2"
     alone = [sys.executable, "-m", "motionanim.data.encode", "out=alone", "clips=3", "shard_clips=2", *small]
-    done = run([*alone, "engine.workers=0"])
+    alone.append("engine.workers=0")
+    done = run(alone)
     assert done.returncode == 0, done.stderr[-2000:]
     made = {path.name: path.read_bytes() for path in (tmp_path / "latents").iterdir()}
     assert made == {path.name: path.read_bytes() for path in (tmp_path / "alone").iterdir()}, "by two processes or none"

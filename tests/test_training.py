@@ -124,30 +124,6 @@ def test_checkpoint_of_another_rank_is_refused_in_words(base: Path, tmp_path: Pa
         )
 
 
-@pytest.mark.slow
-def test_two_processes_average_the_gradients_of_one_with_twice_the_batch(base: Path, tmp_path: Path) -> None:
-    one = Losses()
-    make_trainer(tmp_path, 1, one).fit(lora_module(base), stream(batch_size=4))
-    folder = tmp_path / "ddp"
-    folder.mkdir()
-    recorder = SaveGradients(folder)
-    make_trainer(folder, 1, recorder, devices=2, strategy="ddp_spawn").fit(lora_module(base), stream(batch_size=2))
-    for rank in (0, 1):
-        theirs = torch.load(folder / f"{rank}.pt", weights_only=True)
-        assert theirs.keys() == one.gradients.keys()
-        for name, gradient in one.gradients.items():
-            torch.testing.assert_close(theirs[name], gradient, atol=1e-6, rtol=1e-4, msg=name)
-
-
-class SaveGradients(L.Callback):
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def on_before_optimizer_step(self, trainer, pl_module, optimizer) -> None:
-        gradients = {n: p.grad for n, p in pl_module.named_parameters() if p.grad is not None}
-        torch.save(gradients, self.folder / f"{trainer.global_rank}.pt")
-
-
 def test_only_the_lora_moves_and_its_export_loads(base: Path, tmp_path: Path) -> None:
     module = lora_module(base)
     before = {n: p.clone() for n, p in module.named_parameters()}
