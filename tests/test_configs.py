@@ -4,11 +4,11 @@ import inspect
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -161,9 +161,7 @@ def test_flow_estimators_and_data_instantiate() -> None:
 
 def run_train(*overrides: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "WANDB_MODE": "offline", "WANDB_SILENT": "true"}
-    return subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), *overrides], cwd=cwd, env=environment, capture_output=True, text=True
-    )
+    return forked.run(str(ROOT / "train.py"), *overrides, cwd=cwd, env=environment)
 
 
 SMALL = [

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import cv2
+import forked
 import numpy as np
 import pytest
 import torch
@@ -32,7 +33,7 @@ def command(base: Path, *overrides: str) -> list[str]:
 
 def run(base: Path, cwd: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "WANDB_MODE": "offline", "WANDB_SILENT": "true"}
-    return subprocess.run(command(base, *overrides), cwd=cwd, env=environment, capture_output=True, text=True)
+    return forked.run(*command(base, *overrides)[1:], cwd=cwd, env=environment)
 
 
 def results(folder: Path) -> dict[str, dict]:
