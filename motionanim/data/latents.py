@@ -120,39 +120,28 @@ def encode_shard(
         embed: `Codec.embed_image`.
         predict: `Codec.predict`, to store what it predicts too; None for models that do not ask.
     """
+
+    def samples() -> Iterator[dict[str, Tensor]]:
+        for stored in DataLoader(clips, batch_size, sampler=positions, num_workers=num_workers, collate_fn=collate):
+            batch = as_floats(ClipBatch(*(field.to(device) for field in stored)))
+            parts = {
+                "latents": encode(batch.frames).half(),
+                "image": ((batch.image + 1) * 127.5).round().byte().movedim(1, -1),
+                "image_embed": embed(batch.image).half(),
+                "flow": batch.flow.half(),
+                "fps": batch.fps,
+            }
+            if predict is not None:
+                parts["predicted"] = predict(batch.image, batch.flow).half()
+            for row in range(len(batch.position)):
+                yield {name: values[row].contiguous().cpu() for name, values in parts.items()}
+
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        write_shard(
-            folder, positions, _encoded(positions, clips, encode, embed, predict, batch_size, num_workers, device)
-        )
+        write_shard(folder, positions, samples())
     finally:
         torch.set_num_threads(threads)
-
-
-def _encoded(
-    positions: range,
-    clips: Dataset[ClipBatch],
-    encode: Callable[[Tensor], Tensor],
-    embed: Callable[[Tensor], Tensor],
-    predict: Callable[[Tensor, Tensor], Tensor] | None,
-    batch_size: int,
-    num_workers: int,
-    device: torch.device,
-) -> Iterator[dict[str, Tensor]]:
-    for stored in DataLoader(clips, batch_size, sampler=positions, num_workers=num_workers, collate_fn=collate):
-        batch = as_floats(ClipBatch(*(field.to(device) for field in stored)))
-        parts = {
-            "latents": encode(batch.frames).half(),
-            "image": ((batch.image + 1) * 127.5).round().byte().movedim(1, -1),
-            "image_embed": embed(batch.image).half(),
-            "flow": batch.flow.half(),
-            "fps": batch.fps,
-        }
-        if predict is not None:
-            parts["predicted"] = predict(batch.image, batch.flow).half()
-        for row in range(len(batch.position)):
-            yield {name: values[row].contiguous().cpu() for name, values in parts.items()}
 
 
 def encode_clips(
