@@ -14,6 +14,7 @@ import shutil
 import statistics
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -54,18 +55,18 @@ class Indexed(Dataset[dict[str, torch.Tensor]]):
         return self.read(self.index(position))
 
 
-class Layout:
+class Layout(ABC):
     """What each of the four offers."""
 
     def __init__(self, folder: Path, clips: int) -> None:
         self.folder, self.clips = folder, clips
 
-    def write(self, samples: list[dict]) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def write(self, samples: list[dict]) -> None: ...
 
+    @abstractmethod
     def open(self) -> Callable[[int], dict] | None:
         """Random access, where there is any."""
-        raise NotImplementedError
 
     def loader(self, shuffle: bool, workers: int) -> Iterable[Any]:
         order = range(self.clips)

@@ -19,12 +19,13 @@ import lightning as L
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 import motionanim.entry
 from motionanim.data.engine import ProcessEngine
 from motionanim.data.latents import encode_clips, encode_shard
+from motionanim.long_video.common import now
 from motionanim.losses import denoising_loss
 from motionanim.training.diffusion import DiffusionModule
 from motionanim.types import ClipBatch
@@ -37,10 +38,10 @@ class Clock(L.Callback):
     """Seconds between the end of the warm-up steps and the end of the last step."""
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:
-        now = time.perf_counter()
+        at = now()
         if trainer.global_step == WARMUP:
-            self.start = now
-        self.seconds = now - getattr(self, "start", now)
+            self.start = at
+        self.seconds = at - getattr(self, "start", at)
 
 
 def prepared_losses(module: DiffusionModule, batches: list[ClipBatch]) -> list[Callable[[], Tensor]]:
@@ -56,20 +57,20 @@ def prepared_losses(module: DiffusionModule, batches: list[ClipBatch]) -> list[C
     return closures
 
 
-def bare_loop(module: DiffusionModule, losses: list[Callable[[], Tensor]], steps: int, precision: str) -> float:
+def bare_loop(module: nn.Module, losses: list[Callable[[], Tensor]], steps: int, precision: str) -> float:
     """Seconds for `steps` steps after the warm-up."""
     parameters = [p for p in module.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=1e-5)
     for step in range(WARMUP + steps):
         if step == WARMUP:
-            start = time.perf_counter()
+            start = now()
         with torch.autocast(module.device.type, dtype=torch.bfloat16, enabled=precision == "bf16-mixed"):
             loss = losses[step % len(losses)]()
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
-    return time.perf_counter() - start
+    return now() - start
 
 
 def trainer_loop(module: DiffusionModule, data: L.LightningDataModule, steps: int, precision: str) -> float:

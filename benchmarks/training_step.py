@@ -14,11 +14,10 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from torch.utils.data import default_collate
-from training import trainer_loop
+from training import bare_loop, trainer_loop
 
 from motionanim.data.engine import ProcessEngine
 from motionanim.data.latents import encode_clips, encode_shard
-from motionanim.long_video.common import now
 from motionanim.models.codec import Codec
 from motionanim.models.lora import add_lora
 from motionanim.schedule import loss_weight, per_clip, to_denoised
@@ -26,7 +25,6 @@ from motionanim.training.diffusion import DiffusionModule
 from motionanim.types import ClipBatch
 
 CLIPS = 8  # rendered beforehand, for all
-WARMUP = 2
 
 
 class Cost(NamedTuple):
@@ -67,21 +65,10 @@ def run_plain(cfg: DictConfig, clips: list[ClipBatch], batch: int, steps: int, d
     if cfg.scale.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
     unet.to(device).train()
-    parameters = [p for p in unet.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=1e-6)
+    batches = [default_collate(clips[first : first + batch]) for first in range(0, len(clips) - batch + 1, batch)]
+    losses = [partial(plain_step, unet, codec, ClipBatch(*(f.to(device) for f in fields))) for fields in batches]
     _reset(device)
-    for step in range(WARMUP + steps):
-        if step == WARMUP:
-            start = now()
-        batched = default_collate([clips[(step * batch + i) % len(clips)] for i in range(batch)])
-        batched = ClipBatch(*(field.to(device) for field in batched))
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=cfg.trainer.precision == "bf16-mixed"):
-            loss = plain_step(unet, codec, batched)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-    return Cost((now() - start) / (steps * batch), _peak(device), batch)
+    return Cost(bare_loop(unet, losses, steps, cfg.trainer.precision) / (steps * batch), _peak(device), batch)
 
 
 def run_ours(cfg: DictConfig, latents: Path, steps: int, device: torch.device) -> Cost:

@@ -5,6 +5,7 @@ clip (`keys`). `score` gives those numbers, `update` adds them up, and `compute`
 for clips seen one by one, in batches, in merged metrics or by several processes, one of which may have seen none.
 """
 
+from abc import abstractmethod
 from typing import Any
 
 import torch
@@ -41,14 +42,14 @@ class ClipMetric(SumMetric):
         self.add_sum("total", len(self.keys))
         self.add_sum("count", len(self.keys))
 
+    @abstractmethod
     def score(self, *args: Any) -> Tensor:
         """The numbers of each clip of a batch: (B, len(keys)) float64, NaN where a clip has none."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def protocol(self) -> dict[str, Any]:
         """Plain values that say what the numbers mean: results with different ones are never ranked together."""
-        raise NotImplementedError
 
     def update(self, *args: Any) -> None:
         self.add(self.score(*args))
