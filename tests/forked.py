@@ -32,6 +32,7 @@ for line in sys.stdin:
         try:
             if sys.argv[0] == "-m":
                 del sys.argv[0]
+                sys.modules.pop(sys.argv[0], None)  # `python -m` too runs it once more, and warns where it was imported
                 runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
             else:
                 sys.path[0] = os.path.dirname(sys.argv[0])

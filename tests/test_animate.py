@@ -1,11 +1,10 @@
 """The command an artist types, on the tiny random base: files, repeatability, mistakes as one line."""
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import numpy as np
 import pytest
 import torch
@@ -197,23 +196,17 @@ def test_no_image_is_one_line(tiny: list[str]) -> None:
 
 @pytest.mark.slow
 def test_the_command_ends_in_one_line(photo: Path, tiny: list[str], tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "motionanim.animate", *tiny, f"image={photo}"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
-    done = subprocess.run(
-        [*command, "arrows=[[20,12,26,12]]", "frames=7"], cwd=tmp_path, capture_output=True, text=True, env=environment
-    )
+    def run(*settings: str) -> subprocess.CompletedProcess[str]:
+        return forked.run("-m", "motionanim.animate", *tiny, f"image={photo}", *settings, cwd=tmp_path)
+
+    done = run("arrows=[[20,12,26,12]]", "frames=7")
     assert done.returncode == 0, done.stderr[-2000:]
     assert "7 frames in" in done.stdout
     assert (tmp_path / "out.mp4").is_file()
-    done = subprocess.run(
-        [*command, "arrows=[[20,12,26,12]]", f"loras={{{tmp_path}/gone.safetensors: 0.5}}"],
-        cwd=tmp_path, capture_output=True, text=True, env=environment,
-    )  # fmt: skip
+    done = run("arrows=[[20,12,26,12]]", f"loras={{{tmp_path}/gone.safetensors: 0.5}}")
     assert done.returncode == 2
     assert "gone.safetensors: train one with" in done.stderr, "the override itself is understood"
-    done = subprocess.run(
-        [*command, "arrows=[[20,12,260,12]]"], cwd=tmp_path, capture_output=True, text=True, env=environment
-    )
+    done = run("arrows=[[20,12,260,12]]")
     assert done.returncode == 2
     assert done.stderr.startswith("error: arrows[0]: the point (260, 12) is outside the image")
     assert "Traceback" not in done.stderr

@@ -113,11 +113,10 @@ def plain_scores(truth: Path, made: Path) -> tuple[float, float]:
 @pytest.mark.slow
 def test_published_systems_score_as_a_plain_script_has_it(shared: Path, tmp_path: Path) -> None:
     root = shared / "published" / "short"
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "evaluate.py"), "benchmark=published", f"benchmark.root={root / 'ground_truth'}",
-         "method=published", f"method.folders={root}/*", "control_rows=[static_copy]", "show=0", "keep_frames=false",
-         "metrics=frame", *QUICK],
-        cwd=tmp_path, capture_output=True, text=True,
+    done = forked.run(
+        str(ROOT / "evaluate.py"), "benchmark=published", f"benchmark.root={root / 'ground_truth'}",
+        "method=published", f"method.folders={root}/*", "control_rows=[static_copy]", "show=0", "keep_frames=false",
+        "metrics=frame", *QUICK, cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     folder = tmp_path / "runs" / "evaluate" / "published"

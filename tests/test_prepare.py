@@ -1,10 +1,9 @@
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
+import forked
 import numpy as np
 import pytest
 import torch
@@ -145,14 +144,12 @@ def test_hdvila_gives_the_static_subset(tmp_path):
 
 @pytest.mark.slow
 def test_the_command_works_with_worker_processes(videos, tmp_path):
-    command = [sys.executable, "-m", "motionanim.data.prepare", f"root={videos}", f"out={tmp_path / 'out'}",
+    command = ["-m", "motionanim.data.prepare", f"root={videos}", f"out={tmp_path / 'out'}",
                f"flow_cache={tmp_path / 'flow'}", "settings.num_frames=4", "engine.workers=1"]  # fmt: skip
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    done = forked.run(*command, cwd=REPOSITORY)
     assert done.returncode == 0, done.stderr
     assert "| static | 1 |" in done.stdout
-    missing = subprocess.run(
-        [*command[:3], "root=/nowhere"], cwd=REPOSITORY, capture_output=True, text=True, check=False
-    )
+    missing = forked.run(*command[:2], "root=/nowhere", cwd=REPOSITORY)
     assert missing.returncode == 2
     assert missing.stderr == "error: root=/nowhere is not a folder: pass one that exists\n"
 
