@@ -1,90 +1,24 @@
-"""Reports of small run folders: what is compared, what is refused, and that every number arrives."""
+"""Reports of small run folders: what is compared, and what is refused."""
 
-import base64
-import csv
-import io
 import json
-import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from report_runs import CLIPS, around, column, loaded, make_three, run
 from scipy import stats
 
 from motionanim.report import write_report
 from motionanim.report.__main__ import main
-from motionanim.report.keys import KEYS, describe, is_fvd, place
-from motionanim.report.plots import main_fvd, pareto, sweep_plot
+from motionanim.report.keys import describe, is_fvd, place
 from motionanim.report.runs import names, read_run, read_runs
 from motionanim.report.strength import curves
-from motionanim.report.tables import blocks, difference, paired_table, rank, score_tables, verdict
-
-CLIPS = [f"{index:06}" for index in range(6)]
-
-
-def run(root: Path, name: str, values: dict[str, list[float | None]], **changes) -> Path:
-    """A run folder as evaluate.py leaves it: `values` a list over clips by key."""
-    folder = root / name
-    (folder / "strips").mkdir(parents=True)
-    n = len(next(iter(values.values())))
-    metrics = {}
-    for key, column in values.items():
-        known = [value for value in column if value is not None]
-        mean = float(np.mean(known)) if known else None
-        reach = float(stats.sem(known) * stats.t.ppf(0.975, len(known) - 1)) if len(known) > 1 else None
-        low, high = (None, None) if reach is None else (mean - reach, mean + reach)
-        reason = None if known else "the mask is empty"
-        metrics[key] = {"mean": mean, "low": low, "high": high, "n": len(known), "protocol": "p1", "reason": reason}
-    for key, mean in changes.pop("fvd", {}).items():
-        metrics[key] = {"mean": mean, "low": mean - 5, "high": mean + 6, "n": n, "protocol": "f1", "reason": None}
-    result = {
-        "format": 1, "label": name, "benchmark": "synthetic16", "n": n, "control": False, "saw_motion": False,
-        "sweep": None, "axes": {}, "settings": {"seed": 0}, "metrics": metrics, "cost": {"calls": 56.0, "seconds": 3.2},
-        "versions": {"torch": "2"}, "hardware": "2 cores", "commit": "7be769a", "time": "2026-11-22T14:00:00",
-        "keys": [f"k{index}" for index in range(n)], "protocols": {"psnr": "p1"},
-    }  # fmt: skip
-    protocol = changes.pop("protocol", None)
-    for key in metrics if protocol else ():
-        metrics[key]["protocol"] = protocol
-    result |= changes
-    rows = [
-        {"clip": CLIPS[index], "key": f"k{index}", "index": index, "seconds": 1.0, "calls": 56,
-         "protocols": {"psnr": "p1"}, "metrics": {key: column[index] for key, column in values.items()}}
-        for index in range(n)
-    ]  # fmt: skip
-    (folder / "result.json").write_text(json.dumps(result))
-    (folder / "clips.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    Image.new("RGB", (32, 16), (200, 30, 30)).save(folder / "strips" / f"{CLIPS[0]}.png")
-    return folder
-
-
-def around(mean: float, n: int = 6, seed: int = 0) -> list[float]:
-    return list(mean + np.random.default_rng(seed).normal(0, 1, n))
-
-
-def loaded(root: Path, against: str | None = None):
-    runs, _ = read_runs([root], skip_unfinished=False)
-    called = names(runs)
-    return blocks(runs, called, against), called
-
-
-def column(table, header: str) -> dict[str, object]:
-    place_ = next(index for index, cell in enumerate(table.columns) if cell.text.startswith(header))
-    return {row.name: row.cells[place_] for row in table.rows}
+from motionanim.report.tables import difference, paired_table, rank, score_tables, verdict
 
 
 @pytest.fixture
 def three(tmp_path: Path) -> Path:
     return make_three(tmp_path)
-
-
-def make_three(tmp_path: Path) -> Path:
-    run(tmp_path, "a", {"psnr": around(24), "lpips": around(0.5, seed=1)}, fvd={"fvd_embedded": 300})
-    run(tmp_path, "b", {"psnr": around(22), "lpips": around(0.2, seed=1)}, fvd={"fvd_embedded": 320})
-    run(tmp_path, "c", {"psnr": around(30), "lpips": around(0.9, seed=1)}, fvd={"fvd_embedded": 90}, control=True)
-    return tmp_path
 
 
 # Keys
@@ -393,172 +327,3 @@ def test_four_levels_are_too_few_for_a_correlation(tmp_path: Path) -> None:
     assert curves(loaded(tmp_path)[0][0].methods)[0].correlation is None
     write_report([tmp_path], None)
     assert "at least 5 levels" in (tmp_path / "report" / "report.md").read_text()
-
-
-def gamma_runs(root: Path) -> None:
-    for gamma, sigma in ((0.2, 20.0), (0.6, 3.9), (0.8, 0.157)):
-        run(
-            root, f"g{gamma}", {"psnr": around(20), "seam_ratio": around(2)}, fvd={"fvd_embedded": 300 + 100 * gamma},
-            label=f"phased, gamma {gamma}", sweep="gamma", axes={"gamma": gamma, "sigma": sigma},
-            cost={"calls": 125 - 100 * gamma, "seconds": 9 - 8 * gamma},
-        )  # fmt: skip
-
-
-def test_plots_are_pictures_and_leave_out_what_cannot_be_compared(three: Path) -> None:
-    gamma_runs(three)
-    run(three, "far", {"psnr": around(20)}, fvd={"fvd_embedded": 10}, protocol="p9")
-    found, called = loaded(three)
-    sweep = next(block for block in found if block.sweep == "gamma")
-    assert main_fvd(sweep.methods) == "fvd_embedded"
-    for plot in (sweep_plot(sweep, ["fvd_embedded", "seconds"]), pareto(found, called)):
-        with Image.open(io.BytesIO(plot.png)) as picture:
-            assert picture.format == "PNG"
-            assert len(np.unique(np.asarray(picture.convert("L")))) > 20
-    assert "Left out, for another protocol or n: far." in pareto(found, called).caption
-    assert sweep_plot(sweep, ["never_measured"]) is None
-
-
-def test_i3d_goes_before_other_features(tmp_path: Path) -> None:
-    folder = run(
-        tmp_path, "a", {"psnr": around(20)}, fvd={"fvd_embedded": 3, "fvd_i3d_ours": 4, "fvd_i3d_ours_plain": 5}
-    )
-    assert main_fvd([read_run(folder)]) == "fvd_i3d_ours"
-
-
-# Files
-
-
-class Page(HTMLParser):
-    """Tags and addresses of a page; fails where a tag is closed that is not open."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.addresses: list[str] = []
-        self.tags: list[str] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.addresses += [value or "" for name, value in attributes if name in ("src", "href", "srcset", "data")]
-        if tag not in ("meta", "img", "br"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-
-@pytest.fixture(scope="module")
-def full(tmp_path_factory) -> Path:
-    three = make_three(tmp_path_factory.mktemp("runs"))
-    gamma_runs(three)
-    run(three, "d", {"psnr": around(26, 4)}, label="<b>&_{x}| `d`", saw_motion=True)
-    assert main([str(three), "--out", str(three / "out"), "--against", "a"]) == 0
-    return three / "out"
-
-
-def test_the_page_is_whole_and_asks_nothing_of_a_server(full: Path) -> None:
-    text = (full / "report.html").read_text()
-    page = Page(text)
-    assert page.open == []
-    assert all(address.startswith(("data:image/", "#")) for address in page.addresses)
-    assert "http" not in re.sub(r"base64,[A-Za-z0-9+/=]+|http-equiv", "", text)
-    assert "&lt;b&gt;&amp;_{x}| `d`*" in text
-    assert "<b>&" not in text
-    assert "as printed in the paper; other data and protocol" in text
-    assert "86.65" in text
-    pictures = [address for address in page.addresses if address.startswith("data:")]
-    for address in pictures:
-        Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))).verify()
-    assert len(pictures) > 7 + 3, "a strip for each run, and plots"
-
-
-def test_large_strips_are_shrunk(tmp_path: Path) -> None:
-    folder = run(tmp_path, "a", {"psnr": around(24)})
-    noise = np.random.default_rng(0).integers(0, 255, (300, 3000, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(folder / "strips" / f"{CLIPS[0]}.png")
-    write_report([folder], tmp_path / "out")
-    address = re.search(r"data:image/jpeg;base64,([^\"]+)", (tmp_path / "out" / "report.html").read_text())
-    assert Image.open(io.BytesIO(base64.b64decode(address[1]))).size == (1800, 180)
-    write_report([folder], tmp_path / "out", strips=0)
-    assert "image/jpeg" not in (tmp_path / "out" / "report.html").read_text()
-
-
-def test_the_csv_holds_every_number(full: Path) -> None:
-    rows = list(csv.DictReader((full / "report.csv").open()))
-    scores = {(row["run"], row["key"]): row for row in rows if not row["against"]}
-    result = json.loads((full.parent / "a" / "result.json").read_text())
-    for key, score in result["metrics"].items():
-        row = scores["a", key]
-        assert [float(row[part]) for part in ("mean", "low", "high")] == [
-            score[part] for part in ("mean", "low", "high")
-        ]
-        assert (row["n"], row["protocol"]) == ("6", score["protocol"])
-    assert scores["phased, gamma 0.2", "axes/sigma"]["mean"] == "20.0"
-    assert scores["a", "seconds"]["mean"] == "3.2"
-    assert scores["c", "psnr"]["control"] == "1"
-    paired = [row for row in rows if row["against"]]
-    assert {row["against"] for row in paired} == {"a"}
-    assert len({(row["folder"], row["key"]) for row in paired}) == len(paired), "a control row's difference stands once"
-
-
-def test_markdown_tables_are_rectangular_and_their_plots_exist(full: Path) -> None:
-    text = (full / "report.md").read_text()
-    tables = re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)
-    assert len(tables) > 8
-    for table in tables:
-        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1
-    plots = re.findall(r"\]\((plots/[^)]+)\)", text)
-    assert plots
-    assert all((full / plot).is_file() for plot in plots)
-    assert "*control rows*" in text
-    assert "**" in text
-
-
-def test_latex_tables_have_as_many_cells_as_columns(full: Path) -> None:
-    text = (full / "report.tex").read_text()
-    tables = re.findall(r"\\begin\{tabular\}\{(lr*)\}(.*?)\\end\{tabular\}", text, re.DOTALL)
-    assert len(tables) > 8
-    for columns, body in tables:
-        rows = [line for line in body.splitlines() if line.endswith(r"\\")]
-        assert {len(re.findall(r"(?<!\\)&", row)) + 1 for row in rows} == {len(columns)}
-    assert r"\textless{}b\textgreater{}\&\_\{x\}\textbar{}" in text
-    assert text.count(r"\begin{table}") == text.count(r"\end{table}")
-    assert "↑" not in text
-
-
-def test_a_report_is_repeatable_and_leaves_no_stale_plot(full: Path) -> None:
-    before = {path.relative_to(full): path.read_bytes() for path in full.rglob("*") if path.is_file()}
-    stale = full / "plots" / "99-old.png"
-    stale.write_bytes(b"")
-    write_report([full.parent], full, against="a")
-    assert {path.relative_to(full): path.read_bytes() for path in full.rglob("*") if path.is_file()} == before
-
-
-def test_bad_calls_are_one_line(three: Path, capsys) -> None:
-    for arguments, message in (
-        ([str(three / "nowhere")], "no such folder"),
-        ([str(three), "--out", str(three / "a")], "choose another folder"),
-        ([str(three), "--strips", "-1"], "at least 0"),
-        ([str(three), "--against", "z"], "must be one of"),
-        ([str(three / "a" / "strips")], "no result.json"),
-    ):
-        assert main(arguments) == 2
-        error = capsys.readouterr().err
-        assert message in error
-        assert error.count("\n") == 1
-
-
-def test_the_papers_numbers_have_sources_and_say_what_is_missing() -> None:
-    path = Path(__file__).resolve().parents[1] / "motionanim" / "assets" / "paper.json"
-    paper = json.loads(path.read_text())
-    assert "FVD" in paper["absent"]
-    for table in paper["tables"]:
-        assert table["source"]
-        assert all(len(row["values"]) == len(table["columns"]) for row in table["rows"])
-    values = {row["name"]: row["values"] for row in paper["tables"][0]["rows"]}
-    assert float(values["the paper's method"][0]) / float(values["Direct"][0]) == pytest.approx(0.464, abs=5e-4)
-
-
-def test_every_key_in_the_table_is_under_its_own_name() -> None:
-    assert all(key == entry.key for key, entry in KEYS.items())

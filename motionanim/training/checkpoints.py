@@ -42,8 +42,10 @@ class Checkpoint(ModelCheckpoint):
         super().on_train_batch_end(trainer, *rest)
         if trainer.fit_loop.epoch_loop._should_accumulate():
             return  # half a step cannot be saved
-        told = torch.tensor(self._told, device=trainer.strategy.root_device)
-        told = int(trainer.strategy.reduce(told, reduce_op="max"))
+        told = self._told
+        if trainer.world_size > 1:
+            shared = torch.tensor(told, device=trainer.strategy.root_device)
+            told = int(trainer.strategy.reduce(shared, reduce_op="max"))
         if told:
             raise (TimeIsUp if told == 2 else SIGTERMException)
 
