@@ -6,6 +6,7 @@ in one step: `index.jsonl`, `static.txt` (the fixed-lens subset, Sec. 4.1), `rej
 
 import csv
 import hashlib
+import heapq
 import json
 import logging
 import os
@@ -256,8 +257,11 @@ def _write_results(out: Path, root: Path, records: Iterator[dict], width: int, m
             if record["motion_strength"] is not None:
                 strengths.append(record["motion_strength"] / width)
             if record["static"]:
-                static.append((_digest(record["key"]), record["name"]))
-    chosen = sorted(name for _, name in sorted(static)[:max_static])
+                # The lowest stay: a heap has its smallest first, and the highest is to go.
+                heapq.heappush(static, (-_digest(record["key"]), record["name"]))
+                if len(static) > max_static:
+                    heapq.heappop(static)
+    chosen = sorted(name for _, name in static)
     with atomic_path(out / "static.txt") as path:
         path.write_text("".join(f"{name}\n" for name in chosen), encoding="utf-8")
     lines = [
