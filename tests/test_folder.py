@@ -120,18 +120,31 @@ def test_the_device_gets_floats(folder, tmp_path):
     assert torch.equal(batch.position, stored.position)
 
 
+def make_data(folder, tmp_path, **changes):
+    options = {
+        "items": "clips", "latents": None, "reading": {}, "root": folder, "val_clips": 9,
+        "names": folder_clips(folder, val_share=0.1), "rejected": tmp_path / "r.csv", "max_rejected_share": 0.1,
+        "batch_size": 2, "num_workers": 1, "num_frames": 4, "height": 16, "width": 16, "fps": 10, "stride": None,
+        "seed": 0, "flow_estimator": Brightness(), "flow_cache": tmp_path,
+    }  # fmt: skip
+    return clip_data(**options | changes)
+
+
 def test_loader_workers_give_the_same_items(folder, tmp_path):
-    data = clip_data(
-        items="clips", latents=None, reading={},
-        root=folder, names=folder_clips(folder, val_share=0.1), rejected=tmp_path / "r.csv", max_rejected_share=0.1,
-        batch_size=2, num_workers=1, num_frames=4, height=16, width=16, fps=10, stride=None, seed=0,
-        flow_estimator=Brightness(), flow_cache=tmp_path,
-    )  # fmt: skip
+    data = make_data(folder, tmp_path)
     assert len(data.val) >= 1
     assert len(data.train) + len(data.val) == 6
     batch = next(iter(DataLoader(data.train, 2, sampler=[11, 4], num_workers=1)))
     assert torch.equal(batch.frames[1], data.train[4].frames)
     assert batch.position.tolist() == [11, 4]
+
+
+def test_a_long_list_is_validated_on_in_part(folder, tmp_path):
+    names = ["a"], [f"{number}" for number in range(10)]
+    assert make_data(folder, tmp_path, names=names, val_clips=4).val.names == ["0", "2", "5", "7"]
+    assert list(make_data(folder, tmp_path, names=names, val_clips=10).val.names) == names[1]
+    with pytest.raises(ValueError, match="val_clips=0: must be at least 1"):
+        make_data(folder, tmp_path, names=names, val_clips=0)
 
 
 def test_cached_flow_equals_the_estimated_one(folder, tmp_path):

@@ -49,7 +49,7 @@ def test_the_same_folder_gives_clips_or_pairs_as_the_experiment_reads(root):
 def data(root, **changes):
     options = {
         "items": "pairs", "root": root, "latents": None, "reading": {},
-        "rejected": root / "rejected.csv", "max_rejected_share": 0.3, "batch_size": 1, "num_workers": 0,
+        "rejected": root / "rejected.csv", "max_rejected_share": 0.3, "val_clips": 9, "batch_size": 1, "num_workers": 0,
         "height": 32, "width": 32, "seed": 0, "min_speed": 0.05, "hint": HINT,
         "clips": {"num_frames": 3, "fps": 30, "stride": None, "flow_estimator": still, "flow_cache": root / "flow"},
     }  # fmt: skip

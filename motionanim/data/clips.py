@@ -302,6 +302,7 @@ def file_data(
     dataset: Callable[..., Dataset],
     *,
     names: tuple[Sequence[str], Sequence[str]],
+    val_clips: int,
     rejected: str | Path,
     max_rejected_share: float,
     batch_size: int,
@@ -313,16 +314,26 @@ def file_data(
     Args:
         dataset: Makes one from `names`, `random`, `rejections` and `options`.
         names: Training and validation files.
+        val_clips: Most files to validate on, at least 1; of more, those at equal distances in the list.
         rejected: CSV file for unusable ones.
         max_rejected_share: Share of all files that may be unusable, in [0, 1].
         batch_size: Items a process and step.
         num_workers: Loader processes.
         options: What else `dataset` takes.
+
+    Raises:
+        ValueError: If a number is out of range.
     """
+    if val_clips < 1:
+        raise ValueError(f"val_clips={val_clips}: must be at least 1")
+    trained, validated = names
+    count = len(validated)
+    if count > val_clips:
+        validated = [validated[i * count // val_clips] for i in range(val_clips)]
     rejections = Rejections(rejected, total=sum(map(len, names)), max_share=max_rejected_share)
     train, val = (
         dataset(names=side, random=random, rejections=rejections, **options)
-        for side, random in zip(names, (True, False))
+        for side, random in ((trained, True), (validated, False))
     )
     return StreamData(train=train, val=val, batch_size=batch_size, num_workers=num_workers)
 
