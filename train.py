@@ -22,11 +22,6 @@ def main(cfg: DictConfig) -> None:
     quiet()
     checkpoint = find_checkpoint(cfg)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
-    out = Path(cfg.paths.run)
-    if rank_zero_only.rank == 0:  # one process of all, however they were started
-        out.mkdir(parents=True, exist_ok=True)
-        set_metrics_aside(out)
-        OmegaConf.save(cfg, out / "config.yaml", resolve=True)
 
     data = hydra.utils.instantiate(cfg.data, _convert_="all")
     model = hydra.utils.instantiate(cfg.model, _convert_="all")
@@ -38,12 +33,18 @@ def main(cfg: DictConfig) -> None:
     check_strategy(trainer, model, data)
     if checkpoint is not None:
         check_checkpoint(checkpoint, model, data)
+    out = Path(cfg.paths.run)
+    if rank_zero_only.rank == 0:  # one process of all, however they were started
+        out.mkdir(parents=True, exist_ok=True)
+        set_metrics_aside(out)
+        OmegaConf.save(cfg, out / "config.yaml", resolve=True)
     try:
         trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     except SIGTERMException as stop:
-        if trainer.is_global_zero:
-            told = requeue() if isinstance(stop, TimeIsUp) else "stopped by SIGTERM"
-            print(f"{told}; saved after step {trainer.global_step}: the same command with ckpt_path=last goes on")
+        if not trainer.is_global_zero:
+            sys.exit(0)  # srun --kill-on-bad-exit would end the first process before it has asked for the requeue
+        told = requeue() if isinstance(stop, TimeIsUp) else "stopped by SIGTERM"
+        print(f"{told}; saved after step {trainer.global_step}: the same command with ckpt_path=last goes on")
         sys.exit(1)
     finally:
         wandb.finish()  # the next run of a sweep is a run of its own

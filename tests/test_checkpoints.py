@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import MOTION
-from test_training import NUMBERS, RandomClips, lora_module, make_trainer, stream
+from test_training import NUMBERS, Losses, RandomClips, lora_module, make_trainer, stream
 
-from motionanim.training.checkpoints import Checkpoint, check_checkpoint, requeue
+from motionanim.training.callbacks import Ema
+from motionanim.training.checkpoints import Checkpoint, WholeFile, check_checkpoint, requeue
 from motionanim.training.diffusion import DiffusionModule
 
 
@@ -91,11 +92,81 @@ def test_a_run_that_fails_later_saves_what_it_learned(base: Path, tmp_path: Path
 
     data = stream()
     data.train = Broken()
-    saving = Checkpoint(tmp_path, save_last=True, every_n_train_steps=100, save_top_k=0, save_on_exception=True)
     with pytest.raises(ValueError, match="unreadable"):
-        make_trainer(tmp_path, 9, saving).fit(lora_module(base), data)
+        make_trainer(tmp_path, 9, rare(tmp_path)).fit(lora_module(base), data)
     saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert saved["global_step"] * 2 == saved["StreamData"]["clips"] > 0
+    assert [file.name for file in tmp_path.glob("*.ckpt")] == ["last.ckpt"]
+
+
+def rare(folder: Path) -> Checkpoint:
+    """Saves at the end and on exceptions."""
+    return Checkpoint(folder, save_last=True, every_n_train_steps=100, save_top_k=0, save_on_exception=True)
+
+
+@pytest.mark.parametrize("where", ["loading", "step"])
+def test_half_a_step_that_failed_is_done_again_as_a_whole(base: Path, tmp_path: Path, where: str) -> None:
+    def run(steps: int, folder: Path, position: int | None = None, resume: str | None = None) -> list[float]:
+        class Fails(RandomClips):
+            def __getitem__(self, at: int):
+                if at == position and where == "loading":
+                    raise ValueError("unreadable")
+                return super().__getitem__(at)
+
+        class Stops(Losses):
+            def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+                if batch.position.tolist() == [position] and where == "step":
+                    raise ValueError("unreadable")
+
+        losses, data = Stops(), stream(batch_size=1)
+        data.train = Fails()
+        trainer = make_trainer(folder, steps, losses, rare(folder), accumulate_grad_batches=3)
+        trainer.fit(lora_module(base), data, ckpt_path=resume, weights_only=True)
+        return losses.losses
+
+    whole = run(4, tmp_path / "whole")
+    with pytest.raises(ValueError, match="unreadable"):
+        run(4, tmp_path / "cut", position=8)  # the last of step 3
+    assert run(4, tmp_path / "more", resume=str(tmp_path / "cut" / "last.ckpt")) == whole[6:]
+    ends = (torch.load(tmp_path / name / "last.ckpt", weights_only=True) for name in ("whole", "more"))
+    for found, wanted in zip(*(end["state_dict"].values() for end in ends), strict=True):
+        assert torch.equal(found, wanted)
+
+
+def test_a_run_that_fails_in_validation_saves_its_weights_and_not_their_average(base: Path, tmp_path: Path) -> None:
+    class Broken(RandomClips):
+        def __getitem__(self, position: int):
+            raise ValueError("unreadable")
+
+    data, module, ema = stream(), lora_module(base), Ema(decay=0.9)
+    ema.update = lambda averages, weights, step: None  # stays at the start
+    ema.on_train_batch_end = lambda *_: None
+    data.val = Broken()
+    trainer = make_trainer(
+        tmp_path, 9, ema, rare(tmp_path), limit_val_batches=1, val_check_interval=2, check_val_every_n_epoch=None
+    )
+    with pytest.raises(ValueError, match="unreadable"):
+        trainer.fit(module, data)
+    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    averages = saved["callbacks"]["Ema"]
+    up = [name for name in averages if "lora_B" in name]  # zero at the start
+    assert up
+    assert all(saved["state_dict"][name].abs().max() > 0 == averages[name].abs().max() for name in up)
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "last.ckpt"
+    WholeFile().save_checkpoint({"step": 1}, path)
+
+    def save(value: object, file) -> None:
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", save)
+    with pytest.raises(OSError, match="No space left"):
+        WholeFile().save_checkpoint({"step": 2}, path)
+    assert torch.load(path, weights_only=True) == {"step": 1}
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_without_slurm_the_user_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

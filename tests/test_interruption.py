@@ -112,12 +112,15 @@ def test_a_killed_rank_fails_the_run_within_a_minute(
     assert torch.load(last, weights_only=True)["global_step"] % 5 == 0
 
 
-SRUN = """#!/bin/sh
-shift
+# As the real one with --kill-on-bad-exit: the first that fails ends the others, with all that they have started.
+SRUN = """#!/bin/bash
+[ "$1" = --kill-on-bad-exit=1 ] && shift || exit 3
 for rank in 0 1; do
-    SLURM_PROCID=$rank SLURM_LOCALID=$rank "$@" & pids="$pids $!"
+    SLURM_PROCID=$rank SLURM_LOCALID=$rank setsid "$@" & pids="$pids $!"
 done
-for pid in $pids; do wait $pid || status=1; done
+for each in $pids; do
+    wait -n || { status=1; for pid in $pids; do kill -KILL -- -$pid; done; }
+done
 exit ${status:-0}
 """
 
@@ -126,7 +129,7 @@ exit ${status:-0}
 def test_a_slurm_job_at_its_time_limit_saves_and_goes_back_into_the_queue(base: Path, tmp_path: Path) -> None:
     called, job, programs = tmp_path / "called", f"{os.getpid()}", tmp_path / "bin"
     programs.mkdir()
-    for name, text in (("srun", SRUN), ("scontrol", f'#!/bin/sh\necho "$@" >> {called}\n')):
+    for name, text in (("srun", SRUN), ("scontrol", f'#!/bin/sh\nsleep 3\necho "$@" >> {called}\n')):
         (programs / name).write_text(text)
         (programs / name).chmod(0o755)
     with socket.socket() as server:

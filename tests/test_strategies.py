@@ -147,15 +147,20 @@ def test_two_processes_are_one_with_twice_the_batch(
 
 
 @pytest.mark.parametrize(
-    ("module", "clips", "message"),
+    ("module", "clips", "limit", "message"),
     [
-        (FlowRefinerModule, 8, "FlowRefinerModule is too small to shard.*trainer=ddp"),
-        (MotionLoraModule, 5, "5 validation clips in batches of 2 .* each of 2 processes.*a multiple of 4 clips"),
-        (MotionLoraModule, 8, None),
+        (FlowRefinerModule, 8, 1.0, "FlowRefinerModule is too small to shard.*trainer=ddp"),
+        (MotionLoraModule, 5, 1.0, "5 validation clips in batches of 2 .* each of 2 .* trainer.limit_val_batches=1"),
+        (MotionLoraModule, 5, 1, None),
+        (MotionLoraModule, 8, 1.0, None),
     ],
 )
-def test_what_cannot_be_sharded_is_refused_before_the_run(module, clips: int, message: str | None) -> None:
-    trainer = L.Trainer(accelerator="cpu", devices=2, strategy=Sharded(timeout=60), logger=False)
+def test_what_cannot_be_sharded_is_refused_before_the_run(
+    module, clips: int, limit: float, message: str | None
+) -> None:
+    trainer = L.Trainer(
+        accelerator="cpu", devices=2, strategy=Sharded(timeout=60), logger=False, limit_val_batches=limit
+    )
     data = StreamData(train=RandomClips(), val=torch.utils.data.Subset(RandomClips(), range(clips)), batch_size=2,
                       num_workers=0)  # fmt: skip
     if message is None:

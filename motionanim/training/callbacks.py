@@ -41,7 +41,7 @@ class Ema(L.Callback):
             raise ValueError(f"decay={decay}: must lie between 0 and 1, for example 0.999")
         self.update = get_ema_multi_avg_fn(decay)
         self.average: dict[str, torch.Tensor] = {}
-        self._swapped: dict[str, torch.Tensor] | None = None
+        self._swapped = False
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._trained = {n: p for n, p in pl_module.named_parameters() if p.requires_grad}
@@ -71,6 +71,7 @@ class Ema(L.Callback):
             kept = weight.clone()
             weight.copy_(average)
             average.copy_(kept)
+        self._swapped = not self._swapped
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.state.fn == "fit":
@@ -82,6 +83,10 @@ class Ema(L.Callback):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._swap()  # for good: Export comes after this callback in the config
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        if self._swapped:  # a checkpoint is written next, and holds the weights as they are
+            self._swap()
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         return dict(self.average)

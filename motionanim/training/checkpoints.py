@@ -12,10 +12,12 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from motionanim.data.stream import StreamData
+from motionanim.files import atomic_path
 
 
 class TimeIsUp(SIGTERMException):
@@ -25,8 +27,9 @@ class TimeIsUp(SIGTERMException):
 class Checkpoint(ModelCheckpoint):
     """Lightning's, which also saves when the job is told to stop: by SIGTERM, or SIGUSR1 before its time limit.
 
-    All processes finish the step in hand, save and leave, whichever of them got the signal. Lightning's own handlers
-    save and communicate from within the signal handler, in the middle of a step: with sharded weights that hangs.
+    All processes finish the step in hand, save and leave, whichever of them got the signal; one that comes during a
+    validation waits for its end. Lightning's own handlers save and communicate from within the signal handler, in the
+    middle of a step: with sharded weights that hangs.
     """
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -52,8 +55,25 @@ class Checkpoint(ModelCheckpoint):
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Save, unless nothing was learned yet, or other processes may be alive and elsewhere: saving takes all."""
         together = trainer.world_size == 1 or isinstance(exception, SIGTERMException)
-        if together and trainer.global_step > getattr(self, "_first_step", trainer.global_step):
-            super().on_exception(trainer, pl_module, exception)
+        learned = trainer.global_step > getattr(self, "_first_step", trainer.global_step)
+        if together and learned and self._should_save_on_exception(trainer):
+            # Lightning writes a file by the step's number before this one: time that a stopped job may not have.
+            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Count whole steps only: the gradients of half a step are not saved, and its clips come again on resume."""
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        half = progress["current"]["processed"] % trainer.accumulate_grad_batches
+        for counts in (progress["total"], progress["current"]) if half else ():
+            counts |= dict.fromkeys(counts, counts["processed"] - half)
+
+
+class WholeFile(TorchCheckpointIO):
+    """A checkpoint replaces the last one in one step. Lightning copies it over from /tmp, if that is another disk."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        with atomic_path(path) as temporary, temporary.open("wb") as file:  # a full disk is an OSError for a file only
+            torch.save(checkpoint, file)
 
 
 def requeue() -> str:

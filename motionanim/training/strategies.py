@@ -141,10 +141,11 @@ def check_strategy(trainer: L.Trainer, module: L.LightningModule, data: StreamDa
             "motion_lora, tiny_base) can be; use trainer=ddp"
         )
     world, clips = trainer.world_size, len(data.val)
-    batches = {-(-len(range(rank, clips, world)) // data.batch_size) for rank in range(world)}
-    if len(batches) > 1:
+    batches = [-(-len(range(rank, clips, world)) // data.batch_size) for rank in range(world)]
+    limit = trainer.limit_val_batches
+    if min(batches) < max(batches) and not (isinstance(limit, int) and limit <= min(batches)):
         raise ValueError(
             f"trainer=fsdp: {clips} validation clips in batches of {data.batch_size} are not the same number of "
-            f"batches for each of {world} processes, which gather each other's weights: validate on a multiple of "
-            f"{world * data.batch_size} clips, or use trainer=ddp"
+            f"batches for each of {world} processes, which gather each other's weights: set "
+            f"trainer.limit_val_batches={min(batches)}, or use trainer=ddp"
         )
