@@ -20,7 +20,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
-from training_step import training_rows
+from training_step import peak, reset, training_rows
 
 import motionanim.entry
 from motionanim.flow import motion_strength
@@ -30,7 +30,7 @@ from motionanim.models.accounting import count_flops
 from motionanim.models.tiny import build_pipeline, save_pipeline
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
-# Of the sampling and the long video, one after another on top of those before.
+# Of the sampling and the long video, each by itself.
 VARIANTS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("as configured", {}, {}),
     ("segments one by one", {}, {"batch_size": 1}),
@@ -38,7 +38,8 @@ VARIANTS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("channels last", {"channels_last": True}, {}),
     ("decoder in bfloat16", {"decode_dtype": "bfloat16"}, {}),
 ]
-COMPILED = ("compiled", {"compile": "max-autotune-no-cudagraphs"}, {})
+MODE = "max-autotune-no-cudagraphs"
+COMPILED = ("compiled", {"compile": MODE}, {})
 
 
 def random_svd(folder: Path) -> Path:
@@ -72,11 +73,11 @@ def make_video(
 
 
 def tried(run: Callable[[], Any]) -> Any:
-    """What `run` gives; None where the device has too little memory for it."""
+    """What `run` gives, in memory of its own; None where the device has too little for it."""
+    reset(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     try:
         return run()
     except torch.OutOfMemoryError:
-        torch.cuda.empty_cache()
         return None
 
 
@@ -112,27 +113,26 @@ def inference_lines(cfg: dict[str, Any], device: torch.device, rounds: int, comp
     videos: dict[str, torch.Tensor] = {}
     memory: dict[str, float] = {}
     variants = [*VARIANTS, COMPILED] if compiled else VARIANTS
-    flops: dict[str, float] = {}
     for turn in range(rounds + 1):  # the first warms up
         for name, sampling, long_video in variants:
             if turn and name not in videos:
                 continue  # it did not fit
-            generator = load(cfg, device, sampling)
-            if device.type == "cuda":
-                torch.cuda.reset_peak_memory_stats()
-            made = tried(lambda g=generator, options=long_video: make_video(cfg, g, options))
+            made = tried(
+                lambda options=(sampling, long_video): make_video(cfg, load(cfg, device, options[0]), options[1])
+            )
             if made is None:
                 continue
             videos[name], record, seconds = made[0].cpu(), *made[1:]
-            if device.type == "cuda":
-                memory[name] = torch.cuda.max_memory_allocated() / counted.GIBI
-            if not flops:
-                flops = stage_flops(cfg, generator, record)
+            used = peak(device)
+            if used is not None:
+                memory[name] = used
             if turn and seconds < total.get(name, float("inf")):
                 total[name], best[name] = seconds, record
     first = VARIANTS[0][0]
     if first not in total:
         return ["The video does not fit into the memory of this device.", ""]
+    reset(device)
+    flops = stage_flops(cfg, load(cfg, device, {}), best[first])
     lines = [
         f"{cfg['frames']} frames of {cfg['height']} x {cfg['width']}, windows of {cfg['scale']['num_frames']}, "
         f"{cfg['sampling']['num_steps']} steps, gamma {cfg['long_video']['gamma']}, "
@@ -200,7 +200,10 @@ def main() -> None:
                 ("motion LoRA", "motion_lora", []),
                 ("temporal", "diffusion", ["model.trainable=temporal"]),
                 ("literal", "diffusion", ["model.trainable=literal"]),
+                ("motion LoRA, ours compiled", "motion_lora", [f"model.compile={MODE}"]),
+                ("literal, ours compiled", "diffusion", ["model.trainable=literal", f"model.compile={MODE}"]),
             )
+            if args.compiled or "compiled" not in name
         }
     cfg = OmegaConf.to_container(animate, resolve=True)
     hardware = torch.cuda.get_device_name() if device.type == "cuda" else f"{platform.machine()} CPU"

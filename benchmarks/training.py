@@ -25,8 +25,10 @@ from torch.utils.data import default_collate
 import motionanim.entry
 from motionanim.data.engine import ProcessEngine
 from motionanim.data.latents import encode_clips, encode_shard
+from motionanim.data.stream import StreamData
 from motionanim.long_video.common import now
 from motionanim.losses import denoising_loss
+from motionanim.models.codec import Codec
 from motionanim.training.diffusion import DiffusionModule
 from motionanim.types import ClipBatch
 
@@ -55,6 +57,20 @@ def prepared_losses(module: DiffusionModule, batches: list[ClipBatch]) -> list[C
         arguments = (module.denoiser, latents, condition, sigma, draws["noise"])
         closures.append(lambda arguments=arguments: denoising_loss(*arguments).mean())
     return closures
+
+
+def encode_latents(
+    data: StreamData, codec: Codec, *, predict: bool, size: dict[str, int], clips: int, folder: Path
+) -> None:
+    """The first `clips` of the training stream into one shard in `folder`."""
+    make_shard = functools.partial(
+        encode_shard, clips=data.train, encode=codec.encode, embed=codec.embed_image,
+        predict=codec.predict if predict else None, batch_size=1, num_workers=0, device=codec.vae.device,
+    )  # fmt: skip
+    encode_clips(
+        make_shard, count=clips, shard_clips=clips, predict=predict, vae=codec.fingerprint(), size=size, source={},
+        folder=folder, engine=ProcessEngine(workers=0),
+    )  # fmt: skip
 
 
 def bare_loop(module: nn.Module, losses: list[Callable[[], Tensor]], steps: int, precision: str) -> float:
@@ -102,16 +118,10 @@ def main() -> None:
     losses = prepared_losses(module, batches)
     rows = []
     with tempfile.TemporaryDirectory() as latents:
-        make_shard = functools.partial(
-            encode_shard, clips=data.train, encode=module.codec.encode, embed=module.codec.embed_image,
-            predict=module.codec.predict if module.denoiser.predicts else None, batch_size=size, num_workers=0,
-            device=module.device,
-        )  # fmt: skip
-        encode_clips(
-            make_shard, count=4 * size, shard_clips=size, predict=module.denoiser.predicts,
-            vae=module.codec.fingerprint(), size={name: cfg.scale[name] for name in ("num_frames", "height", "width")},
-            source={}, folder=Path(latents), engine=ProcessEngine(workers=0),
-        )  # fmt: skip
+        scale = {name: cfg.scale[name] for name in ("num_frames", "height", "width")}
+        encode_latents(
+            data, module.codec, predict=module.denoiser.predicts, size=scale, clips=4 * size, folder=Path(latents)
+        )
         for _ in range(args.rounds):
             bare = bare_loop(module, losses, args.steps, cfg.trainer.precision)
             prepared, full = (

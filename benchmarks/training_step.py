@@ -14,10 +14,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from torch.utils.data import default_collate
-from training import bare_loop, trainer_loop
+from training import bare_loop, encode_latents, trainer_loop
 
-from motionanim.data.engine import ProcessEngine
-from motionanim.data.latents import encode_clips, encode_shard
 from motionanim.models.codec import Codec
 from motionanim.models.lora import add_lora
 from motionanim.schedule import loss_weight, per_clip, to_denoised
@@ -54,6 +52,7 @@ def plain_step(unet: UNetSpatioTemporalConditionModel, codec: Codec, clips: Clip
 
 def run_plain(cfg: DictConfig, clips: list[ClipBatch], batch: int, steps: int, device: torch.device) -> Cost:
     """The plain loop: same trained parameters, diffusers' checkpointing, torch's AdamW as it is."""
+    reset(device)
     codec = Codec.from_pretrained(cfg.scale.base).to(device)
     unet = UNetSpatioTemporalConditionModel.from_pretrained(cfg.scale.base, subfolder="unet", torch_dtype=torch.float32)
     if "rank" in cfg.model:
@@ -67,17 +66,16 @@ def run_plain(cfg: DictConfig, clips: list[ClipBatch], batch: int, steps: int, d
     unet.to(device).train()
     batches = [default_collate(clips[first : first + batch]) for first in range(0, len(clips) - batch + 1, batch)]
     losses = [partial(plain_step, unet, codec, ClipBatch(*(f.to(device) for f in fields))) for fields in batches]
-    _reset(device)
-    return Cost(bare_loop(unet, losses, steps, cfg.trainer.precision) / (steps * batch), _peak(device), batch)
+    return Cost(bare_loop(unet, losses, steps, cfg.trainer.precision) / (steps * batch), peak(device), batch)
 
 
 def run_ours(cfg: DictConfig, latents: Path, steps: int, device: torch.device) -> Cost:
     """Lightning's Trainer with the experiment's own module, on prepared latents."""
+    reset(device)
     module: DiffusionModule = instantiate(cfg.model, _convert_="all").to(device)
     data = instantiate(cfg.data, latents=str(latents), _convert_="all")
-    _reset(device)
     seconds = trainer_loop(module, data, steps, cfg.trainer.precision)
-    return Cost(seconds / (steps * cfg.data.batch_size), _peak(device), cfg.data.batch_size)
+    return Cost(seconds / (steps * cfg.data.batch_size), peak(device), cfg.data.batch_size)
 
 
 def largest(run, batch: int) -> Cost | None:
@@ -86,8 +84,7 @@ def largest(run, batch: int) -> Cost | None:
         try:
             return run(batch)
         except torch.OutOfMemoryError:
-            batch //= 2
-            _reset(torch.device("cuda"))
+            batch //= 2  # what it held is freed only when this clause is left: `run` begins by `reset`
     return None
 
 
@@ -141,15 +138,7 @@ def _prepare(cfg: DictConfig, folder: Path, size: dict[str, int], device: torch.
     """Clips of the procedural world, and their latents in `folder`."""
     data = instantiate(cfg.data, _convert_="all")
     codec = Codec.from_pretrained(cfg.scale.base).to(device)
-    predict = codec.predict if cfg.conditioning.warped_latent else None
-    make_shard = partial(
-        encode_shard, clips=data.train, encode=codec.encode, embed=codec.embed_image, predict=predict, batch_size=1,
-        num_workers=0, device=device,
-    )  # fmt: skip
-    encode_clips(
-        make_shard, count=CLIPS, shard_clips=CLIPS, predict=predict is not None, vae=codec.fingerprint(), size=size,
-        source={}, folder=folder, engine=ProcessEngine(workers=0),
-    )  # fmt: skip
+    encode_latents(data, codec, predict=cfg.conditioning.warped_latent, size=size, clips=CLIPS, folder=folder)
     return [data.train[position] for position in range(CLIPS)]
 
 
@@ -157,12 +146,14 @@ def _with_batch(cfg: DictConfig, batch: int) -> DictConfig:
     return OmegaConf.merge(cfg, {"data": {"batch_size": batch}})
 
 
-def _reset(device: torch.device) -> None:
+def reset(device: torch.device) -> None:
+    """Free what earlier runs held, models in reference cycles too, and count memory anew."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
 
 
-def _peak(device: torch.device) -> float | None:
+def peak(device: torch.device) -> float | None:
+    """GiB since `reset`; None where it cannot be read."""
     return torch.cuda.max_memory_allocated() / counted.GIBI if device.type == "cuda" else None

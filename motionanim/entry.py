@@ -67,14 +67,7 @@ def one_line_errors(main: Callable[..., Any]) -> Callable[..., Any]:
     def run(*args: Any, **kwargs: Any) -> Any:
         try:
             return main(*args, **kwargs)
-        except (
-            ValueError,
-            OSError,
-            InstantiationException,
-            MisconfigurationException,
-            MemoryError,
-            RuntimeError,
-        ) as error:
+        except (*MISTAKES, MemoryError, RuntimeError) as error:
             # Hydra wraps what a constructor raised; the innermost cause is the line the user needs.
             cause: BaseException = error
             while isinstance(cause, InstantiationException) and cause.__cause__ is not None:

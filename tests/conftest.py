@@ -1,6 +1,7 @@
 """Real classes at tiny size: one random pipeline folder a session, made by the code that makes the embedded base."""
 
 import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,13 @@ def codec(base: Path) -> Codec:
 def denoiser(base: Path) -> Denoiser:
     torch.manual_seed(0)
     return Denoiser.from_pretrained(base, downscale=2, motion=MOTION)
+
+
+def free_port() -> int:
+    """Of this machine; nothing listens there."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]
 
 
 def make_condition(batch: int = 2, frames: int = 5, seed: int = 0, **changes: torch.Tensor) -> Condition:

@@ -1,13 +1,14 @@
 """Several processes on the CPU (gloo): DDP and FSDP do what one process does with the whole batch."""
 
 import os
-import socket
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import pytest
 import torch
 import torch.multiprocessing as mp
+from conftest import free_port
 from test_training import NUMBERS, RandomClips, make_trainer, stream
 
 from motionanim.data.stream import StreamData
@@ -24,14 +25,15 @@ STRATEGIES = {"ddp": replicated, "fsdp": Sharded}
 class Smooth(DiffusionModule):
     """With a large epsilon: AdamW would otherwise turn the rounding of an all but vanishing gradient into a step."""
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        trained = [p for p in self.denoiser.parameters() if p.requires_grad]
-        return torch.optim.AdamW(trained, lr=self.hparams.lr, eps=1e-3)
+    def configure_optimizers(self) -> dict[str, Any]:
+        made = super().configure_optimizers()
+        made["optimizer"].param_groups[0]["eps"] = 1e-3
+        return made
 
 
 def diffusion(base: Path) -> DiffusionModule:
     torch.manual_seed(0)
-    return Smooth(base=str(base), trainable="temporal", **NUMBERS)
+    return Smooth(base=str(base), trainable="temporal", **NUMBERS | {"warmup_steps": 4})
 
 
 class Record(L.Callback):
@@ -91,12 +93,6 @@ def worker(rank: int, kind: str, port: int, base: Path, folder: Path, resume: Pa
     more = train(base, folder / "more", 5, resume=resume, strategy=STRATEGIES[kind](timeout=300), **options)
     saved = {"gradients": fresh.gradients, "scores": fresh.scores, "positions": (fresh.positions, more.positions)}
     torch.save(saved, folder / f"{rank}.pt")
-
-
-def free_port() -> int:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return server.getsockname()[1]
 
 
 def check_close(found: Path, wanted: Path) -> None:

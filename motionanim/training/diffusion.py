@@ -39,7 +39,7 @@ class DiffusionModule(L.LightningModule):
         drop_image: Share of clips trained without CLIP embedding *and* image latents, together.
         drop_flow: Share trained without the motion field, independently.
         drop_strength: Share trained without the motion strength, independently.
-        gradient_checkpointing: `Denoiser.checkpoint_blocks`: a third of the memory, about a third more time.
+        gradient_checkpointing: `Denoiser.checkpoint_blocks`: a fifth of the memory at SVD size, one more forward pass.
         compile: Mode of `Denoiser.compile_unet`, or null.
         seed: Seed of the stream of draws.
     """
