@@ -188,6 +188,21 @@ def test_a_shard_without_its_checksum_is_unfinished(folder: Path) -> None:
     assert finished_shard(folder, numbers) is None
 
 
+def test_a_shard_killed_before_its_new_checksum_has_none(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = range(4, 8)
+    path = folder / shard_name(numbers)
+    path.write_bytes(path.read_bytes()[:700])
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "write_text", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write_shard(folder, numbers, [sample(number + 50) for number in numbers])
+    assert path.stat().st_size == 10240
+    assert finished_shard(folder, numbers) is None
+
+
 # Object storage.
 
 

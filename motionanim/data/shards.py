@@ -66,6 +66,7 @@ def write_shard(folder: Path, numbers: range, samples: Iterable[Mapping[str, Ten
         ValueError: If the samples differ in size.
     """
     path = folder / shard_name(numbers)
+    _digest_path(path).unlink(missing_ok=True)  # of other bytes, where a damaged shard is written again
     with atomic_path(path) as partial:
         with tarfile.open(partial, "w", format=tarfile.USTAR_FORMAT) as tar:
             sizes = set()
