@@ -120,7 +120,7 @@ def test_what_does_not_fit_is_refused_in_words(codec: Codec, tmp_path: Path) -> 
     with pytest.raises(ValueError, match=r"holds clips of .*'height': 16.* the experiment's are .*'height': 32"):
         opened(tmp_path, height=32)
     (tmp_path / "latents.json").write_text("{")
-    with pytest.raises(ValueError, match="is damaged: delete it and encode again"):
+    with pytest.raises(ValueError, match="is damaged: delete it; run motionanim.data.encode again"):
         opened(tmp_path)
 
 
@@ -181,6 +181,10 @@ def test_the_commands_encode_and_train(base: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
     made = {path.name: path.read_bytes() for path in (tmp_path / "latents").iterdir()}
     assert made == {path.name: path.read_bytes() for path in (tmp_path / "alone").iterdir()}, "by two processes or none"
+    done = run(*encode, "out=s3://bucket/latents")
+    assert done.returncode == 2
+    assert "error: out=s3://bucket/latents: encode writes to a local folder" in done.stderr
+    assert not (tmp_path / "s3:").exists()
     train = [
         str(ROOT / "train.py"), "experiment=motion_lora", "trainer.max_steps=1", "run=smoke", *small,
         "scale.motion_channels=8", "sampling.num_steps=2", "callbacks.camera.clips=1", "callbacks.preview.clips=1",

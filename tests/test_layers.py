@@ -37,7 +37,7 @@ FENCES = {
         "benchmarks/",
     ),
     "hydra": (*ENTRY_POINTS, "tests/", "benchmarks/"),
-    "fsspec": ("motionanim/data/shards.py", "tests/"),
+    "fsspec": ("motionanim/data/remote.py", "tests/"),
     "litdata": ("benchmarks/",),
     "pyarrow": ("motionanim/data/hdvila_index.py", "tests/", "benchmarks/data_growth.py"),
     "ray": ("motionanim/data/engine.py", "tests/"),

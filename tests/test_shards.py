@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load
 from torch.utils.data import DataLoader
 
-from motionanim.data import shards
+from motionanim.data import remote, shards
 from motionanim.data.engine import ProcessEngine
 from motionanim.data.latents import PreparedLatents, encode_clips
 from motionanim.data.shards import ShardLayout, Shards, finished_shard, shard_name, shard_ranges, write_shard
@@ -249,12 +249,13 @@ def test_a_cache_too_small_for_two_shards_is_refused(memory: str, tmp_path: Path
 @pytest.mark.parametrize("cache_gb", [0, 1])
 def test_a_remote_shard_that_is_missing_or_cut_is_named(memory: str, tmp_path: Path, cache_gb: float) -> None:
     data = prepared(memory, cache=tmp_path, cache_gb=cache_gb)
+    upload = "run motionanim.data.encode with its settings into a local folder, and upload that"
     store, name = fsspec.filesystem("memory"), "/latents/000000004-000000008.tar"
     store.pipe(name, store.cat(name)[:600])
-    with pytest.raises(ValueError, match=rf"memory:/{name} is truncated.*run motionanim.data.encode again"):
+    with pytest.raises(ValueError, match=rf"memory:/{name} is truncated.*{upload}"):
         data.shards.read(5)
     store.rm(name)
-    with pytest.raises(ValueError, match=rf"memory:/{name} is missing: run motionanim.data.encode again"):
+    with pytest.raises(ValueError, match=rf"memory:/{name} is missing: {upload}"):
         data.shards.read(5)
 
 
@@ -268,14 +269,14 @@ class Server:
             def do_GET(self) -> None:
                 if owner.failing > 0:
                     owner.failing -= 1
-                    self.send_error(503)
+                    self.send_error(owner.status)
                 else:
                     super().do_GET()
 
             def log_message(self, *_: object) -> None:
                 owner.requests += 1
 
-        self.failing = self.requests = 0
+        self.failing, self.status, self.requests = 0, 503, 0
         self.http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(folder)))
         self.url = f"http://127.0.0.1:{self.http.server_port}"
         threading.Thread(target=self.http.serve_forever, daemon=True).start()
@@ -296,7 +297,7 @@ def test_a_store_that_fails_for_a_while_is_asked_again(
     server: Server, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     waits = []
-    monkeypatch.setattr(shards.time, "sleep", waits.append)
+    monkeypatch.setattr(remote.time, "sleep", waits.append)
     data = prepared(server.url, cache=tmp_path / "cache", cache_gb=1, retries=3)
     server.failing = 3
     with caplog.at_level(logging.WARNING):
@@ -308,7 +309,7 @@ def test_a_store_that_fails_for_a_while_is_asked_again(
 def test_a_store_that_stops_in_mid_epoch_is_one_clear_error(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shards.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(remote.time, "sleep", lambda seconds: None)
     data = prepared(server.url, cache=tmp_path / "cache", cache_gb=1, retries=2)
     assert len(numbers_of(data, range(4))) == 4
     server.stop()
@@ -323,6 +324,40 @@ def test_a_store_that_stops_in_mid_epoch_is_one_clear_error(
 def test_a_server_without_byte_ranges_is_told_apart(server: Server) -> None:
     with pytest.raises(ValueError, match="ignores byte ranges: set data.reading.cache_gb above 0"):
         prepared(server.url).shards.read(5)
+
+
+@pytest.mark.parametrize("cache_gb", [0, 1])
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_store_that_refuses_access_is_asked_once(
+    server: Server, tmp_path: Path, status: int, cache_gb: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote.time, "sleep", lambda seconds: pytest.fail("asked again"))
+    data = prepared(server.url, cache=tmp_path / "cache", cache_gb=cache_gb)
+    server.failing, server.status = 1, status
+    with pytest.raises(ValueError, match=rf"{server.url}/.*tar: the store refuses access .*{status}.*credentials"):
+        data.shards.read(5)
+    server.failing = 1
+    with pytest.raises(ValueError, match=rf"{server.url}/latents.json: the store refuses access"):
+        prepared(server.url)
+
+
+class NoCredentialsError(Exception):
+    """As botocore's."""
+
+
+@pytest.mark.parametrize("error", [PermissionError("Access Denied"), NoCredentialsError("Unable to locate them")])
+def test_a_refusal_of_an_object_store_is_told_from_a_failure(error: Exception) -> None:
+    def refuse(files: object, path: str) -> None:
+        raise error
+
+    with pytest.raises(ValueError, match="memory://x: the store refuses access .*(Access Denied|Unable to locate)"):
+        remote.remote_request("memory://x", refuse, retries=0)
+
+
+def test_a_url_without_latents_says_so(server: Server) -> None:
+    message = rf"latents={server.url}/typo holds no latents.json: give the URL of a folder that holds one, or make"
+    with pytest.raises(ValueError, match=message):
+        prepared(f"{server.url}/typo")
 
 
 def test_an_unknown_kind_of_store_is_named() -> None:

@@ -7,7 +7,6 @@ samples of a dataset have the same size, a sample's place in its shard is known 
 import fcntl
 import hashlib
 import io
-import logging
 import os
 import tarfile
 import time
@@ -15,14 +14,12 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-import fsspec
 import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from motionanim.data.remote import is_remote, remote_request, repair
 from motionanim.files import atomic_path, file_sha256
-
-logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
@@ -149,20 +146,22 @@ class Shards:
         if len(content) > end - start:
             raise ValueError(f"the server of {where} ignores byte ranges: set data.reading.cache_gb above 0")
         if len(content) < end - start:
-            raise ValueError(f"{where} is truncated: sample {number} ends at byte {end}; {REPAIR}")
+            raise ValueError(f"{where} is truncated: sample {number} ends at byte {end}; {repair(self.url)}")
         try:
             if content[: tarfile.LENGTH_NAME].rstrip(b"\0").decode() != _member(number):
                 raise ValueError("another sample is in its place")
             return safetensors.torch.load(content[tarfile.BLOCKSIZE :])
         except (SafetensorError, ValueError) as error:
-            raise ValueError(f"{where} is damaged at sample {number} ({error}): delete it; {REPAIR}") from error
+            raise ValueError(
+                f"{where} is damaged at sample {number} ({error}): delete it; {repair(self.url)}"
+            ) from error
 
     def _read_local(self, path: Path, start: int, end: int) -> bytes:
         try:
             with open(path, "rb", buffering=0) as file:
                 return os.pread(file.fileno(), end - start, start)
         except FileNotFoundError as error:
-            raise ValueError(f"{path} is missing: {REPAIR}") from error
+            raise ValueError(f"{path} is missing: {repair(self.url)}") from error
 
     def _read_cached(self, shard: int, name: str, start: int, end: int) -> bytes:
         path = self.cache / f"{self.digests[shard]}.tar"  # by content: another version never answers
@@ -185,7 +184,9 @@ class Shards:
             with atomic_path(path) as partial:
                 self._remote(name, lambda files, source: files.get_file(source, str(partial)))
                 if file_sha256(partial) != self.digests[shard]:
-                    raise ValueError(f"{self.url}/{name} is truncated or damaged: its SHA-256 is wrong; {REPAIR}")
+                    raise ValueError(
+                        f"{self.url}/{name} is truncated or damaged: its SHA-256 is wrong; {repair(self.url)}"
+                    )
 
     def _make_room(self, needed: int) -> None:
         shards = []
@@ -201,42 +202,11 @@ class Shards:
             path.unlink(missing_ok=True)
             total -= size
 
-    def _remote(self, name: str, request: Callable[[fsspec.AbstractFileSystem, str], Result]) -> Result:
-        return remote_request(f"{self.url}/{name}", request, retries=self.retries)
-
-
-REPAIR = "run motionanim.data.encode again with the same settings, it rewrites only what is missing"
-
-
-def is_remote(url: str) -> bool:
-    return "://" in url
-
-
-def remote_request(url: str, request: Callable[[fsspec.AbstractFileSystem, str], Result], *, retries: int) -> Result:
-    """Ask the filesystem of `url`, again if it fails.
-
-    Raises:
-        ValueError: If there is no such file, or it still fails after `retries` more tries.
-    """
-    try:
-        # Made in each process when it is needed: connections do not survive a fork. fsspec keeps them.
-        files, path = fsspec.core.url_to_fs(url)
-    except (ImportError, ValueError) as error:
-        raise ValueError(f"{url} cannot be read: {error}") from error
-    for attempt in range(retries + 1):
+    def _remote(self, name: str, request: Callable[..., Result]) -> Result:
         try:
-            return request(files, path)
+            return remote_request(f"{self.url}/{name}", request, retries=self.retries)
         except FileNotFoundError as error:
-            raise ValueError(f"{url} is missing: {REPAIR}") from error
-        except Exception as error:  # every store has errors of its own
-            if attempt == retries:
-                raise ValueError(
-                    f"{url} cannot be reached after {retries + 1} tries ({type(error).__name__}: {error}): nothing is "
-                    "lost; when it can, the same command with ckpt_path=last goes on from the last checkpoint"
-                ) from error
-            logger.warning("%s: %s, trying again in %d s", url, error, 2**attempt)
-            time.sleep(2**attempt)
-    raise AssertionError("unreachable")
+            raise ValueError(f"{self.url}/{name} is missing: {repair(self.url)}") from error
 
 
 def fingerprint(digests: Iterable[str]) -> str:
