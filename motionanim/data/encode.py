@@ -12,6 +12,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from motionanim.data.latents import encode_clips, encode_shard
+from motionanim.data.remote import is_remote
 from motionanim.entry import one_line_errors, quiet
 
 # What a folder may differ in: none of it changes a clip.
@@ -64,6 +65,11 @@ def make_shard(positions: range, folder: Path, *, config: str) -> None:
 def main(config: DictConfig) -> None:
     """Encode `clips` positions of the training stream of `data` into `out`: see conf/encode.yaml."""
     quiet()
+    if is_remote(config.out):
+        raise ValueError(
+            f"out={config.out}: encode writes to a local folder; give out=FOLDER, upload it, and train on it with "
+            f"data.latents={config.out}"
+        )
     data = hydra.utils.instantiate(config.data, _convert_="all")
     source = _settled(OmegaConf.to_container(config.data, resolve=True))
     source["videos"] = _digest(getattr(data.train, "names", ()))
