@@ -81,7 +81,15 @@ class PreparedLatents(Dataset[LatentBatch]):
         if not is_remote(self.folder):
             _check_shards(Path(folder), layout)
         self.fingerprint = fingerprint(manifest["shards"])
-        self.shards = Shards(self.folder, layout, manifest["shards"], cache=cache, cache_gb=cache_gb, retries=retries)
+        self.shards = Shards(
+            self.folder,
+            layout,
+            manifest["shards"],
+            cache=cache,
+            cache_gb=cache_gb,
+            retries=retries,
+            together=2 * shuffle_shards,  # some processes still read one block when others begin the next
+        )
 
     def __len__(self) -> int:
         return self.length
