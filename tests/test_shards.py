@@ -121,6 +121,24 @@ def test_a_resumed_run_goes_on_with_the_dataset_that_it_began_with(folder: Path,
             stream(train).load_state_dict({"clips": 3, "dataset": began})
 
 
+def test_a_resumed_run_keeps_what_decides_its_order(folder: Path) -> None:
+    def stream(**changes: int) -> StreamData:
+        train = PreparedLatents(folder, **{"seed": 0} | SIZE | READING | changes)
+        return StreamData(train=train, val=[], batch_size=1, num_workers=0)
+
+    state = {"clips": 7, "dataset": prepared(folder).fingerprint}
+    stream(seed=5).check_state(state)  # of an earlier version, which did not say
+    state |= {"seed": 0, "shuffle_shards": 2}
+    stream(cache_gb=3).check_state(state)
+    for changes, setting in (({"seed": 1}, "data.seed .*"), ({"shuffle_shards": 3}, "data.reading.shuffle_shards")):
+        ((name, value),) = changes.items()
+        message = (
+            rf"began with {name}={state[name]} .* would go on with {value}, .*: set {setting} to {state[name]}, or"
+        )
+        with pytest.raises(ValueError, match=message):
+            stream(**changes).check_state(state)
+
+
 # The files.
 
 
