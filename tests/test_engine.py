@@ -117,6 +117,16 @@ def test_a_worker_in_another_folder_reads_the_same_videos(
     assert list(there.iterdir()) == []
 
 
+def test_a_source_is_told_by_its_clips_and_not_by_where_lists_are_kept() -> None:
+    def source(*overrides: str, names: tuple[str, ...] = ("a", "b"), data: str = "hdvila") -> dict:
+        return clip_source(portable(composed(f"data={data}", "data.root=/videos", "out=/out", *overrides)).data, names)
+
+    assert source() == source("paths.cache=/elsewhere") == source("data.names.index=/elsewhere")
+    assert source(data="hdvila_static") == source("paths.cache=/elsewhere", data="hdvila_static")
+    others = (source("scale.fps=9"), source("data.seed=1"), source(names=("b", "a")), source("data.root=/x"))
+    assert all(source() != other for other in others)
+
+
 def divided(number: int, by: int) -> float:
     if by == 0:
         raise ValueError(f"by={by}: must not be 0")
