@@ -27,7 +27,7 @@ from motionanim.files import atomic_path
 from motionanim.types import ClipBatch, LatentBatch
 
 MANIFEST = "latents.json"
-FORMAT = "motionanim-latents-5"
+FORMAT = "motionanim-latents-6"
 
 
 class PreparedLatents(Dataset[LatentBatch]):
@@ -251,5 +251,8 @@ def _read_manifest(folder: str, *, retries: int) -> dict[str, Any] | None:
     except ValueError as error:
         raise ValueError(f"{where} is damaged: delete it; {repair(folder)}") from error
     if manifest.get("format") != FORMAT:
-        raise ValueError(f"{where} has format {manifest.get('format')!r}, this version reads {FORMAT!r}: encode again")
+        raise ValueError(
+            f"{where} has format {manifest.get('format')!r}, this version reads {FORMAT!r}: encode again, into another "
+            "folder, or delete this one"
+        )
     return manifest
