@@ -43,7 +43,7 @@ class PreparedLatents(Dataset[LatentBatch]):
         seed: Of the stream.
         num_frames, height, width: What the experiment expects of a clip.
         shuffle_shards: Clips are shuffled among so many shards, which are themselves shuffled in every epoch.
-        cache, cache_gb, retries: As `Shards` takes them; only for URLs.
+        cache, cache_gb, retries: As `Shards` takes them; only for URLs. The cache must hold 2 * shuffle_shards shards.
 
     Raises:
         ValueError: If the folder is none of latents, cannot be reached, is unfinished, or holds clips of another size.
