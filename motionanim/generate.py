@@ -9,12 +9,12 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from motionanim.fingerprint import fingerprint
 from motionanim.flow import motion_strength, trace_back, warp
 from motionanim.long_video.chained import holding
 from motionanim.long_video.common import Model, Record, at, now
 from motionanim.models.codec import Codec
 from motionanim.models.denoiser import Denoiser
-from motionanim.models.fingerprint import fingerprint
 from motionanim.models.lora import load_lora, merge_lora
 from motionanim.models.windows import temporal_windows
 from motionanim.sampling import Denoise, guided

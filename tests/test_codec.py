@@ -42,3 +42,20 @@ def _extractor():
     from transformers import CLIPImageProcessor
 
     return CLIPImageProcessor()
+
+
+def test_the_fingerprint_is_of_all_that_makes_latents_and_embeddings(codec: Codec) -> None:
+    before = codec.fingerprint()
+    seen = {before}
+    inside = (codec.vae.encoder.mid_block.resnets[0].conv1, codec.image_encoder.vision_model.encoder.layers[0].mlp.fc1)
+    for number, layer in enumerate(inside):
+        with torch.no_grad():
+            layer.weight[0, 0] += 1e-3
+        seen.add(codec.fingerprint())
+        assert len(seen) == number + 2
+    after = codec.fingerprint()
+    with torch.no_grad():
+        codec.vae.decoder.conv_in.weight[0, 0] += 1
+    assert codec.fingerprint() == after, "the decoder makes neither"
+    codec.vae.register_to_config(scaling_factor=0.4)
+    assert codec.fingerprint() != after

@@ -9,8 +9,8 @@ from conftest import MOTION, make_condition
 from diffusers import StableVideoDiffusionPipeline, UNetSpatioTemporalConditionModel
 from safetensors.torch import load_file
 
+from motionanim.fingerprint import fingerprint
 from motionanim.models.denoiser import Denoiser
-from motionanim.models.fingerprint import fingerprint
 from motionanim.models.tiny import save_pipeline
 from motionanim.schedule import per_clip
 

@@ -7,19 +7,21 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 import motionanim.entry  # noqa: F401  registers the resolvers
-from motionanim.data.encode import make_shard
+from motionanim.data.encode import clip_source, make_shard, portable
 from motionanim.data.engine import Engine, ProcessEngine, RayEngine
 from motionanim.data.folder import folder_names
 from motionanim.data.latents import encode_clips
 from motionanim.data.prepare import Settings, prepare
+from motionanim.data.shards import finished_shard
 from motionanim.data.video import write_video
 from motionanim.models.flow_estimator import DisFlow
 
@@ -27,14 +29,21 @@ ROOT = Path(__file__).resolve().parents[1]
 SIZE = {"num_frames": 5, "height": 16, "width": 16}
 
 
+def composed(*overrides: str) -> DictConfig:
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):
+        return compose("encode", overrides=list(overrides))
+
+
+def small(base: Path | str) -> list[str]:
+    return [*(f"scale.{name}={value}" for name, value in SIZE.items()), "scale.num_workers=0", f"scale.base={base}"]
+
+
 def encoded(base: Path, folder: Path, engine: Engine, count: int) -> dict[str, bytes]:
     """What `python -m motionanim.data.encode` does, with a given engine: file names to bytes."""
-    GlobalHydra.instance().clear()
-    small = [f"scale.{name}={value}" for name, value in SIZE.items()] + ["scale.num_workers=0", f"scale.base={base}"]
-    with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):
-        config = compose("encode", overrides=[f"out={folder}", *small])
+    config = portable(composed(f"out={folder}", *small(base)))
     encode_clips(
-        functools.partial(make_shard, config=OmegaConf.to_yaml(config, resolve=True)), count=count, shard_clips=2,
+        functools.partial(make_shard, config=OmegaConf.to_yaml(config)), count=count, shard_clips=2,
         predict=config.predict, vae="v", size=SIZE, source={}, folder=folder, engine=engine,
     )  # fmt: skip
     return {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -52,6 +61,70 @@ def prepared(root: Path, out: Path, engine: Engine) -> tuple[set[str], dict[str,
     )  # fmt: skip
     flows = {path.name: path.read_bytes() for path in (out / "flow").rglob("*.npy")}
     return set((out / "index.jsonl").read_text().splitlines()), flows
+
+
+def leaves(node: Any) -> Iterator[str]:
+    if isinstance(node, dict):
+        for key, value in node.items():
+            if key != "_target_":
+                yield from leaves(value)
+    elif isinstance(node, str):
+        yield node
+
+
+@pytest.mark.parametrize(
+    ("data", "more"),
+    [
+        ("folder", ["data.root=given/videos"]),
+        ("hdvila", ["data.root=given/videos", "data.names.jsonl=given/list.jsonl"]),
+        ("hdvila_static", ["data.root=given/videos", "data.names.names=given/static.txt"]),
+        ("holynski", ["data.root=given/videos"]),
+        ("synthetic", ["data.latents=given/latents"]),
+    ],
+)
+def test_workers_are_sent_no_path_that_depends_on_a_folder(
+    data: str, more: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("base", "weights"):
+        (tmp_path / "given" / name).mkdir(parents=True)
+    given = ["out=given/out", "scale.base=given/base", "flow_estimator=raft", "flow_estimator.weights=given/weights"]
+    sent = [
+        text
+        for text in leaves(OmegaConf.to_container(portable(composed(f"data={data}", *given, *more))))
+        if "/" in text
+    ]
+    assert len(sent) >= 10
+    assert [text for text in sent if not Path(text).is_absolute()] == []
+    named = portable(composed("out=s3://x", "scale=svd", "flow_estimator=raft"))
+    assert named.codec.base == "stabilityai/stable-video-diffusion-img2vid-xt"
+    assert (named.out, named.flow_estimator.weights) == ("s3://x", "download")
+
+
+def test_a_worker_in_another_folder_reads_the_same_videos(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there, out = (tmp_path / name for name in ("here", "there", "out"))
+    for folder in (here / "videos", there, out):
+        folder.mkdir(parents=True)
+    for name in "ab":
+        write_video(here / f"videos/{name}.mp4", torch.rand(16, 3, 32, 32) * 2 - 1, 10)
+    monkeypatch.chdir(here)
+    config = OmegaConf.to_yaml(portable(composed("data=folder", "data.root=videos", f"out={out}", *small(base))))
+    monkeypatch.chdir(there)
+    make_shard(range(2), out, config=config)
+    assert finished_shard(out, range(2)) is not None
+    assert list(there.iterdir()) == []
+
+
+def test_a_source_is_told_by_its_clips_and_not_by_where_lists_are_kept() -> None:
+    def source(*overrides: str, names: tuple[str, ...] = ("a", "b"), data: str = "hdvila") -> dict:
+        return clip_source(portable(composed(f"data={data}", "data.root=/videos", "out=/out", *overrides)).data, names)
+
+    assert source() == source("paths.cache=/elsewhere") == source("data.names.index=/elsewhere")
+    assert source(data="hdvila_static") == source("paths.cache=/elsewhere", data="hdvila_static")
+    others = (source("scale.fps=9"), source("data.seed=1"), source(names=("b", "a")), source("data.root=/x"))
+    assert all(source() != other for other in others)
 
 
 def divided(number: int, by: int) -> float:

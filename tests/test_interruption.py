@@ -156,7 +156,7 @@ def test_a_slurm_job_at_its_time_limit_saves_and_goes_back_into_the_queue(base: 
     assert called.read_text() == f"requeue {job}\n"
     saved = torch.load(last, weights_only=True)
     step = saved["global_step"]
-    assert saved["StreamData"] == {"clips": step * 2 * 2, "dataset": None}
+    assert saved["StreamData"] == {"clips": step * 2 * 2, "dataset": None, "seed": 0}
     again = sbatch(step + 2)
     _, told = again.communicate(timeout=120)
     assert again.returncode == 0, told[-2000:]

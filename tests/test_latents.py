@@ -14,6 +14,7 @@ from motionanim.data.latents import PreparedLatents, encode_clips, encode_shard
 from motionanim.data.stream import StreamData, as_floats
 from motionanim.data.synthetic import SyntheticClips
 from motionanim.models.codec import Codec
+from motionanim.training.checkpoints import check_checkpoint
 from motionanim.training.motion_lora import MotionLoraModule
 from motionanim.types import ClipBatch
 
@@ -21,8 +22,8 @@ SIZE = {"num_frames": 5, "height": 16, "width": 16}
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def rendered() -> SyntheticClips:
-    return SyntheticClips(seed=3, length=4, fps=7, moving_camera=0.5, split="train", **SIZE)
+def rendered(seed: int = 3) -> SyntheticClips:
+    return SyntheticClips(seed=seed, length=4, fps=7, moving_camera=0.5, split="train", **SIZE)
 
 
 def encoded(codec: Codec, folder: Path, count: int = 4, predict=None, encode=None, **changes) -> int:
@@ -120,7 +121,7 @@ def test_what_does_not_fit_is_refused_in_words(codec: Codec, tmp_path: Path) -> 
     with pytest.raises(ValueError, match=r"holds clips of .*'height': 16.* the experiment's are .*'height': 32"):
         opened(tmp_path, height=32)
     (tmp_path / "latents.json").write_text("{")
-    with pytest.raises(ValueError, match="is damaged: delete it and encode again"):
+    with pytest.raises(ValueError, match="is damaged: delete it; run motionanim.data.encode again"):
         opened(tmp_path)
 
 
@@ -148,6 +149,31 @@ def test_training_on_latents_is_training_on_their_clips(base: Path, codec: Codec
         make_trainer(tmp_path, 3, seen).fit(lora(base), data)
         losses.append(torch.tensor(seen.losses))
     torch.testing.assert_close(losses[0], losses[1], rtol=5e-3, atol=1e-3)
+
+
+def test_a_run_on_latents_or_clips_resumes_with_the_seed_that_it_began_with(
+    base: Path, codec: Codec, tmp_path: Path
+) -> None:
+    encoded(codec, tmp_path / "latents", predict=codec.predict)
+
+    def stream(train: PreparedLatents | SyntheticClips) -> StreamData:
+        return StreamData(train=train, val=rendered(), batch_size=2, num_workers=0)
+
+    for began, other, setting in (
+        (opened(tmp_path / "latents"), opened(tmp_path / "latents", seed=1), "data.seed .* to 0"),
+        (
+            opened(tmp_path / "latents"),
+            opened(tmp_path / "latents", shuffle_shards=1),
+            "data.reading.shuffle_shards to 2",
+        ),
+        (rendered(), rendered(seed=4), "data.seed .*data.train.seed. to 3"),
+    ):
+        trainer = make_trainer(tmp_path, 1)
+        trainer.fit(lora(base), stream(began))
+        trainer.save_checkpoint(tmp_path / "last.ckpt")
+        check_checkpoint(str(tmp_path / "last.ckpt"), lora(base), stream(began))
+        with pytest.raises(ValueError, match=rf"last.ckpt: the run began with .*: set {setting}, or start a new run"):
+            check_checkpoint(str(tmp_path / "last.ckpt"), lora(base), stream(other))
 
 
 def test_latents_of_another_vae_stop_training(base: Path, codec: Codec, tmp_path: Path) -> None:
@@ -181,6 +207,10 @@ def test_the_commands_encode_and_train(base: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
     made = {path.name: path.read_bytes() for path in (tmp_path / "latents").iterdir()}
     assert made == {path.name: path.read_bytes() for path in (tmp_path / "alone").iterdir()}, "by two processes or none"
+    done = run(*encode, "out=s3://bucket/latents")
+    assert done.returncode == 2
+    assert "error: out=s3://bucket/latents: encode writes to a local folder" in done.stderr
+    assert not (tmp_path / "s3:").exists()
     train = [
         str(ROOT / "train.py"), "experiment=motion_lora", "trainer.max_steps=1", "run=smoke", *small,
         "scale.motion_channels=8", "sampling.num_steps=2", "callbacks.camera.clips=1", "callbacks.preview.clips=1",

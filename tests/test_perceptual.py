@@ -10,13 +10,13 @@ from torch import nn
 from torchmetrics.functional.image.lpips import _LPIPS
 from transformers import CLIPImageProcessor
 
+from motionanim.fingerprint import weights_fingerprint
 from motionanim.metrics.perceptual import (
     LPIPS,
     ClipConsistency,
     adjacent_cosine,
     clip_pixels,
     lpips_heads,
-    weights_fingerprint,
 )
 
 

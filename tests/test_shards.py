@@ -1,15 +1,9 @@
 """Shards: what is written is read, from a folder or a store, in an order that no batch size or world size changes."""
 
-import functools
-import http.server
-import logging
 import tarfile
-import threading
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
-import fsspec
 import pytest
 import torch
 import webdataset
@@ -18,7 +12,6 @@ from hypothesis import strategies as st
 from safetensors.torch import load
 from torch.utils.data import DataLoader
 
-from motionanim.data import shards
 from motionanim.data.engine import ProcessEngine
 from motionanim.data.latents import PreparedLatents, encode_clips
 from motionanim.data.shards import ShardLayout, Shards, finished_shard, shard_name, shard_ranges, write_shard
@@ -128,6 +121,24 @@ def test_a_resumed_run_goes_on_with_the_dataset_that_it_began_with(folder: Path,
             stream(train).load_state_dict({"clips": 3, "dataset": began})
 
 
+def test_a_resumed_run_keeps_what_decides_its_order(folder: Path) -> None:
+    def stream(**changes: int) -> StreamData:
+        train = PreparedLatents(folder, **{"seed": 0} | SIZE | READING | changes)
+        return StreamData(train=train, val=[], batch_size=1, num_workers=0)
+
+    state = {"clips": 7, "dataset": prepared(folder).fingerprint}
+    stream(seed=5).check_state(state)  # of an earlier version, which did not say
+    state |= {"seed": 0, "shuffle_shards": 2}
+    stream(cache_gb=3).check_state(state)
+    for changes, setting in (({"seed": 1}, "data.seed .*"), ({"shuffle_shards": 3}, "data.reading.shuffle_shards")):
+        ((name, value),) = changes.items()
+        message = (
+            rf"began with {name}={state[name]} .* would go on with {value}, .*: set {setting} to {state[name]}, or"
+        )
+        with pytest.raises(ValueError, match=message):
+            stream(**changes).check_state(state)
+
+
 # The files.
 
 
@@ -171,7 +182,9 @@ def test_a_missing_cut_or_wrong_shard_is_named_with_its_repair_and_only_it_is_ma
         ValueError, match=rf"{two} is truncated: 700 bytes, 10240 are right; run motionanim.data.encode"
     ):
         prepared(folder)
-    with pytest.raises(ValueError, match=rf"{two} is truncated: sample \d+ ends at byte \d+; run motionanim.data"):
+    with pytest.raises(
+        ValueError, match=rf"{two} is truncated: sample \d+ ends at byte \d+: delete it; run motionanim.data"
+    ):
         numbers_of(opened, range(23))
     made(folder)
     assert {path: path.read_bytes() for path in folder.glob("*.tar")} == before
@@ -188,131 +201,19 @@ def test_a_shard_without_its_checksum_is_unfinished(folder: Path) -> None:
     assert finished_shard(folder, numbers) is None
 
 
-# Object storage.
+def test_a_shard_killed_before_its_new_checksum_has_none(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = range(4, 8)
+    path = folder / shard_name(numbers)
+    path.write_bytes(path.read_bytes()[:700])
 
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
 
-@pytest.fixture
-def memory(folder: Path) -> Iterator[str]:
-    store = fsspec.filesystem("memory")
-    store.put(f"{folder}/", "/latents/", recursive=True)
-    yield "memory://latents"
-    store.rm("/latents", recursive=True)
-
-
-@pytest.mark.parametrize("cache_gb", [0, 3e-5])
-def test_a_url_gives_what_the_folder_gives(memory: str, folder: Path, tmp_path: Path, cache_gb: float) -> None:
-    local = prepared(folder)
-    remote = prepared(memory, cache=tmp_path / "cache", cache_gb=cache_gb)
-    assert remote.fingerprint == local.fingerprint
-    for position in range(30):
-        for one, other in zip(local[position], remote[position]):
-            assert torch.equal(one, other)
-        kept = list((tmp_path / "cache").glob("*.tar"))
-        assert sum(path.stat().st_size for path in kept) <= cache_gb * 1e9
-    assert bool(kept) == bool(cache_gb)
-
-
-def test_a_cached_shard_is_fetched_once_and_the_one_not_read_for_longest_goes(
-    memory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fetched = []
-    request = shards.remote_request
-    monkeypatch.setattr(
-        shards, "remote_request", lambda url, *a, **k: (fetched.append(url[-13:-4]), request(url, *a, **k))
-    )
-    data = prepared(memory, cache=tmp_path, cache_gb=2.5e-5).shards  # of 10 kB each: two fit
-    for number in (0, 1, 4, 2, 8, 3, 5):  # shards 0 0 1 0 2 0 1
-        assert int(data.read(number)["image"][0, 0, 0]) == number
-    assert fetched == ["000000004", "000000008", "000000012", "000000008"]
-
-
-def test_a_cache_too_small_for_two_shards_is_refused(memory: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"cache_gb=1e-05: must be 0, or hold two shards: at least 2.05e-05"):
-        prepared(memory, cache=tmp_path, cache_gb=1e-5)
-
-
-@pytest.mark.parametrize("cache_gb", [0, 1])
-def test_a_remote_shard_that_is_missing_or_cut_is_named(memory: str, tmp_path: Path, cache_gb: float) -> None:
-    data = prepared(memory, cache=tmp_path, cache_gb=cache_gb)
-    store, name = fsspec.filesystem("memory"), "/latents/000000004-000000008.tar"
-    store.pipe(name, store.cat(name)[:600])
-    with pytest.raises(ValueError, match=rf"memory:/{name} is truncated.*run motionanim.data.encode again"):
-        data.shards.read(5)
-    store.rm(name)
-    with pytest.raises(ValueError, match=rf"memory:/{name} is missing: run motionanim.data.encode again"):
-        data.shards.read(5)
-
-
-class Server:
-    """A store over HTTP that can be stopped, and that fails its first requests when told to."""
-
-    def __init__(self, folder: Path) -> None:
-        owner = self
-
-        class Handler(http.server.SimpleHTTPRequestHandler):
-            def do_GET(self) -> None:
-                if owner.failing > 0:
-                    owner.failing -= 1
-                    self.send_error(503)
-                else:
-                    super().do_GET()
-
-            def log_message(self, *_: object) -> None:
-                owner.requests += 1
-
-        self.failing = self.requests = 0
-        self.http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(folder)))
-        self.url = f"http://127.0.0.1:{self.http.server_port}"
-        threading.Thread(target=self.http.serve_forever, daemon=True).start()
-
-    def stop(self) -> None:
-        self.http.shutdown()
-        self.http.server_close()
-
-
-@pytest.fixture
-def server(folder: Path) -> Iterator[Server]:
-    server = Server(folder)
-    yield server
-    server.stop()
-
-
-def test_a_store_that_fails_for_a_while_is_asked_again(
-    server: Server, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    waits = []
-    monkeypatch.setattr(shards.time, "sleep", waits.append)
-    data = prepared(server.url, cache=tmp_path / "cache", cache_gb=1, retries=3)
-    server.failing = 3
-    with caplog.at_level(logging.WARNING):
-        assert numbers_of(data, range(23)) == numbers_of(prepared(folder), range(23))
-    assert waits == [1, 2, 4]
-    assert caplog.text.count("trying again") == 3
-
-
-def test_a_store_that_stops_in_mid_epoch_is_one_clear_error(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(shards.time, "sleep", lambda seconds: None)
-    data = prepared(server.url, cache=tmp_path / "cache", cache_gb=1, retries=2)
-    assert len(numbers_of(data, range(4))) == 4
-    server.stop()
-    message = rf"{server.url}/\d+-\d+.tar cannot be reached after 3 tries .*ckpt_path=last goes on"
-    with pytest.raises(ValueError, match=message):
-        numbers_of(data, range(23))
-    loader = DataLoader(data, 1, sampler=range(23), num_workers=1, collate_fn=collate)
-    with pytest.raises(ValueError, match=message):
-        list(loader)
-
-
-def test_a_server_without_byte_ranges_is_told_apart(server: Server) -> None:
-    with pytest.raises(ValueError, match="ignores byte ranges: set data.reading.cache_gb above 0"):
-        prepared(server.url).shards.read(5)
-
-
-def test_an_unknown_kind_of_store_is_named() -> None:
-    with pytest.raises(ValueError, match=r"nowhere://x/latents.json cannot be read: Protocol not known: nowhere"):
-        prepared("nowhere://x")
+    monkeypatch.setattr(Path, "write_text", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write_shard(folder, numbers, [sample(number + 50) for number in numbers])
+    assert path.stat().st_size == 10240
+    assert finished_shard(folder, numbers) is None
 
 
 def test_layout_is_the_one_that_tarfile_writes(tmp_path: Path) -> None:

@@ -12,13 +12,38 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from motionanim.data.latents import encode_clips, encode_shard
+from motionanim.data.remote import is_remote
 from motionanim.entry import one_line_errors, quiet
 
-# What a folder may differ in: none of it changes a clip.
+# What a folder may differ in: none of it changes a clip. `names` counts by the list that it gives. `flow_cache` is only
+# a place; what lies there does matter, as flow that `prepare` has cached bounds where a clip begins.
 _NO_MATTER = (
-    "batch_size", "num_workers", "val", "rejected", "max_rejected_share", "flow_cache", "latents", "hint", "min_speed",
-    "device", "reading",
+    "batch_size", "num_workers", "val", "rejected", "max_rejected_share", "names", "flow_cache", "latents", "hint",
+    "min_speed", "device", "reading",
 )  # fmt: skip
+
+# The settings that are a file or folder, and those that are one or the name of a download.
+_PATHS = ("out", "cache", "runs", "run", "root", "jsonl", "names", "index", "flow_cache", "rejected", "latents")
+_PATHS_OR_NAMES = ("base", "weights")
+
+
+def portable(config: DictConfig) -> DictConfig:
+    """A resolved configuration with absolute paths: the same in any folder of any machine that shares the disk."""
+
+    def absolute(node: Any, key: str = "") -> Any:
+        if isinstance(node, dict):
+            return {key: absolute(value, key) for key, value in node.items()}
+        if not isinstance(node, str) or is_remote(node):
+            return node
+        is_path = key in _PATHS or (key in _PATHS_OR_NAMES and Path(node).exists())
+        return str(Path(node).absolute()) if is_path else node
+
+    return OmegaConf.create(absolute(OmegaConf.to_container(config, resolve=True)))
+
+
+def clip_source(data: DictConfig, names: Iterable[str]) -> dict[str, Any]:
+    """What decides which clips a training stream gives: its settings and a digest of its list of videos."""
+    return _settled(OmegaConf.to_container(data, resolve=True)) | {"videos": _digest(names)}
 
 
 def _settled(node: Any) -> Any:
@@ -54,7 +79,7 @@ def _work(config: str) -> Callable[[range, Path], None]:
 
 
 def make_shard(positions: range, folder: Path, *, config: str) -> None:
-    """`encode_shard` for a resolved configuration in YAML, which any worker can be sent."""
+    """`encode_shard` for a `portable` configuration in YAML, which any worker can be sent."""
     quiet()
     _work(config)(positions, folder)
 
@@ -64,18 +89,22 @@ def make_shard(positions: range, folder: Path, *, config: str) -> None:
 def main(config: DictConfig) -> None:
     """Encode `clips` positions of the training stream of `data` into `out`: see conf/encode.yaml."""
     quiet()
+    if is_remote(config.out):
+        raise ValueError(
+            f"out={config.out}: encode writes to a local folder; give out=FOLDER, upload it, and train on it with "
+            f"data.latents={config.out}"
+        )
+    config = portable(config)
     data = hydra.utils.instantiate(config.data, _convert_="all")
-    source = _settled(OmegaConf.to_container(config.data, resolve=True))
-    source["videos"] = _digest(getattr(data.train, "names", ()))
     made = encode_clips(
-        functools.partial(make_shard, config=OmegaConf.to_yaml(config, resolve=True)),
+        functools.partial(make_shard, config=OmegaConf.to_yaml(config)),
         count=config.clips,
         shard_clips=config.shard_clips,
         predict=config.predict,
         vae=hydra.utils.instantiate(config.codec).fingerprint(),
         size={name: config.scale[name] for name in ("num_frames", "height", "width")},
-        source=source,
-        folder=Path(config.out).absolute(),
+        source=clip_source(config.data, getattr(data.train, "names", ())),
+        folder=Path(config.out),
         engine=hydra.utils.instantiate(config.engine),
     )
     print(f"{made} clips encoded now; train on them with data.latents={config.out}")

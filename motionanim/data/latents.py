@@ -11,14 +11,12 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from motionanim.data.engine import Engine
+from motionanim.data.remote import is_remote, remote_request, repair
 from motionanim.data.shards import (
-    REPAIR,
     ShardLayout,
     Shards,
     fingerprint,
     finished_shard,
-    is_remote,
-    remote_request,
     remove_shard,
     shard_name,
     shard_ranges,
@@ -29,7 +27,7 @@ from motionanim.files import atomic_path
 from motionanim.types import ClipBatch, LatentBatch
 
 MANIFEST = "latents.json"
-FORMAT = "motionanim-latents-5"
+FORMAT = "motionanim-latents-6"
 
 
 class PreparedLatents(Dataset[LatentBatch]):
@@ -45,7 +43,7 @@ class PreparedLatents(Dataset[LatentBatch]):
         seed: Of the stream.
         num_frames, height, width: What the experiment expects of a clip.
         shuffle_shards: Clips are shuffled among so many shards, which are themselves shuffled in every epoch.
-        cache, cache_gb, retries: As `Shards` takes them; only for URLs.
+        cache, cache_gb, retries: As `Shards` takes them; only for URLs. The cache must hold 2 * shuffle_shards shards.
 
     Raises:
         ValueError: If the folder is none of latents, cannot be reached, is unfinished, or holds clips of another size.
@@ -69,20 +67,29 @@ class PreparedLatents(Dataset[LatentBatch]):
         self.folder, self.seed, self.shuffle_shards = str(folder), seed, shuffle_shards
         manifest = _read_manifest(self.folder, retries=retries)
         if manifest is None:
-            raise ValueError(
-                f"latents={folder} holds no {MANIFEST}: make latents with python -m motionanim.data.encode out=FOLDER"
-            )
+            advice = "make latents with python -m motionanim.data.encode out=FOLDER"
+            if is_remote(self.folder):
+                advice = f"give the URL of a folder that holds one, or {advice} and upload them there"
+            raise ValueError(f"latents={folder} holds no {MANIFEST}: {advice}")
         self.length, self.vae, self.predicts = manifest["clips"], manifest["vae"], manifest["predict"]
         wanted = {"num_frames": num_frames, "height": height, "width": width}
         if manifest["size"] != wanted:
             raise ValueError(f"latents={folder} holds clips of {manifest['size']}, the experiment's are {wanted}")
         if "shards" not in manifest:
-            raise ValueError(f"latents={folder} is unfinished: {REPAIR}")
+            raise ValueError(f"latents={folder} is unfinished: {repair(self.folder)}")
         layout = ShardLayout(self.length, manifest["shard_clips"], manifest["clip_bytes"])
         if not is_remote(self.folder):
             _check_shards(Path(folder), layout)
         self.fingerprint = fingerprint(manifest["shards"])
-        self.shards = Shards(self.folder, layout, manifest["shards"], cache=cache, cache_gb=cache_gb, retries=retries)
+        self.shards = Shards(
+            self.folder,
+            layout,
+            manifest["shards"],
+            cache=cache,
+            cache_gb=cache_gb,
+            retries=retries,
+            together=2 * shuffle_shards,  # some processes still read one block when others begin the next
+        )
 
     def __len__(self) -> int:
         return self.length
@@ -217,10 +224,11 @@ def _check_shards(folder: Path, layout: ShardLayout) -> None:
         try:
             size = path.stat().st_size
         except FileNotFoundError as error:
-            raise ValueError(f"{path} is missing: {REPAIR}") from error
+            raise ValueError(f"{path} is missing: {repair(str(folder))}") from error
         if size != layout.shard_bytes(len(positions)):
             raise ValueError(
-                f"{path} is truncated: {size} bytes, {layout.shard_bytes(len(positions))} are right; {REPAIR}"
+                f"{path} is truncated: {size} bytes, {layout.shard_bytes(len(positions))} are right; "
+                f"{repair(str(folder))}"
             )
 
 
@@ -241,7 +249,10 @@ def _read_manifest(folder: str, *, retries: int) -> dict[str, Any] | None:
     try:
         manifest = json.loads(text)
     except ValueError as error:
-        raise ValueError(f"{where} is damaged: delete it and encode again, shards that are whole are kept") from error
+        raise ValueError(f"{where} is damaged: delete it; {repair(folder)}") from error
     if manifest.get("format") != FORMAT:
-        raise ValueError(f"{where} has format {manifest.get('format')!r}, this version reads {FORMAT!r}: encode again")
+        raise ValueError(
+            f"{where} has format {manifest.get('format')!r}, this version reads {FORMAT!r}: encode again, into another "
+            "folder, or delete this one"
+        )
     return manifest

@@ -4,25 +4,21 @@ The layout is webdataset's (one member `NUMBER.safetensors` a sample), so tar, w
 samples of a dataset have the same size, a sample's place in its shard is known without an index.
 """
 
-import fcntl
 import hashlib
 import io
-import logging
 import os
 import tarfile
-import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-import fsspec
 import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from motionanim.data.remote import is_remote, remote_request, repair
+from motionanim.data.shard_cache import ShardCache
 from motionanim.files import atomic_path, file_sha256
-
-logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
@@ -66,6 +62,7 @@ def write_shard(folder: Path, numbers: range, samples: Iterable[Mapping[str, Ten
         ValueError: If the samples differ in size.
     """
     path = folder / shard_name(numbers)
+    _digest_path(path).unlink(missing_ok=True)  # of other bytes, where a damaged shard is written again
     with atomic_path(path) as partial:
         with tarfile.open(partial, "w", format=tarfile.USTAR_FORMAT) as tar:
             sizes = set()
@@ -114,18 +111,34 @@ class Shards:
         cache_gb: Its size in GB; the shards that were not read for longest go. 0 reads each sample by itself from the
             store, without a cache.
         retries: How often a failed request is repeated, after 1, 2, 4, ... s.
+        together: Shards that are read in turns. A cache must hold them: it would fetch them again and again.
+
+    Raises:
+        ValueError: If a number is out of its range, or the cache too small.
     """
 
     def __init__(
-        self, url: str, layout: ShardLayout, digests: list[str], *, cache: str | Path, cache_gb: float, retries: int
+        self,
+        url: str,
+        layout: ShardLayout,
+        digests: list[str],
+        *,
+        cache: str | Path,
+        cache_gb: float,
+        retries: int,
+        together: int = 1,
     ) -> None:
         if cache_gb < 0 or retries < 0:
             raise ValueError(f"cache_gb={cache_gb}, retries={retries}: must be at least 0")
         self.url, self.layout, self.digests = url.rstrip("/"), layout, digests
-        self.cache, self.cache_bytes, self.retries = Path(cache), cache_gb * 1e9, retries
-        least = 2 * layout.shard_bytes(min(layout.shard_samples, layout.samples))
-        if is_remote(self.url) and 0 < self.cache_bytes < least:
-            raise ValueError(f"cache_gb={cache_gb}: must be 0, or hold two shards: at least {least / 1e9:.3g}")
+        self.cache, self.retries = ShardCache(cache, round(cache_gb * 1e9)), retries
+        together = min(together, len(digests))
+        least = together * layout.shard_bytes(min(layout.shard_samples, layout.samples)) / 1e9
+        if is_remote(self.url) and 0 < cache_gb < least:
+            raise ValueError(
+                f"data.reading.cache_gb={cache_gb}: must be 0, or hold the {together} shards that are read in turns: "
+                f"at least {least}; or lower data.reading.shuffle_shards"
+            )
 
     def read(self, number: int) -> dict[str, Tensor]:
         """Sample `number`.
@@ -138,104 +151,49 @@ class Shards:
         name = shard_name(range(first, min(first + self.layout.shard_samples, self.layout.samples)))
         start = place * self.layout.stride()
         end = start + tarfile.BLOCKSIZE + self.layout.sample_bytes
+        where, mend = f"{self.url}/{name}", repair(self.url)
         if not is_remote(self.url):
             content = self._read_local(Path(self.url, name), start, end)
-        elif self.cache_bytes:
+        elif self.cache.size:
             content = self._read_cached(shard, name, start, end)
+            where, mend = str(self.cache.path(self.digests[shard])), "it is fetched anew"
         else:
             content = self._remote(name, lambda files, path: files.cat_file(path, start=start, end=end))
-        where = f"{self.url}/{name}"
         if len(content) > end - start:
             raise ValueError(f"the server of {where} ignores byte ranges: set data.reading.cache_gb above 0")
         if len(content) < end - start:
-            raise ValueError(f"{where} is truncated: sample {number} ends at byte {end}; {REPAIR}")
+            raise ValueError(f"{where} is truncated: sample {number} ends at byte {end}: delete it; {mend}")
         try:
             if content[: tarfile.LENGTH_NAME].rstrip(b"\0").decode() != _member(number):
                 raise ValueError("another sample is in its place")
             return safetensors.torch.load(content[tarfile.BLOCKSIZE :])
         except (SafetensorError, ValueError) as error:
-            raise ValueError(f"{where} is damaged at sample {number} ({error}): delete it; {REPAIR}") from error
+            raise ValueError(f"{where} is damaged at sample {number} ({error}): delete it; {mend}") from error
 
     def _read_local(self, path: Path, start: int, end: int) -> bytes:
         try:
             with open(path, "rb", buffering=0) as file:
                 return os.pread(file.fileno(), end - start, start)
         except FileNotFoundError as error:
-            raise ValueError(f"{path} is missing: {REPAIR}") from error
+            raise ValueError(f"{path} is missing: {repair(self.url)}") from error
 
     def _read_cached(self, shard: int, name: str, start: int, end: int) -> bytes:
-        path = self.cache / f"{self.digests[shard]}.tar"  # by content: another version never answers
-        while True:
-            try:
-                with open(path, "rb", buffering=0) as file:
-                    os.utime(file.fileno(), ns=(time.time_ns(),) * 2)  # finer than the kernel's own "now"
-                    return os.pread(file.fileno(), end - start, start)
-            except FileNotFoundError:  # not there yet, or another process has just made room
-                self._fetch(shard, name, path)
+        digest, first = self.digests[shard], shard * self.layout.shard_samples
+        size = self.layout.shard_bytes(min(self.layout.shard_samples, self.layout.samples - first))
 
-    def _fetch(self, shard: int, name: str, path: Path) -> None:
-        self.cache.mkdir(parents=True, exist_ok=True)
-        with open(self.cache / f"lock-{shard % 16}", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # one process of a machine fetches a shard, the others wait
-            if path.exists():
-                return
-            first = shard * self.layout.shard_samples
-            self._make_room(self.layout.shard_bytes(min(self.layout.shard_samples, self.layout.samples - first)))
-            with atomic_path(path) as partial:
-                self._remote(name, lambda files, source: files.get_file(source, str(partial)))
-                if file_sha256(partial) != self.digests[shard]:
-                    raise ValueError(f"{self.url}/{name} is truncated or damaged: its SHA-256 is wrong; {REPAIR}")
+        def fetch(path: Path) -> None:
+            self._remote(name, lambda files, source: files.get_file(source, str(path)))
+            if file_sha256(path) != digest:
+                where = f"{self.url}/{name}"
+                raise ValueError(f"{where} is truncated or damaged: its SHA-256 is wrong; {repair(self.url)}")
 
-    def _make_room(self, needed: int) -> None:
-        shards = []
-        for path in self.cache.glob("[!.]*.tar"):
-            try:
-                shards.append((path.stat().st_mtime_ns, path.stat().st_size, path))
-            except FileNotFoundError:  # another process made room
-                continue
-        total = needed + sum(size for _, size, _ in shards)
-        for _, size, path in sorted(shards):
-            if total <= self.cache_bytes:
-                return
-            path.unlink(missing_ok=True)
-            total -= size
+        return self.cache.read(digest, size, fetch, start, end)
 
-    def _remote(self, name: str, request: Callable[[fsspec.AbstractFileSystem, str], Result]) -> Result:
-        return remote_request(f"{self.url}/{name}", request, retries=self.retries)
-
-
-REPAIR = "run motionanim.data.encode again with the same settings, it rewrites only what is missing"
-
-
-def is_remote(url: str) -> bool:
-    return "://" in url
-
-
-def remote_request(url: str, request: Callable[[fsspec.AbstractFileSystem, str], Result], *, retries: int) -> Result:
-    """Ask the filesystem of `url`, again if it fails.
-
-    Raises:
-        ValueError: If there is no such file, or it still fails after `retries` more tries.
-    """
-    try:
-        # Made in each process when it is needed: connections do not survive a fork. fsspec keeps them.
-        files, path = fsspec.core.url_to_fs(url)
-    except (ImportError, ValueError) as error:
-        raise ValueError(f"{url} cannot be read: {error}") from error
-    for attempt in range(retries + 1):
+    def _remote(self, name: str, request: Callable[..., Result]) -> Result:
         try:
-            return request(files, path)
+            return remote_request(f"{self.url}/{name}", request, retries=self.retries)
         except FileNotFoundError as error:
-            raise ValueError(f"{url} is missing: {REPAIR}") from error
-        except Exception as error:  # every store has errors of its own
-            if attempt == retries:
-                raise ValueError(
-                    f"{url} cannot be reached after {retries + 1} tries ({type(error).__name__}: {error}): nothing is "
-                    "lost; when it can, the same command with ckpt_path=last goes on from the last checkpoint"
-                ) from error
-            logger.warning("%s: %s, trying again in %d s", url, error, 2**attempt)
-            time.sleep(2**attempt)
-    raise AssertionError("unreachable")
+            raise ValueError(f"{self.url}/{name} is missing: {repair(self.url)}") from error
 
 
 def fingerprint(digests: Iterable[str]) -> str:

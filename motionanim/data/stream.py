@@ -18,6 +18,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate, get_
 
 Batch = TypeVar("Batch", bound=tuple)
 
+# What a dataset may have that decides about its order, and the setting of each.
+_ORDER = {"seed": "data.seed (with data=synthetic data.train.seed)", "shuffle_shards": "data.reading.shuffle_shards"}
+
 
 def rng(seed: int, position: int) -> np.random.Generator:
     """The random generator that belongs to one position of one stream."""
@@ -159,7 +162,7 @@ class StreamData(L.LightningDataModule):
         """
         done = self._batches() - self._batches_before
         clips = self._start + done * self.batch_size * self.trainer.world_size
-        return {"clips": clips, "dataset": self._dataset()}
+        return {"clips": clips, "dataset": self._dataset(), **self._order()}
 
     def _batches(self) -> int:
         """Batches of whole steps that the loops have counted, those before a resume included."""
@@ -170,6 +173,10 @@ class StreamData(L.LightningDataModule):
         """Fingerprint of a prepared dataset; what is made on the fly has none."""
         return getattr(self.train, "fingerprint", None)
 
+    def _order(self) -> dict[str, int]:
+        """What else decides which clip stands at a position."""
+        return {name: getattr(self.train, name) for name in _ORDER if hasattr(self.train, name)}
+
     def load_state_dict(self, state: dict[str, int | str | None]) -> None:
         """Raises ValueError as `check_state`."""
         self.check_state(state)
@@ -179,7 +186,7 @@ class StreamData(L.LightningDataModule):
         """Whether a run can go on from here.
 
         Raises:
-            ValueError: If the checkpoint does not say at which clip it was written, or was of another dataset.
+            ValueError: If the checkpoint does not say at which clip it was written, or was of another dataset or order.
         """
         if "clips" not in state:
             raise ValueError(
@@ -195,3 +202,9 @@ class StreamData(L.LightningDataModule):
                 f"the run began with {began} and would go on with {now}, whose positions are other clips: resume with "
                 "the data.latents that it began with, or start a new run"
             )
+        for name, value in self._order().items():
+            if state.get(name, value) != value:  # checkpoints of earlier versions do not say
+                raise ValueError(
+                    f"the run began with {name}={state[name]} of its data and would go on with {value}, which puts "
+                    f"other clips at its positions: set {_ORDER[name]} to {state[name]}, or start a new run"
+                )

@@ -22,9 +22,9 @@ from motionanim.data.video import Video
 from motionanim.evaluation.cases import Case
 from motionanim.evaluation.reading import Reading, read_clip
 from motionanim.files import file_sha256
+from motionanim.fingerprint import weights_fingerprint
 from motionanim.flow import motion_strength, trace_back, warp
 from motionanim.generate import Generator, LongVideo, pick_device
-from motionanim.metrics.perceptual import weights_fingerprint
 from motionanim.models.codec import PREDICTION
 from motionanim.models.flow_refiner import FlowRefiner
 

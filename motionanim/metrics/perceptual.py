@@ -4,7 +4,6 @@ The networks come ready made (`motionanim.models.pretrained` loads them); what r
 of its weights.
 """
 
-import hashlib
 from collections.abc import Callable, Sequence
 from importlib.resources import as_file, files
 from typing import Any, Literal, NamedTuple
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
+from motionanim.fingerprint import weights_fingerprint
 from motionanim.metrics.base import ClipMetric
 from motionanim.metrics.frame import both_conventions, check_clips, check_pair
 
@@ -31,16 +31,6 @@ _BACKBONES = {"alex": _Backbone((1, 4, 7, 9, 11), 31), "vgg": _Backbone((3, 8, 1
 _LPIPS_SHIFT, _LPIPS_SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 _CLIP_SIZE = 224
 _CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-
-
-def weights_fingerprint(module: nn.Module, *more: Tensor) -> str:
-    """Sixteen hex digits of a hash of all weights, with their names, and of further tensors."""
-    digest = hashlib.sha256()
-    named = list(module.state_dict().items()) + [(str(i), tensor) for i, tensor in enumerate(more)]
-    for name, value in named:
-        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
-        digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()[:16]
 
 
 def lpips(

@@ -8,8 +8,8 @@ from diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion 
 from torch import Tensor, nn
 from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 
+from motionanim.fingerprint import weights_fingerprint
 from motionanim.flow import trace_back, warp
-from motionanim.models.fingerprint import weights_fingerprint
 from motionanim.schedule import per_clip
 from motionanim.types import Condition
 
@@ -46,12 +46,11 @@ class Codec(nn.Module):
         return 2 ** (len(self.vae.config.block_out_channels) - 1)
 
     def fingerprint(self) -> str:
-        """What prepared latents remember of the VAE and CLIP that made them: the ends of both."""
-        encoder, clip = self.vae.encoder, self.image_encoder
-        return weights_fingerprint(
-            encoder.conv_in.weight, encoder.conv_out.weight, clip.vision_model.embeddings.patch_embedding.weight,
-            clip.visual_projection.weight,
-        )  # fmt: skip
+        """What prepared latents remember of what made them: the VAE's encoder and CLIP, whole, but no decoder."""
+        quant_conv = getattr(self.vae, "quant_conv", None)  # not every VAE has one
+        used = nn.ModuleList([self.vae.encoder, quant_conv or nn.Identity(), self.image_encoder])
+        scale = torch.tensor(self.vae.config.scaling_factor)
+        return weights_fingerprint(used, scale, self.image_mean, self.image_std)
 
     def train(self, mode: bool = True) -> "Codec":
         """Stay in eval mode: frozen means frozen, dropout and norms included."""

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from motionanim.files import atomic_path
-from motionanim.models.fingerprint import fingerprint
+from motionanim.fingerprint import fingerprint
 
 TARGET = r".*\.temporal_transformer_blocks\.\d+\.attn1\.(to_q|to_k|to_v|to_out\.0)"
 ADAPTER = "motion"

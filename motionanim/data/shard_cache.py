@@ -1,0 +1,112 @@
+"""Files of a store on the local disk, never more than a bound, however many processes of a machine share the folder."""
+
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class ShardCache:
+    """Whole files by the SHA-256 of their content, so that another version never answers. Holds no open file.
+
+    A file is `DIGEST.tar`, and `.DIGEST.BYTES.partial` while it comes. Locks: one for each two first digits, of whoever
+    fetches such a file, and `room`, of whoever counts and deletes. A process that dies leaves no lock.
+
+    Args:
+        folder: Where; made when it is needed.
+        size: Bytes, at least those of one file. The files that were not read for longest go.
+    """
+
+    def __init__(self, folder: str | Path, size: int) -> None:
+        self.folder, self.size = Path(folder), size
+
+    def path(self, digest: str) -> Path:
+        return self.folder / f"{digest}.tar"
+
+    def read(self, digest: str, size: int, fetch: Callable[[Path], None], start: int, end: int) -> bytes:
+        """Bytes `start` to `end` of the file of `size` bytes.
+
+        Args:
+            fetch: Writes the file to a path, if it is not here; sees that it is the right one.
+
+        Raises:
+            ValueError: If this machine's disk cannot hold it.
+        """
+        path = self.path(digest)
+        try:
+            if (content := _read(path, start, end)) is not None:
+                return content
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with self._locked(digest[:2]):
+                if (content := _read(path, start, end)) is not None:
+                    return content  # another process has fetched it meanwhile
+                partial = self.folder / f".{digest}.{size}.partial"
+                partial.unlink(missing_ok=True)  # of a killed process
+                try:
+                    self._reserve(partial, digest, size)
+                    fetch(partial)
+                    content = _read(partial, start, end)  # before another process can make room of it
+                    os.replace(partial, path)
+                    return content
+                finally:
+                    partial.unlink(missing_ok=True)
+        except OSError as error:
+            raise ValueError(
+                f"cache={self.folder}: {error.strerror or error}: choose another folder with data.reading.cache, or "
+                "lower data.reading.cache_gb"
+            ) from error
+
+    def _reserve(self, partial: Path, digest: str, size: int) -> None:
+        while True:
+            with self._locked("room"):
+                if self._make_room(digest, size):
+                    partial.touch()
+                    return
+            time.sleep(0.1)  # others fetch as much as the cache holds: what they have finished can go
+
+    def _make_room(self, digest: str, size: int) -> bool:
+        """Delete what is needed for `size` more bytes; False if even without all finished files they do not fit."""
+        room = self.size - size
+        for partial in self.folder.glob(".*.partial"):
+            _, other, whole, _ = partial.name.split(".")
+            if other[:2] == digest[:2] or self._is_free(other[:2]):
+                # Of a killed process: whoever fetches holds the lock, and begins while `room` is locked.
+                partial.unlink(missing_ok=True)
+            else:
+                room -= int(whole)
+        if room < 0:
+            return False
+        files = [
+            (state.st_mtime_ns, state.st_size, path) for path in self.folder.glob("*.tar") if (state := path.stat())
+        ]
+        total = sum(length for _, length, _ in files)
+        for _, length, path in sorted(files):
+            if total <= room:
+                break
+            path.unlink(missing_ok=True)
+            total -= length
+        return True
+
+    def _is_free(self, name: str) -> bool:
+        try:
+            with self._locked(name, fcntl.LOCK_NB):
+                return True
+        except BlockingIOError:
+            return False
+
+    @contextmanager
+    def _locked(self, name: str, how: int = 0) -> Iterator[None]:
+        with open(self.folder / f"lock-{name}", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | how)
+            yield
+
+
+def _read(path: Path, start: int, end: int) -> bytes | None:
+    try:
+        with open(path, "rb", buffering=0) as file:
+            os.utime(file.fileno(), ns=(time.time_ns(),) * 2)  # finer than the kernel's own "now"
+            return os.pread(file.fileno(), end - start, start)
+    except FileNotFoundError:
+        return None

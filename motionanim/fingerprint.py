@@ -1,0 +1,27 @@
+"""Short hashes that tell one set of weights from another."""
+
+import hashlib
+
+import torch
+from torch import Tensor, nn
+
+
+def fingerprint(unet: nn.Module) -> str:
+    """What a LoRA remembers of its UNet: a hash of the first and last convolution.
+
+    Rounded to bf16 first, so that weights loaded in fp32, fp16 or bf16 give the same.
+    """
+    digest = hashlib.sha256()
+    for weight in (unet.conv_in.weight, unet.conv_out.weight):
+        digest.update(weight.detach().cpu().to(torch.bfloat16).view(torch.int16).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def weights_fingerprint(module: nn.Module, *more: Tensor) -> str:
+    """Sixteen hex digits of a hash of all weights, with their names, and of further tensors."""
+    digest = hashlib.sha256()
+    named = list(module.state_dict().items()) + [(str(i), tensor) for i, tensor in enumerate(more)]
+    for name, value in named:
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
