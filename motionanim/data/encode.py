@@ -18,8 +18,8 @@ from motionanim.entry import one_line_errors, quiet
 # What a folder may differ in: none of it changes a clip. `names` counts by the list that it gives. `flow_cache` is only
 # a place; what lies there does matter, as flow that `prepare` has cached bounds where a clip begins.
 _NO_MATTER = (
-    "batch_size", "num_workers", "val", "rejected", "max_rejected_share", "names", "flow_cache", "latents", "hint",
-    "min_speed", "device", "reading",
+    "batch_size", "num_workers", "val", "val_clips", "rejected", "max_rejected_share", "names", "flow_cache", "latents",
+    "hint", "min_speed", "device", "reading",
 )  # fmt: skip
 
 # The settings that are a file or folder, and those that are one or the name of a download.
