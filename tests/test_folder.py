@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, default_collate
 
-from motionanim.data.clips import Names, Rejections, VideoClips, clip_data, flow_path, split_names
+from motionanim.data.clips import Rejections, VideoClips, clip_data, flow_path
 from motionanim.data.folder import folder_clips, folder_names
+from motionanim.data.names import Names, split_names
 from motionanim.data.prepare import cached_flow
 from motionanim.data.stream import as_float, as_floats, collate
 from motionanim.data.video import Video, VideoError, write_video

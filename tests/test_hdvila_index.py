@@ -14,10 +14,10 @@ import torch
 from torch.utils.data import DataLoader
 
 from motionanim.data import hdvila, hdvila_index
-from motionanim.data.clips import split_names
 from motionanim.data.hdvila import hdvila_clips, hdvila_names, video_of
 from motionanim.data.hdvila_index import IndexedNames, split_index, write_index
 from motionanim.data.layouts import write_hdvila
+from motionanim.data.names import split_names
 from motionanim.data.stream import shuffled_index
 
 

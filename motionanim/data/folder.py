@@ -4,7 +4,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from motionanim.data.clips import Names, check_root, split_names
+from motionanim.data.clips import check_root
+from motionanim.data.names import Names, split_names
 
 SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"})
 

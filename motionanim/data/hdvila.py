@@ -10,8 +10,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from motionanim.data.clips import Names, check_root, split_names
+from motionanim.data.clips import check_root
 from motionanim.data.hdvila_index import IndexedNames, kept_index, split_index
+from motionanim.data.names import Names, split_names
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
-from motionanim.data.clips import hash_share, split_border
+from motionanim.data.names import hash_share, split_border
 from motionanim.files import atomic_path
 
 ROWS = 1024  # of a batch: what is held while writing, and read to find a name
@@ -64,7 +64,7 @@ class IndexedNames(Sequence[str]):
 
 
 def split_index(path: Path, *, val_share: float) -> tuple[IndexedNames, IndexedNames]:
-    """Training and validation names of an index, the same as `clips.split_names` gives.
+    """Training and validation names of an index, the same as `names.split_names` gives.
 
     Raises:
         ValueError: If the file is damaged, `val_share` is out of range, or there are fewer than two groups.

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from motionanim.data.clips import Names, Rejections, check_root, clip_data, file_data, load_usable
+from motionanim.data.clips import Rejections, check_root, clip_data, file_data, load_usable
+from motionanim.data.names import Names
 from motionanim.data.stream import StreamData, as_float, rng
 from motionanim.data.video import VideoError, cover_size
 from motionanim.flow import resize_flow
