@@ -166,7 +166,7 @@ def run_train(*overrides: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 SMALL = [
     "scale.height=16", "scale.width=16", "scale.num_frames=5", "scale.batch_size=2", "trainer.max_steps=1",
-    "trainer.val_check_interval=1", "+trainer.limit_val_batches=1", "trainer.log_every_n_steps=1", "run=smoke",
+    "trainer.val_check_interval=1", "trainer.limit_val_batches=1", "trainer.log_every_n_steps=1", "run=smoke",
     "scale.num_workers=0", "sampling.num_steps=2", "trainer.precision=32-true",
 ]  # fmt: skip
 
@@ -200,6 +200,11 @@ def test_every_experiment_runs_one_step(experiment: str, base: Path, tmp_path: P
     if experiment == "motion_lora":
         for name in ("camera.json", "before.mp4", "after.mp4", "before_after.png"):
             assert (out / name).is_file()
+        before = {path: path.read_bytes() for path in out.glob("*.*") if path.suffix in (".yaml", ".csv")}
+        refused = run_train(*overrides, "ckpt_path=auto", "model.rank=8", cwd=tmp_path)
+        assert refused.returncode == 2
+        assert "the checkpoint does not fit this model" in refused.stderr
+        assert {path: path.read_bytes() for path in out.glob("*.*") if path.suffix in (".yaml", ".csv")} == before
 
 
 @pytest.mark.slow

@@ -214,7 +214,7 @@ def test_the_commands_encode_and_train(base: Path, tmp_path: Path) -> None:
     train = [
         str(ROOT / "train.py"), "experiment=motion_lora", "trainer.max_steps=1", "run=smoke", *small,
         "scale.motion_channels=8", "sampling.num_steps=2", "callbacks.camera.clips=1", "callbacks.preview.clips=1",
-        "+trainer.limit_val_batches=1",
+        "trainer.limit_val_batches=1",
     ]  # fmt: skip
     done = run(*train, "data.latents=latents")
     assert done.returncode == 0, done.stderr[-2000:]
