@@ -61,7 +61,7 @@ def run_plain(cfg: DictConfig, clips: list[ClipBatch], batch: int, steps: int, d
         trained = counted.trained_names(unet, cfg.model.trainable)
         for name, parameter in unet.named_parameters():
             parameter.requires_grad_(name in trained)
-    if cfg.scale.gradient_checkpointing:
+    if cfg.scale.checkpoint_width:
         unet.enable_gradient_checkpointing()
     unet.to(device).train()
     batches = [default_collate(clips[first : first + batch]) for first in range(0, len(clips) - batch + 1, batch)]

@@ -33,7 +33,7 @@ MISTAKES = (ValueError, OSError, InstantiationException, MisconfigurationExcepti
 # What to change where memory is short, cheapest first, by the part of a config that tells the commands apart.
 MEMORY = {
     "trainer": {
-        "scale.gradient_checkpointing": "true",
+        "scale.checkpoint_width": "1280: all blocks are computed twice",
         "scale.batch_size": "lower",
         "trainer.accumulate_grad_batches": "higher by as much",
         "scale.num_workers": "lower, for the host's memory",

@@ -95,12 +95,18 @@ def test_fake_tensors_cost_what_real_ones_do(base: Path) -> None:
 
 def test_checkpointing_blocks_needs_less_than_diffusers_own(base: Path) -> None:
     z, peaks = torch.randn(2, 5, 4, 8, 8), []
-    for prepare in (lambda d: None, lambda d: d.unet.enable_gradient_checkpointing(), Denoiser.checkpoint_blocks):
+    kinds = (
+        lambda d: None,
+        lambda d: d.unet.enable_gradient_checkpointing(),
+        lambda d: d.checkpoint_blocks(32),
+        lambda d: d.checkpoint_blocks(64),
+    )
+    for prepare in kinds:
         denoiser = Denoiser.from_pretrained(base, downscale=2, motion=MOTION).train()
         prepare(denoiser)
         peaks.append(step_memory(denoiser, z))
-    plain, diffusers_own, blocks = peaks
-    assert blocks < diffusers_own < plain
+    plain, diffusers_own, narrow, blocks = peaks
+    assert blocks < narrow < diffusers_own < plain
 
 
 @pytest.mark.slow
@@ -108,7 +114,7 @@ def test_batch_4_trains_within_80_gb_at_svd_size(no_memory: None) -> None:
     """512 x 512 x 25, literal preset, bf16-mixed, weights, gradients and optimizer in float32: 44 GiB at the peak."""
     denoiser = Denoiser(svd_unet(), downscale=8, motion=STILL | {"channels": 64}).train()
     denoiser.select_trainable("literal")
-    denoiser.checkpoint_blocks()
+    denoiser.checkpoint_blocks(1280)
     optimizer = torch.optim.AdamW([p for p in denoiser.parameters() if p.requires_grad])
     condition = make_condition(
         batch=4, frames=25, image_latents=torch.empty(4, 4, 64, 64), image_embed=torch.empty(4, 1, 1024),

@@ -184,11 +184,11 @@ def test_steady_field_gives_motion_features_that_differ_per_frame(denoiser: Deno
 @pytest.mark.slow
 def test_checkpointing_and_compiling_give_the_same_gradients(base: Path) -> None:
     gradients = []
-    for checkpointing, traced in ((False, False), (True, False), (True, True)):
+    for width, traced in ((0, False), (32, False), (64, False), (64, True)):
         torch.manual_seed(0)
         denoiser = perturb(Denoiser.from_pretrained(base, downscale=2, motion=MOTION)).train()
-        if checkpointing:
-            denoiser.checkpoint_blocks()
+        if width:
+            denoiser.checkpoint_blocks(width)
         if traced:
             denoiser.unet.compile(backend="aot_eager", fullgraph=True)
         z = torch.randn(2, 5, 4, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -196,6 +196,11 @@ def test_checkpointing_and_compiling_give_the_same_gradients(base: Path) -> None
         gradients.append(torch.cat([p.grad.flatten() for p in denoiser.motion.parameters()]))
     for other in gradients[1:]:
         torch.testing.assert_close(other, gradients[0], atol=1e-7, rtol=1e-5)
+
+
+def test_a_width_that_no_block_has_is_refused(denoiser: Denoiser) -> None:
+    with pytest.raises(ValueError, match=r"checkpoint_width=1: the blocks have \[32, 64\] channels; 0 for none"):
+        denoiser.checkpoint_blocks(1)
 
 
 def test_folder_round_trip_with_motion_beside_and_diffusers_still_loads_it(

@@ -60,7 +60,7 @@ def fill_the_gpu() -> None:
 @pytest.mark.parametrize(
     ("config", "override", "settings"),
     [
-        ("train", "experiment=motion_lora", ["scale.batch_size=4 (lower)", "scale.gradient_checkpointing=False (true)",
+        ("train", "experiment=motion_lora", ["scale.batch_size=4 (lower)", "scale.checkpoint_width=0 (1280",
                                              "trainer.accumulate_grad_batches=1 (higher by as much)"]),
         ("animate", "long_video=phased", ["sampling.dtype=float32 (bfloat16)", "long_video.batch_size=8 (lower)"]),
         ("evaluate", "long_video=direct", ["sampling.dtype=float32 (bfloat16), scale.height="]),

@@ -31,7 +31,7 @@ NUMBERS = {
     "drop_image": 0.1,
     "drop_flow": 0.3,
     "drop_strength": 0.1,
-    "gradient_checkpointing": False,
+    "checkpoint_width": 0,
     "compile": None,
     "lr": 1e-3,
     "weight_decay": 0.01,

@@ -146,13 +146,26 @@ class Denoiser(nn.Module):
         """Whether it reads the motion-compensated frames of a condition."""
         return self.motion.warped is not None
 
-    def checkpoint_blocks(self) -> None:
-        """Recompute all blocks and the motion encoder in backward, in place; for training within less memory.
+    def checkpoint_blocks(self, width: int) -> None:
+        """Recompute blocks and the motion encoder in backward, in place; for training within less memory.
 
         diffusers' own `enable_gradient_checkpointing` keeps what the temporal transformer blocks make: at SVD size
-        and batch 4 a step takes 160 GiB with it and 44 with this, for a tenth more work (benchmarks/counted.py).
+        and batch 4 a step takes 160 GiB with it and 44 with this, for a tenth more work (benchmarks/counted.py). Wide
+        blocks hold little for the work of doing them twice.
+
+        Args:
+            width: Most channels of a block that is recomputed; SVD's have 320, 640 and 1280.
+
+        Raises:
+            ValueError: If no block is so narrow.
         """
-        for module in self.blocks() if self.motion.encoder is None else [*self.blocks(), self.motion.encoder]:
+        widths = {block: _channels(block) for block in self.blocks()}
+        chosen = [block for block, channels in widths.items() if channels <= width]
+        if not chosen:
+            raise ValueError(
+                f"checkpoint_width={width}: the blocks have {sorted({*widths.values()})} channels; 0 for none"
+            )
+        for module in chosen if self.motion.encoder is None else [*chosen, self.motion.encoder]:
             # Nothing in them draws random numbers, so their state need not be kept.
             module.forward = partial(checkpoint, module.forward, use_reentrant=False, preserve_rng_state=False)
 
@@ -199,3 +212,9 @@ def is_spatial_transformer(name: str) -> bool:
 def is_temporal(name: str) -> bool:
     """Whether a UNet parameter is temporal: temporal resnets and transformers, their mixers and position embeddings."""
     return "temporal" in name or "time_mixer" in name or "time_pos_embed" in name
+
+
+def _channels(block: SpatioTemporalResBlock | TransformerSpatioTemporalModel) -> int:
+    return (
+        block.in_channels if isinstance(block, TransformerSpatioTemporalModel) else block.spatial_res_block.out_channels
+    )

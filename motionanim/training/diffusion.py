@@ -39,7 +39,7 @@ class DiffusionModule(L.LightningModule):
         drop_image: Share of clips trained without CLIP embedding *and* image latents, together.
         drop_flow: Share trained without the motion field, independently.
         drop_strength: Share trained without the motion strength, independently.
-        gradient_checkpointing: `Denoiser.checkpoint_blocks`: a fifth of the memory at SVD size, one more forward pass.
+        checkpoint_width: Of gradient checkpointing, by `Denoiser.checkpoint_blocks`; 0 for none.
         compile: Mode of `Denoiser.compile_unet`, or null.
         seed: Seed of the stream of draws.
     """
@@ -57,7 +57,7 @@ class DiffusionModule(L.LightningModule):
         drop_image: float,
         drop_flow: float,
         drop_strength: float,
-        gradient_checkpointing: bool,
+        checkpoint_width: int,
         compile: str | None,
         lr: float,
         weight_decay: float,
@@ -70,8 +70,8 @@ class DiffusionModule(L.LightningModule):
         self.codec = Codec.from_pretrained(base)
         self.denoiser = Denoiser.from_pretrained(base, downscale=self.codec.downscale, motion=dict(motion))
         self.denoiser.train().select_trainable(trainable)
-        if gradient_checkpointing:
-            self.denoiser.checkpoint_blocks()
+        if checkpoint_width:
+            self.denoiser.checkpoint_blocks(checkpoint_width)
         if compile is not None:
             self.denoiser.compile_unet(compile)
         self.strict_loading = False  # checkpoints hold only what trains
