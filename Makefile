@@ -10,7 +10,7 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(VENV)/bin/python -m ruff check .
-	$(VENV)/bin/python -m pytest -n auto --maxprocesses 4
+	$(VENV)/bin/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -9,6 +9,7 @@ import torch
 
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("WANDB_SILENT", "true")
+os.environ["OMP_NUM_THREADS"] = "1"  # of the commands that tests start, which share the cores
 
 from motionanim.models.codec import Codec
 from motionanim.models.denoiser import Denoiser

@@ -139,15 +139,11 @@ def torchrun(command: list[str], processes: int) -> list[str]:
 
 
 @pytest.mark.slow
-def test_processes_share_the_clips_and_a_killed_one_costs_only_the_clip_in_hand(
-    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as torchrun sets it: sums in the same order
+def test_processes_share_the_clips_and_a_killed_one_costs_only_the_clip_in_hand(base: Path, tmp_path: Path) -> None:
     settings = ("n=5", SHARED_FRAMES)
     for name in ("one", "many"):
         (tmp_path / name).mkdir()
-    # A process of its own: the fork's threads were counted before the line above.
-    one = subprocess.run(command(base, *settings), cwd=tmp_path / "one", capture_output=True, text=True)
+    one = run(base, tmp_path / "one", *settings)
     assert one.returncode == 0, one.stderr[-2000:]
 
     quiet = {"cwd": tmp_path / "many", "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
