@@ -215,6 +215,4 @@ def is_temporal(name: str) -> bool:
 
 
 def _channels(block: SpatioTemporalResBlock | TransformerSpatioTemporalModel) -> int:
-    return (
-        block.in_channels if isinstance(block, TransformerSpatioTemporalModel) else block.spatial_res_block.out_channels
-    )
+    return block.spatial_res_block.out_channels if isinstance(block, SpatioTemporalResBlock) else block.in_channels
