@@ -53,7 +53,7 @@ def prepared_losses(module: DiffusionModule, batches: list[ClipBatch]) -> list[C
         latents = module.codec.encode(batch.frames)
         draws = module.draw(batch, latents.shape[1:])
         condition = module.condition(batch, draws)
-        sigma = torch.exp(module.hparams.sigma_mean + module.hparams.sigma_std * draws["ln_sigma"])
+        sigma = module.noise_level(draws["ln_sigma"], condition.use_flow > 0)
         arguments = (module.denoiser, latents, condition, sigma, draws["noise"])
         closures.append(lambda arguments=arguments: denoising_loss(*arguments).mean())
     return closures

@@ -11,7 +11,7 @@ def test_diffusion_and_lora_at_full_scale() -> None:
         assert cfg.trainer.max_steps == 100_000
         assert cfg.data.batch_size == 4
         assert (cfg.data.num_frames, cfg.data.height, cfg.data.width) == (25, 512, 512)
-        assert (cfg.model.sigma_mean, cfg.model.sigma_std) == (0.7, 1.6)
+        assert (cfg.model.sigma_mean, cfg.model.free_sigma_mean, cfg.model.sigma_std) == (0.7, 0.7, 1.6)
     assert cfg.model.rank == 16
     assert composed("experiment=diffusion", "scale=svd").model.trainable == "literal"
 

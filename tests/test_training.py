@@ -25,6 +25,7 @@ from motionanim.types import ClipBatch
 NUMBERS = {
     "motion": MOTION,
     "sigma_mean": 0.7,
+    "free_sigma_mean": 0.7,
     "sigma_std": 1.6,
     "noise_aug_mean": -3.0,
     "noise_aug_std": 0.5,
@@ -213,7 +214,27 @@ def test_validation_is_the_same_twice_and_covers_all_noise_levels(base: Path, tm
         trainer = make_trainer(tmp_path, 1, limit_val_batches=None)
         results.append(trainer.validate(lora_module(base), stream(), verbose=False)[0])
     assert results[0] == results[1]
-    assert sum("_at_sigma_" in name for name in results[0]) == 4, "4 validation clips, a noise level each"
+    seen = [name for name in results[0] if "_at_sigma_" in name or "_without_field" in name]
+    module = lora_module(base)
+    batches = [make_batch(batch=1, seed=position, position=position) for position in range(4)]
+    free = sum(float(module.draw(batch, (1,))["keep"][0, 1]) < 0.3 for batch in batches)
+    assert len(seen) == 4 - free + min(free, 1), "4 validation clips, a noise level each of those with their field"
+    assert 0 < free < 4
+
+
+def test_clips_without_their_field_train_at_noise_levels_of_their_own(base: Path) -> None:
+    module = MotionLoraModule(rank=4, alpha=4, base=str(base), **{**NUMBERS, "sigma_mean": -1.4})
+    levels = module.noise_level(torch.tensor([0.0, 0.0, 1.0]), torch.tensor([True, False, False]))
+    torch.testing.assert_close(levels.log(), torch.tensor([-1.4, 0.7, 2.3]))
+    batch, quantiles = make_batch(), torch.zeros(2)
+    seen = []
+    module.denoiser.register_forward_pre_hook(lambda _, inputs: seen.append((inputs[1], inputs[2].use_flow)))
+    with torch.no_grad():
+        for position in range(0, 20, 2):
+            module._losses(batch._replace(position=torch.tensor([position, position + 1])), quantiles)
+    sigma, use_flow = (torch.cat(part) for part in zip(*seen, strict=True))
+    torch.testing.assert_close(sigma.log(), torch.where(use_flow > 0, -1.4, 0.7))
+    assert 0 < use_flow.sum() < len(use_flow)
 
 
 def test_ema_is_the_average_that_validation_and_export_see(base: Path, tmp_path: Path) -> None:

@@ -33,6 +33,8 @@ class DiffusionModule(L.LightningModule):
         motion: Arguments of `MotionConditioner`, the conditioning group.
         trainable: Preset of `Denoiser.select_trainable`.
         sigma_mean: Mean of ln sigma in training.
+        free_sigma_mean: The same for clips that are left without their motion field: which way everything moves is
+            decided at noise that hides all but the whole picture.
         sigma_std: Standard deviation of ln sigma.
         noise_aug_mean: Mean of ln of the condition image's noise level.
         noise_aug_std: Its standard deviation; drawn for each clip by itself.
@@ -51,6 +53,7 @@ class DiffusionModule(L.LightningModule):
         motion: Mapping[str, Any],
         trainable: str,
         sigma_mean: float,
+        free_sigma_mean: float,
         sigma_std: float,
         noise_aug_mean: float,
         noise_aug_std: float,
@@ -76,6 +79,7 @@ class DiffusionModule(L.LightningModule):
             self.denoiser.compile_unet(compile)
         self.strict_loading = False  # checkpoints hold only what trains
         self.val_loss = MeanMetric()
+        self.val_free = MeanMetric()
         self.val_by_sigma = nn.ModuleList(MeanMetric() for _ in range(VAL_SIGMAS))
 
     def configure_model(self) -> None:
@@ -136,17 +140,21 @@ class DiffusionModule(L.LightningModule):
             use_strength=keep_strength,
         )
 
-    def _losses(self, batch: ClipBatch | LatentBatch, ln_sigma: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def _losses(self, batch: ClipBatch | LatentBatch, z_score: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(B,) losses, and (B,) whether the clip has its motion field; `z_score` (B,) instead of drawn noise levels."""
         latents = batch.latents if isinstance(batch, LatentBatch) else self.codec.encode(batch.frames)
         draws = self.draw(batch, latents.shape[1:])
-        z_score = draws["ln_sigma"] if ln_sigma is None else ln_sigma
-        sigma = self._sigma(z_score)
         condition = self.condition(batch, draws)
+        steered = condition.use_flow > 0
+        sigma = self.noise_level(draws["ln_sigma"] if z_score is None else z_score, steered)
         std = self.denoiser.motion.deviation(condition)
-        return denoising_loss(self.denoiser, latents, condition, sigma, draws["noise"], data_std=std), sigma
+        return denoising_loss(self.denoiser, latents, condition, sigma, draws["noise"], data_std=std), steered
 
-    def _sigma(self, z_score: Tensor) -> Tensor:
-        return torch.exp(self.hparams.sigma_mean + self.hparams.sigma_std * z_score)
+    def noise_level(self, z_score: Tensor, steered: Tensor) -> Tensor:
+        """Sigma (B,) at standard scores (B,) of its distribution; `steered`: which clips have their field."""
+        h = self.hparams
+        mean = torch.where(steered, z_score.new_tensor(h.sigma_mean), z_score.new_tensor(h.free_sigma_mean))
+        return torch.exp(mean + h.sigma_std * z_score)
 
     def training_step(self, batch: ClipBatch | LatentBatch) -> Tensor:
         losses, _ = self._losses(batch)
@@ -158,13 +166,13 @@ class DiffusionModule(L.LightningModule):
     def validation_step(self, batch: ClipBatch) -> None:
         # Fixed quantiles instead of draws: the same noise levels at every validation, each equally often.
         turn = batch.position % VAL_SIGMAS
-        losses, _ = self._losses(batch, torch.special.ndtri((turn + 0.5) / VAL_SIGMAS))
+        losses, steered = self._losses(batch, torch.special.ndtri((turn + 0.5) / VAL_SIGMAS))
         self.val_loss.update(losses)
-        for which, loss in zip(turn.tolist(), losses, strict=True):
-            self.val_by_sigma[which].update(loss)
+        for which, has_field, loss in zip(turn.tolist(), steered.tolist(), losses, strict=True):
+            (self.val_by_sigma[which] if has_field else self.val_free).update(loss)
 
     def on_validation_epoch_start(self) -> None:
-        for metric in self.val_by_sigma:
+        for metric in (self.val_free, *self.val_by_sigma):
             metric.update(0.0, weight=0.0)  # every process takes part in each sum, also of what it has no clip of
 
     def on_validation_epoch_end(self) -> None:
@@ -172,11 +180,15 @@ class DiffusionModule(L.LightningModule):
         self.val_loss.reset()
         for turn, metric in enumerate(self.val_by_sigma):
             quantile = torch.special.ndtri(torch.tensor((turn + 0.5) / VAL_SIGMAS))
-            sigma = self._sigma(quantile)
-            loss = metric.compute()
-            if not torch.isnan(loss):
-                self.log(f"val/loss_at_sigma_{sigma:.2f}", loss)
-            metric.reset()
+            sigma = self.noise_level(quantile, torch.tensor(True))
+            self._log_known(f"val/loss_at_sigma_{sigma:.2f}", metric)
+        self._log_known("val/loss_without_field", self.val_free)
+
+    def _log_known(self, name: str, metric: MeanMetric) -> None:
+        loss = metric.compute()
+        if not torch.isnan(loss):
+            self.log(name, loss)
+        metric.reset()
 
     def configure_optimizers(self) -> dict[str, Any]:
         h = self.hparams
