@@ -31,6 +31,9 @@ def adamw(
     check_end(decay_steps, total)
     trained = [p for p in parameters if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=lr, weight_decay=weight_decay, fused=True)
+    # Else Lightning refuses to clip in mixed precision, for fear of gradients that are still scaled (its issue 21435):
+    # bfloat16's never are, and without this torch unscales float16's before the step and not inside it.
+    optimizer._step_supports_amp_scaling = False
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: trapezoid(step, warmup=warmup_steps, decay=decay_steps, total=total)
     )

@@ -1,0 +1,93 @@
+"""Every experiment on the embedded base: python experiments/run.py [--list] [NAME ...]
+
+Without names all of them, hours on two CPU cores. Killed and started again, it goes on where it stopped. Results are in
+runs/, reports in runs/evaluate/*/report; the folders here hold what was found.
+"""
+
+import argparse
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+T = "runs/flow_refiner/l1/flow_refiner.safetensors"
+_T = (
+    "train.py experiment=flow_refiner scale.height=64 scale.width=64 scale.batch_size=16 model.refiner.width=16 "
+    "model.discriminator.width=16 model.lr=2e-3 model.l1_weight=10000 trainer.max_steps=1200 ckpt_path=auto"
+)
+_LORA = (
+    "train.py experiment=motion_lora scale.height=64 scale.width=64 trainer.max_steps=150 "
+    "trainer.val_check_interval=150 ckpt_path=auto"
+)
+_LONG = "evaluate.py -m benchmark=synthetic125 long_video=phased n=6 sampling.dtype=bfloat16"
+COMMANDS = {
+    "flow_refiner": [
+        f"{_T} run=l1",
+        f"{_T} run=blind model.refiner.sees_image=false",
+        f"experiments/flow_refiner/compare.py T={T} 'T, no image=runs/flow_refiner/blind/flow_refiner.safetensors'",
+    ],
+    "table1": [  # after flow_refiner
+        f"evaluate.py -m sweep=table1 sampling.dtype=bfloat16 refiner={T}",
+        "evaluate.py name=table1 method=warp",
+        "evaluate.py name=table1 method=eulerian",
+    ],
+    "table2": ["evaluate.py -m sweep=table2 sampling.dtype=bfloat16 n=6"],
+    "gamma": [
+        "evaluate.py -m sweep=gamma sampling.dtype=bfloat16 n=6 long_video.gamma=0,0.4,0.6,0.8,0.9,1",
+        "evaluate.py -m sweep=gamma sampling.dtype=bfloat16 n=6 sampling.rho=1 name=gamma_uniform "
+        "long_video.gamma=0,0.6,0.8,1",
+    ],
+    "noise_reschedule": [
+        "evaluate.py -m sweep=omega sampling.dtype=bfloat16 n=6",
+        f"{_LONG} name=omega long_video.shuffle=global,none 'method.label=\"phased, shuffle ${{long_video.shuffle}}\"'",
+        f"{_LONG} name=omega long_video.renormalize=false 'method.label=\"phased, Eq. 11 as printed\"'",
+        f"{_LONG} name=omega long_video.shared_noise=image 'method.label=\"phased, n(t) of the image\"'",
+    ],
+    "strength": ["evaluate.py -m sweep=strength sampling.dtype=bfloat16"],
+    "control": ["benchmarks/control.py --report benchmarks/control.md"],
+    "motion_lora": [
+        *(f"{_LORA} model.rank={rank} run=rank{rank}" for rank in (4, 16, 64)),
+        *(
+            "evaluate.py name=motion_lora benchmark=synthetic16 n=16 conditioning=no_motion_field scale.height=64 "
+            f"scale.width=64 'loras={{runs/motion_lora/rank16/lora.safetensors: {weight}}}' "
+            f"'method.label=\"LoRA, weight {weight}\"'"
+            for weight in (0, 0.5, 1)
+        ),
+    ],
+    "hints": [
+        "evaluate.py -m sweep=hints n=64",
+        "evaluate.py method=warp n=64 name=hints_cut controls.edge=cut",
+    ],
+    "guidance": [
+        f"{_LONG} sampling.max_guidance=3 name=guide_later long_video.guide_later=true,false "
+        "'method.label=\"phased, guide_later ${long_video.guide_later}\"'"
+    ],
+    "conditioning": ["experiments/embedded_base/conditioning.py"],  # after embedded_base/make.py
+    "pictures": ["experiments/embedded_base/pictures.py", "experiments/animate/pictures.py"],
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(COMMANDS)}")
+    parser.add_argument("--list", action="store_true", help="print the commands and run none")
+    args = parser.parse_args()
+    unknown = sorted({*args.names} - {*COMMANDS})
+    if unknown:
+        parser.error(f"no experiment {unknown[0]}: choose of {', '.join(COMMANDS)}")
+    for name in args.names or COMMANDS:
+        for command in COMMANDS[name]:
+            print(f"$ python {command}", flush=True)
+            if not args.list:
+                path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+                status = subprocess.run(
+                    [sys.executable, *shlex.split(command)], cwd=ROOT, env=os.environ | {"PYTHONPATH": path}
+                ).returncode
+                if status:
+                    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()
