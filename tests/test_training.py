@@ -125,6 +125,22 @@ def test_checkpoint_of_another_rank_is_refused_in_words(base: Path, tmp_path: Pa
         )
 
 
+def test_bfloat16_with_clipped_gradients_trains_by_the_clipped_gradients(base: Path, tmp_path: Path) -> None:
+    losses, norms = Losses(), []
+
+    class Clipped(L.Callback):
+        def on_train_batch_end(self, trainer, pl_module, *_) -> None:
+            moments = [state["exp_avg"] for state in trainer.optimizers[0].state.values()]
+            norms.append(torch.stack([moment.norm() for moment in moments]).norm().item())
+
+    make_trainer(tmp_path, 1, losses, Clipped(), precision="bf16-mixed", gradient_clip_val=1e-3).fit(
+        lora_module(base), stream()
+    )
+    raw = torch.stack([gradient.norm() for gradient in losses.gradients.values()]).norm().item()
+    assert raw > 1e-3
+    assert norms == [pytest.approx(0.1 * 1e-3, rel=1e-3)], "Adam's first moment is a tenth of what it was given"
+
+
 def test_only_the_lora_moves_and_its_export_loads(base: Path, tmp_path: Path) -> None:
     module = lora_module(base)
     before = {n: p.clone() for n, p in module.named_parameters()}
