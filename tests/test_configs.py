@@ -167,7 +167,7 @@ def run_train(*overrides: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 SMALL = [
     "scale.height=16", "scale.width=16", "scale.num_frames=5", "scale.batch_size=2", "trainer.max_steps=1",
     "trainer.val_check_interval=1", "trainer.limit_val_batches=1", "trainer.log_every_n_steps=1", "run=smoke",
-    "scale.num_workers=0", "sampling.num_steps=2", "trainer.precision=32-true",
+    "scale.num_workers=0", "sampling.num_steps=2",
 ]  # fmt: skip
 
 

@@ -1,0 +1,56 @@
+"""Benchmarks and runs that the tests of the harness share."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from motionanim.evaluation.cases import Request, SyntheticBenchmark
+from motionanim.evaluation.harness import Finished, Options, evaluate
+from motionanim.evaluation.methods import Control
+from motionanim.evaluation.reading import Reading
+from motionanim.evaluation.scoring import FeatureCache, Scorer
+from motionanim.metrics.frame import PSNR
+
+SIDE = 32
+READING = Reading(num_frames=5, height=SIDE, width=SIDE, fps=7, shape="stretch")
+
+
+def request(**changes) -> Request:
+    options = {"max_arrows": 3, "span": 5, "strength": None, "reverse": False, "median_strength": 0.0067, "seed": 0}
+    return Request(**options | changes)
+
+
+def synthetic(n: int = 3, **changes) -> SyntheticBenchmark:
+    world = {"seed": 5, "moving_camera": 0.0, "split": "val"}
+    return SyntheticBenchmark(name="tiny", n=n, reading=READING, world=world, request=request(**changes))
+
+
+class Mean:
+    """Real, if plain, features: what FVD is told of a clip is its mean colour and its change over time."""
+
+    name, dim, min_frames, fingerprint, protocol = "mean", 4, 2, "mean-v1", {"ddof": 1}
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, frames: Tensor) -> Tensor:
+        self.calls += len(frames)
+        return torch.cat([frames.mean((1, 3, 4)), frames.diff(dim=1).abs().mean((1, 2, 3, 4))[:, None]], dim=1)
+
+
+def scorer(folder: Path, **metrics) -> Scorer:
+    return Scorer(metrics or {"psnr": PSNR(cap=100.0)}, {"mean": Mean()}, FeatureCache(folder / "features"))
+
+
+def run(folder: Path, method=None, *, benchmark=None, score=None, keep_frames: bool = True, **changes) -> Finished:
+    return evaluate(
+        benchmark or synthetic(), method or Control(label="shuffled", kind="shuffled"), score or scorer(folder),
+        root=folder / "runs", seed=0, window=5, settings=changes.get("settings", {}), about={"sweep": None, "axes": {}},
+        options=Options(keep_frames=keep_frames, show=1, progress=False),
+    )  # fmt: skip
+
+
+def numbers(done: Finished) -> dict:
+    """All of a summary that must not depend on when and how often it was made."""
+    return {key: done.result[key] for key in ("label", "n", "metrics", "axes", "identity")}
