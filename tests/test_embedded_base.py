@@ -12,7 +12,7 @@ from diffusers import StableVideoDiffusionPipeline
 
 SCRIPT = Path(__file__).resolve().parents[1] / "experiments" / "embedded_base" / "make.py"
 SMALL = [
-    "scale.height=64", "scale.width=64", "scale.num_frames=2", "scale.batch_size=2", "scale.num_workers=0",
+    "scale.height=64", "scale.width=64", "scale.num_frames=3", "scale.batch_size=2", "scale.num_workers=0",
     "trainer.val_check_interval=100000", "trainer.accelerator=cpu",
     "callbacks.checkpoint.every_n_train_steps=2", "~logger.wandb",
 ]  # fmt: skip

@@ -6,6 +6,10 @@ choice from `rng(seed, position)`; the training step does the same for its noise
 continues with exactly the clips, crops and noise that the uninterrupted run would have used.
 """
 
+import os
+import signal
+import sys
+import threading
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -90,6 +94,25 @@ def collate(items: Sequence[Batch]) -> Batch:
     return items[0]._make(torch.from_numpy(np.stack([field.numpy() for field in fields])) for fields in zip(*items))
 
 
+def _serve_to_the_end(_: int) -> None:
+    """In a loader process: leave when the training process says so, not when the whole job is told to stop.
+
+    SLURM signals all processes of a job, and the training process needs clips until it has saved.
+    """
+    if sys.platform != "linux":
+        return
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # in all threads, which begin later
+    parent = os.getppid()
+
+    def wait() -> None:
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+            pass
+        os._exit(0)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 class PositionSampler(Sampler[int]):
     """Yield positions without end, from `start` on; of each global batch a process takes its own slice."""
 
@@ -151,6 +174,7 @@ class StreamData(L.LightningDataModule):
         return {
             "num_workers": self.num_workers,
             "collate_fn": collate,
+            "worker_init_fn": _serve_to_the_end,
             "persistent_workers": self.num_workers > 0,
             "pin_memory": self.trainer.accelerator is not None and self.trainer.strategy.root_device.type == "cuda",
         }
