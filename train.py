@@ -46,6 +46,10 @@ def main(cfg: DictConfig) -> None:
         told = requeue() if isinstance(stop, TimeIsUp) else "stopped by SIGTERM"
         print(f"{told}; saved after step {trainer.global_step}: the same command with ckpt_path=last goes on")
         sys.exit(1)
+    except SystemExit:  # Lightning's answer to Ctrl-C
+        if trainer.is_global_zero:
+            print(f"stopped by Ctrl-C after step {trainer.global_step}: ckpt_path=last goes on from the last checkpoint")
+        raise
     finally:
         wandb.finish()  # the next run of a sweep is a run of its own
     if trainer.is_global_zero:
