@@ -99,7 +99,7 @@ def log(cfg: DictConfig, done: Finished) -> None:
     result = done.result
     run = wandb.init(
         project="motionanim", group=cfg.name, job_type="evaluate", name=result["label"], id=done.folder.name[-8:],
-        resume="allow", dir=done.folder, mode="offline" if wandb_offline() else "online",
+        resume="allow", dir=done.folder, mode="offline" if wandb_offline() else None,
         config={key: result[key] for key in ("benchmark", "n", "control", "saw_motion", "seed", "settings")},
         settings=wandb.Settings(silent=True),
     )  # fmt: skip

@@ -48,7 +48,7 @@ def main(cfg: DictConfig) -> None:
         sys.exit(1)
     except SystemExit:  # Lightning's answer to Ctrl-C
         if trainer.is_global_zero:
-            print(f"stopped by Ctrl-C after step {trainer.global_step}: ckpt_path=last goes on from the last checkpoint")
+            print(f"stopped by Ctrl-C after step {trainer.global_step}: ckpt_path=last resumes the last checkpoint")
         raise
     finally:
         wandb.finish()  # the next run of a sweep is a run of its own

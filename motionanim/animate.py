@@ -68,9 +68,9 @@ def animate(overrides: Sequence[str] = (), **settings: Any) -> Animation:
 def run(config: DictConfig) -> Animation:
     """Animate as a composed conf/animate.yaml says."""
     strengths = _check_numbers(config)
-    make = {"diffusion": _diffusion, "eulerian": _eulerian}.get(config.method)
+    make = {"diffusion": _diffusion, "eulerian": _eulerian}.get(config.renderer)
     if make is None:
-        raise ValueError(f"method={config.method}: must be diffusion or eulerian")
+        raise ValueError(f"renderer={config.renderer}: must be diffusion or eulerian")
     files = _check_files(config)
     photo = load_image(config.image)
     mask = torch.ones_like(photo[:1]) if config.mask is None else load_mask(config.mask, *photo.shape[1:])
@@ -129,9 +129,9 @@ def _eulerian(config: DictConfig, photo: Tensor, controls: Controls, strengths: 
     height, width = (side - side % 2 for side in photo.shape[1:])
     image, mask = photo[:, :height, :width], controls.mask[:, :height, :width]
     if not controls.arrows:
-        raise ValueError("method=eulerian needs arrows: it moves along them and nowhere else")
+        raise ValueError("renderer=eulerian needs arrows: it moves along them and nowhere else")
     if config.loras or config.controls.field != "eulerian":
-        raise ValueError("method=eulerian takes no loras, and one steady field: controls.field=eulerian")
+        raise ValueError("renderer=eulerian takes no loras, and one steady field: controls.field=eulerian")
     if config.frames * height * width > MAX_PIXELS:
         raise ValueError(
             f"{config.frames} frames of {width}x{height} px take too much memory: shrink the image to "

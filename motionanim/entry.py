@@ -2,12 +2,14 @@
 
 import functools
 import logging
+import netrc
 import os
 import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import diffusers
 import torch
@@ -21,8 +23,16 @@ OmegaConf.register_new_resolver("package", lambda path: str(Path(__file__).paren
 
 
 def wandb_offline() -> bool:
-    """True where no W&B key is set."""
-    return "WANDB_API_KEY" not in os.environ and not Path.home().joinpath(".netrc").exists()
+    """True where there is no W&B key: neither WANDB_API_KEY nor an entry of W&B's host in the file that it reads."""
+    if os.environ.get("WANDB_API_KEY"):
+        return False
+    usual = [path for path in (Path("~/.netrc"), Path("~/_netrc")) if path.expanduser().exists()]
+    path = Path(os.environ.get("NETRC") or (usual or ["~/.netrc"])[0]).expanduser()
+    host = urlsplit(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").netloc
+    try:
+        return netrc.netrc(path).authenticators(host) is None
+    except (OSError, netrc.NetrcParseError):
+        return True
 
 
 OmegaConf.register_new_resolver("wandb_offline", wandb_offline, replace=True)

@@ -112,7 +112,7 @@ def test_loras_change_the_video_by_their_weights(base: Path, photo: Path, tiny: 
 def test_eulerian_keeps_the_photos_size_without_a_network(photo: Path, tmp_path: Path, loop: bool) -> None:
     GlobalHydra.instance().clear()
     made = animate(
-        [f"eulerian.loop={loop}"], image=photo, arrows=ARROW, method="eulerian", frames=6, out=tmp_path / "o.mp4"
+        [f"eulerian.loop={loop}"], image=photo, arrows=ARROW, renderer="eulerian", frames=6, out=tmp_path / "o.mp4"
     )
     assert made.frames.shape == (6, 3, 36, 48)
     assert "runs" not in made.record
@@ -121,8 +121,8 @@ def test_eulerian_keeps_the_photos_size_without_a_network(photo: Path, tmp_path:
 def test_without_arrows_the_model_moves_by_itself(photo: Path, tiny: list[str], tmp_path: Path) -> None:
     free, strong = (animate(tiny, image=photo, strength=s, out=tmp_path / "o.mp4").frames for s in (None, 300))
     assert free.shape == strong.shape == (5, 3, 16, 16)
-    with pytest.raises(ValueError, match="method=eulerian needs arrows"):
-        animate(tiny, image=photo, method="eulerian", out=tmp_path / "o.mp4")
+    with pytest.raises(ValueError, match="renderer=eulerian needs arrows"):
+        animate(tiny, image=photo, renderer="eulerian", out=tmp_path / "o.mp4")
 
 
 @pytest.mark.parametrize(
@@ -142,8 +142,8 @@ def test_without_arrows_the_model_moves_by_itself(photo: Path, tiny: list[str], 
         ({"frames": 7.5}, "frames=7.5: must be a whole number"),
         ({"fps": float("inf")}, "fps=inf"),
         ({"out": "photo.mp4"}, "would replace the input photo.png"),
-        ({"method": "eulerian", "loras": {"a": 1.0}}, "takes no loras"),
-        ({"method": "magic"}, "method=magic: must be diffusion or eulerian"),
+        ({"renderer": "eulerian", "loras": {"a": 1.0}}, "takes no loras"),
+        ({"renderer": "magic"}, "renderer=magic: must be diffusion or eulerian"),
         ({"height": 30}, "height=30, width=16: must be multiples of 4"),
         ({"loras": {"gone.safetensors": 1.0}}, "no LoRA file at gone.safetensors"),
         ({"colour": "red"}, "knows no colour"),

@@ -233,3 +233,13 @@ def test_a_users_mistake_is_one_line_and_no_traceback(overrides: list[str], mess
 def test_the_average_is_put_in_place_before_it_is_exported() -> None:
     order = list(composed("experiment=tiny_base").callbacks)
     assert order.index("ema") < order.index("export")
+
+
+def test_what_waits_for_the_camera_report_waits_for_a_quick_estimator() -> None:
+    cfg = composed("experiment=motion_lora", "data=folder", "data.root=none", "flow_estimator=raft")
+    assert cfg.callbacks.camera.flow_estimator._target_.endswith("DisFlow")
+    assert cfg.data.flow_estimator._target_.endswith("RaftFlow")
+
+
+def test_on_a_gpu_what_has_no_deterministic_gradient_warns_instead_of_ending_the_run() -> None:
+    assert composed("experiment=tiny_base").trainer.deterministic == "warn"

@@ -10,7 +10,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 from torch.utils.data import DataLoader, Dataset
 
-from motionanim.entry import find_checkpoint, one_line_errors
+from motionanim.entry import find_checkpoint, one_line_errors, wandb_offline
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 
@@ -117,3 +117,20 @@ def test_the_newest_checkpoint_of_the_run_or_of_the_experiment_is_found(tmp_path
     assert find_checkpoint(cfg) == str(tmp_path / "x/b/checkpoints/last.ckpt")
     cfg.ckpt_path = "auto"
     assert find_checkpoint(cfg) == str(tmp_path / "x/a/checkpoints/last-v1.ckpt")
+
+
+def test_wandb_is_offline_unless_there_is_a_key_for_its_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("WANDB_API_KEY", "WANDB_BASE_URL", "NETRC"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert wandb_offline()
+    (tmp_path / "_netrc").write_text("machine api.wandb.ai login user password secret\n")
+    assert not wandb_offline()
+    (tmp_path / ".netrc").write_text("machine github.com login user password secret\n")
+    assert wandb_offline(), "a file with another host's key only"
+    monkeypatch.setenv("WANDB_BASE_URL", "https://github.com")
+    assert not wandb_offline()
+    (tmp_path / ".netrc").write_text("not a netrc file\n")
+    assert wandb_offline()
+    monkeypatch.setenv("WANDB_API_KEY", "secret")
+    assert not wandb_offline()

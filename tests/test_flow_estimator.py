@@ -140,7 +140,10 @@ def test_raft_flow_is_the_model_s_own_at_a_size_that_it_takes(raft_weights):
 def test_raft_is_picklable(raft_weights):
     frames = moved(128, (1.0, 0.0), 2)
     estimate = raft(raft_weights, updates=1)
-    assert torch.equal(pickle.loads(pickle.dumps(estimate))(frames), estimate(frames))
+    sent = pickle.dumps(estimate)
+    assert len(sent) < 2000  # not the weights, which would go with each task
+    assert torch.equal(pickle.loads(sent)(frames), estimate(frames))
+    assert pickle.loads(sent) is pickle.loads(sent)
 
 
 def test_raft_without_weights_says_which_file_and_which_option(tmp_path, raft_weights):

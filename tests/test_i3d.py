@@ -101,6 +101,16 @@ def test_static_padding_differs_unless_the_length_is_a_multiple_of_8(features, s
         assert off(static(video(25)), features.network(video(25))) > 0.01
 
 
+def test_neither_autocast_nor_tf32_reaches_the_features(features):
+    frames, seen = torch.rand(1, 9, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1, []
+    hook = features.network.register_forward_pre_hook(lambda *_: seen.append(torch.backends.cudnn.allow_tf32))
+    expected = features(frames)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(features(frames), expected)
+    hook.remove()
+    assert seen == [False, False]
+
+
 def test_folding_batch_norm_into_the_convolutions_changes_rounding_only(state):
     unit = network(state).Mixed_4b
     x = torch.rand(1, 480, 3, 14, 14, generator=torch.Generator().manual_seed(0))

@@ -164,7 +164,7 @@ def test_a_run_on_latents_or_clips_resumes_with_the_seed_that_it_began_with(
         (
             opened(tmp_path / "latents"),
             opened(tmp_path / "latents", shuffle_shards=1),
-            "data.reading.shuffle_shards to 2",
+            "reading.shuffle_shards to 2",
         ),
         (rendered(), rendered(seed=4), "data.seed .*data.train.seed. to 3"),
     ):

@@ -219,7 +219,7 @@ def test_forked_loader_processes_read_from_a_store(
 
 
 def test_a_server_without_byte_ranges_is_told_apart(server: Server) -> None:
-    with pytest.raises(ValueError, match="ignores byte ranges: set data.reading.cache_gb above 0"):
+    with pytest.raises(ValueError, match="ignores byte ranges: set reading.cache_gb above 0"):
         prepared(server.url).shards.read(5)
 
 
@@ -354,7 +354,7 @@ def test_a_disk_that_cannot_hold_a_shard_is_named_at_once(
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (SHARD // 2, hard))  # a write past it fails as on a full disk
     try:
-        with pytest.raises(ValueError, match=r"cache=.*cache: File too large: choose another folder with data.reading"):
+        with pytest.raises(ValueError, match=r"cache=.*cache: File too large: choose another folder with reading"):
             data.read(5)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -130,7 +130,7 @@ def test_a_resumed_run_keeps_what_decides_its_order(folder: Path) -> None:
     stream(seed=5).check_state(state)  # of an earlier version, which did not say
     state |= {"seed": 0, "shuffle_shards": 2}
     stream(cache_gb=3).check_state(state)
-    for changes, setting in (({"seed": 1}, "data.seed .*"), ({"shuffle_shards": 3}, "data.reading.shuffle_shards")):
+    for changes, setting in (({"seed": 1}, "data.seed .*"), ({"shuffle_shards": 3}, "reading.shuffle_shards")):
         ((name, value),) = changes.items()
         message = (
             rf"began with {name}={state[name]} .* would go on with {value}, .*: set {setting} to {state[name]}, or"

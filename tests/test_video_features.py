@@ -96,9 +96,13 @@ def test_neither_train_mode_nor_autocast_nor_gradients_reach_them():
     embed, frames = VideoFeatures(network()), noisy(2, 8, 32, 32)
     before, weights = embed(frames), {k: v.clone() for k, v in embed.state_dict().items()}
     torch.nn.ModuleList([embed]).train()
+    allowed = []
+    embed.network.register_forward_pre_hook(lambda *_: allowed.append(torch.backends.cudnn.allow_tf32))
     with torch.autocast("cpu", torch.bfloat16):
         after = embed(frames.requires_grad_())
     assert torch.equal(before, after)
+    assert not any(allowed)
+    assert torch.backends.cudnn.enabled
     assert not after.requires_grad
     assert not any(p.requires_grad for p in embed.parameters())
     assert all(torch.equal(v, weights[k]) for k, v in embed.state_dict().items())

@@ -34,7 +34,7 @@ def main() -> None:
     motionanim.entry.quiet()
     made = {
         "eulerian": animate(
-            ["eulerian.loop=true"], **photo(5), arrows=[[130, 60, 138, 84]], method="eulerian", frames=60, fps=15,
+            ["eulerian.loop=true"], **photo(5), arrows=[[130, 60, 138, 84]], renderer="eulerian", frames=60, fps=15,
             out=OUT / "eulerian.mp4",
         ),
         "diffusion": animate(**photo(18), arrows=[[80, 170, 150, 165]], frames=125, out=OUT / "diffusion.mp4"),

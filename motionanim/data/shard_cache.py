@@ -54,8 +54,8 @@ class ShardCache:
                     partial.unlink(missing_ok=True)
         except OSError as error:
             raise ValueError(
-                f"cache={self.folder}: {error.strerror or error}: choose another folder with data.reading.cache, or "
-                "lower data.reading.cache_gb"
+                f"cache={self.folder}: {error.strerror or error}: choose another folder with reading.cache, or "
+                "lower reading.cache_gb"
             ) from error
 
     def _reserve(self, partial: Path, digest: str, size: int) -> None:

@@ -136,8 +136,8 @@ class Shards:
         least = together * layout.shard_bytes(min(layout.shard_samples, layout.samples)) / 1e9
         if is_remote(self.url) and 0 < cache_gb < least:
             raise ValueError(
-                f"data.reading.cache_gb={cache_gb}: must be 0, or hold the {together} shards that are read in turns: "
-                f"at least {least}; or lower data.reading.shuffle_shards"
+                f"reading.cache_gb={cache_gb}: must be 0, or hold the {together} shards that are read in turns: "
+                f"at least {least}; or lower reading.shuffle_shards"
             )
 
     def read(self, number: int) -> dict[str, Tensor]:
@@ -160,7 +160,7 @@ class Shards:
         else:
             content = self._remote(name, lambda files, path: files.cat_file(path, start=start, end=end))
         if len(content) > end - start:
-            raise ValueError(f"the server of {where} ignores byte ranges: set data.reading.cache_gb above 0")
+            raise ValueError(f"the server of {where} ignores byte ranges: set reading.cache_gb above 0")
         if len(content) < end - start:
             raise ValueError(f"{where} is truncated: sample {number} ends at byte {end}: delete it; {mend}")
         try:

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate, get_
 Batch = TypeVar("Batch", bound=tuple)
 
 # What a dataset may have that decides about its order, and the setting of each.
-_ORDER = {"seed": "data.seed (with data=synthetic data.train.seed)", "shuffle_shards": "data.reading.shuffle_shards"}
+_ORDER = {"seed": "data.seed (with data=synthetic data.train.seed)", "shuffle_shards": "reading.shuffle_shards"}
 
 
 def rng(seed: int, position: int) -> np.random.Generator:

@@ -228,7 +228,12 @@ class I3DFeatures(nn.Module):
         weight = self.network.logits.conv3d.weight
         if weight.dtype != torch.float32:
             raise ValueError(f"I3DFeatures was cast to {weight.dtype}: its features need torch.float32")
-        features = [self.network(self.prepare(clips.to(weight.device))) for clips in frames.split(self._batch)]
+        # Neither half precision from whoever measures while training, nor TF32, a GPU's default for convolutions.
+        with (
+            torch.autocast(weight.device.type, enabled=False),
+            torch.backends.cudnn.flags(enabled=True, allow_tf32=False),
+        ):
+            features = [self.network(self.prepare(clips.to(weight.device))) for clips in frames.split(self._batch)]
         return torch.cat(features).to(frames.device)
 
     def prepare(self, frames: Tensor) -> Tensor:

@@ -5,9 +5,10 @@ H x W, with a `name` to record beside what was computed. Which one runs is chose
 """
 
 from collections.abc import Callable
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -132,6 +133,7 @@ class RaftFlow:
             raise ValueError(f"variant={variant!r}: RAFT has {', '.join(builders)}")
         if updates < 1 or pairs < 1:
             raise ValueError(f"updates={updates}, pairs={pairs}: both must be at least 1")
+        self._given = (variant, weights, sha256, device, updates, pairs)
         path = _raft_file(variant, weights, sha256)
         self.name = f"raft-{variant}-{file_sha256(path)[:8]}"
         self._device, self._updates, self._pairs = torch.device(device), updates, pairs
@@ -142,6 +144,10 @@ class RaftFlow:
             reason = " ".join(str(error).split())[:200]
             raise ValueError(f"weights={weights} do not fit variant={variant!r}: {reason}") from error
         self._model = model.eval().requires_grad_(False).to(self._device)
+
+    def __reduce__(self) -> tuple[Callable[..., "RaftFlow"], tuple[Any, ...]]:
+        """Another process gets the arguments and reads the weights once; as tensors they would go with each task."""
+        return _raft_once, self._given
 
     @torch.no_grad()
     def __call__(self, frames: Tensor) -> Tensor:
@@ -154,6 +160,13 @@ class RaftFlow:
             for first, second in zip(images[:-1].split(self._pairs), images[1:].split(self._pairs))
         ]
         return resize_flow(torch.cat(flows), height, width).cpu()
+
+
+@lru_cache(maxsize=1)
+def _raft_once(
+    variant: Literal["small", "large"], weights: str, sha256: str | None, device: str, updates: int, pairs: int
+) -> RaftFlow:
+    return RaftFlow(variant=variant, weights=weights, sha256=sha256, device=device, updates=updates, pairs=pairs)
 
 
 def _raft_file(variant: str, weights: str, sha256: str | None) -> Path:

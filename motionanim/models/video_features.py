@@ -152,7 +152,11 @@ class VideoFeatures(nn.Module):
         weight = self.network.head[0].weight
         if weight.dtype != torch.float32:
             raise ValueError(f"VideoFeatures was cast to {weight.dtype}: its features need torch.float32")
-        with torch.autocast(weight.device.type, enabled=False):
+        # TF32 is a GPU's default for convolutions; float32 gives every machine the same features.
+        with (
+            torch.autocast(weight.device.type, enabled=False),
+            torch.backends.cudnn.flags(enabled=True, allow_tf32=False),
+        ):
             clips = [self.network(clip[None].to(weight.device, torch.float32)) for clip in frames]
         return torch.cat(clips).to(frames.device)
 

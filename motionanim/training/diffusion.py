@@ -85,7 +85,7 @@ class DiffusionModule(L.LightningModule):
     def configure_model(self) -> None:
         """Under trainer=fsdp shard the denoiser; VAE and CLIP are small and stay whole."""
         if isinstance(self.trainer.strategy, Sharded) and not isinstance(self.denoiser, FSDPModule):
-            shard(self.denoiser, self.denoiser.blocks())
+            shard(self.denoiser, self.denoiser.blocks(), device=self.trainer.strategy.root_device)
 
     def on_fit_start(self) -> None:
         """Raises ValueError if the training data are latents of another VAE."""

@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
@@ -97,11 +98,12 @@ def _share_state(optimizer: Optimizer, saved: dict[str, Any]) -> dict[str, Any]:
     return {**saved, "state": state}
 
 
-def shard(module: nn.Module, blocks: list[nn.Module]) -> None:
+def shard(module: nn.Module, blocks: list[nn.Module], *, device: torch.device) -> None:
     """Shard `module` over all processes, each of `blocks` as a unit that is gathered for its own forward only."""
-    for block in blocks:
-        fully_shard(block)
-    fully_shard(module)
+    # The default mesh is of GPUs wherever there are some, also for a run on the CPU.
+    mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
+    for part in (*blocks, module):
+        fully_shard(part, mesh=mesh)
 
 
 @contextmanager
