@@ -35,15 +35,19 @@ COMMANDS = {
     ],
     "table2": ["evaluate.py -m sweep=table2 sampling.dtype=bfloat16 n=6"],
     "gamma": [
-        "evaluate.py -m sweep=gamma sampling.dtype=bfloat16 n=6 long_video.gamma=0,0.4,0.6,0.8,0.9,1",
+        "evaluate.py -m sweep=gamma sampling.dtype=bfloat16 n=6 long_video.gamma=0,0.6,0.8,1",
         "evaluate.py -m sweep=gamma sampling.dtype=bfloat16 n=6 sampling.rho=1 name=gamma_uniform "
         "long_video.gamma=0,0.6,0.8,1",
     ],
     "noise_reschedule": [
-        "evaluate.py -m sweep=omega sampling.dtype=bfloat16 n=6",
+        "evaluate.py -m sweep=omega sampling.dtype=bfloat16 n=6 long_video.omega=0,0.2,0.8",
         f"{_LONG} name=omega long_video.shuffle=global,none 'method.label=\"phased, shuffle ${{long_video.shuffle}}\"'",
         f"{_LONG} name=omega long_video.renormalize=false 'method.label=\"phased, Eq. 11 as printed\"'",
         f"{_LONG} name=omega long_video.shared_noise=image 'method.label=\"phased, n(t) of the image\"'",
+        "evaluate.py -m sweep=omega sampling.dtype=bfloat16 n=6 name=omega_early long_video.gamma=0.4 "
+        "long_video.omega=0,0.8",
+        f"{_LONG} name=omega_early long_video.gamma=0.4 long_video.renormalize=false long_video.omega=0.8 "
+        "'method.label=\"phased, Eq. 11 as printed, omega 0.8\"'",
     ],
     "strength": ["evaluate.py -m sweep=strength sampling.dtype=bfloat16"],
     "control": ["benchmarks/control.py --report benchmarks/control.md"],
