@@ -141,6 +141,7 @@ def test_raft_is_picklable(raft_weights):
     frames = moved(128, (1.0, 0.0), 2)
     estimate = raft(raft_weights, updates=1)
     sent = pickle.dumps(estimate)
+    assert str(raft_weights.resolve()).encode() in sent
     assert len(sent) < 2000  # not the weights, which would go with each task
     assert torch.equal(pickle.loads(sent)(frames), estimate(frames))
     assert pickle.loads(sent) is pickle.loads(sent)

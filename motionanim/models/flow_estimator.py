@@ -133,7 +133,8 @@ class RaftFlow:
             raise ValueError(f"variant={variant!r}: RAFT has {', '.join(builders)}")
         if updates < 1 or pairs < 1:
             raise ValueError(f"updates={updates}, pairs={pairs}: both must be at least 1")
-        self._given = (variant, weights, sha256, device, updates, pairs)
+        elsewhere = weights if weights == "download" else str(Path(weights).resolve())
+        self._given = (variant, elsewhere, sha256, device, updates, pairs)
         path = _raft_file(variant, weights, sha256)
         self.name = f"raft-{variant}-{file_sha256(path)[:8]}"
         self._device, self._updates, self._pairs = torch.device(device), updates, pairs
