@@ -5,6 +5,7 @@ import functools
 from pathlib import Path
 
 import lightning as L
+import matplotlib.pyplot as plt
 import pytest
 import torch
 from conftest import MOTION, make_batch
@@ -278,6 +279,18 @@ def test_loss_picture_is_drawn_from_a_metrics_file(tmp_path: Path) -> None:
     (tmp_path / "metrics.csv").write_text("\n".join(rows))
     draw_curves([tmp_path / "metrics.csv"], tmp_path / "curves.png")
     assert (tmp_path / "curves.png").stat().st_size > 5000
+
+
+def test_what_differs_by_a_condition_shares_a_panel(tmp_path: Path) -> None:
+    def width(*columns: str) -> int:
+        rows = [",".join(["step", *columns]), *(f"{i}{',0.5' * len(columns)}" for i in range(3))]
+        (tmp_path / "metrics.csv").write_text("\n".join(rows))
+        draw_curves([tmp_path / "metrics.csv"], tmp_path / "curves.png")
+        return plt.imread(tmp_path / "curves.png").shape[1]
+
+    one, two = width("val/camera_with_lora", "val/camera_without_lora"), width("val/camera", "val/loss")
+    assert one == width("val/loss", "val/loss_without_field", "train/loss")
+    assert two == 2 * one
 
 
 def test_a_resumed_run_keeps_and_draws_what_it_logged_before(

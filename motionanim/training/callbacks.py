@@ -1,6 +1,7 @@
 """What a run leaves besides its checkpoints: the trained part, EMA weights, a loss picture."""
 
 import csv
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -149,7 +150,8 @@ def draw_curves(tables: Sequence[Path], picture: Path) -> None:
     series = {name: points for name, points in series.items() if points}
     panels: dict[str, list[str]] = {}
     for name in sorted(series):
-        panels.setdefault(name.split("/")[1], []).append(name)
+        # One panel for what differs by a condition, such as camera_residual_with_lora and camera_residual_without_lora.
+        panels.setdefault(re.split("_with(?:out)?_", name.split("/")[1])[0], []).append(name)
     figure, axes = plt.subplots(1, max(len(panels), 1), figsize=(5 * max(len(panels), 1), 3.6), squeeze=False)
     for axis, (title, names) in zip(axes[0], panels.items(), strict=False):
         for name in names:
@@ -163,6 +165,8 @@ def draw_curves(tables: Sequence[Path], picture: Path) -> None:
         axis.set(title=title, xlabel="step")
         if "loss" in title and all(v > 0 for n in names for _, v in series[n]):
             axis.set_yscale("log")
+        elif all(v >= 0 for n in names for _, v in series[n]):
+            axis.set_ylim(bottom=0)  # or a small difference looks like a large one
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
     figure.tight_layout()
