@@ -166,7 +166,8 @@ def draw_curves(tables: Sequence[Path], picture: Path) -> None:
         if "loss" in title and all(v > 0 for n in names for _, v in series[n]):
             axis.set_yscale("log")
         elif all(v >= 0 for n in names for _, v in series[n]):
-            axis.set_ylim(bottom=0)  # or a small difference looks like a large one
+            top = max(v for n in names for _, v in series[n])
+            axis.set_ylim(0, 1.1 * top or 1)  # from 0, or a small difference looks like a large one
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
     figure.tight_layout()
