@@ -1,8 +1,9 @@
-"""Every YAML composes and binds to its target; every experiment runs for real at the tiniest size."""
+"""Every YAML binds to its target, every experiment runs at the tiniest size, every command that is shown is taken."""
 
 import inspect
 import os
 import re
+import shlex
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -243,3 +244,50 @@ def test_what_waits_for_the_camera_report_waits_for_a_quick_estimator() -> None:
 
 def test_on_a_gpu_what_has_no_deterministic_gradient_warns_instead_of_ending_the_run() -> None:
     assert composed("experiment=tiny_base").trainer.deterministic == "warn"
+
+
+# The documents.
+
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "experiments").rglob("*.md"))]
+PROGRAMS = {
+    "train.py": "train", "evaluate.py": "evaluate", "motionanim.animate": "animate",
+    "motionanim.data.prepare": "prepare", "motionanim.data.encode": "encode",
+}  # fmt: skip
+ELIDED = {  # a choice that "..." can stand for
+    "train.py": ("experiment=motion_lora",),
+    "evaluate.py": (),
+    "motionanim.animate": ("image=photo.jpg",),
+    "motionanim.data.encode": ("data=folder", "data.root=my_videos"),
+}
+
+
+def commands() -> list[tuple[str, tuple[str, ...]]]:
+    """Of all blocks and lines of code: program, and its arguments as bash hands them over."""
+    found = []
+    for document in DOCUMENTS:
+        text = document.read_text()
+        lines = re.findall(r"`(python [^`]+)`", text)
+        for block in re.findall(r"^```bash\n(.*?)^```", text, flags=re.M | re.S):
+            lines += block.replace("\\\n", " ").splitlines()
+        for line in lines:
+            words = shlex.split(re.sub(r"<\w+>", "NAME", line), comments=True)
+            for place, word in enumerate(words):
+                given = tuple(words[place + 1 :])
+                if word in PROGRAMS and given:
+                    elided = ELIDED[word] if "..." in given else ()
+                    found.append((word, (*elided, *(each for each in given if each != "..."))))
+    return found
+
+
+def test_the_documents_show_commands() -> None:
+    shown = commands()
+    assert {program for program, _ in shown} == set(PROGRAMS)
+    assert len(shown) > 40
+
+
+@pytest.mark.parametrize(("program", "words"), sorted(set(commands())), ids=str)
+def test_every_command_composes(program: str, words: tuple[str, ...]) -> None:
+    settings = [word for word in words if not word.startswith(("hydra/", "hydra."))]  # of a plugin
+    if "-m" in words:  # of each axis of a sweep its first value
+        settings = [re.sub(r"=([^,\[{\"']+),.*", r"=\1", word) for word in settings if word != "-m"]
+    assert not OmegaConf.missing_keys(composed(*settings, config=PROGRAMS[program]))

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from motionanim.files import file_sha256
+from motionanim.models.precision import exact_float32
 
 Padding = Literal["dynamic", "static"]
 Size = tuple[int, int, int]
@@ -228,11 +229,7 @@ class I3DFeatures(nn.Module):
         weight = self.network.logits.conv3d.weight
         if weight.dtype != torch.float32:
             raise ValueError(f"I3DFeatures was cast to {weight.dtype}: its features need torch.float32")
-        # Neither half precision from whoever measures while training, nor TF32, a GPU's default for convolutions.
-        with (
-            torch.autocast(weight.device.type, enabled=False),
-            torch.backends.cudnn.flags(enabled=True, allow_tf32=False),
-        ):
+        with exact_float32(weight.device):
             features = [self.network(self.prepare(clips.to(weight.device))) for clips in frames.split(self._batch)]
         return torch.cat(features).to(frames.device)
 

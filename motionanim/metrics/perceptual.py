@@ -17,6 +17,7 @@ from torchvision.transforms.v2 import functional as transforms
 from motionanim.fingerprint import weights_fingerprint
 from motionanim.metrics.base import ClipMetric
 from motionanim.metrics.frame import both_conventions, check_clips, check_pair
+from motionanim.models.precision import exact_float32
 
 
 class _Backbone(NamedTuple):
@@ -83,8 +84,7 @@ class _Network(ClipMetric):
         self.network.eval()  # whoever holds the metric may have called train()
         device = next(self.network.parameters()).device
         parts = zip(*(clip.flatten(0, 1).split(self.batch) for clip in clips))
-        # Neither half precision from whoever measures while training, nor TF32, a GPU's default for convolutions.
-        with torch.autocast(device.type, enabled=False), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        with exact_float32(device):
             seen = torch.cat([run(*(part.to(device, torch.float32) for part in group)) for group in parts])
         return seen.unflatten(0, clips[0].shape[:2])
 

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from motionanim.models.precision import exact_float32
 from motionanim.models.saved import load_network, save_network
 
 FILE = "video_features.safetensors"
@@ -152,11 +153,7 @@ class VideoFeatures(nn.Module):
         weight = self.network.head[0].weight
         if weight.dtype != torch.float32:
             raise ValueError(f"VideoFeatures was cast to {weight.dtype}: its features need torch.float32")
-        # TF32 is a GPU's default for convolutions; float32 gives every machine the same features.
-        with (
-            torch.autocast(weight.device.type, enabled=False),
-            torch.backends.cudnn.flags(enabled=True, allow_tf32=False),
-        ):
+        with exact_float32(weight.device):
             clips = [self.network(clip[None].to(weight.device, torch.float32)) for clip in frames]
         return torch.cat(clips).to(frames.device)
 
