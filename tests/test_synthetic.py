@@ -23,7 +23,9 @@ SCENES = [scenes.river, scenes.pond, scenes.sky, scenes.wheel, scenes.drift, sce
 
 
 def render(scene, seed: int, *, moving_camera: float = 0.0, stage: layers.Stage = STAGE) -> synthetic.SyntheticClip:
-    return synthetic._render(rng(seed, 0), stage, moving_camera=moving_camera, split="train", kinds=((scene, 1),))
+    return synthetic._render(
+        rng(seed, 0), stage, moving_camera=moving_camera, camera="any", split="train", kinds=((scene, 1),)
+    )
 
 
 def smooth_interior(clip: synthetic.SyntheticClip) -> torch.Tensor:
@@ -182,6 +184,15 @@ def test_still_camera_has_exactly_zero_flow_and_moving_one_does_not():
     assert torch.count_nonzero(still.mask) == 0
 
 
+def test_the_panning_camera_is_the_same_in_every_clip():
+    for seed in range(4):
+        clip = render_clip(rng(seed, 0), **{**OPTIONS, "moving_camera": 1.0, "camera": "pan"})
+        pan = torch.tensor([-0.015 * clip.frames.shape[-1], 0]).view(1, 2, 1, 1)  # what it leaves behind goes left
+        assert torch.allclose(clip.camera_flow, pan.expand_as(clip.camera_flow), atol=1e-4)
+    still = render_clip(rng(0, 0), **{**OPTIONS, "moving_camera": 0.0, "camera": "pan"})
+    assert torch.equal(still.frames, render_clip(rng(0, 0), **{**OPTIONS, "moving_camera": 0.0}).frames)
+
+
 def test_object_speeds_span_the_stated_range():
     draws = [STAGE.speed(np.random.default_rng(i)) / 64 for i in range(400)]
     assert 0.003 <= min(draws) < 0.0035
@@ -242,6 +253,7 @@ def test_flow_pairs_hold_the_steady_field_and_the_hint_made_from_it():
         ({"num_frames": 1}, "num_frames=1: must be at least 2"),
         ({"height": 8}, "8x64: each must be at least 16"),
         ({"moving_camera": 1.5}, r"moving_camera=1.5: must be a share in \[0, 1\]"),
+        ({"camera": "zoom"}, "camera=zoom: must be any or pan"),
         ({"split": "test"}, "split='test': must be one of train, val"),
     ],
 )
@@ -255,8 +267,11 @@ def test_zero_length_is_refused():
         SyntheticClips(seed=0, length=0, fps=7, **OPTIONS)
 
 
-@pytest.mark.parametrize(("name", "share"), [("synthetic", 0.5), ("synthetic_static", 0.0)])
-def test_config_builds_the_kind_of_item_that_the_experiment_reads(name, share):
+@pytest.mark.parametrize(
+    ("name", "share", "camera"),
+    [("synthetic", 0.5, "any"), ("synthetic_static", 0.0, "any"), ("synthetic_panning", 1.0, "pan")],
+)
+def test_config_builds_the_kind_of_item_that_the_experiment_reads(name, share, camera):
     with initialize_config_dir(str(CONF), version_base=None):
         groups = ["+scale=tiny", "+hint=default", "+reading=default", f"+data={name}"]
         config = compose(overrides=[*groups, "+paths.cache=c", "+items=clips"])
@@ -264,7 +279,7 @@ def test_config_builds_the_kind_of_item_that_the_experiment_reads(name, share):
     assert options.pop("_target_") == "motionanim.data.synthetic.synthetic_data"
     data = synthetic_data(**options)
     for split, clips in (("train", data.train), ("val", data.val)):
-        assert clips.options["moving_camera"] == share
+        assert (clips.options["moving_camera"], clips.options["camera"]) == (share, camera)
         assert clips.options["split"] == split
         assert clips[0].frames.shape == (16, 3, 128, 128)
     pairs = synthetic_data(**options | {"items": "pairs"})

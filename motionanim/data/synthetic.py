@@ -24,6 +24,8 @@ cv2.setNumThreads(1)
 
 _STEADY = ((scenes.river, 4), (scenes.pond, 2), (scenes.sky, 3), (scenes.wheel, 2), (scenes.drift, 3))
 _ALL = (*_STEADY, (scenes.foliage, 3), (scenes.still, 1))
+CAMERAS = ("any", "pan")
+PAN = 0.015  # of the width per frame: 16 frames stay on the painted tile
 
 
 class SyntheticClip(NamedTuple):
@@ -58,14 +60,16 @@ class Camera(NamedTuple):
         return m[0, 0] * x + m[0, 1] * y + b[0], m[1, 0] * x + m[1, 1] * y + b[1]
 
 
-def _camera(rng: np.random.Generator, stage: Stage, moves: bool) -> Camera:
+def _camera(rng: np.random.Generator, stage: Stage, moves: bool, kind: str) -> Camera:
     frames, width = stage.num_frames, stage.width
     centre = np.array([(stage.width - 1) / 2, (stage.height - 1) / 2])
     shift = np.tile(rng.uniform(-0.5, 0.5, 2), (frames, 1))
     zoom, turn = np.zeros(frames), np.zeros(frames)
-    if moves:
-        # Mid-clip stands at the middle of the painted world, so that both ends stay inside it.
-        clock = np.arange(frames) - (frames - 1) / 2
+    # Mid-clip stands at the middle of the painted world, so that both ends stay inside it.
+    clock = np.arange(frames) - (frames - 1) / 2
+    if moves and kind == "pan":
+        shift = shift + clock[:, None] * np.array([PAN * width, 0])
+    elif moves:
         parts = rng.random(4) < (0.6, 0.3, 0.35, 0.2)
         if not parts.any():
             parts[rng.integers(4)] = True
@@ -115,18 +119,24 @@ def _shrink(image: np.ndarray, stage: Stage) -> np.ndarray:
 
 
 def _render(
-    rng: np.random.Generator, stage: Stage, *, moving_camera: float, split: str, kinds: tuple[tuple[Callable, int], ...]
+    rng: np.random.Generator,
+    stage: Stage,
+    *,
+    moving_camera: float,
+    camera: str,
+    split: str,
+    kinds: tuple[tuple[Callable, int], ...],
 ) -> SyntheticClip:
     style = draw_style(rng, split)
     weights = np.array([weight for _, weight in kinds], float)
     layers = kinds[rng.choice(len(kinds), p=weights / weights.sum())][0](rng, stage, style)
-    camera = _camera(rng, stage, bool(rng.random() < moving_camera))
+    eye = _camera(rng, stage, bool(rng.random() < moving_camera), camera)
     fine, coarse = _grid(stage.height, stage.width, SUPER), _grid(stage.height, stage.width, 1)
     frames, flows, camera_flows = [], [], []
-    world, backdrop = camera.to_world(fine, 0), np.zeros((), np.float32)
+    world, backdrop = eye.to_world(fine, 0), np.zeros((), np.float32)
     for time in range(stage.num_frames):
-        if time == 0 or camera.moves:
-            world = camera.to_world(fine, time)
+        if time == 0 or eye.moves:
+            world = eye.to_world(fine, time)
             backdrop = _paint(backdrop, layers[0], stage, world, time)[0]
         picture, covers = backdrop, []
         for layer in layers[1:]:
@@ -139,16 +149,16 @@ def _render(
                 mask = np.where(cover, layer.motion is not None, mask)
         if time == stage.num_frames - 1:
             break
-        here = camera.to_world(coarse, time)
+        here = eye.to_world(coarse, time)
         there = here
         for layer, cover in zip(layers[1:], covers):
             moved = here if layer.motion is None else layer.motion.step(here, time)
             there = tuple(np.where(cover, new, old) for new, old in zip(moved, there))
         # Displacements are taken in the world and then seen by the next frame's camera.
-        if camera.moves:
-            rest = camera.to_picture(here, time + 1)
+        if eye.moves:
+            rest = eye.to_picture(here, time + 1)
             camera_flows.append(np.stack([rest[0] - coarse[0], rest[1] - coarse[1]]))
-            seen = camera.to_picture(there, time + 1)
+            seen = eye.to_picture(there, time + 1)
             flows.append(np.stack([seen[0] - coarse[0], seen[1] - coarse[1]]))
         else:
             camera_flows.append(np.zeros((2, stage.height, stage.width), np.float32))
@@ -171,7 +181,14 @@ def _stage(num_frames: int, height: int, width: int) -> Stage:
 
 
 def render_clip(
-    generator: np.random.Generator, *, num_frames: int, height: int, width: int, moving_camera: float, split: str
+    generator: np.random.Generator,
+    *,
+    num_frames: int,
+    height: int,
+    width: int,
+    moving_camera: float,
+    split: str,
+    camera: Literal["any", "pan"] = "any",
 ) -> SyntheticClip:
     """Render one clip of a random scene: fluid, wheel, foliage, bodies adrift, or nothing that moves.
 
@@ -182,8 +199,10 @@ def render_clip(
         num_frames: T, at least 2.
         height: At least 16 pixels.
         width: At least 16 pixels.
-        moving_camera: Share of clips with a moving camera (pan, zoom, shake, roll), in [0, 1].
+        moving_camera: Share of clips with a moving camera, in [0, 1].
         split: `train` or `val`; the two share no palette, leaf shape or noise slope.
+        camera: What a moving one does: `any` of pan, zoom, shake and roll, several at once; or `pan`, always the same,
+            to the right at 1.5 % of the width per frame, so that a model can know it without a motion field.
 
     Raises:
         ValueError: If an argument is outside its range.
@@ -191,7 +210,9 @@ def render_clip(
     stage = _stage(num_frames, height, width)
     if not 0 <= moving_camera <= 1:
         raise ValueError(f"moving_camera={moving_camera}: must be a share in [0, 1]")
-    return _render(generator, stage, moving_camera=moving_camera, split=split, kinds=_ALL)
+    if camera not in CAMERAS:
+        raise ValueError(f"camera={camera}: must be {' or '.join(CAMERAS)}")
+    return _render(generator, stage, moving_camera=moving_camera, camera=camera, split=split, kinds=_ALL)
 
 
 class SyntheticClips(Dataset[ClipBatch]):
@@ -201,7 +222,7 @@ class SyntheticClips(Dataset[ClipBatch]):
         seed: Of the stream.
         length: Items that one pass over the dataset takes; only validation uses it.
         fps: Frames per second to label the clips with.
-        num_frames, height, width, moving_camera, split: As in `render_clip`.
+        num_frames, height, width, moving_camera, split, camera: As in `render_clip`.
     """
 
     def __init__(
@@ -215,6 +236,7 @@ class SyntheticClips(Dataset[ClipBatch]):
         fps: float,
         moving_camera: float,
         split: str,
+        camera: Literal["any", "pan"] = "any",
     ) -> None:
         if length < 1:
             raise ValueError(f"length={length}: must be at least 1")
@@ -225,6 +247,7 @@ class SyntheticClips(Dataset[ClipBatch]):
             "width": width,
             "moving_camera": moving_camera,
             "split": split,
+            "camera": camera,
         }
 
     def __len__(self) -> int:
@@ -276,7 +299,7 @@ class SyntheticFlowPairs(Dataset[FlowPairBatch]):
 
     def __getitem__(self, position: int) -> FlowPairBatch:
         generator = stream.rng(self.seed, position)
-        clip = _render(generator, self.stage, moving_camera=0.0, split=self.split, kinds=_STEADY)
+        clip = _render(generator, self.stage, moving_camera=0.0, camera="any", split=self.split, kinds=_STEADY)
         field = clip.flow[0] * clip.mask
         return FlowPairBatch(
             image=clip.frames[0],
@@ -306,7 +329,7 @@ def synthetic_data(
 
     Args:
         items: `clips` gives `SyntheticClips`, `pairs` gives `SyntheticFlowPairs` with `hint`.
-        train: seed, length, split and moving_camera of the training stream; pairs have a still camera.
+        train: seed, length, split, moving_camera and camera of the training stream; pairs have a still camera.
         val: The same for validation.
         latents: A folder of motionanim.data.encode, or its URL, to train on instead of the rendered stream.
         reading: How `PreparedLatents` reads them.
@@ -320,7 +343,7 @@ def synthetic_data(
     def dataset(side: Mapping[str, Any]) -> Dataset:
         if items == "clips":
             return SyntheticClips(num_frames=num_frames, height=height, width=width, fps=fps, **side)
-        still = {name: value for name, value in side.items() if name != "moving_camera"}
+        still = {name: value for name, value in side.items() if name not in ("moving_camera", "camera")}
         return SyntheticFlowPairs(height=height, width=width, hint=hint, **still)
 
     if latents is None:
