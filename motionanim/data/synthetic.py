@@ -25,7 +25,7 @@ cv2.setNumThreads(1)
 _STEADY = ((scenes.river, 4), (scenes.pond, 2), (scenes.sky, 3), (scenes.wheel, 2), (scenes.drift, 3))
 _ALL = (*_STEADY, (scenes.foliage, 3), (scenes.still, 1))
 CAMERAS = ("any", "pan")
-PAN = 0.015  # of the width per frame: 16 frames stay on the painted tile
+PAN = 0.02  # of the width per frame: 16 frames stay on the painted tile
 
 
 class SyntheticClip(NamedTuple):
@@ -202,7 +202,7 @@ def render_clip(
         moving_camera: Share of clips with a moving camera, in [0, 1].
         split: `train` or `val`; the two share no palette, leaf shape or noise slope.
         camera: What a moving one does: `any` of pan, zoom, shake and roll, several at once; or `pan`, always the same,
-            to the right at 1.5 % of the width per frame, so that a model can know it without a motion field.
+            to the right at 2 % of the width per frame, so that a model can know it without a motion field.
 
     Raises:
         ValueError: If an argument is outside its range.
