@@ -32,7 +32,7 @@ def sample(
     *,
     sampling: Mapping[str, float],
     seed: int,
-    use_flow: bool,
+    steered: bool,
     guidance: bool,
     progress: bool,
 ) -> Tensor:
@@ -40,7 +40,7 @@ def sample(
 
     Args:
         sampling: The sampling config group.
-        use_flow: False drops the motion field and leaves the strength.
+        steered: False drops the motion field and the strength.
         guidance: False runs without classifier-free guidance, in half the time.
     """
     frames = batch.frames.shape[1]
@@ -48,9 +48,17 @@ def sample(
     sampling = dict(sampling) if guidance else {**sampling, "min_guidance": 1.0, "max_guidance": 1.0}
     generator = Generator(module.codec, module.denoiser, sampling=sampling, window=frames)
     return generator(
-        batch.image, flow, num_frames=frames, fps=batch.fps.to(module.device), strength=motion_strength(flow),
-        use_flow=use_flow, mask=torch.ones_like(batch.image[:, :1]), long_video=direct, seed=seed, progress=progress,
-    )[0]  # fmt: skip
+        batch.image,
+        flow,
+        num_frames=frames,
+        fps=batch.fps.to(module.device),
+        strength=motion_strength(flow) if steered else None,
+        use_flow=steered,
+        mask=torch.ones_like(batch.image[:, :1]),
+        long_video=direct,
+        seed=seed,
+        progress=progress,
+    )[0]
 
 
 def side_by_side(videos: list[Tensor]) -> Tensor:
@@ -77,7 +85,7 @@ class Preview(L.Callback):
         batch = trainer.datamodule.first_val(self.clips)
         # On every process: sharded weights take all of them, and waiting for one would take as long.
         videos = sample(
-            pl_module, batch, sampling=self.sampling, seed=self.seed, use_flow=True, guidance=True,
+            pl_module, batch, sampling=self.sampling, seed=self.seed, steered=True, guidance=True,
             progress=trainer.is_global_zero,
         ).cpu()  # fmt: skip
         if not trainer.is_global_zero:
@@ -121,8 +129,8 @@ class FlowPictures(L.Callback):
 class CameraReport(L.Callback):
     """How much the camera moves without the LoRA and with it, on videos from the same noise.
 
-    The motion field is dropped and the strength kept: what the base then does with its camera is its own choice, and
-    the LoRA is there to change it. Logged at every validation; at the end the run's folder gets camera.json,
+    Motion field and strength are dropped: what the base then does with its camera is its own choice, and the LoRA is
+    there to change it. Logged at every validation; at the end the run's folder gets camera.json,
     before.mp4, after.mp4, before_after.mp4 and before_after.png (left without, right with the LoRA).
 
     Args:
@@ -155,7 +163,7 @@ class CameraReport(L.Callback):
                     ClipBatch(*(field[i : i + 4] for field in self._batch)),
                     sampling=self.sampling,
                     seed=self.seed + i,
-                    use_flow=False,
+                    steered=False,
                     guidance=False,
                     progress=False,
                 )
@@ -187,7 +195,7 @@ class CameraReport(L.Callback):
             return
         before, after = self.residuals(self._before), self.residuals(self._after)
         report = {
-            "what": "camera residual: mean corner displacement per frame / image diagonal, no motion field, same noise",
+            "what": "mean corner displacement per frame / image diagonal, without field and strength, same noise",
             "before": sum(before) / len(before),
             "after": sum(after) / len(after),
             "flow_estimator": self.flow_estimator.name,
