@@ -18,9 +18,11 @@ _T = (
     "model.discriminator.width=16 model.lr=2e-3 model.l1_weight=10000 trainer.max_steps=1200 ckpt_path=auto"
 )
 _LORA = (
-    "train.py experiment=motion_lora scale.height=64 scale.width=64 trainer.max_steps=150 "
-    "trainer.val_check_interval=150 ckpt_path=auto"
+    "train.py experiment=motion_lora scale.height=64 scale.width=64 trainer.max_steps=400 "
+    "trainer.val_check_interval=400 ckpt_path=auto"
 )
+_PANNING = "runs/panning_base/base/pipeline"
+_CAMERA = "experiments/motion_lora/camera.py"
 _LONG = "evaluate.py -m benchmark=synthetic125 long_video=phased n=6 sampling.dtype=bfloat16"
 COMMANDS = {
     "flow_refiner": [
@@ -52,13 +54,14 @@ COMMANDS = {
     "strength": ["evaluate.py -m sweep=strength sampling.dtype=bfloat16"],
     "control": ["benchmarks/control.py --report benchmarks/control.md"],
     "motion_lora": [
-        *(f"{_LORA} model.rank={rank} run=rank{rank}" for rank in (4, 16, 64)),
-        *(
-            "evaluate.py name=motion_lora benchmark=synthetic16 n=16 conditioning=no_motion_field scale.height=64 "
-            f"scale.width=64 'loras={{runs/motion_lora/rank16/lora.safetensors: {weight}}}' "
-            f"'method.label=\"LoRA, weight {weight}\"'"
-            for weight in (0, 0.5, 1)
-        ),
+        "train.py experiment=panning_base run=base ckpt_path=auto",
+        *(f"{_LORA} scale.base={_PANNING} model.rank={rank} run=panning{rank}" for rank in (16, 4, 64)),
+        f"{_CAMERA} weights --base {_PANNING} 'rank 16=runs/motion_lora/panning16/lora.safetensors' "
+        "--weights 0.25 0.5 0.75 1",
+        f"{_CAMERA} ranks --base {_PANNING} 'rank 4=runs/motion_lora/panning4/lora.safetensors' "
+        "'rank 64=runs/motion_lora/panning64/lora.safetensors'",
+        f"{_LORA} run=shipped",
+        f"{_CAMERA} shipped --base motionanim/assets/tiny-svd 'rank 16=runs/motion_lora/shipped/lora.safetensors'",
     ],
     "hints": [
         "evaluate.py -m sweep=hints n=64",

@@ -1,0 +1,169 @@
+"""What a static-camera LoRA does to the camera, and to what moves. Writes NAME.json and NAME.png beside this file.
+
+python experiments/motion_lora/camera.py NAME --base FOLDER "LABEL=FILE" ...    (files that experiment=motion_lora left)
+
+Held-out clips of the procedural world under a still camera. Left alone (no motion field, no strength) the camera does
+what the base has learned; steered, the clip's own field is given and nothing is held still by its mask. From the same
+noise at every weight of every LoRA, weight 0 being the base without one.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from matplotlib.figure import Figure
+from omegaconf import OmegaConf
+from torch import Tensor
+from tqdm import tqdm
+
+import motionanim.entry
+from motionanim.camera import camera_residual
+from motionanim.data.stream import collate
+from motionanim.data.synthetic import SyntheticClip, SyntheticClips
+from motionanim.files import atomic_path
+from motionanim.flow import motion_strength
+from motionanim.generate import Generator
+from motionanim.interval import mean_interval
+from motionanim.long_video.chained import direct
+from motionanim.metrics.motion import field_direction_error, field_gain
+from motionanim.pictures import sheet, write_picture
+
+HERE = Path(__file__).resolve().parent
+CONF = HERE.parents[1] / "conf"
+BATCH, SHOWN = 8, 4
+BOOTSTRAPS = 10_000
+BASE = "without a LoRA"
+
+
+def background_of(clip: SyntheticClip) -> Tensor:
+    """Where the world stands still: (H, W) bool."""
+    return clip.mask[0] == 0
+
+
+def object_motion(flow: Tensor, background: Tensor) -> float:
+    """Mean speed of the movable part against its background, px per frame, so that a camera does not count."""
+    still = flow[:, :, background].median(dim=-1).values[:, :, None]
+    return float((flow[:, :, ~background] - still).norm(dim=1).mean())
+
+
+def measure(video: Tensor, clip: SyntheticClip, estimate, *, steered: bool) -> dict[str, float]:
+    """One video's scores; NaN where the clip has too little that moves, or too little that stands still."""
+    flow, background = estimate(video), background_of(clip)
+    both = bool(0.05 < clip.mask.mean() < 0.8)
+    if steered:
+        return {
+            "background": camera_residual(flow, background) if both else float("nan"),
+            "gain": field_gain(flow, clip.flow) if both else float("nan"),
+            "direction": field_direction_error(flow, clip.flow) if both else float("nan"),
+        }
+    return {
+        "camera": camera_residual(flow, None),
+        "objects": object_motion(flow, background) if both else float("nan"),
+    }
+
+
+def ratio(scores: np.ndarray, of: np.ndarray) -> tuple[float, float, float]:
+    """Ratio of two means over the same clips, and its 95 % interval by bootstrap over clips."""
+    drawn = np.random.default_rng(0).integers(len(scores), size=(BOOTSTRAPS, len(scores)))
+    low, high = np.quantile(scores[drawn].mean(1) / of[drawn].mean(1), (0.025, 0.975))
+    return float(scores.mean() / of.mean()), float(low), float(high)
+
+
+def plot(path: Path, table: dict[str, dict], true: float) -> None:
+    """Camera residual by weight, a line a LoRA."""
+    figure = Figure(figsize=(5, 3.2), dpi=130, layout="constrained")
+    ax = figure.subplots()
+    for label in dict.fromkeys(row["lora"] for row in table.values() if row["lora"] != BASE):
+        rows = sorted(
+            (row["weight"], *row["camera"][:3]) for row in table.values() if row["lora"] in (label, BASE)
+        )  # fmt: skip
+        weight, mean, low, high = (np.array(column) for column in zip(*rows, strict=True))
+        ax.errorbar(weight, mean, yerr=[mean - low, high - mean], marker="o", capsize=3, label=label)
+    base = next(row["camera"][0] for row in table.values() if row["lora"] == BASE)
+    ax.axhline(base / 3, color="grey", linestyle=":", label="a third of the base's")
+    ax.axhline(true, color="black", linestyle="--", linewidth=1, label="true clips, still camera")
+    ax.set(xlabel="weight of the LoRA", ylabel="camera residual, left alone", ylim=(0, None))
+    ax.legend(fontsize=8)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png")
+
+
+def main() -> None:
+    motionanim.entry.quiet()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("name", help="of the files that are written")
+    parser.add_argument("loras", nargs="+", metavar="LABEL=FILE")
+    parser.add_argument("--base", required=True, help="the pipeline folder that they were trained on")
+    parser.add_argument("--weights", nargs="+", type=float, default=[1.0])
+    parser.add_argument("--n", type=int, default=64, help="held-out clips")
+    parser.add_argument("--side", type=int, default=64, help="px")
+    args = parser.parse_args()
+    loras = dict(each.split("=", 1) for each in args.loras)
+    overrides = [f"scale.base={args.base}", f"scale.height={args.side}", f"scale.width={args.side}"]
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        config = compose("train", ["experiment=motion_lora", *overrides])
+    estimate = instantiate(config.callbacks.camera.flow_estimator)
+    motion, sampling = (OmegaConf.to_container(part, resolve=True) for part in (config.model.motion, config.sampling))
+    world = SyntheticClips(
+        seed=1, length=args.n, num_frames=config.scale.num_frames, height=args.side, width=args.side,
+        fps=config.scale.fps, moving_camera=0.0, split="val",
+    )  # fmt: skip
+    clips = [world.clip(position) for position in tqdm(range(args.n), desc="true clips")]
+    seen = [camera_residual(estimate(clip.frames), None) for clip in clips]
+    objects = [measure(clip.frames, clip, estimate, steered=False)["objects"] for clip in clips]
+
+    variants = [(BASE, None, 0.0), *((label, file, weight) for label, file in loras.items() for weight in args.weights)]
+    table, raw, pictures = {}, {}, {}
+    for label, file, weight in variants:
+        generator, _ = Generator.load(
+            base=args.base, motion=motion, sampling={**sampling, "dtype": "bfloat16"},
+            loras=[] if file is None else [(file, weight)], window=config.scale.num_frames,
+            device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+        )  # fmt: skip
+        key = label if file is None else f"{label}, weight {weight:g}"
+        scores: dict[str, list[float]] = {}
+        for first in tqdm(range(0, args.n, BATCH), desc=key):
+            batch = collate([world[position] for position in range(first, min(first + BATCH, args.n))])
+            for steered in (False, True):
+                videos = generator(
+                    batch.image, batch.flow, num_frames=config.scale.num_frames, fps=batch.fps,
+                    strength=motion_strength(batch.flow) if steered else None, use_flow=steered,
+                    mask=torch.ones_like(batch.image[:, :1]), long_video=direct, seed=first, progress=False,
+                )[0].cpu()  # fmt: skip
+                for video, clip in zip(videos, clips[first:], strict=False):
+                    for name, score in measure(video, clip, estimate, steered=steered).items():
+                        scores.setdefault(name, []).append(score)
+                if first == 0:
+                    pictures[key, steered] = videos[:SHOWN]
+        raw[key] = {name: np.array(values) for name, values in scores.items()}
+        table[key] = {"lora": label, "weight": weight} | {n: mean_interval(values) for n, values in scores.items()}
+        table[key]["camera_ratio"] = ratio(raw[key]["camera"], raw[BASE]["camera"])
+        table[key]["less"] = {n: mean_interval(raw[BASE][n] - values) for n, values in raw[key].items()}
+    result = {
+        "command": " ".join(["python", *sys.argv]),
+        "true": {"camera": mean_interval(seen), "objects": mean_interval(objects)},
+        "rows": table,
+    }
+    with atomic_path(HERE / f"{args.name}.json") as path:
+        path.write_text(json.dumps(result, indent=1) + "\n")
+    plot(HERE / f"{args.name}.png", table, result["true"]["camera"].mean)
+    last = key
+    rows = [row for i in range(SHOWN) for row in (pictures[BASE, False][i], pictures[last, False][i])]
+    write_picture(HERE / f"{args.name}_clips.png", sheet(rows))
+    print(f"{'true clips':32} camera {result['true']['camera'].mean:.4f}, objects {result['true']['objects'].mean:.3f}")
+    for key, row in table.items():
+        print(
+            "{:32} camera {:.4f} [{:.4f}, {:.4f}], ".format(key, *row["camera"][:3])
+            + "{:.2f} [{:.2f}, {:.2f}] of the base's; ".format(*row["camera_ratio"])
+            + f"objects {row['objects'].mean:.3f} px; steered: background {row['background'].mean:.4f}, "
+            f"gain {row['gain'].mean:.2f}, direction {row['direction'].mean:.0f} degrees"
+        )
+
+
+if __name__ == "__main__":
+    main()
