@@ -194,6 +194,7 @@ def test_every_experiment_runs_one_step(experiment: str, base: Path, tmp_path: P
     exported = {
         "motion_lora": "lora.safetensors", "flow_refiner": "flow_refiner.safetensors",
         "diffusion": "pipeline/motion/motion.safetensors", "tiny_base": "pipeline/unet/config.json",
+        "panning_base": "pipeline/unet/config.json",
         "tiny_autoencoder": "pipeline/vae/config.json",
         "video_features": "video_features.safetensors",
     }  # fmt: skip

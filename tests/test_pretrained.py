@@ -226,7 +226,7 @@ def test_the_clip_encoder_equals_transformers(tmp_path):
     pixels = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = theirs(pixel_values=pixels).image_embeds
-        torch.testing.assert_close(ours(pixels), expected, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(ours(pixels), expected, atol=5e-6, rtol=1e-5)
     assert not ours.training
     assert not any(parameter.requires_grad for parameter in ours.parameters())
 

@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 
 from motionanim import flow as flow_math
 from motionanim.data import layers, scenes, synthetic, textures
+from motionanim.data.cameras import Camera
 from motionanim.data.stream import rng
 from motionanim.data.synthetic import SyntheticClips, SyntheticFlowPairs, render_clip, synthetic_data
 
@@ -145,9 +146,9 @@ def test_drifting_body_has_its_velocity_as_flow():
     assert torch.equal(clip.flow[0] != 0, clip.mask.bool().expand(2, -1, -1))
 
 
-def camera(**changes) -> synthetic.Camera:
+def camera(**changes) -> Camera:
     still = {"centre": np.array([31.5, 23.5]), "matrix": np.tile(np.eye(2), (6, 1, 1)), "shift": np.zeros((6, 2))}
-    return synthetic.Camera(**{**still, **changes}, moves=True)
+    return Camera(**{**still, **changes}, moves=True)
 
 
 @pytest.mark.parametrize("kind", ["pan", "zoom", "roll"])
@@ -165,7 +166,7 @@ def test_camera_flow_matches_the_textbook(monkeypatch, kind):
         view = camera(matrix=np.stack([cos, -sin, sin, cos], -1).reshape(6, 2, 2))
         c, s = np.cos(0.02), np.sin(0.02)
         expected = torch.stack([c * x + s * y - x, c * y - s * x - y])
-    monkeypatch.setattr(synthetic, "_camera", lambda *_: view)
+    monkeypatch.setattr(synthetic, "draw_camera", lambda *_: view)
     clip = render(scenes.still, 0)
     assert torch.allclose(clip.camera_flow, expected.float().expand(5, -1, -1, -1), atol=1e-4)
     assert torch.allclose(clip.flow, clip.camera_flow, atol=1e-4)
