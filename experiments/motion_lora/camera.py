@@ -102,6 +102,7 @@ def main() -> None:
     parser.add_argument("--weights", nargs="+", type=float, default=[1.0])
     parser.add_argument("--n", type=int, default=64, help="held-out clips")
     parser.add_argument("--side", type=int, default=64, help="px")
+    parser.add_argument("--dtype", default="float32", help="of the denoiser, as sampling.dtype")
     args = parser.parse_args()
     loras = dict(each.split("=", 1) for each in args.loras)
     overrides = [f"scale.base={args.base}", f"scale.height={args.side}", f"scale.width={args.side}"]
@@ -121,7 +122,7 @@ def main() -> None:
     table, raw, pictures = {}, {}, {}
     for label, file, weight in variants:
         generator, _ = Generator.load(
-            base=args.base, motion=motion, sampling={**sampling, "dtype": "bfloat16"},
+            base=args.base, motion=motion, sampling={**sampling, "dtype": args.dtype},
             loras=[] if file is None else [(file, weight)], window=config.scale.num_frames,
             device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
         )  # fmt: skip
