@@ -18,7 +18,7 @@ _T = (
     "model.discriminator.width=16 model.lr=2e-3 model.l1_weight=10000 trainer.max_steps=1200 ckpt_path=auto"
 )
 _LORA = (
-    "train.py experiment=motion_lora scale.height=64 scale.width=64 trainer.max_steps=400 "
+    "train.py experiment=motion_lora scale.height=64 scale.width=64 trainer.max_steps=800 model.decay_steps=400 "
     "trainer.val_check_interval=400 ckpt_path=auto"
 )
 _PANNING = "runs/panning_base/base/pipeline"

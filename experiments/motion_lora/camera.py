@@ -51,6 +51,12 @@ def object_motion(flow: Tensor, background: Tensor) -> float:
     return float((flow[:, :, ~background] - still).norm(dim=1).mean())
 
 
+def pan(flow: Tensor, background: Tensor) -> float:
+    """How far the background travels steadily, shares of the diagonal per frame: what trembles averages out."""
+    travelled = flow[:, :, background].mean(dim=(0, -1))
+    return float(travelled.norm() / np.hypot(*flow.shape[-2:]))
+
+
 def measure(video: Tensor, clip: SyntheticClip, estimate, *, steered: bool) -> dict[str, float]:
     """One video's scores; NaN where the clip has too little that moves, or too little that stands still."""
     flow, background = estimate(video), background_of(clip)
@@ -63,32 +69,35 @@ def measure(video: Tensor, clip: SyntheticClip, estimate, *, steered: bool) -> d
         }
     return {
         "camera": camera_residual(flow, None),
+        "pan": pan(flow, background) if background.float().mean() > 0.05 else float("nan"),
         "objects": object_motion(flow, background) if both else float("nan"),
     }
 
 
 def ratio(scores: np.ndarray, of: np.ndarray) -> tuple[float, float, float]:
-    """Ratio of two means over the same clips, and its 95 % interval by bootstrap over clips."""
+    """Ratio of two means over the same clips that have a score, and its 95 % interval by bootstrap over clips."""
+    scores, of = np.stack([scores, of])[:, ~np.isnan(scores + of)]
     drawn = np.random.default_rng(0).integers(len(scores), size=(BOOTSTRAPS, len(scores)))
     low, high = np.quantile(scores[drawn].mean(1) / of[drawn].mean(1), (0.025, 0.975))
     return float(scores.mean() / of.mean()), float(low), float(high)
 
 
-def plot(path: Path, table: dict[str, dict], true: float) -> None:
-    """Camera residual by weight, a line a LoRA."""
-    figure = Figure(figsize=(5, 3.2), dpi=130, layout="constrained")
-    ax = figure.subplots()
-    for label in dict.fromkeys(row["lora"] for row in table.values() if row["lora"] != BASE):
-        rows = sorted(
-            (row["weight"], *row["camera"][:3]) for row in table.values() if row["lora"] in (label, BASE)
-        )  # fmt: skip
-        weight, mean, low, high = (np.array(column) for column in zip(*rows, strict=True))
-        ax.errorbar(weight, mean, yerr=[mean - low, high - mean], marker="o", capsize=3, label=label)
-    base = next(row["camera"][0] for row in table.values() if row["lora"] == BASE)
-    ax.axhline(base / 3, color="grey", linestyle=":", label="a third of the base's")
-    ax.axhline(true, color="black", linestyle="--", linewidth=1, label="true clips, still camera")
-    ax.set(xlabel="weight of the LoRA", ylabel="camera residual, left alone", ylim=(0, None))
-    ax.legend(fontsize=8)
+def plot(path: Path, table: dict[str, dict], true: dict) -> None:
+    """Camera residual and its steady part by weight, a line a LoRA."""
+    figure = Figure(figsize=(8, 3.2), dpi=130, layout="constrained")
+    what = {"camera": "camera residual, left alone", "pan": "its steady part, the pan"}
+    for ax, (name, title) in zip(figure.subplots(1, 2, sharey=True), what.items(), strict=True):
+        for label in dict.fromkeys(row["lora"] for row in table.values() if row["lora"] != BASE):
+            rows = sorted(
+                (row["weight"], *row[name][:3]) for row in table.values() if row["lora"] in (label, BASE)
+            )  # fmt: skip
+            weight, mean, low, high = (np.array(column) for column in zip(*rows, strict=True))
+            ax.errorbar(weight, mean, yerr=[mean - low, high - mean], marker="o", capsize=3, label=label)
+        base = next(row[name][0] for row in table.values() if row["lora"] == BASE)
+        ax.axhline(base / 3, color="grey", linestyle=":", label="a third of the base's")
+        ax.axhline(true[name].mean, color="black", linestyle="--", linewidth=1, label="true clips, still camera")
+        ax.set(xlabel="weight of the LoRA", title=title, ylim=(0, None))
+        ax.legend(fontsize=8)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png")
 
@@ -115,8 +124,7 @@ def main() -> None:
         fps=config.scale.fps, moving_camera=0.0, split="val",
     )  # fmt: skip
     clips = [world.clip(position) for position in tqdm(range(args.n), desc="true clips")]
-    seen = [camera_residual(estimate(clip.frames), None) for clip in clips]
-    objects = [measure(clip.frames, clip, estimate, steered=False)["objects"] for clip in clips]
+    own = [measure(clip.frames, clip, estimate, steered=False) for clip in clips]
 
     variants = [(BASE, None, 0.0), *((label, file, weight) for label, file in loras.items() for weight in args.weights)]
     table, raw, pictures = {}, {}, {}
@@ -143,26 +151,32 @@ def main() -> None:
                     pictures[key, steered] = videos[:SHOWN]
         raw[key] = {name: np.array(values) for name, values in scores.items()}
         table[key] = {"lora": label, "weight": weight} | {n: mean_interval(values) for n, values in scores.items()}
-        table[key]["camera_ratio"] = ratio(raw[key]["camera"], raw[BASE]["camera"])
+        for name in ("camera", "pan"):
+            table[key][f"{name}_ratio"] = ratio(raw[key][name], raw[BASE][name])
         table[key]["less"] = {n: mean_interval(raw[BASE][n] - values) for n, values in raw[key].items()}
     result = {
         "command": " ".join(["python", *sys.argv]),
-        "true": {"camera": mean_interval(seen), "objects": mean_interval(objects)},
+        "true": {name: mean_interval([scores[name] for scores in own]) for name in own[0]},
         "rows": table,
     }
     with atomic_path(HERE / f"{args.name}.json") as path:
         path.write_text(json.dumps(result, indent=1) + "\n")
-    plot(HERE / f"{args.name}.png", table, result["true"]["camera"].mean)
+    plot(HERE / f"{args.name}.png", table, result["true"])
     last = key
     rows = [row for i in range(SHOWN) for row in (pictures[BASE, False][i], pictures[last, False][i])]
     write_picture(HERE / f"{args.name}_clips.png", sheet(rows))
-    print(f"{'true clips':32} camera {result['true']['camera'].mean:.4f}, objects {result['true']['objects'].mean:.3f}")
+    print("true clips:", *(f"{name} {score.mean:.4f}" for name, score in result["true"].items()))
     for key, row in table.items():
+        parts = [
+            "{} {:.4f} [{:.4f}, {:.4f}], {:.2f} [{:.2f}, {:.2f}] of the base's".format(
+                name, *row[name][:3], *row[f"{name}_ratio"]
+            )
+            for name in ("camera", "pan")
+        ]
         print(
-            "{:32} camera {:.4f} [{:.4f}, {:.4f}], ".format(key, *row["camera"][:3])
-            + "{:.2f} [{:.2f}, {:.2f}] of the base's; ".format(*row["camera_ratio"])
-            + f"objects {row['objects'].mean:.3f} px; steered: background {row['background'].mean:.4f}, "
-            f"gain {row['gain'].mean:.2f}, direction {row['direction'].mean:.0f} degrees"
+            f"{key:28} {'; '.join(parts)}; objects {row['objects'].mean:.3f} px; "
+            f"steered: background {row['background'].mean:.4f}, gain {row['gain'].mean:.2f}, "
+            f"direction {row['direction'].mean:.0f} degrees"
         )
 
 
