@@ -21,7 +21,11 @@ _LORA = (
     "train.py experiment=motion_lora scale.height=64 scale.width=64 trainer.max_steps=800 model.decay_steps=400 "
     "trainer.val_check_interval=400 ckpt_path=auto"
 )
-_PANNING = "runs/panning_base/base/pipeline"
+_DEMO = (  # as make demo, on the shipped base
+    "train.py experiment=motion_lora scale.height=64 scale.width=64 trainer.max_steps=150 "
+    "trainer.val_check_interval=150 ckpt_path=auto"
+)
+_PANNING, _LONGER = "runs/panning_base/base/pipeline", "runs/panning_base/longer/pipeline"
 _CAMERA = "experiments/motion_lora/camera.py"
 _LONG = "evaluate.py -m benchmark=synthetic125 long_video=phased n=6 sampling.dtype=bfloat16"
 COMMANDS = {
@@ -60,8 +64,10 @@ COMMANDS = {
         "--weights 0.25 0.5 0.75 1",
         f"{_CAMERA} ranks --base {_PANNING} 'rank 4=runs/motion_lora/panning4/lora.safetensors' "
         "'rank 64=runs/motion_lora/panning64/lora.safetensors'",
-        f"{_LORA} run=shipped",
-        f"{_CAMERA} shipped --base motionanim/assets/tiny-svd 'rank 16=runs/motion_lora/shipped/lora.safetensors'",
+        "train.py experiment=panning_base run=longer trainer.max_steps=1400 model.decay_steps=600 ckpt_path=auto",
+        f"{_LORA} scale.base={_LONGER} run=longer16",
+        f"{_CAMERA} longer --base {_LONGER} 'rank 16=runs/motion_lora/longer16/lora.safetensors'",
+        *(f"{_DEMO} model.rank={rank} run=shipped{rank}" for rank in (16, 4, 64)),
     ],
     "hints": [
         "evaluate.py -m sweep=hints n=64",
