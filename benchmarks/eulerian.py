@@ -3,7 +3,7 @@
 FOLDER/METHOD/SCENE.mp4 are published animations of the first frames of FOLDER/ground_truth/SCENE.mp4. Every method's
 first 16 frames are decoded at full size, resized to 256x256 (antialiased bilinear) and scored against the ground truth.
 Our rows animate frame 0 by one steady field a scene that is estimated *from the ground truth's 16 frames*: they measure
-the renderer and `steady_field`, not the guessing of motion, which the published methods had to do as well.
+the renderer and `steady_field`, not the guessing of motion, which most of the published methods had to do as well.
 """
 
 import argparse
@@ -158,9 +158,9 @@ def main() -> None:
             f"Frames 1 to {FRAMES - 1} of {FRAMES} at {SIZE}x{SIZE} against the ground truth, mean over the scenes; "
             "the scenes' own PSNR / SSIM follow. Rows with * **used ground-truth motion**: one constant field a scene, "
             "estimated by DIS from the ground truth's frames (`steady_field`, medium preset, frames enlarged to 512 px "
-            "unless the row says otherwise), while the published methods had to guess it, and some were given another "
-            "frame rate. So the table compares renderers with each other, and says of the published rows only how far "
-            "they are from this ceiling. The lag and the 512 px were chosen on these same "
+            "unless the row says otherwise), while most of the published methods had to guess it, and some were given "
+            "another frame rate. So the table compares renderers with each other, and says of the published rows only "
+            "how far they are from this ceiling. The lag and the 512 px were chosen on these same "
             "scenes; other lags are shown for how much hangs on it. The plain "
             "backward warp scores higher because it repeats border pixels where the flow enters the picture, which the "
             "error forgives and the eye does not: they become streaks. Ours shows texture there.",

@@ -1,7 +1,8 @@
 """Every experiment on the embedded base: python experiments/run.py [--list] [NAME ...]
 
-Without names all of them, hours on two CPU cores. Killed and started again, it goes on where it stopped. Results are in
-runs/, reports in runs/evaluate/*/report; the folders here hold what was found.
+Without names all of them, most of a day on two CPU cores. Killed and started again, it goes on where it stopped:
+commands that ended well are listed in runs/experiments_done.txt and skipped; delete lines there to run them again.
+Results are in runs/, reports in runs/evaluate/*/report; the folders here hold what was found.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+DONE = ROOT / "runs" / "experiments_done.txt"
 T = "runs/flow_refiner/l1/flow_refiner.safetensors"
 _T = (
     "train.py experiment=flow_refiner scale.height=64 scale.width=64 scale.batch_size=16 model.refiner.width=16 "
@@ -77,7 +79,8 @@ COMMANDS = {
         f"{_LONG} sampling.max_guidance=3 name=guide_later long_video.guide_later=true,false "
         "'method.label=\"phased, guide_later ${long_video.guide_later}\"'"
     ],
-    "conditioning": ["experiments/embedded_base/conditioning.py"],  # after embedded_base/make.py
+    "embedded_base": ["experiments/embedded_base/make.py --out runs/embedded_base/tiny-svd"],  # beside the shipped one
+    "conditioning": ["experiments/embedded_base/conditioning.py"],  # after embedded_base
     "pictures": ["experiments/embedded_base/pictures.py", "experiments/animate/pictures.py"],
 }
 
@@ -90,16 +93,20 @@ def main() -> None:
     unknown = sorted({*args.names} - {*COMMANDS})
     if unknown:
         parser.error(f"no experiment {unknown[0]}: choose of {', '.join(COMMANDS)}")
+    done = DONE.read_text().splitlines() if DONE.exists() else []
     for name in args.names or COMMANDS:
         for command in COMMANDS[name]:
             print(f"$ python {command}", flush=True)
-            if not args.list:
+            if not args.list and command not in done:
                 path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
                 status = subprocess.run(
                     [sys.executable, *shlex.split(command)], cwd=ROOT, env=os.environ | {"PYTHONPATH": path}
                 ).returncode
                 if status:
                     sys.exit(status)
+                DONE.parent.mkdir(exist_ok=True)
+                with DONE.open("a") as file:
+                    file.write(command + "\n")
 
 
 if __name__ == "__main__":

@@ -158,13 +158,13 @@ def test_wrong_numbers_are_refused() -> None:
 
 def test_ray_that_is_not_installed_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ValueError, match=r"engine=ray needs Ray: pip install motionanim\[ray\]"):
+    with pytest.raises(ValueError, match=r"engine=ray needs Ray: pip install -e .\[ray\]"):
         list(RayEngine(address=None, cpus=1, gpus=0, retries=0)(divided, [(1, 1)]))
 
 
 @pytest.mark.parametrize("scheme", ["", "ray://"])
 def test_a_cluster_that_does_not_answer_is_a_clear_error(scheme: str) -> None:
-    pytest.importorskip("ray", reason="needs Ray: pip install motionanim[ray]")
+    pytest.importorskip("ray", reason="needs Ray: pip install -e .[ray]")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))  # and does not listen
         address = f"{scheme}127.0.0.1:{free.getsockname()[1]}"
@@ -175,7 +175,7 @@ def test_a_cluster_that_does_not_answer_is_a_clear_error(scheme: str) -> None:
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator:
     """A head and one more node of one core each, as processes of this machine."""
-    ray = pytest.importorskip("ray", reason="needs Ray: pip install motionanim[ray]")
+    ray = pytest.importorskip("ray", reason="needs Ray: pip install -e .[ray]")
     from ray.cluster_utils import Cluster
 
     # Workers find the package in this checkout, and the tests' functions.

@@ -255,6 +255,7 @@ def test_flow_pairs_hold_the_steady_field_and_the_hint_made_from_it():
         ({"height": 8}, "8x64: each must be at least 16"),
         ({"moving_camera": 1.5}, r"moving_camera=1.5: must be a share in \[0, 1\]"),
         ({"camera": "zoom"}, "camera=zoom: must be any or pan"),
+        ({"camera": "pan", "moving_camera": 1.0, "num_frames": 27}, "27 frames of camera=pan .* at most 26"),
         ({"split": "test"}, "split='test': must be one of train, val"),
     ],
 )

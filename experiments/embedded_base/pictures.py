@@ -33,7 +33,7 @@ def samples() -> torch.Tensor:
     data = instantiate(cfg.data, _convert_="all")
     batch = data.first_val(CLIPS)
     sampling = OmegaConf.to_container(cfg.sampling, resolve=True)
-    videos = sample(module, batch, sampling=sampling, seed=0, use_flow=True, guidance=True, progress=True)
+    videos = sample(module, batch, sampling=sampling, seed=0, steered=True, guidance=True, progress=True)
     flow = flow_to_rgb(torch.cat([batch.flow, batch.flow[:, -1:]], dim=1))
     rows = [sheet([batch.frames[i], flow[i], videos[i]], columns=6) for i in range(CLIPS)]
     half = CLIPS // 2

@@ -1,4 +1,4 @@
-"""What a static-camera LoRA does to the camera, and to what moves. Writes NAME.json and NAME.png beside this file.
+"""What a static-camera LoRA does to the camera, and to what moves. Writes NAME.json, NAME.png, NAME_clips.png here.
 
 python experiments/motion_lora/camera.py NAME --base FOLDER "LABEL=FILE" ...    (files that experiment=motion_lora left)
 
@@ -9,6 +9,7 @@ noise at every weight of every LoRA, weight 0 being the base without one.
 
 import argparse
 import json
+import shlex
 import sys
 from pathlib import Path
 
@@ -97,6 +98,7 @@ def plot(path: Path, table: dict[str, dict], true: dict) -> None:
         ax.axhline(base / 3, color="grey", linestyle=":", label="a third of the base's")
         ax.axhline(true[name].mean, color="black", linestyle="--", linewidth=1, label="true clips, still camera")
         ax.set(xlabel="weight of the LoRA", title=title, ylim=(0, None))
+        ax.set_ylabel("share of the diagonal per frame" if name == "camera" else "")
         ax.legend(fontsize=8)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png")
@@ -155,7 +157,7 @@ def main() -> None:
             table[key][f"{name}_ratio"] = ratio(raw[key][name], raw[BASE][name])
         table[key]["less"] = {n: mean_interval(raw[BASE][n] - values) for n, values in raw[key].items()}
     result = {
-        "command": " ".join(["python", *sys.argv]),
+        "command": shlex.join(["python", *sys.argv]),
         "true": {name: mean_interval([scores[name] for scores in own]) for name in own[0]},
         "rows": table,
     }
@@ -163,7 +165,7 @@ def main() -> None:
         path.write_text(json.dumps(result, indent=1) + "\n")
     plot(HERE / f"{args.name}.png", table, result["true"])
     last = key
-    rows = [row for i in range(SHOWN) for row in (pictures[BASE, False][i], pictures[last, False][i])]
+    rows = [row for i in range(min(SHOWN, args.n)) for row in (pictures[BASE, False][i], pictures[last, False][i])]
     write_picture(HERE / f"{args.name}_clips.png", sheet(rows))
     print("true clips:", *(f"{name} {score.mean:.4f}" for name, score in result["true"].items()))
     for key, row in table.items():

@@ -4,10 +4,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from motionanim.data.layers import Points, Stage
+from motionanim.data.layers import MARGIN, Points, Stage
 
 CAMERAS = ("any", "pan")
-PAN = 0.02  # of the width per frame: 16 frames stay on the painted tile
+PAN = 0.02  # of the width per frame
 
 
 class Camera(NamedTuple):
@@ -32,12 +32,19 @@ class Camera(NamedTuple):
 
 
 def draw_camera(rng: np.random.Generator, stage: Stage, moves: bool, kind: str) -> Camera:
-    """A camera at a random sub-pixel place, still or moving as `kind` (of `CAMERAS`) says."""
+    """A camera at a random sub-pixel place, still or moving as `kind` (of `CAMERAS`) says.
+
+    Raises:
+        ValueError: If a pan of so many frames would leave the painted world.
+    """
     frames, width = stage.num_frames, stage.width
+    longest = int(2 * MARGIN / PAN + 1)
+    if moves and kind == "pan" and frames > longest:
+        raise ValueError(f"{frames} frames of camera=pan leave the painted world: at most {longest}; or use camera=any")
     centre = np.array([(stage.width - 1) / 2, (stage.height - 1) / 2])
     shift = np.tile(rng.uniform(-0.5, 0.5, 2), (frames, 1))
     zoom, turn = np.zeros(frames), np.zeros(frames)
-    # Mid-clip stands at the middle of the painted world, so that both ends stay inside it.
+    # Mid-clip stands at the middle of the painted world, so that both ends stay inside it, or near it.
     clock = np.arange(frames) - (frames - 1) / 2
     if moves and kind == "pan":
         shift = shift + clock[:, None] * np.array([PAN * width, 0])

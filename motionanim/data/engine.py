@@ -90,7 +90,7 @@ class RayEngine:
         try:
             import ray
         except ImportError as error:
-            raise ValueError("engine=ray needs Ray: pip install motionanim[ray]") from error
+            raise ValueError("engine=ray needs Ray: pip install -e .[ray]") from error
         host, _, port = (self.address or "").removeprefix("ray://").rpartition(":")
         try:
             if port.isdigit():  # Ray itself keeps trying for many minutes
