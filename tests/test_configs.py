@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -263,10 +264,12 @@ ELIDED = {  # a choice that "..." can stand for
 
 
 def commands() -> list[tuple[str, tuple[str, ...]]]:
-    """Of all blocks and lines of code: program, and its arguments as bash hands them over."""
+    """Of all blocks and lines of code, and of run.py: program, and its arguments as bash hands them over."""
+    listed = subprocess.run(
+        [sys.executable, ROOT / "experiments" / "run.py", "--list"], capture_output=True, text=True, check=True
+    ).stdout
     found = []
-    for document in DOCUMENTS:
-        text = document.read_text()
+    for text in [*(document.read_text() for document in DOCUMENTS), f"```bash\n{listed}```\n"]:
         lines = re.findall(r"`(python [^`]+)`", text)
         for block in re.findall(r"^```bash\n(.*?)^```", text, flags=re.M | re.S):
             lines += block.replace("\\\n", " ").splitlines()
@@ -283,7 +286,7 @@ def commands() -> list[tuple[str, tuple[str, ...]]]:
 def test_the_documents_show_commands() -> None:
     shown = commands()
     assert {program for program, _ in shown} == set(PROGRAMS)
-    assert len(shown) > 40
+    assert len(shown) > 60
 
 
 @pytest.mark.parametrize(("program", "words"), sorted(set(commands())), ids=str)
