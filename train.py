@@ -32,7 +32,13 @@ def main(cfg: DictConfig) -> None:
     )
     check_strategy(trainer, model, data)
     if checkpoint is not None:
-        check_checkpoint(checkpoint, model, data)
+        step = check_checkpoint(checkpoint, model, data)
+        if 0 <= trainer.max_steps <= step:
+            told = f"{checkpoint} has its {step} steps: give a trainer.max_steps above {step} to train on"
+            if cfg.ckpt_path != "auto":
+                raise ValueError(told)
+            print(f"nothing to do: {told}")  # the same command again, in a script or a queue
+            return
     out = Path(cfg.paths.run)
     if rank_zero_only.rank == 0:  # one process of all, however they were started
         out.mkdir(parents=True, exist_ok=True)

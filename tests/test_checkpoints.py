@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import lightning as L
 import pytest
 import torch
 from conftest import MOTION
@@ -97,6 +98,32 @@ def test_a_run_that_fails_later_saves_what_it_learned(base: Path, tmp_path: Path
     saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert saved["global_step"] * 2 == saved["StreamData"]["clips"] > 0
     assert [file.name for file in tmp_path.glob("*.ckpt")] == ["last.ckpt"]
+
+
+@pytest.mark.parametrize("steps", [4, 5])  # the last is one to save at, or is not
+def test_the_last_step_is_saved_when_all_else_is_done(base: Path, tmp_path: Path, steps: int) -> None:
+    def saved() -> int:
+        return torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"]
+
+    class Ends(L.Callback):
+        def on_train_end(self, trainer, pl_module) -> None:
+            before.append(saved())
+
+    def run(steps: int, folder: Path, resume: str | None = None) -> list[float]:
+        saves = Checkpoint(folder, save_last=True, every_n_train_steps=2, save_top_k=0, save_on_exception=True)
+        losses, options = Losses(), {"limit_val_batches": 1, "val_check_interval": 2, "check_val_every_n_epoch": None}
+        make_trainer(folder, steps, losses, saves, Ends(), **options).fit(
+            lora_module(base), stream(), ckpt_path=resume, weights_only=True
+        )
+        return losses.losses
+
+    before: list[int] = []
+    first = run(steps, tmp_path)
+    assert before == [2 if steps == 4 else 4]  # a run killed now makes up for what it has not exported yet
+    assert saved() == steps
+    assert [file.name for file in tmp_path.glob("*.ckpt")] == ["last.ckpt"]
+    more = run(7, tmp_path / "more", resume=str(tmp_path / "last.ckpt"))
+    assert first + more == run(7, tmp_path / "whole")
 
 
 def rare(folder: Path) -> Checkpoint:

@@ -207,6 +207,13 @@ def test_every_experiment_runs_one_step(experiment: str, base: Path, tmp_path: P
         refused = run_train(*overrides, "ckpt_path=auto", "model.rank=8", cwd=tmp_path)
         assert refused.returncode == 2
         assert "the checkpoint does not fit this model" in refused.stderr
+        again = run_train(*overrides, "ckpt_path=auto", cwd=tmp_path)
+        assert again.returncode == 0, again.stderr[-2000:]
+        assert "nothing to do: " in again.stdout
+        assert "has its 1 steps: give a trainer.max_steps above 1 to train on" in again.stdout
+        refused = run_train(*overrides, "ckpt_path=last", cwd=tmp_path)
+        assert refused.returncode == 2
+        assert "last.ckpt has its 1 steps: give a trainer.max_steps above 1" in refused.stderr
         assert {path: path.read_bytes() for path in out.glob("*.*") if path.suffix in (".yaml", ".csv")} == before
 
 
@@ -231,11 +238,6 @@ def test_a_users_mistake_is_one_line_and_no_traceback(overrides: list[str], mess
     if "error:" in message:
         assert done.returncode == 2
         assert len([line for line in done.stderr.splitlines() if line.startswith("error:")]) == 1
-
-
-def test_the_average_is_put_in_place_before_it_is_exported() -> None:
-    order = list(composed("experiment=tiny_base").callbacks)
-    assert order.index("ema") < order.index("export")
 
 
 def test_what_waits_for_the_camera_report_waits_for_a_quick_estimator() -> None:

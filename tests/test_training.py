@@ -18,6 +18,7 @@ from motionanim.data.stream import StreamData
 from motionanim.models.denoiser import Denoiser
 from motionanim.models.lora import load_lora, lora_layers
 from motionanim.training.callbacks import Ema, Export, LossCurve, draw_curves, earlier_metrics, set_metrics_aside
+from motionanim.training.checkpoints import Checkpoint
 from motionanim.training.diffusion import DiffusionModule
 from motionanim.training.motion_lora import MotionLoraModule
 from motionanim.training.optim import trapezoid
@@ -254,7 +255,7 @@ def test_clips_without_their_field_train_at_noise_levels_of_their_own(base: Path
     assert 0 < use_flow.sum() < len(use_flow)
 
 
-def test_ema_is_the_average_that_validation_and_export_see(base: Path, tmp_path: Path) -> None:
+def test_ema_is_the_average_that_export_sees_and_the_checkpoint_keeps_both(base: Path, tmp_path: Path) -> None:
     class Track(L.Callback):
         def __init__(self) -> None:
             self.average: torch.Tensor | None = None
@@ -266,10 +267,19 @@ def test_ema_is_the_average_that_validation_and_export_see(base: Path, tmp_path:
             self.average = value.clone() if first else 0.9 * self.average + 0.1 * value
             self.name = name
 
-    track = Track()
-    module = lora_module(base)
-    make_trainer(tmp_path, 103, track, Ema(decay=0.9)).fit(module, stream(batch_size=1))
-    torch.testing.assert_close(dict(module.named_parameters())[track.name].detach(), track.average)
+            self.last = value.clone()
+
+    track, module, seen = Track(), lora_module(base), []
+    module.export = lambda folder: seen.append(dict(module.named_parameters())[track.name].detach().clone())
+    saves = Checkpoint(tmp_path, save_last=True, every_n_train_steps=1000, save_top_k=0)
+    make_trainer(tmp_path, 103, track, Export(folder=str(tmp_path)), Ema(decay=0.9), saves).fit(
+        module, stream(batch_size=1)
+    )
+    torch.testing.assert_close(seen, [track.average])
+    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert torch.equal(saved["state_dict"][track.name], track.last)
+    torch.testing.assert_close(saved["callbacks"]["Ema"][track.name], track.average)
+    assert not torch.equal(track.last, track.average)
     with pytest.raises(ValueError, match="decay=1.5"):
         Ema(decay=1.5)
 

@@ -19,18 +19,6 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 
-class Export(L.Callback):
-    """At the end write what was trained (a LoRA file, a pipeline folder) into the run's folder: `module.export`."""
-
-    def __init__(self, *, folder: str) -> None:
-        self.folder = Path(folder)
-
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        with gathered(pl_module, keep=trainer.is_global_zero):
-            if trainer.is_global_zero:
-                print(f"exported: {pl_module.export(self.folder)}")
-
-
 class Ema(L.Callback):
     """Exponential moving average of the weights that train; validation and export use the average.
 
@@ -66,7 +54,8 @@ class Ema(L.Callback):
         else:
             self.update(*self._local(), trainer.global_step)
 
-    def _swap(self) -> None:
+    def swap(self) -> None:
+        """Put the average where the weights are, and the weights where the average is."""
         # In place: a sharded parameter's memory is also held by what gathers it.
         for average, weight in zip(*self._local()):
             kept = weight.clone()
@@ -76,24 +65,41 @@ class Ema(L.Callback):
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.state.fn == "fit":
-            self._swap()
+            self.swap()
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.state.fn == "fit":
-            self._swap()
-
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._swap()  # for good: Export comes after this callback in the config
+            self.swap()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         if self._swapped:  # a checkpoint is written next, and holds the weights as they are
-            self._swap()
+            self.swap()
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         return dict(self.average)
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
         self.average = dict(state)
+
+
+class Export(L.Callback):
+    """At the end write what was trained (a LoRA file, a pipeline folder) into the run's folder: `module.export`.
+
+    Of the weights, or of their average where an `Ema` keeps one.
+    """
+
+    def __init__(self, *, folder: str) -> None:
+        self.folder = Path(folder)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        averages = [callback for callback in trainer.callbacks if isinstance(callback, Ema)]
+        for average in averages:
+            average.swap()
+        with gathered(pl_module, keep=trainer.is_global_zero):
+            if trainer.is_global_zero:
+                print(f"exported: {pl_module.export(self.folder)}")
+        for average in averages:
+            average.swap()  # the checkpoint that is written next holds the weights as they are
 
 
 class LossCurve(L.Callback):

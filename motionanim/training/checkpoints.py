@@ -30,6 +30,9 @@ class Checkpoint(ModelCheckpoint):
     All processes finish the step in hand, save and leave, whichever of them got the signal; one that comes during a
     validation waits for its end. Lightning's own handlers save and communicate from within the signal handler, in the
     middle of a step: with sharded weights that hangs.
+
+    The last step's checkpoint is written when all else of the run is. Lightning writes it before the last validation
+    and the export, which a killed run would then never make up for, and only if that step is one to save at.
     """
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -42,7 +45,8 @@ class Checkpoint(ModelCheckpoint):
         self._told = max(self._told, 2 if number == signal.SIGUSR1 else 1)
 
     def on_train_batch_end(self, trainer: L.Trainer, *rest: Any) -> None:
-        super().on_train_batch_end(trainer, *rest)
+        if trainer.global_step != trainer.max_steps:
+            super().on_train_batch_end(trainer, *rest)
         if trainer.fit_loop.epoch_loop._should_accumulate():
             return  # half a step cannot be saved
         told = self._told
@@ -51,6 +55,10 @@ class Checkpoint(ModelCheckpoint):
             told = int(trainer.strategy.reduce(shared, reduce_op="max"))
         if told:
             raise (TimeIsUp if told == 2 else SIGTERMException)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.save_last and not self._should_skip_saving_checkpoint(trainer):
+            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Save, unless nothing was learned yet, or other processes may be alive and elsewhere: saving takes all."""
@@ -87,8 +95,11 @@ def requeue() -> str:
     return f"job {job} " + ("is requeued" if done.returncode == 0 else f"cannot be requeued: {done.stderr.strip()}")
 
 
-def check_checkpoint(path: str, module: L.LightningModule, data: StreamData) -> None:
+def check_checkpoint(path: str, module: L.LightningModule, data: StreamData) -> int:
     """Whether a checkpoint can be resumed, before anything is changed or written.
+
+    Returns:
+        The steps it has been trained for.
 
     Raises:
         ValueError: If the file is damaged, of an earlier version or of another module or size.
@@ -97,7 +108,7 @@ def check_checkpoint(path: str, module: L.LightningModule, data: StreamData) -> 
         saved = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except (RuntimeError, EOFError, ValueError, OSError, pickle.UnpicklingError) as error:
         raise ValueError(f"{path} cannot be read as a checkpoint: damaged, or of another program") from error
-    parts = ("state_dict", "optimizer_states", "lr_schedulers", "loops", type(data).__qualname__)
+    parts = ("state_dict", "optimizer_states", "lr_schedulers", "loops", "global_step", type(data).__qualname__)
     missing = [part for part in parts if not isinstance(saved, dict) or part not in saved]
     if missing:
         raise ValueError(f"{path} is no checkpoint of this version's runs: it lacks {', '.join(missing)}")
@@ -106,6 +117,7 @@ def check_checkpoint(path: str, module: L.LightningModule, data: StreamData) -> 
         check_weights(module, saved["state_dict"])
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+    return saved["global_step"]
 
 
 def check_weights(module: L.LightningModule, saved: Mapping[str, Tensor]) -> None:
