@@ -109,13 +109,15 @@ def main() -> None:
                 speed = torch.linalg.vector_norm(flow[0], dim=0, keepdim=True)
                 mean = region_flow(seen, (speed > 0.5 * speed.max()).float())
                 rows[name].append((direction_error(mean, request), speed_gain(mean, request), static_drift(seen, mask)))
-    ranks = []
-    for image, mask, flow, _ in tqdm(jobs[: 2 * min(args.clips, 16) : 2], desc="strengths"):
+    ranks: dict[str, list[float]] = {"generated": [], "warp": []}
+    scaled = jobs[: 2 * min(args.clips, 16) : 2]
+    for image, mask, flow, _ in tqdm(scaled, desc="strengths"):
         flows = torch.stack([with_strength(flow, strength, median_strength=median) for strength in STRENGTHS])
         asked = motion_strength(flows)
-        videos = made(image.expand(len(asked), -1, -1, -1), flows, mask.expand(len(asked), -1, -1, -1), asked)
-        realised = torch.stack([motion_strength(estimate(video)[None])[0] for video in videos])
-        ranks.append(spearman_corrcoef(realised, asked).item())
+        images, masks = (x.expand(len(asked), -1, -1, -1) for x in (image, mask))
+        for name, videos in (("generated", made(images, flows, masks, asked)), ("warp", warped(images, flows))):
+            realised = torch.stack([motion_strength(estimate(video)[None])[0] for video in videos])
+            ranks[name].append(spearman_corrcoef(realised, asked).item())
     lines = [
         "# Control on the embedded base",
         "",
@@ -136,11 +138,13 @@ def main() -> None:
             f"| {name} | {hit.float().mean():.0%} | {(hit[::2] & hit[1::2]).float().mean():.0%} | "
             f"{errors.median():.0f}° | {gains.median():.2f} | {drifts.nanmean():.4f} |"
         )
-    spread = torch.tensor(ranks)
+    spread = {name: torch.tensor(values) for name, values in ranks.items()}
     lines += [
         "",
-        f"Strength {STRENGTHS[0]} to {STRENGTHS[-1]} in {len(STRENGTHS)} levels on {len(ranks)} scenes: Spearman of "
-        f"requested and realised strength {spread.mean():.3f} on average, {spread.min():.2f} at worst.",
+        f"Strength {STRENGTHS[0]} to {STRENGTHS[-1]} in {len(STRENGTHS)} levels on {len(scaled)} scenes: Spearman of "
+        "requested and realised strength, "
+        + "; ".join(f"{name} {each.mean():.3f} on average, {each.min():.2f} at worst" for name, each in spread.items())
+        + ".",
         "",
     ]
     print("\n".join(lines))

@@ -23,10 +23,9 @@ _LORA = (
     "train.py experiment=motion_lora scale.height=64 scale.width=64 trainer.max_steps=800 model.decay_steps=400 "
     "trainer.val_check_interval=400 ckpt_path=auto"
 )
-_ALONE = (  # goes on from the newest checkpoint, of step 500
-    "train.py experiment=motion_lora scale.height=64 scale.width=64 trainer.max_steps=1300 model.decay_steps=700 "
-    "trainer.val_check_interval=1300 model.drop_flow=1 model.drop_strength=1 run=alone16 "
-    "ckpt_path=runs/motion_lora/longer16/checkpoints/last.ckpt"
+_ALONE = (
+    "train.py experiment=motion_lora scale.height=64 scale.width=64 trainer.max_steps=3000 model.decay_steps=1500 "
+    "trainer.val_check_interval=3000 model.drop_flow=1 model.drop_strength=1 run=alone16 ckpt_path=auto"
 )
 _DEMO = (  # as make demo, on the shipped base
     "train.py experiment=motion_lora scale.height=64 scale.width=64 trainer.max_steps=150 "
@@ -75,7 +74,8 @@ COMMANDS = {
         f"{_LORA} scale.base={_LONGER} run=longer16",
         f"{_CAMERA} longer --base {_LONGER} 'rank 16=runs/motion_lora/longer16/lora.safetensors'",
         f"{_ALONE} scale.base={_LONGER}",
-        f"{_CAMERA} alone --base {_LONGER} 'rank 16, left alone=runs/motion_lora/alone16/lora.safetensors'",
+        f"{_CAMERA} alone --seed 2 --base {_LONGER} '800 steps=runs/motion_lora/longer16/lora.safetensors' "
+        "'3 000 steps, left alone=runs/motion_lora/alone16/lora.safetensors'",
         *(f"{_DEMO} model.rank={rank} run=shipped{rank}" for rank in (16, 4, 64)),
     ],
     "hints": [

@@ -58,6 +58,11 @@ def pan(flow: Tensor, background: Tensor) -> float:
     return float(travelled.norm() / np.hypot(*flow.shape[-2:]))
 
 
+def tremble(flow: Tensor) -> float:
+    """Camera residual of what is left when every pixel's mean over time is taken out, its pan or zoom or turning."""
+    return camera_residual(flow - flow.mean(0, keepdim=True), None)
+
+
 def measure(video: Tensor, clip: SyntheticClip, estimate, *, steered: bool) -> dict[str, float]:
     """One video's scores; NaN where the clip has too little that moves, or too little that stands still."""
     flow, background = estimate(video), background_of(clip)
@@ -70,6 +75,7 @@ def measure(video: Tensor, clip: SyntheticClip, estimate, *, steered: bool) -> d
         }
     return {
         "camera": camera_residual(flow, None),
+        "tremble": tremble(flow),
         "pan": pan(flow, background) if background.float().mean() > 0.05 else float("nan"),
         "objects": object_motion(flow, background) if both else float("nan"),
     }
@@ -112,6 +118,7 @@ def main() -> None:
     parser.add_argument("--base", required=True, help="the pipeline folder that they were trained on")
     parser.add_argument("--weights", nargs="+", type=float, default=[1.0])
     parser.add_argument("--n", type=int, default=64, help="held-out clips")
+    parser.add_argument("--seed", type=int, default=1, help="of the clips: 1, of validation too | 2, of the benchmark")
     parser.add_argument("--side", type=int, default=64, help="px")
     parser.add_argument("--dtype", default="float32", help="of the denoiser, as sampling.dtype")
     args = parser.parse_args()
@@ -122,7 +129,7 @@ def main() -> None:
     estimate = instantiate(config.callbacks.camera.flow_estimator)
     motion, sampling = (OmegaConf.to_container(part, resolve=True) for part in (config.model.motion, config.sampling))
     world = SyntheticClips(
-        seed=1, length=args.n, num_frames=config.scale.num_frames, height=args.side, width=args.side,
+        seed=args.seed, length=args.n, num_frames=config.scale.num_frames, height=args.side, width=args.side,
         fps=config.scale.fps, moving_camera=0.0, split="val",
     )  # fmt: skip
     clips = [world.clip(position) for position in tqdm(range(args.n), desc="true clips")]
@@ -153,7 +160,7 @@ def main() -> None:
                     pictures[key, steered] = videos[:SHOWN]
         raw[key] = {name: np.array(values) for name, values in scores.items()}
         table[key] = {"lora": label, "weight": weight} | {n: mean_interval(values) for n, values in scores.items()}
-        for name in ("camera", "pan"):
+        for name in ("camera", "pan", "tremble"):
             table[key][f"{name}_ratio"] = ratio(raw[key][name], raw[BASE][name])
         table[key]["less"] = {n: mean_interval(raw[BASE][n] - values) for n, values in raw[key].items()}
     result = {
@@ -173,7 +180,7 @@ def main() -> None:
             "{} {:.4f} [{:.4f}, {:.4f}], {:.2f} [{:.2f}, {:.2f}] of the base's".format(
                 name, *row[name][:3], *row[f"{name}_ratio"]
             )
-            for name in ("camera", "pan")
+            for name in ("camera", "pan", "tremble")
         ]
         print(
             f"{key:28} {'; '.join(parts)}; objects {row['objects'].mean:.3f} px; "
