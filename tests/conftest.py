@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("WANDB_SILENT", "true")
@@ -97,6 +98,35 @@ def codec(base: Path) -> Codec:
 def denoiser(base: Path) -> Denoiser:
     torch.manual_seed(0)
     return Denoiser.from_pretrained(base, downscale=2, motion=MOTION)
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory):
+    """Three methods that could be told apart by size, rate, length, shape or codec."""
+    from study_runs import CLIPS, METHODS, write_clip
+
+    root = tmp_path_factory.mktemp("methods")
+    looks = [
+        {"height": 64, "width": 96},
+        {"height": 96, "width": 128, "fps": 12, "frames": 15},
+        {"height": 80, "width": 120, "fps": 7, "frames": 10, "codec": "mpeg4"},
+    ]
+    for method, look in zip(METHODS, looks):
+        for clip in CLIPS:
+            write_clip(root / method / f"{clip}.mp4", method=method, **look)
+    (root / "photos").mkdir()
+    for clip in CLIPS:
+        Image.new("RGB", (150, 100), (200, 120, 40)).save(root / "photos" / f"{clip}.png")
+    return root
+
+
+@pytest.fixture(scope="session")
+def study(folders, tmp_path_factory):
+    from study_runs import make
+
+    out = tmp_path_factory.mktemp("study") / "study"
+    make(folders, out, "--image-folder", folders / "photos", "--checks", 1, "--seed", 3)
+    return out
 
 
 def free_port() -> int:

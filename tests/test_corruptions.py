@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
-from test_video_features import clips, generator
+from synthetic_clips import clips
 
 from motionanim.flow import warp
 from motionanim.training.video_features import (
@@ -26,6 +26,10 @@ from motionanim.training.video_features import (
     smear,
     wobble,
 )
+
+
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)

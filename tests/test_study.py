@@ -1,80 +1,24 @@
-import csv
+"""Making a study: a page that gives no method away, videos that look alike, and balanced comparisons."""
+
 import json
 import re
 import shutil
-import subprocess
 from collections import Counter
 from itertools import combinations
 
 import av
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from test_study_page import node, run_script
+from study_runs import CLIPS, METHODS, make, page_data, write_clip
 
 from motionanim.data.video import Video, VideoError
 from motionanim.study import media
 from motionanim.study.__main__ import main, named
 from motionanim.study.make import QUESTIONS, balanced, render, round_robin
 from motionanim.study.media import Look, choose_looks, damage, find_videos
-from motionanim.study.report import count_study
-from motionanim.study.votes import read_key, read_sheets
-
-METHODS = ("zebrafish", "quokka", "axolotl")
-CLIPS = ("harbour_17", "glacier_42")
-
-
-def write_clip(path, *, height=64, width=96, fps=6, frames=6, method="", codec="libx264"):
-    """Frame k is grey of value 12 k + 20; the method's name stands in the metadata, as some tools write it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w") as container:
-        container.metadata["title"], container.metadata["comment"] = f"made by {method}", method
-        stream = container.add_stream(codec, rate=fps)
-        stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
-        for k in range(frames):
-            pixels = np.full((height, width, 3), 12 * k + 20, np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        container.mux(stream.encode())
-
-
-@pytest.fixture(scope="session")
-def folders(tmp_path_factory):
-    """Three methods that could be told apart by size, rate, length, shape or codec."""
-    root = tmp_path_factory.mktemp("methods")
-    looks = [
-        {"height": 64, "width": 96},
-        {"height": 96, "width": 128, "fps": 12, "frames": 15},
-        {"height": 80, "width": 120, "fps": 7, "frames": 10, "codec": "mpeg4"},
-    ]
-    for method, look in zip(METHODS, looks):
-        for clip in CLIPS:
-            write_clip(root / method / f"{clip}.mp4", method=method, **look)
-    (root / "photos").mkdir()
-    for clip in CLIPS:
-        Image.new("RGB", (150, 100), (200, 120, 40)).save(root / "photos" / f"{clip}.png")
-    return root
-
-
-def make(folders, out, *options):
-    main(["make", *(str(folders / m) for m in METHODS), "--out", str(out), "--seconds", "0.2", *map(str, options)])
-    return json.loads((out / "key.json").read_text())
-
-
-@pytest.fixture(scope="session")
-def study(folders, tmp_path_factory):
-    out = tmp_path_factory.mktemp("study") / "study"
-    make(folders, out, "--image-folder", folders / "photos", "--checks", 1, "--seed", 3)
-    return out
-
-
-def page_data(page):
-    return json.loads(re.search(r'id="data">(.*?)</script>', page.read_text(), re.DOTALL)[1])
-
-
-# The page.
 
 
 def test_nothing_handed_out_names_a_method_or_a_clip(study):
@@ -274,65 +218,6 @@ def test_methods_are_named_after_folders_or_by_hand(tmp_path):
     }
     with pytest.raises(ValueError, match="a second method named out"):
         named(["x/out", "y/out"])
-
-
-# The page's script.
-
-
-@node
-def test_what_the_script_writes_is_what_count_reads(study, tmp_path):
-    """Two participants: one prefers the alphabetically first method, the other stops after a tie."""
-    key = read_key(study / "key.json")
-    data = page_data(study / "page" / "index.html")
-    names = ["0123456789abcdef", "fedcba9876543210"]
-    sheets = run_script("names.map((p) => logic.start(study, p, 0, new Date().toISOString()))", study=data, names=names)
-    for entry in sheets[0]["trials"]:
-        check = key["checks"].get(entry["trial"])
-        best = check["intact"] if check else min(entry["shown"], key=lambda v: key["videos"][v]["method"])
-        entry["answers"] = dict.fromkeys(QUESTIONS, best)
-    next(e for e in sheets[1]["trials"] if e["trial"] in key["trials"])["answers"]["vi_co"] = "tie"
-    files = [tmp_path / "full.json", tmp_path / "part.json"]
-    for file, sheet in zip(files, sheets):
-        file.write_text(json.dumps(sheet))
-    notes = count_study(study / "key.json", files, tmp_path / "result", exclude_failed=True)
-    assert notes == [
-        "votes: 19 (one of two); participants: 2; clips: 2 of 2; comparisons: 6 of 6",
-        "part.json: half-filled, 1 of 21 answers, all counted",
-        "participants who answered no attention check: 1",
-    ]
-    rows = list(csv.DictReader((tmp_path / "result" / "shares.csv").open()))
-    shown = {row["method"]: (row["share"], row["wins"]) for row in rows if row["question"] == "mo_coor"}
-    assert shown == {"axolotl": ("1.0", "4"), "quokka": ("0.5", "2"), "zebrafish": ("0.0", "0")}
-    assert sum(int(row["ties"]) for row in rows) == 2
-    assert len((tmp_path / "result" / "votes.csv").read_text().splitlines()) == 20
-    assert Image.open(tmp_path / "result" / "shares.png").size[0] > 800
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
-def test_a_browser_walks_through_the_page(study, tmp_path):
-    shutil.copytree(study / "page", tmp_path / "page")
-    page = tmp_path / "page" / "index.html"
-    driver = """<script>
-      find("begin").click();
-      while (find("end").hidden) {
-        for (const set of document.querySelectorAll("fieldset")) set.querySelectorAll("input")[current % 3].click();
-        find("next").click();
-      }
-      const again = kept();
-      document.body.replaceChildren(element("pre", {textContent: JSON.stringify({file: JSON.parse(votes()), again})}));
-    </script>"""
-    page.write_text(page.read_text().replace("</body>", driver + "</body>"))
-    command = ["chromium", "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/profile"]
-    done = subprocess.run([*command, "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=120)
-    found = json.loads(re.search(r"<pre>(.*)</pre>", done.stdout, re.DOTALL)[1])
-    assert found["again"] == found["file"] | {"saved": None}
-    assert all(entry["opened"] <= entry["answered"] for entry in found["file"]["trials"])
-    (tmp_path / "votes.json").write_text(json.dumps(found["file"]))
-    (sheet,) = read_sheets([tmp_path / "votes.json"], read_key(study / "key.json"))
-    assert sheet.answered == sheet.asked == 21
-    chosen = Counter(entry["answers"]["mo_coor"] == "tie" for entry in found["file"]["trials"])
-    assert chosen == {True: 2, False: 5}
 
 
 @pytest.mark.slow

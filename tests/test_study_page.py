@@ -1,13 +1,21 @@
-"""The script of a study's page, in node: who is asked what, and what of a kept sheet is taken up."""
+"""The script of a study's page, in node and in a browser: who is asked what, and what it writes is what is counted."""
 
+import csv
 import json
+import re
 import shutil
 import subprocess
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from scipy.stats import binomtest
+from study_runs import page_data
+
+from motionanim.study.make import QUESTIONS
+from motionanim.study.report import count_study
+from motionanim.study.votes import read_key, read_sheets
 
 LOGIC = Path(__file__).resolve().parents[1] / "motionanim" / "assets" / "study" / "logic.js"
 
@@ -70,3 +78,59 @@ def test_a_kept_sheet_is_taken_up_where_it_was_left_and_a_strange_one_is_not():
     assert run_script("sheets.map(logic.next)", sheets=[sheet, partly, full]) == [0, 1, 2]
     places = ["", "?p=3", "?p=03&x=1", "?p=", "?p=-1", "?p=1e3"]
     assert run_script("places.map((p) => logic.slot(p, () => 77))", places=places) == [77, 3, 3, None, None, None]
+
+
+@node
+def test_what_the_script_writes_is_what_count_reads(study, tmp_path):
+    """Two participants: one prefers the alphabetically first method, the other stops after a tie."""
+    key = read_key(study / "key.json")
+    data = page_data(study / "page" / "index.html")
+    names = ["0123456789abcdef", "fedcba9876543210"]
+    sheets = run_script("names.map((p) => logic.start(study, p, 0, new Date().toISOString()))", study=data, names=names)
+    for entry in sheets[0]["trials"]:
+        check = key["checks"].get(entry["trial"])
+        best = check["intact"] if check else min(entry["shown"], key=lambda v: key["videos"][v]["method"])
+        entry["answers"] = dict.fromkeys(QUESTIONS, best)
+    next(e for e in sheets[1]["trials"] if e["trial"] in key["trials"])["answers"]["vi_co"] = "tie"
+    files = [tmp_path / "full.json", tmp_path / "part.json"]
+    for file, sheet in zip(files, sheets):
+        file.write_text(json.dumps(sheet))
+    notes = count_study(study / "key.json", files, tmp_path / "result", exclude_failed=True)
+    assert notes == [
+        "votes: 19 (one of two); participants: 2; clips: 2 of 2; comparisons: 6 of 6",
+        "part.json: half-filled, 1 of 21 answers, all counted",
+        "participants who answered no attention check: 1",
+    ]
+    rows = list(csv.DictReader((tmp_path / "result" / "shares.csv").open()))
+    shown = {row["method"]: (row["share"], row["wins"]) for row in rows if row["question"] == "mo_coor"}
+    assert shown == {"axolotl": ("1.0", "4"), "quokka": ("0.5", "2"), "zebrafish": ("0.0", "0")}
+    assert sum(int(row["ties"]) for row in rows) == 2
+    assert len((tmp_path / "result" / "votes.csv").read_text().splitlines()) == 20
+    assert Image.open(tmp_path / "result" / "shares.png").size[0] > 800
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
+def test_a_browser_walks_through_the_page(study, tmp_path):
+    shutil.copytree(study / "page", tmp_path / "page")
+    page = tmp_path / "page" / "index.html"
+    driver = """<script>
+      find("begin").click();
+      while (find("end").hidden) {
+        for (const set of document.querySelectorAll("fieldset")) set.querySelectorAll("input")[current % 3].click();
+        find("next").click();
+      }
+      const again = kept();
+      document.body.replaceChildren(element("pre", {textContent: JSON.stringify({file: JSON.parse(votes()), again})}));
+    </script>"""
+    page.write_text(page.read_text().replace("</body>", driver + "</body>"))
+    command = ["chromium", "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/profile"]
+    done = subprocess.run([*command, "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=120)
+    found = json.loads(re.search(r"<pre>(.*)</pre>", done.stdout, re.DOTALL)[1])
+    assert found["again"] == found["file"] | {"saved": None}
+    assert all(entry["opened"] <= entry["answered"] for entry in found["file"]["trials"])
+    (tmp_path / "votes.json").write_text(json.dumps(found["file"]))
+    (sheet,) = read_sheets([tmp_path / "votes.json"], read_key(study / "key.json"))
+    assert sheet.answered == sheet.asked == 21
+    chosen = Counter(entry["answers"]["mo_coor"] == "tie" for entry in found["file"]["trials"])
+    assert chosen == {True: 2, False: 5}

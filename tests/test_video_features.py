@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from scipy.linalg import sqrtm
+from synthetic_clips import clips
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from motionanim.data.stream import StreamData, collate
-from motionanim.data.synthetic import SyntheticClips
+from motionanim.data.stream import StreamData
 from motionanim.flow import resize_flow
 from motionanim.models.video_features import FILE, FeatureNetwork, VideoFeatures, resize_frames
 from motionanim.training.video_features import (
@@ -45,18 +45,6 @@ def network(**changes) -> FeatureNetwork:
 def noisy(*shape: int, seed: int = 0) -> Tensor:
     batch, frames, height, width = shape
     return torch.rand(batch, frames, 3, height, width, generator=torch.Generator().manual_seed(seed)) * 2 - 1
-
-
-@functools.cache
-def clips(count: int, split: str = "val", size: int = 64) -> ClipBatch:
-    world = SyntheticClips(
-        seed=3, length=count, num_frames=16, height=size, width=size, fps=7, moving_camera=0.5, split=split
-    )
-    return collate([world[i] for i in range(count)])
-
-
-def generator() -> torch.Generator:
-    return torch.Generator().manual_seed(0)
 
 
 @functools.cache

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_long_video import L, condition, real_model, run
+from long_video_runs import L, condition, real_model, run
 
 from motionanim.long_video.chained import direct
 from motionanim.long_video.windowed import rescheduled_noise, window_starts
