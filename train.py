@@ -37,7 +37,8 @@ def main(cfg: DictConfig) -> None:
             told = f"{checkpoint} has its {step} steps: give a trainer.max_steps above {step} to train on"
             if cfg.ckpt_path != "auto":
                 raise ValueError(told)
-            print(f"nothing to do: {told}")  # the same command again, in a script or a queue
+            if rank_zero_only.rank == 0:  # the same command again, in a script or a queue
+                print(f"nothing to do: {told}")
             return
     out = Path(cfg.paths.run)
     if rank_zero_only.rank == 0:  # one process of all, however they were started

@@ -1,6 +1,8 @@
 """What may be resumed: another file, version or module is an error that names the file, and costs no checkpoint."""
 
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import lightning as L
@@ -124,6 +126,30 @@ def test_the_last_step_is_saved_when_all_else_is_done(base: Path, tmp_path: Path
     assert [file.name for file in tmp_path.glob("*.ckpt")] == ["last.ckpt"]
     more = run(7, tmp_path / "more", resume=str(tmp_path / "last.ckpt"))
     assert first + more == run(7, tmp_path / "whole")
+
+
+@pytest.mark.parametrize(("every", "kept"), [(2, 2), (100, 3)])
+def test_what_fails_after_the_last_step_is_repeated_if_there_is_a_checkpoint_before(
+    base: Path, tmp_path: Path, every: int, kept: int
+) -> None:
+    class Full(L.Callback):
+        def on_train_end(self, trainer, pl_module) -> None:
+            raise OSError("No space left on device")
+
+    saves = Checkpoint(tmp_path, save_last=True, every_n_train_steps=every, save_top_k=0, save_on_exception=True)
+    with pytest.raises(OSError, match="No space left"):
+        make_trainer(tmp_path, 3, Full(), saves).fit(lora_module(base), stream())
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == kept
+
+
+def test_told_to_stop_in_the_last_step_a_run_ends_well(base: Path, tmp_path: Path) -> None:
+    class Told(L.Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+            if batch_idx == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    make_trainer(tmp_path, 3, Told(), rare(tmp_path)).fit(lora_module(base), stream())
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 3
 
 
 def rare(folder: Path) -> Checkpoint:

@@ -25,6 +25,8 @@ class Ema(L.Callback):
     Lightning's own callback averages the whole module, frozen VAE and CLIP included; this one keeps only what trains.
     """
 
+    START = 100  # steps: the early average would otherwise be mostly the random start
+
     def __init__(self, *, decay: float) -> None:
         if not 0 < decay < 1:
             raise ValueError(f"decay={decay}: must lie between 0 and 1, for example 0.999")
@@ -48,8 +50,7 @@ class Ema(L.Callback):
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         if trainer.fit_loop.epoch_loop._should_accumulate():
             return
-        # The early average would otherwise be mostly the random start.
-        if trainer.global_step <= 100:
+        if trainer.global_step <= self.START:
             torch._foreach_copy_(*self._local())
         else:
             self.update(*self._local(), trainer.global_step)

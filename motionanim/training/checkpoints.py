@@ -45,8 +45,9 @@ class Checkpoint(ModelCheckpoint):
         self._told = max(self._told, 2 if number == signal.SIGUSR1 else 1)
 
     def on_train_batch_end(self, trainer: L.Trainer, *rest: Any) -> None:
-        if trainer.global_step != trainer.max_steps:
-            super().on_train_batch_end(trainer, *rest)
+        if trainer.global_step == trainer.max_steps:
+            return  # to the end, even if told to stop: what is left is what a resumed run would not make up for
+        super().on_train_batch_end(trainer, *rest)
         if trainer.fit_loop.epoch_loop._should_accumulate():
             return  # half a step cannot be saved
         told = self._told
@@ -61,7 +62,12 @@ class Checkpoint(ModelCheckpoint):
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Save, unless nothing was learned yet, or other processes may be alive and elsewhere: saving takes all."""
+        """Save, unless nothing was learned yet, or other processes may be alive and elsewhere: saving takes all.
+
+        Nor after the last step, if there is a checkpoint before it: from there a resumed run repeats what failed.
+        """
+        if trainer.global_step == trainer.max_steps and self._last_checkpoint_saved:
+            return
         together = trainer.world_size == 1 or isinstance(exception, SIGTERMException)
         learned = trainer.global_step > getattr(self, "_first_step", trainer.global_step)
         if together and learned and self._should_save_on_exception(trainer):
