@@ -28,7 +28,7 @@ def checkpoint(folder: Path) -> Checkpoint:
 
 
 def test_a_runs_own_checkpoint_is_fine(base: Path, last: Path) -> None:
-    check_checkpoint(str(last), lora_module(base), stream())
+    assert check_checkpoint(str(last), lora_module(base), stream()) == 1
 
 
 def without(part: str):
@@ -108,6 +108,9 @@ def test_the_last_step_is_saved_when_all_else_is_done(base: Path, tmp_path: Path
         return torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"]
 
     class Ends(L.Callback):
+        def on_train_batch_end(self, trainer, *_) -> None:
+            logged.append(trainer.fit_loop.epoch_loop._batches_that_stepped)
+
         def on_train_end(self, trainer, pl_module) -> None:
             before.append(saved())
 
@@ -119,13 +122,15 @@ def test_the_last_step_is_saved_when_all_else_is_done(base: Path, tmp_path: Path
         )
         return losses.losses
 
-    before: list[int] = []
+    before, logged = [], []
     first = run(steps, tmp_path)
     assert before == [2 if steps == 4 else 4]  # a run killed now makes up for what it has not exported yet
     assert saved() == steps
     assert [file.name for file in tmp_path.glob("*.ckpt")] == ["last.ckpt"]
     more = run(7, tmp_path / "more", resume=str(tmp_path / "last.ckpt"))
+    in_two, logged = logged, []
     assert first + more == run(7, tmp_path / "whole")
+    assert in_two == logged
 
 
 @pytest.mark.parametrize(("every", "kept"), [(2, 2), (100, 3)])

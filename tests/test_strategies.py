@@ -67,7 +67,7 @@ def train(base: Path, folder: Path, steps: int, *, batch_size: int, resume: Path
         Checkpoint(folder, save_last=True, every_n_train_steps=steps, save_top_k=0),
     ]
     trainer = make_trainer(
-        folder, steps, *callbacks, gradient_clip_val=0.5, limit_val_batches=None, val_check_interval=3,
+        folder, steps, *callbacks, gradient_clip_val=0.5, limit_val_batches=None, val_check_interval=2,
         check_val_every_n_epoch=None, **options,
     )  # fmt: skip
     data = StreamData(train=RandomClips(), val=RandomClips(), batch_size=batch_size, num_workers=0)

@@ -273,12 +273,18 @@ def test_ema_is_the_average_that_export_sees_and_the_checkpoint_keeps_both(
 
             self.last = value.clone()
 
-    track, module, seen = Track(), lora_module(base), []
+        def on_validation_epoch_end(self, trainer, pl_module) -> None:
+            validated.append((dict(pl_module.named_parameters())[self.name].detach().clone(), self.average))
+
+    track, module, seen, validated = Track(), lora_module(base), [], []
     module.export = lambda folder: seen.append(dict(module.named_parameters())[track.name].detach().clone())
     saves = Checkpoint(tmp_path, save_last=True, every_n_train_steps=1000, save_top_k=0)
-    make_trainer(tmp_path, 6, track, Export(folder=str(tmp_path)), Ema(decay=0.9), saves).fit(
+    options = {"limit_val_batches": 1, "val_check_interval": 5, "check_val_every_n_epoch": None}
+    make_trainer(tmp_path, 6, track, Export(folder=str(tmp_path)), Ema(decay=0.9), saves, **options).fit(
         module, stream(batch_size=1)
     )
+    torch.testing.assert_close(*zip(*validated))
+    assert len(validated) == 1
     torch.testing.assert_close(seen, [track.average])
     saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert torch.equal(saved["state_dict"][track.name], track.last)

@@ -2,7 +2,8 @@
 
 import csv
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import lightning as L
 import matplotlib
 import torch
 from lightning.pytorch.loggers import WandbLogger
+from torch.distributed.fsdp import FSDPModule
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from motionanim.files import atomic_path
@@ -35,6 +37,7 @@ class Ema(L.Callback):
         self._swapped = False
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._sharded = [part for part in pl_module.modules() if isinstance(part, FSDPModule)]
         self._trained = {n: p for n, p in pl_module.named_parameters() if p.requires_grad}
         saved = self.average
         self.average = {
@@ -55,8 +58,10 @@ class Ema(L.Callback):
         else:
             self.update(*self._local(), trainer.global_step)
 
-    def swap(self) -> None:
+    def _swap(self) -> None:
         """Put the average where the weights are, and the weights where the average is."""
+        for part in self._sharded:  # or what it has gathered outlives the swap of what it keeps
+            part.reshard()
         # In place: a sharded parameter's memory is also held by what gathers it.
         for average, weight in zip(*self._local()):
             kept = weight.clone()
@@ -64,17 +69,26 @@ class Ema(L.Callback):
             average.copy_(kept)
         self._swapped = not self._swapped
 
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Within, the module has the average."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.state.fn == "fit":
-            self.swap()
+            self._swap()
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.state.fn == "fit":
-            self.swap()
+            self._swap()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         if self._swapped:  # a checkpoint is written next, and holds the weights as they are
-            self.swap()
+            self._swap()
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         return dict(self.average)
@@ -93,14 +107,13 @@ class Export(L.Callback):
         self.folder = Path(folder)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        averages = [callback for callback in trainer.callbacks if isinstance(callback, Ema)]
-        for average in averages:
-            average.swap()
-        with gathered(pl_module, keep=trainer.is_global_zero):
+        # The checkpoint that is written next holds the weights as they are.
+        average = next(
+            (callback.in_place() for callback in trainer.callbacks if isinstance(callback, Ema)), nullcontext()
+        )
+        with average, gathered(pl_module, keep=trainer.is_global_zero):
             if trainer.is_global_zero:
                 print(f"exported: {pl_module.export(self.folder)}")
-        for average in averages:
-            average.swap()  # the checkpoint that is written next holds the weights as they are
 
 
 class LossCurve(L.Callback):

@@ -1,5 +1,6 @@
 """Checkpoints of a run: when they are written, what may be resumed, and how a stopped job goes back into its queue."""
 
+import copy
 import os
 import pickle
 import shutil
@@ -37,7 +38,7 @@ class Checkpoint(ModelCheckpoint):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
-        self._told, self._first_step = 0, trainer.global_step
+        self._told, self._first_step, self._place = 0, trainer.global_step, None
         for number in (signal.SIGTERM, signal.SIGUSR1):  # the trainer's teardown restores what was there before
             signal.signal(number, self._note)
 
@@ -46,7 +47,9 @@ class Checkpoint(ModelCheckpoint):
 
     def on_train_batch_end(self, trainer: L.Trainer, *rest: Any) -> None:
         if trainer.global_step == trainer.max_steps:
-            return  # to the end, even if told to stop: what is left is what a resumed run would not make up for
+            # Saved at the end, when the epoch is over, this is where a longer run resumes without skipping a number.
+            self._place = copy.deepcopy(trainer._checkpoint_connector._get_loops_state_dict())
+            return
         super().on_train_batch_end(trainer, *rest)
         if trainer.fit_loop.epoch_loop._should_accumulate():
             return  # half a step cannot be saved
@@ -58,15 +61,18 @@ class Checkpoint(ModelCheckpoint):
             raise (TimeIsUp if told == 2 else SIGTERMException)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self.save_last and not self._should_skip_saving_checkpoint(trainer):
-            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+        if not self._should_skip_saving_checkpoint(trainer):
+            candidates = self._monitor_candidates(trainer)
+            self._save_topk_checkpoint(trainer, candidates)
+            if self.save_last:
+                self._save_last_checkpoint(trainer, candidates)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Save, unless nothing was learned yet, or other processes may be alive and elsewhere: saving takes all.
 
         Nor after the last step, if there is a checkpoint before it: from there a resumed run repeats what failed.
         """
-        if trainer.global_step == trainer.max_steps and self._last_checkpoint_saved:
+        if trainer.global_step == trainer.max_steps and (self._last_checkpoint_saved or self._first_step):
             return
         together = trainer.world_size == 1 or isinstance(exception, SIGTERMException)
         learned = trainer.global_step > getattr(self, "_first_step", trainer.global_step)
@@ -76,6 +82,8 @@ class Checkpoint(ModelCheckpoint):
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Count whole steps only: the gradients of half a step are not saved, and its clips come again on resume."""
+        if self._place is not None:
+            checkpoint["loops"] = self._place
         progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
         half = progress["current"]["processed"] % trainer.accumulate_grad_batches
         for counts in (progress["total"], progress["current"]) if half else ():
