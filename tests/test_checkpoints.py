@@ -147,6 +147,16 @@ def test_what_fails_after_the_last_step_is_repeated_if_there_is_a_checkpoint_bef
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == kept
 
 
+def test_what_fails_before_a_run_begins_is_its_own_error(base: Path, tmp_path: Path) -> None:
+    class Early(L.Callback):
+        def on_fit_start(self, trainer, pl_module) -> None:
+            raise OSError("No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        make_trainer(tmp_path, 0, Early(), rare(tmp_path)).fit(lora_module(base), stream())
+    assert not list(tmp_path.glob("*.ckpt"))
+
+
 def test_told_to_stop_in_the_last_step_a_run_ends_well(base: Path, tmp_path: Path) -> None:
     class Told(L.Callback):
         def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:

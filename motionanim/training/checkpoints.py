@@ -33,8 +33,12 @@ class Checkpoint(ModelCheckpoint):
     middle of a step: with sharded weights that hangs.
 
     The last step's checkpoint is written when all else of the run is. Lightning writes it before the last validation
-    and the export, which a killed run would then never make up for, and only if that step is one to save at.
+    and the export, which a killed run would then never make up for, and only if that step is one to save at. Told to
+    stop from the last step on, a run goes on to its end.
     """
+
+    _first_step: int | None = None  # of this run, once it trains
+    _place: dict[str, Any] | None = None  # in the loops, after the last step
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
@@ -47,7 +51,7 @@ class Checkpoint(ModelCheckpoint):
 
     def on_train_batch_end(self, trainer: L.Trainer, *rest: Any) -> None:
         if trainer.global_step == trainer.max_steps:
-            # Saved at the end, when the epoch is over, this is where a longer run resumes without skipping a number.
+            # A longer run resumes here: by the time this step is saved, Lightning has closed the epoch and counted on.
             self._place = copy.deepcopy(trainer._checkpoint_connector._get_loops_state_dict())
             return
         super().on_train_batch_end(trainer, *rest)
@@ -75,7 +79,7 @@ class Checkpoint(ModelCheckpoint):
         if trainer.global_step == trainer.max_steps and (self._last_checkpoint_saved or self._first_step):
             return
         together = trainer.world_size == 1 or isinstance(exception, SIGTERMException)
-        learned = trainer.global_step > getattr(self, "_first_step", trainer.global_step)
+        learned = self._first_step is not None and trainer.global_step > self._first_step
         if together and learned and self._should_save_on_exception(trainer):
             # Lightning writes a file by the step's number before this one: time that a stopped job may not have.
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
