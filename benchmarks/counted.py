@@ -20,7 +20,6 @@ from tqdm import tqdm
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 import motionanim.entry
-from motionanim.long_video.common import now
 from motionanim.models.accounting import PeakMemory, count_flops
 from motionanim.models.denoiser import Denoiser
 from motionanim.models.lora import add_lora
@@ -47,21 +46,6 @@ def settings() -> dict[str, Any]:
         cfg = compose("animate", ["image=none", "scale=svd", "long_video=phased", "frames=125"])
         rank = compose("train", ["experiment=motion_lora", "scale=svd", "paths.run=."]).model.rank
     return OmegaConf.to_container(cfg, resolve=True) | {"rank": rank}
-
-
-def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Operations a second of a large matrix product, the best of several."""
-    size = 8192 if device.type == "cuda" else 2048
-    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    best, precision = float("inf"), torch.get_float32_matmul_precision()
-    if device.type == "cuda" and torch.backends.cudnn.allow_tf32:
-        torch.set_float32_matmul_precision("high")  # as convolutions are: else what is measured beats its floor
-    for _ in range(8):
-        start = now()
-        a @ b
-        best = min(best, now() - start)
-    torch.set_float32_matmul_precision(precision)
-    return 2 * size**3 / best
 
 
 def build_denoiser(unet: dict[str, Any], motion: dict[str, Any]) -> Denoiser:

@@ -17,6 +17,7 @@ from typing import Any
 
 import counted
 import torch
+from ceilings import matmul_rate
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
@@ -106,7 +107,7 @@ def stage_flops(cfg: dict[str, Any], generator: Generator, record: Record) -> di
 def inference_lines(cfg: dict[str, Any], device: torch.device, rounds: int, compiled: bool) -> list[str]:
     dtype = getattr(torch, cfg["sampling"]["dtype"])
     rates = {
-        name: counted.matmul_rate(device, kind) for name, kind in (("denoiser", dtype), ("decoder", torch.float32))
+        name: matmul_rate(device, kind) for name, kind in (("denoiser", dtype), ("decoder", torch.float32))
     }
     best: dict[str, Record] = {}
     total: dict[str, float] = {}

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import counted
 import torch
+from ceilings import matmul_rate
 from diffusers import UNetSpatioTemporalConditionModel
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -92,7 +93,7 @@ def training_rows(configs: Mapping[str, DictConfig], device: torch.device, round
     """Markdown lines: a row for each preset."""
     any_cfg = next(iter(configs.values()))
     size = {name: any_cfg.scale[name] for name in ("num_frames", "height", "width")}
-    rate = counted.matmul_rate(device, torch.bfloat16 if any_cfg.trainer.precision == "bf16-mixed" else torch.float32)
+    rate = matmul_rate(device, torch.bfloat16 if any_cfg.trainer.precision == "bf16-mixed" else torch.float32)
     lines = [
         f"Clips of {size['num_frames']} frames, {size['height']} x {size['width']}, {any_cfg.trainer.precision}; the "
         f"best of {rounds} rounds of {steps} steps. Plain: VAE and CLIP in the loop, diffusers' gradient checkpointing "

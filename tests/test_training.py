@@ -162,7 +162,7 @@ def test_diffusion_overfits_one_clip_and_exports_a_base(base: Path, tmp_path: Pa
     batch = make_batch()
     with torch.no_grad():
         start = torch.stack(
-            [module._losses(batch._replace(position=torch.tensor([i, i + 1])))[0].mean() for i in range(8)]
+            [module.losses(batch._replace(position=torch.tensor([i, i + 1])))[0].mean() for i in range(8)]
         )
     one_clip = copy.copy(batch)
 
@@ -175,7 +175,7 @@ def test_diffusion_overfits_one_clip_and_exports_a_base(base: Path, tmp_path: Pa
     make_trainer(tmp_path, 40, Export(folder=str(tmp_path))).fit(module, data)
     with torch.no_grad():
         end = torch.stack(
-            [module._losses(batch._replace(position=torch.tensor([i, i + 1])))[0].mean() for i in range(8)]
+            [module.losses(batch._replace(position=torch.tensor([i, i + 1])))[0].mean() for i in range(8)]
         )
     assert end.mean() < 0.7 * start.mean()
     again = Denoiser.from_pretrained(tmp_path / "pipeline", downscale=2, motion=MOTION)
@@ -249,7 +249,7 @@ def test_clips_without_their_field_train_at_noise_levels_of_their_own(base: Path
     module.denoiser.register_forward_pre_hook(lambda _, inputs: seen.append((inputs[1], inputs[2].use_flow)))
     with torch.no_grad():
         for position in range(0, 20, 2):
-            module._losses(batch._replace(position=torch.tensor([position, position + 1])), quantiles)
+            module.losses(batch._replace(position=torch.tensor([position, position + 1])), quantiles)
     sigma, use_flow = (torch.cat(part) for part in zip(*seen, strict=True))
     torch.testing.assert_close(sigma.log(), torch.where(use_flow > 0, -1.4, 0.7))
     assert 0 < use_flow.sum() < len(use_flow)

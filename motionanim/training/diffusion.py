@@ -140,7 +140,7 @@ class DiffusionModule(L.LightningModule):
             use_strength=keep_strength,
         )
 
-    def _losses(self, batch: ClipBatch | LatentBatch, z_score: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def losses(self, batch: ClipBatch | LatentBatch, z_score: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(B,) losses, and (B,) whether the clip has its motion field; `z_score` (B,) instead of drawn noise levels."""
         latents = batch.latents if isinstance(batch, LatentBatch) else self.codec.encode(batch.frames)
         draws = self.draw(batch, latents.shape[1:])
@@ -157,7 +157,7 @@ class DiffusionModule(L.LightningModule):
         return torch.exp(mean + h.sigma_std * z_score)
 
     def training_step(self, batch: ClipBatch | LatentBatch) -> Tensor:
-        losses, _ = self._losses(batch)
+        losses, _ = self.losses(batch)
         loss = losses.mean()
         check_finite(loss, self.global_step)
         self.log("train/loss", loss, prog_bar=True)
@@ -166,7 +166,7 @@ class DiffusionModule(L.LightningModule):
     def validation_step(self, batch: ClipBatch) -> None:
         # Fixed quantiles instead of draws: the same noise levels at every validation, each equally often.
         turn = batch.position % VAL_SIGMAS
-        losses, steered = self._losses(batch, torch.special.ndtri((turn + 0.5) / VAL_SIGMAS))
+        losses, steered = self.losses(batch, torch.special.ndtri((turn + 0.5) / VAL_SIGMAS))
         self.val_loss.update(losses)
         for which, has_field, loss in zip(turn.tolist(), steered.tolist(), losses, strict=True):
             (self.val_by_sigma[which] if has_field else self.val_free).update(loss)

@@ -1,0 +1,88 @@
+"""Clips of the procedural world that wait on the device, so that training never waits for the processor."""
+
+import queue
+import threading
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from motionanim.data.stream import as_floats, collate
+from motionanim.models.codec import Codec
+from motionanim.types import ClipBatch, LatentBatch
+
+CHUNK = 4  # clips that a loader hands over at once
+
+
+class Stored(Dataset[ClipBatch]):
+    """A dataset's clips as files hold them, a quarter of the bytes: frames uint8 (T, H, W, 3), flow float16."""
+
+    def __init__(self, clips: Dataset[ClipBatch]) -> None:
+        self.clips = clips
+
+    def __getitem__(self, position: int) -> ClipBatch:
+        clip = self.clips[position]
+        frames = ((clip.frames + 1) * 127.5).round().byte().permute(0, 2, 3, 1).contiguous()
+        return clip._replace(frames=frames, flow=clip.flow.half())
+
+
+class Pool:
+    """A ring of encoded clips, filled by loader processes while training draws from it at random.
+
+    A slow processor makes clips come up more often, each time with other noise, and does not make the device wait.
+    What is drawn depends on how fast the loaders are: such a training is not reproducible bit for bit.
+
+    Args:
+        clips: The training stream, addressed by position.
+        start: Its first position.
+        size: Clips that the ring holds at most.
+        workers: Loader processes, at least 1.
+    """
+
+    def __init__(self, clips: Dataset[ClipBatch], codec: Codec, *, start: int, size: int, workers: int) -> None:
+        self.codec, self.size, self.device = codec, size, next(codec.parameters()).device
+        self.made = 0  # clips rendered so far
+        self.parts: dict[str, Tensor] = {}
+        self._queue: queue.Queue[ClipBatch] = queue.Queue(maxsize=4 * workers)
+        sampler = range(start, start + 2**40)
+        loader = DataLoader(Stored(clips), CHUNK, sampler=sampler, num_workers=workers, collate_fn=collate)
+        threading.Thread(target=self._pull, args=(iter(loader),), daemon=True).start()
+
+    def _pull(self, batches: Iterator[ClipBatch]) -> None:
+        for batch in batches:
+            self._queue.put(batch)
+
+    def __len__(self) -> int:
+        return min(self.made, self.size)
+
+    def take_in(self, most: int, *, least: int) -> None:
+        """Encode clips that are ready until `most` were made in all; wait only while the ring holds fewer than `least`.
+
+        `least` is at most the ring's size.
+        """
+        while len(self) < least or (self.made < most and not self._queue.empty()):
+            self._put(self._queue.get())
+
+    @torch.no_grad()
+    def _put(self, stored: ClipBatch) -> None:
+        batch = as_floats(ClipBatch(*(field.to(self.device, non_blocking=True) for field in stored)))
+        rows = {
+            "latents": self.codec.encode(batch.frames).half(),
+            "predicted": self.codec.predict(batch.image, batch.flow).half(),
+            "image": batch.image.half(),
+            "image_embed": self.codec.embed_image(batch.image).half(),
+            "flow": batch.flow.half(),
+            "fps": batch.fps,
+        }
+        places = torch.arange(self.made, self.made + len(stored.fps), device=self.device) % self.size
+        for name, values in rows.items():
+            if name not in self.parts:
+                self.parts[name] = values.new_zeros(self.size, *values.shape[1:])
+            self.parts[name][places] = values
+        self.made += len(stored.fps)
+
+    def draw(self, count: int, generator: torch.Generator) -> LatentBatch:
+        """`count` clips of the ring at random; their positions are the places in the ring."""
+        places = torch.randint(len(self), (count,), generator=generator, device=self.device)
+        return as_floats(LatentBatch(**{name: part[places] for name, part in self.parts.items()}, position=places))

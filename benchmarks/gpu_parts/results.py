@@ -1,0 +1,112 @@
+"""What every part of benchmarks/gpu.py shares: its arguments, its file of results, its end in time."""
+
+import argparse
+import json
+import os
+import stat
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from motionanim.files import atomic_path
+
+
+class Results:
+    """The results of a part as rows in one JSON file, which is replaced whole after each row.
+
+    A row is a dict of plain values. `failed` in a row says in one line why there is no figure.
+
+    Args:
+        path: The file; rows that it holds already are kept.
+        until: `time.time()` at which the part must be over.
+    """
+
+    def __init__(self, path: Path, until: float) -> None:
+        self.path, self.until = path, until
+        self.rows: dict[str, dict[str, Any]] = read_rows(path)
+
+    def left(self) -> float:
+        """Seconds until the part must be over."""
+        return self.until - time.time()
+
+    def put(self, name: str, **values: Any) -> None:
+        """Add or replace a row and write the file."""
+        self.rows[name] = values
+        self._write()
+
+    def measure(self, name: str, run: Callable[[], dict[str, Any]], *, needs: float) -> None:
+        """Add the row that `run` returns, unless an earlier call made it or fewer than `needs` seconds are left.
+
+        An error becomes a row too, because the figures after it are worth having.
+        """
+        if "failed" not in self.rows.get(name, {"failed": ""}):
+            return
+        if self.left() < needs:
+            self.put(name, failed=f"no time: {max(0, self.left()):.0f} s were left, it needs about {needs:.0f}")
+            return
+        start = time.time()
+        try:
+            values = run()
+        except torch.OutOfMemoryError:
+            values = {"failed": "out of memory"}
+        except Exception as error:
+            values = {"failed": f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"}
+        self.put(name, **values)
+        shown = values.get("failed") or ", ".join(f"{key} {show(value)}" for key, value in values.items())
+        print(f"  {name}: {shown} ({time.time() - start:.0f} s, {self.left():.0f} s left)", flush=True)
+
+    def _write(self) -> None:
+        with atomic_path(self.path) as path:
+            path.write_text(json.dumps(self.rows, indent=1) + "\n", encoding="utf-8")
+
+
+def read_rows(path: Path) -> dict[str, dict[str, Any]]:
+    """The rows of a part's file; none where there is no file.
+
+    Raises:
+        ValueError: If the file is not one of a part's.
+    """
+    if not path.exists():
+        return {}
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} holds no results: move it away") from error
+    if not isinstance(rows, dict) or not all(isinstance(row, dict) for row in rows.values()):
+        raise ValueError(f"{path} holds no results: move it away")
+    return rows
+
+
+def show(value: Any) -> str:
+    """A value as text, numbers with three digits."""
+    return f"{value:.3g}" if isinstance(value, float) and abs(value) < 1000 else str(value)
+
+
+def arguments(doc: str, *more: str) -> argparse.Namespace:
+    """The arguments of a part's process: --out, --device, --until, options `more`, and configuration overrides."""
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True, help="folder of the results")
+    parser.add_argument("--device", choices=["cuda", "cpu"], required=True)
+    parser.add_argument("--until", type=float, required=True, help="time.time() at which it must be over")
+    for option in more:
+        parser.add_argument(option)
+    parser.add_argument("overrides", nargs="*", default=[])
+    args = parser.parse_args()
+    end_with_parent()
+    return args
+
+
+def end_with_parent() -> None:
+    """Leave as soon as the process that started this one has: its end of our standard input is then closed."""
+    if not stat.S_ISFIFO(os.fstat(0).st_mode):
+        return  # started by hand
+
+    def wait() -> None:
+        os.read(0, 1)
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()

@@ -1,0 +1,263 @@
+"""Part 3b of benchmarks/gpu.py: what SVD's real size costs here, with random weights, each figure beside its floor.
+
+On a CPU the same with the embedded base's size. A floor is the operations that were done, counted, over the rate of a
+large matrix product in the same precision.
+"""
+
+import gc
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import counted
+import torch
+from full_scale import make_video
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from torch import Tensor
+
+import motionanim.entry
+from gpu_parts.results import Results, arguments, read_rows
+from motionanim.generate import Generator
+from motionanim.long_video.common import now, repeat
+from motionanim.losses import denoising_loss
+from motionanim.models.accounting import count_flops
+from motionanim.models.codec import Codec
+from motionanim.models.denoiser import Denoiser
+from motionanim.models.lora import add_lora
+from motionanim.models.tiny import build_pipeline
+from motionanim.types import Condition
+
+ROOT = Path(__file__).resolve().parents[2]
+PRESETS = ("motion LoRA", "temporal", "literal")
+
+
+def settings(device: torch.device, overrides: list[str]) -> dict[str, Any]:
+    """conf/animate.yaml for a phased video of 125 frames (on a CPU: 32) of this part's size, and the LoRA's rank."""
+    size = ["scale=svd", "frames=125"] if device.type == "cuda" else ["scale=tiny", "frames=32"]
+    with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):
+        cfg = compose("animate", ["image=none", "long_video=phased", *size, *overrides])
+        rank = compose("train", ["experiment=motion_lora", "paths.run=."]).model.rank
+    return OmegaConf.to_container(cfg, resolve=True) | {"rank": rank}
+
+
+def network_configs(device: torch.device, base: str) -> dict[str, Any]:
+    """Arguments of `build_pipeline`: SVD's on a GPU, the embedded base's on a CPU."""
+    if device.type == "cuda":
+        return counted.SVD
+    parts = ("vae", "unet", "image_encoder")
+    return {part: json.loads((Path(base) / part / "config.json").read_text()) for part in parts}
+
+
+def build(cfg: dict[str, Any], device: torch.device) -> Generator:
+    """The pipeline with random weights, made where it runs: 2.2 billion of them take seconds there."""
+    configs = network_configs(device, cfg["scale"]["base"])
+    with torch.device(device):
+        pipeline = build_pipeline(seed=0, **configs)
+    torch.nn.init.normal_(pipeline.unet.conv_out.weight, std=0.01)  # zero in a new base
+    codec = Codec(pipeline.vae.float(), pipeline.image_encoder.float(), pipeline.feature_extractor).to(device)
+    denoiser = Denoiser(pipeline.unet, downscale=codec.downscale, motion=cfg["motion"]).eval()
+    denoiser.to(device, getattr(torch, cfg["sampling"]["dtype"]))
+    return Generator(codec, denoiser, sampling=cfg["sampling"], window=cfg["scale"]["num_frames"])
+
+
+def example(generator: Generator, cfg: dict[str, Any], batch: int) -> tuple[Tensor, Tensor, Condition]:
+    """Random latents of `batch` clips, their noise levels (batch,) and condition."""
+    size, device = (cfg["height"], cfg["width"]), generator.device
+    frames, down = cfg["scale"]["num_frames"], generator.codec.downscale
+    image = torch.rand(1, 3, *size, device=device) * 2 - 1
+    flow = torch.randn(1, frames - 1, 2, *size, device=device)
+    one = torch.ones(1, device=device)
+    condition = generator.codec.condition(
+        image, noise=image, noise_aug=one, flow=flow, motion_strength=one, fps=one,
+        predicted=generator.codec.predict(image, flow) if generator.denoiser.predicts else None,
+    )  # fmt: skip
+    channels = condition.image_latents.shape[1]
+    latents = torch.randn(batch, frames, channels, size[0] // down, size[1] // down, device=device)
+    return latents, torch.ones(batch, device=device), repeat(condition, batch)
+
+
+class Sampling:
+    """The rows of inference.
+
+    Args:
+        rates: Operations a second by dtype.
+    """
+
+    def __init__(self, cfg: dict[str, Any], device: torch.device, results: Results, rates: dict[str, float]) -> None:
+        self.cfg, self.device, self.results, self.rates = cfg, device, results, rates
+        self.generator = build(cfg, device)
+        self.pair = 2 if cfg["sampling"]["max_guidance"] > 1 else 1
+
+    @torch.no_grad()
+    def call(self, segments: int, tflop: float | None = None) -> dict[str, Any]:
+        """Seconds of one denoiser call for `segments` windows, with the guidance pair; `tflop` is counted if None."""
+        latents, sigma, condition = example(self.generator, self.cfg, segments * self.pair)
+        row = timed(partial(self.generator.denoiser, latents, sigma, condition), self.device, tflop)
+        return row | self.floor(row["tflop"], self.cfg["sampling"]["dtype"]) | {"s_per_segment": row["s"] / segments}
+
+    @torch.no_grad()
+    def decode(self, chunk: int, dtype: str) -> dict[str, Any]:
+        """Seconds to decode one window, `chunk` frames at a time."""
+        latents = example(self.generator, self.cfg, 1)[0]
+        row = timed(lambda: self.generator.codec.decode(latents, chunk=chunk, dtype=getattr(torch, dtype)), self.device)
+        return row | self.floor(row["tflop"], dtype)
+
+    def video(self) -> dict[str, Any]:
+        """The phased video, once and whole."""
+        reset()
+        _, record, seconds = make_video(self.cfg, self.generator, {})
+        return {"s": seconds, "calls": record.calls, **{f"{k}, s": v for k, v in record.seconds.items()}, **peak()}
+
+    def extrapolated(self) -> dict[str, Any]:
+        """The same from the figures of one call and one decoded window."""
+        rows, frames, steps = self.results.rows, self.cfg["frames"], self.cfg["sampling"]["num_steps"]
+        window = self.cfg["scale"]["num_frames"]
+        segments = -(-frames // window)
+        calls = steps + (segments - 1) * (steps - round(self.cfg["long_video"]["gamma"] * steps))
+        call, decoded = rows["denoiser call"], rows[f"decode, float32, chunks of {window}"]
+        parts = {"calls": calls, "denoise, s": calls * call["s"], "decode, s": frames / window * decoded["s"]}
+        tflop = calls * call["tflop"] + frames / window * decoded["tflop"]
+        row = {"s": parts["denoise, s"] + parts["decode, s"], "tflop": tflop, **parts}
+        if "floor_s" in call and "floor_s" in decoded:
+            row["floor_s"] = calls * call["floor_s"] + frames / window * decoded["floor_s"]
+        return row
+
+    def floor(self, tflop: float, dtype: str) -> dict[str, float]:
+        return floor(tflop, self.rates.get(dtype))
+
+    def run(self) -> None:
+        """All rows, the most wanted first."""
+        measure, window = self.results.measure, self.cfg["scale"]["num_frames"]
+        groups, chunks = ((2, 4, 8), (4, 8, 14)) if self.device.type == "cuda" else ((2,), (4,))
+        measure("denoiser call", lambda: self.call(1), needs=3)
+        measure(f"decode, float32, chunks of {window}", lambda: self.decode(window, "float32"), needs=3)
+        measure("phased video, extrapolated", self.extrapolated, needs=0)
+        estimate = self.results.rows["phased video, extrapolated"].get("s", 30)
+        measure("phased video, whole", self.video, needs=1.5 * estimate)
+        measure(f"decode, bfloat16, chunks of {window}", lambda: self.decode(window, "bfloat16"), needs=3)
+        for chunk in chunks:
+            measure(f"decode, float32, chunks of {chunk}", lambda c=chunk: self.decode(c, "float32"), needs=3)
+        for group in groups:
+            measure(f"denoiser call, {group} segments at once", lambda g=group: self.call(g), needs=3)
+        self.generator.denoiser.channels_last()
+        measure("denoiser call, channels last", lambda: self.call(1), needs=3)
+
+
+class Training:
+    """Steps of one preset on prepared latents: forward, backward, AdamW; weights in float32, bf16-mixed on a GPU."""
+
+    def __init__(self, cfg: dict[str, Any], device: torch.device, preset: str) -> None:
+        self.cfg, self.device, generator = cfg, device, build(cfg, device)
+        self.denoiser = generator.denoiser.float().train()
+        if preset == "motion LoRA":
+            self.denoiser.requires_grad_(False)
+            add_lora(self.denoiser.unet, rank=cfg["rank"], alpha=cfg["rank"])
+        else:
+            self.denoiser.select_trainable(preset)
+        if cfg["scale"]["checkpoint_width"]:
+            self.denoiser.checkpoint_blocks(cfg["scale"]["checkpoint_width"])
+        self.generator = generator
+        trained = [p for p in self.denoiser.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(trained, lr=1e-6, fused=True)
+
+    def step(self, batch: int) -> dict[str, Any]:
+        latents, sigma, condition = example(self.generator, self.cfg, batch)
+        noise = torch.randn_like(latents)
+        std = self.denoiser.motion.deviation(condition)
+
+        def run() -> None:
+            with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda"):
+                loss = denoising_loss(self.denoiser, latents, condition, sigma, noise, data_std=std).mean()
+            loss.backward()
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+
+        run()  # AdamW makes its moments, once
+        row = timed(run, self.device)
+        return row | {"batch": batch, "s_per_clip": row["s"] / batch}
+
+
+def train_rows(cfg: dict[str, Any], device: torch.device, results: Results, rates: dict[str, float]) -> None:
+    """A step of each preset, at the batch of the scale and at the largest that fits."""
+    rate = rates.get("bfloat16" if device.type == "cuda" else "float32")
+    batches = (4, 8, 16, 32) if device.type == "cuda" else (1, 2)
+    for preset in PRESETS:
+        training: Training | None = None
+        for batch in batches:
+            name = f"training step, {preset}, batch {batch}"
+
+            def run(preset: str = preset, batch: int = batch) -> dict[str, Any]:
+                nonlocal training
+                training = training or Training(cfg, device, preset)
+                row = training.step(batch)
+                return row | floor(row["tflop"], rate)
+
+            results.measure(name, run, needs=8)
+            if "failed" in results.rows[name]:
+                break  # a larger batch needs more memory and more time
+        del training
+        reset()
+
+
+def floor(tflop: float, rate: float | None) -> dict[str, float]:
+    """Seconds that so many operations take at `rate` operations a second; nothing where the rate is unknown."""
+    return {} if rate is None else {"floor_s": tflop * counted.TERA / rate}
+
+
+def timed(run: Callable[[], Any], device: torch.device, tflop: float | None = None) -> dict[str, Any]:
+    """The best of three runs (on a CPU: one) in seconds, after one that warms up and counts the operations if asked."""
+    reset()
+    if tflop is None:
+        tflop = count_flops(run) / counted.TERA
+    else:
+        run()
+    reset()
+    best = float("inf")
+    for _ in range(3 if device.type == "cuda" else 1):
+        start = now()
+        run()
+        best = min(best, now() - start)
+    return {"s": best, "tflop": tflop, **peak()}
+
+
+def reset() -> None:
+    """Free what earlier rows held, and count memory anew."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peak() -> dict[str, float]:
+    """GiB since `reset`; nothing where it cannot be read."""
+    return {"gib": torch.cuda.max_memory_allocated() / 2**30} if torch.cuda.is_available() else {}
+
+
+def matmul_rates(out: Path) -> dict[str, float]:
+    """Operations a second by dtype, as part 1 measured them."""
+    rows = read_rows(out / "machine.json")
+    return {
+        name.removeprefix("matmul "): row["flop_per_s"]
+        for name, row in rows.items()
+        if name.startswith("matmul ") and "flop_per_s" in row
+    }
+
+
+def main() -> None:
+    args = arguments(__doc__)
+    motionanim.entry.quiet()
+    device, results = torch.device(args.device), Results(args.out / "full_scale.json", args.until)
+    cfg, rates = settings(device, args.overrides), matmul_rates(args.out)
+    share = 0.55 * results.left()  # of sampling; training has the rest
+    results.until -= results.left() - share
+    Sampling(cfg, device, results, rates).run()
+    reset()
+    results.until = args.until
+    train_rows(cfg, device, results, rates)
+
+
+if __name__ == "__main__":
+    main()

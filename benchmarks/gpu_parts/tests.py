@@ -1,0 +1,59 @@
+"""Part 2 of benchmarks/gpu.py: the tests marked gpu, each with its error and its tolerance."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpu_parts.results import Results, arguments
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Recorder:
+    """A pytest plugin: writes a row as each test ends, leaves out what passed before, and stops in time."""
+
+    def __init__(self, results: Results) -> None:
+        self.results = results
+
+    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
+        passed = {name for name, row in self.results.rows.items() if row.get("outcome") == "passed"}
+        done = [item for item in items if item.nodeid in passed]
+        items[:] = [item for item in items if item.nodeid not in passed]
+        config.hook.pytest_deselected(items=done)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call" or report.outcome != "passed":  # also an error or a skip before the call
+            row: dict[str, Any] = {"outcome": report.outcome, "seconds": report.duration}
+            row |= {name: value for name, value in report.user_properties if name in ("error", "tolerance")}
+            if report.failed:
+                crash = getattr(report.longrepr, "reprcrash", None)
+                row["failed"] = " ".join((crash.message if crash else str(report.longrepr)).split())[:200]
+            self.results.put(report.nodeid, **row)
+
+    def pytest_runtest_protocol(self, item: pytest.Item) -> None:
+        if self.results.left() < 2:
+            item.session.shouldstop = "the part's time is up"
+
+
+def main() -> None:
+    args = arguments(__doc__)
+    results = Results(args.out / "tests.json", args.until)
+    results.rows.pop("cut", None)
+    start = time.time()
+    files = sorted(str(path) for path in (ROOT / "tests").glob("test_gpu_*.py"))
+    # On a CPU the same tests compare its half precisions with its float32.
+    chosen = ["-m", "gpu"] if args.device == "cuda" else ["-k", "cpu"]
+    status = pytest.main(
+        [*files, *chosen, "-q", "-p", "no:cacheprovider", f"--rootdir={ROOT}", "--no-header"],
+        plugins=[Recorder(results)],
+    )
+    if results.left() < 2:
+        results.put("cut", failed=f"the time was up after {time.time() - start:.0f} s: a second call goes on")
+    elif status not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED):
+        results.put("cut", failed=f"pytest ended with {pytest.ExitCode(status).name}")
+
+
+if __name__ == "__main__":
+    main()
