@@ -11,11 +11,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import diffusers
 import torch
-import transformers
 from hydra.errors import InstantiationException
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
 # ${package:assets/tiny-svd} in a YAML is a path inside the installed package, wherever the command is run from.
@@ -37,8 +34,6 @@ def wandb_offline() -> bool:
 
 OmegaConf.register_new_resolver("wandb_offline", wandb_offline, replace=True)
 
-
-MISTAKES = (ValueError, OSError, InstantiationException, MisconfigurationException)
 
 # What to change where memory is short, cheapest first, by the part of a config that tells the commands apart.
 MEMORY = {
@@ -70,6 +65,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
+def is_misconfiguration(error: BaseException) -> bool:
+    """Whether Lightning refused a setting. Lightning is not imported to find out, because that takes seconds."""
+    module = sys.modules.get("lightning.pytorch.utilities.exceptions")
+    return module is not None and isinstance(error, module.MisconfigurationException)
+
+
 def one_line_errors(main: Callable[..., Any]) -> Callable[..., Any]:
     """Turn `ValueError`, `OSError`, bad configurations and lack of memory into `error: ...` and exit code 2."""
 
@@ -77,7 +78,10 @@ def one_line_errors(main: Callable[..., Any]) -> Callable[..., Any]:
     def run(*args: Any, **kwargs: Any) -> Any:
         try:
             return main(*args, **kwargs)
-        except (*MISTAKES, MemoryError, RuntimeError) as error:
+        except Exception as error:
+            known = (ValueError, OSError, InstantiationException, MemoryError, RuntimeError)
+            if not isinstance(error, known) and not is_misconfiguration(error):
+                raise
             # Hydra wraps what a constructor raised; the innermost cause is the line the user needs.
             cause: BaseException = error
             while isinstance(cause, InstantiationException) and cause.__cause__ is not None:
@@ -121,8 +125,12 @@ def find_checkpoint(cfg: DictConfig) -> str | None:
     return str(found[-1]) if found else None
 
 
-def quiet() -> None:
-    """Silence known chatter that hides a run's own messages."""
+def quiet(*, networks: bool = True) -> None:
+    """Silence known chatter that hides a run's own messages.
+
+    Args:
+        networks: Silence diffusers and transformers too. It imports them, which takes seconds.
+    """
     for chatter in (
         "does not have many workers",  # the embedded base needs none
         "in eval mode at the start of training",  # the frozen VAE and CLIP, on purpose
@@ -133,6 +141,10 @@ def quiet() -> None:
         warnings.filterwarnings("ignore", message=f".*{chatter}")
     for name in ("lightning.pytorch.utilities.rank_zero", "httpx"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    for library in (diffusers.utils.logging, transformers.utils.logging):
-        library.set_verbosity_error()
-        library.disable_progress_bar()  # of reading files; downloads keep theirs
+    if networks:
+        import diffusers
+        import transformers
+
+        for library in (diffusers.utils.logging, transformers.utils.logging):
+            library.set_verbosity_error()
+            library.disable_progress_bar()  # of reading files; downloads keep theirs
