@@ -43,15 +43,17 @@ class PretendedCuda(TorchFunctionMode):
         self.calls += there
         if there and name in ("numpy", "__array__"):
             raise TypeError("a tensor on CUDA cannot become a NumPy array: it needs .cpu() first")
-        wanted, kwargs = kwargs.get("device"), {key: value for key, value in kwargs.items() if key != "device"}
+        wanted = kwargs.get("device")
         if name not in _MAY_MIX:
             _check(name, args, given)
-        there = there if wanted is None else torch.device(wanted).type == "cuda"
+        if wanted is not None:
+            there = torch.device(wanted).type == "cuda"
+            kwargs = kwargs | {"device": "cpu" if there else wanted}
         if there and isinstance(kwargs.get("generator"), torch.Generator):
             raise RuntimeError(f"{name}: a generator on the CPU cannot draw numbers on CUDA")
         if name == "copy_":
             there = is_there(args[0])
-        if name == "__set__":  # parameter.data = moved
+        if name == "__set__" and isinstance(args[1], Tensor):  # parameter.data = moved
             _mark(args[0], is_there(args[1]))
         made = func(*args, **kwargs)
         return tree_map_only(Tensor, lambda value: _mark(value, True), made) if there else made

@@ -7,7 +7,6 @@ from pathlib import Path
 import lightning as L
 import pytest
 import torch
-from conftest import make_batch
 from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from on_device import awake, noisy, sent, trained_denoiser
@@ -117,13 +116,14 @@ def test_long_video(base: Path, method: str) -> None:
 ANCHORED = {"overlap": 2, "gamma": 0.5, "sigma": None, "warm_start": False, "anchor": True}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "use_flow"),
     [
         ("direct", True), ("gen_l_video", False), ("continuous", False), ("loop", False),
         (partial(LONG_VIDEO["continuous"].func, **ANCHORED), True),
     ],
-    ids=str,
+    ids=["direct", "gen_l_video", "continuous", "loop", "anchored"],
 )  # fmt: skip
 def test_long_video_with_parts_held_and_everything_given_from_the_cpu(
     base: Path, method: str | Callable, use_flow: bool
@@ -163,9 +163,13 @@ class Last(L.Callback):
         self.weights = torch.cat([p.detach().flatten() for p in pl_module.parameters() if p.requires_grad])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [lora, whole])
 def test_training_with_validation_and_pictures(
-    base: Path, make: Callable, raft_weights: Path, tmp_path: Path  # noqa: F811
+    base: Path,
+    make: Callable,
+    raft_weights: Path,
+    tmp_path: Path,  # noqa: F811
 ) -> None:
     def run(device: str) -> Tensor:
         seen, pictures = Last(), [Preview(folder=str(tmp_path / "samples"), clips=2, sampling=SAMPLING, seed=0)]
@@ -195,6 +199,7 @@ def test_refiner_training(tmp_path: Path) -> None:
     both(run)
 
 
+@pytest.mark.slow
 def test_i3d(features: I3DFeatures) -> None:  # noqa: F811
     features.to("cpu")
     with PretendedCuda() as pretended:

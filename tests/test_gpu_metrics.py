@@ -42,6 +42,7 @@ def smooth_flow(steps: int = 4) -> Tensor:
     return fields[:, None].expand(-1, steps, -1, -1, -1) * torch.linspace(1, 0.7, steps).view(-1, 1, 1, 1)
 
 
+@pytest.mark.slow
 def test_i3d(features: I3DFeatures, device: str, record_property: Callable) -> None:  # noqa: F811
     frames = clips(1, 9, 32)
     got = moved(features, device)(frames.to(device))
