@@ -168,8 +168,8 @@ class Last(L.Callback):
 def test_training_with_validation_and_pictures(
     base: Path,
     make: Callable,
-    raft_weights: Path,
-    tmp_path: Path,  # noqa: F811
+    raft_weights: Path,  # noqa: F811
+    tmp_path: Path,
 ) -> None:
     def run(device: str) -> Tensor:
         seen, pictures = Last(), [Preview(folder=str(tmp_path / "samples"), clips=2, sampling=SAMPLING, seed=0)]

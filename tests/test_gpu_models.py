@@ -117,7 +117,10 @@ def video(base: Path, device: str, method: str, **sampling) -> torch.Tensor:
     return sample(generator, LONG_VIDEO[method], frames=8)
 
 
-@pytest.mark.parametrize("method", LONG_VIDEO)
+@pytest.mark.parametrize(
+    "method",
+    [pytest.param(m, marks=[] if m in ("direct", "phased", "continuous") else pytest.mark.slow) for m in LONG_VIDEO],
+)
 def test_long_video(base: Path, device: str, method: str, record_property: Callable) -> None:
     got, expected = video(base, device, method), video(base, "cpu", method)
     assert got.device.type == device

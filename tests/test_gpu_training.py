@@ -71,6 +71,7 @@ def test_step(base: Path, device: str, make: Callable, tmp_path: Path, record_pr
     same_step(got, expected, record_property, weights=make is lora)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [lora, whole])
 def test_step_in_bfloat16(base: Path, device: str, make: Callable, tmp_path: Path, record_property: Callable) -> None:
     got = step(make(base), device, tmp_path, precision="bf16-mixed")
