@@ -139,7 +139,7 @@ class Generator:
                 noise_aug=on * self.sampling["noise_aug"],
                 flow=motion,
                 motion_strength=motion_strength(flow) if strength is None else strength.to(self.device),
-                fps=on * fps,
+                fps=on * torch.as_tensor(fps, device=self.device),
                 predicted=predicted,
             )._replace(use_flow=on * float(use_flow), use_strength=on * float(strength is not None))
 

@@ -10,7 +10,7 @@ import torch
 from conftest import MOTION, make_condition
 from torch import Tensor
 
-from motionanim.generate import Generator, _held
+from motionanim.generate import Generator, LongVideo, _held
 from motionanim.long_video.chained import continuous, direct, loop
 from motionanim.long_video.windowed import fifo, freenoise, gen_l_video
 from motionanim.types import Condition
@@ -61,12 +61,12 @@ def load(
     return generator
 
 
-def sample(generator: Generator, method: str, *, frames: int) -> Tensor:
+def sample(generator: Generator, method: str | LongVideo, *, frames: int) -> Tensor:
     random = torch.Generator().manual_seed(1)
     return generator(
         torch.rand(1, 3, 16, 16, generator=random) * 2 - 1, torch.randn(1, frames - 1, 2, 16, 16, generator=random),
         num_frames=frames, fps=7.0, strength=torch.ones(1), use_flow=True, mask=torch.ones(1, 1, 16, 16),
-        long_video=METHODS[method], seed=0, progress=False,
+        long_video=METHODS.get(method, method), seed=0, progress=False,
     )[0]  # fmt: skip
 
 
@@ -106,15 +106,6 @@ def test_a_decoder_in_bfloat16_makes_nearly_the_same_video(base: Path) -> None:
     )
     assert rounded.dtype == torch.float32
     assert 0 < (rounded - exact).abs().mean() < 0.02 * exact.std()
-
-
-@pytest.mark.gpu  # a CPU compiles for minutes
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_compiled_unet_makes_the_same_video(base: Path) -> None:
-    compiled, plain = (load(base, sampling={"compile": mode}, device="cuda") for mode in ("default", None))
-    torch.testing.assert_close(
-        sample(compiled, "direct", frames=5), sample(plain, "direct", frames=5), atol=1e-2, rtol=0
-    )
 
 
 def test_the_compiler_sees_hooks_processors_and_windows_of_the_motion_conditioning(base: Path) -> None:
