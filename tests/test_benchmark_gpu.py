@@ -131,7 +131,8 @@ def test_mistakes_are_one_line(arguments: list[str], words: str, tmp_path: Path)
 
 def test_each_test_leaves_its_outcome_and_what_passed_is_not_run_again(tmp_path: Path) -> None:
     (tmp_path / "test_some.py").write_text(
-        "def test_right(record_property):\n    record_property('error', 0.5)\n"
+        "def test_right(record_property):\n    for error, tolerance in ((0.1, 1.0), (0.5, 0.6), (0.9, 2.0)):\n"
+        "        record_property('error', error)\n        record_property('tolerance', tolerance)\n"
         "def test_wrong():\n    open('runs', 'a').write('x')\n    assert 1 == 2\n"
     )
     code = (
@@ -144,7 +145,8 @@ def test_each_test_leaves_its_outcome_and_what_passed_is_not_run_again(tmp_path:
     for runs in ("x", "xx"):
         subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, check=True)
         rows = json.loads((tmp_path / "tests.json").read_text())
-        assert rows["test_some.py::test_right"]["error"] == 0.5
+        row = rows["test_some.py::test_right"]
+        assert (row["error"], row["tolerance"]) == (0.5, 0.6), "the comparison nearest to failing"
         assert rows["test_some.py::test_wrong"]["outcome"] == "failed"
         assert "assert 1 == 2" in rows["test_some.py::test_wrong"]["failed"]
         assert (tmp_path / "runs").read_text() == runs
