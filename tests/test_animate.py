@@ -164,13 +164,34 @@ def test_a_mistake_is_named_and_an_earlier_video_stays(
 
 @pytest.mark.parametrize(
     "override",
-    ["long_video.gamma=1.5", "long_video.omega=-1", "long_video=continuous long_video.overlap=9", "long_video.sigma=1"],
-)
+    [
+        "long_video.gamma=1.5", "long_video.omega=-1", "long_video=continuous long_video.overlap=9",
+        "long_video.gamma=0.5 long_video.sigma=1",
+    ],
+)  # fmt: skip
 def test_options_out_of_range_are_named(override: str, photo: Path, tiny: list[str], tmp_path: Path) -> None:
     name = override.split("long_video.")[-1].split("=")[0]
     with pytest.raises(ValueError, match=name):
         animate(["long_video=phased", *tiny[:-1], *override.split()], image=photo, arrows=ARROW, out=tmp_path / "o.mp4")
     assert not (tmp_path / "o.mp4").exists()
+
+
+@pytest.mark.parametrize("method", ["continuous", "loop", "phased"])
+def test_gamma_or_sigma_alone_is_enough(method: str, photo: Path, tiny: list[str], tmp_path: Path) -> None:
+    """S18: each turns the method's own default off, whichever of the two it is."""
+    small = tiny if method != "phased" else tiny[:-1]
+
+    def split(*overrides: str) -> tuple[int, float]:
+        out = tmp_path / "o.mp4"
+        made = animate([f"long_video={method}", *small, *overrides], image=photo, arrows=ARROW, frames=7, out=out)
+        command = made.record["command"]["long_video"]
+        assert (command["gamma"] is None) != (command["sigma"] is None)
+        return made.record["runs"][0]["split_step"], made.record["runs"][0]["split_sigma"]
+
+    assert split("long_video.gamma=0.3")[0] == 1
+    assert split("long_video.gamma=0")[0] == 0
+    assert split("long_video.sigma=1")[1] <= 1
+    assert split("long_video.gamma=null", "long_video.sigma=1") == split("long_video.sigma=1")
 
 
 def test_a_full_disk_leaves_the_earlier_files(
