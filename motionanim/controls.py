@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from motionanim.drawing import Arrow, Controls, Kind, fit_controls, parse_controls, path_length
-from motionanim.hints import Edge, Normalized, along_path, arrow_vectors, bounded_flow, path_flow
+from motionanim.hints import Edge, Normalized, along_path, arrow_vectors, bounded_flow
 from motionanim.motion_kinds import Parts, Sway, rigid_parts, velocity
+from motionanim.paths import path_flow
 
 __all__ = [
     "Arrow", "Controls", "Fields", "at_strength", "fit_controls", "motion_field", "parse_controls", "strength_to_px",
@@ -62,7 +63,7 @@ def motion_field(
         field: "eulerian": one steady field. "advected": the field of the flow arrows is drawn anew for each step, about
             the points that moved along their paths and go straight on after them.
         entries: Of a steady field. "path": all of an arrow's path is its entry, so that what it carries arrives
-            (`hints.path_flow`). "start": every straight part of a path is an entry at its start, as Eq. 5 is printed.
+            (`paths.path_flow`). "start": every straight part of a path is an entry at its start, as Eq. 5 is printed.
         sigma, threshold, threshold_on, normalized, edge: As in `hints.bounded_flow`; pins need "exact".
         median_strength, strength: As in `at_strength`; a strength needs both.
         image: (3, H, W) in [-1, 1], which `refiner` wants.

@@ -1,11 +1,8 @@
-"""From a few arrows to a dense motion hint: Eq. 5-7 of the paper, from their starts or from all of their paths.
+"""From a few arrows to a dense motion hint: Eq. 5-7 of the paper, spread from points; `paths` spreads from whole paths.
 
 Points are (x, y) in pixels, origin at the first pixel centre; vectors are px per frame, x to the right and y down.
 """
 
-import math
-from collections.abc import Sequence
-from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -71,7 +68,7 @@ def dense_flow(
     Raises:
         ValueError: If `sigma`, `threshold`, `threshold_on` or `normalized` is not as above.
     """
-    _check_spread("cut", sigma, threshold, threshold_on, normalized)
+    check_spread("cut", sigma, threshold, threshold_on, normalized)
     height, width = mask.shape[-2:]
     reach = sigma * height
     x = torch.arange(width, dtype=vectors.dtype, device=vectors.device)
@@ -93,7 +90,8 @@ def dense_flow(
     return flow * (size > threshold) * mask
 
 
-def _check_spread(edge: str, sigma: float, threshold: float, threshold_on: str, normalized: object) -> None:
+def check_spread(edge: str, sigma: float, threshold: float, threshold_on: str, normalized: object) -> None:
+    """Raises ValueError if an option of `bounded_flow` is not one."""
     if edge not in ("cut", "soft"):
         raise ValueError(f"edge={edge!r}: must be 'cut' or 'soft'")
     if sigma <= 0:
@@ -129,7 +127,7 @@ def bounded_flow(
     Raises:
         ValueError: If `edge` is neither, or as `dense_flow` does.
     """
-    _check_spread(edge, sigma, threshold, threshold_on, normalized)
+    check_spread(edge, sigma, threshold, threshold_on, normalized)
     bounded = edge == "soft" and bool((mask == 0).any())
     cut = {"sigma": sigma, "threshold": 0.0 if bounded else threshold, "threshold_on": threshold_on}
     flow = dense_flow(points, vectors, mask, normalized=normalized, **cut)
@@ -149,106 +147,13 @@ def _interpolate(distance_x: Tensor, distance_y: Tensor, vectors: Tensor) -> Ten
     flow = vectors.new_zeros(2, distance_y.shape[1], distance_x.shape[1])
     total = torch.zeros_like(flow[0])
     for across, down, vector in zip(distance_x, distance_y, vectors):
-        weight = _exact_weight(down[:, None] + across)
+        weight = exact_weight(down[:, None] + across)
         flow += vector[:, None, None] * weight
         total += weight
     return flow / total.clamp_min(info.tiny)
 
 
-def path_flow(
-    paths: Sequence[Tensor],
-    speeds: Sequence[float],
-    pins: Tensor,
-    mask: Tensor,
-    *,
-    edge: Edge,
-    sigma: float,
-    threshold: float,
-    threshold_on: Literal["weight", "magnitude"],
-    normalized: Normalized,
-) -> Tensor:
-    """`bounded_flow` with the whole path of every arrow as its entry, instead of a point at its start.
-
-    D of Eq. 6 is the distance to the path, and the vector has the arrow's speed along the path there. With entries at
-    the starts the flow fades on the way, and what an arrow carries stops short of its tip. A point of the path itself
-    has the arrow's full speed, and under "exact" no other arrow and no pin changes that, however near. Where a path
-    crosses itself the flow is the mean of the two directions.
-
-    Args:
-        paths: (K, 2) float64 px each, K at least 2, no two neighbours equal.
-        speeds: px per frame along each path, above 0.
-        pins: (P, 2) px, points that stand still; only "exact" meets them.
-        mask: (1, H, W) in {0, 1}; 1 where pixels may move.
-        edge, sigma, threshold, threshold_on, normalized: As in `bounded_flow`.
-
-    Returns:
-        (2, H, W) float32, px per frame.
-
-    Raises:
-        ValueError: As `bounded_flow` does.
-    """
-    _check_spread(edge, sigma, threshold, threshold_on, normalized)
-    height, width = mask.shape[-2:]
-    flow, total, reached = (torch.zeros(*channels, height, width) for channels in ((2,), (), ()))
-    scale = 1 / (sigma * height) ** 2
-
-    def share(squared: Tensor) -> Tensor:
-        # The clamp keeps weights far away from becoming 0, and so their average defined: exp(-80) is a float32.
-        squared = (squared * scale).clamp(max=80)
-        return _exact_weight(squared) if normalized == "exact" else torch.exp(-squared)
-
-    for path, speed in zip(paths, speeds, strict=True):
-        squared, direction = nearest_on_path(path, height, width)
-        weight = share(squared)
-        flow += weight * speed * direction
-        total += weight
-        reached += torch.exp(-squared * scale)
-    for pin in pins if normalized == "exact" else ():
-        total += share(nearest_on_path(pin[None], height, width)[0])
-    if normalized:
-        flow /= total.clamp_min(torch.finfo(total.dtype).tiny)
-    bounded = edge == "soft" and bool((mask == 0).any())
-    size = reached if threshold_on == "weight" else torch.linalg.vector_norm(flow, dim=0)
-    if not bounded:
-        flow *= size > threshold
-    if edge == "soft" and not bounded:
-        flow *= reached.clamp(max=1)
-    return flow * mask
-
-
-def nearest_on_path(path: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """How far every pixel is from a polyline, and which way the polyline goes near it.
-
-    Args:
-        path: (K, 2) px; of one point the direction is zero.
-
-    Returns:
-        The squared distance (H, W) in px², and the direction (2, H, W): the mean of the unit vectors of all parts,
-        weighted by length / distance⁴, which is the part's own on the path. Float32.
-    """
-    path = path.double()
-    x = torch.arange(width, dtype=torch.float32)
-    y = torch.arange(height, dtype=torch.float32)[:, None]
-    if len(path) == 1:
-        (left, top) = path[0].tolist()
-        return (x - left) ** 2 + (y - top) ** 2, torch.zeros(2, height, width)
-    nearest = torch.full((height, width), math.inf)
-    direction, total = torch.zeros(2, height, width), torch.zeros(height, width)
-    for start, end in pairwise(path):
-        length = float(torch.linalg.vector_norm(end - start))
-        across, down = ((end - start) / length).tolist()
-        dx, dy = x - float(start[0]), y - float(start[1])
-        along = (dx * across + dy * down).clamp(0, length)
-        squared = (dx - along * across).square() + (dy - along * down).square()
-        torch.minimum(nearest, squared, out=nearest)
-        weight = length / (squared + 1e-6) ** 2
-        direction[0] += across * weight
-        direction[1] += down * weight
-        total += weight
-    return nearest, direction / total
-
-
-def _exact_weight(squared: Tensor) -> Tensor:
+def exact_weight(squared: Tensor) -> Tensor:
     """w / (1 - w) of w = exp(-squared) without its cancellation; the floor stands for the infinite one at the point."""
     return 1 / torch.expm1(squared).clamp_min(torch.finfo(squared.dtype).eps ** 2)
 

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from motionanim.hints import nearest_on_path
 from motionanim.images import load_mask
+from motionanim.paths import nearest_on_path
 
 _FORM = "a mask file, or a list of polygons [[x, y], [x, y], [x, y], ...] and strokes {brush: [[x, y], ...], radius: r}"
 
@@ -115,9 +115,19 @@ def _stroke(name: str, value: Mapping[str, Any], height: int, width: int) -> Ten
     if radius <= 0:
         raise ValueError(f"{name}: radius={radius:g} must be above 0 px")
     line = torch.from_numpy(_points(f"{name}: brush", value["brush"], 1, height, width))
-    apart = torch.cat([torch.tensor([True]), line.diff(dim=0).ne(0).any(1)])
-    squared, _ = nearest_on_path(line[apart], height, width)
-    return (squared <= radius**2).float()[None]
+    stroke = torch.zeros(1, height, width)
+    for part in line.unfold(0, 2, 1).mT if len(line) > 1 else line[None]:
+        if len(part) == 2 and part[0].equal(part[1]):
+            part = part[:1]
+        # Only the pixels about this part, for a photo has millions.
+        low = (part.amin(0) - radius).floor().clamp(min=0).long()
+        high = torch.minimum((part.amax(0) + radius).ceil().long() + 1, torch.tensor([width, height]))
+        if (high > low).all():
+            (left, top), (right, bottom) = low.tolist(), high.tolist()
+            squared, _ = nearest_on_path(part - low, bottom - top, right - left)
+            inside = stroke[0, top:bottom, left:right]
+            inside.logical_or_(squared <= radius**2)
+    return stroke
 
 
 def propose_region(

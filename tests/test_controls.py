@@ -214,6 +214,16 @@ def test_an_arrow_arrives(length, mask):
     assert missed([[14, 60.3, 14 + length, 60.3 + 0.1 * length]], mask)[0] < 0.01
 
 
+def test_a_large_field_is_made_small_and_arrives_all_the_same(monkeypatch):
+    drawn = [{"path": [[20, 50], [60, 50], [60, 85]]}, [100, 100, 30, 104]]
+    whole = field(of(drawn, torch.ones(1, 128, 128)), edge="soft").dense
+    monkeypatch.setattr("motionanim.paths._MOST_PIXELS", 64 * 64)
+    enlarged = field(of(drawn, torch.ones(1, 128, 128)), edge="soft").dense
+    assert not torch.equal(enlarged, whole)
+    assert (enlarged - whole).abs().mean() < 0.005 * whole.abs().max()
+    assert max(missed(drawn)) < 0.02
+
+
 def test_an_arrow_whose_entry_is_its_start_does_not_arrive():
     assert missed([[14, 60, 114, 60]], entries="start")[0] > 0.3
 

@@ -21,7 +21,8 @@ ALL = {
     "arrows": [
         {"path": [[6, 6], [6, 30]], "speed": 2, "region": "river"},
         {"path": [[10, 6], [10, 30]], "region": "river"},
-        {"path": [[44, 10], [50, 10], [52, 30]], "kind": "move", "region": RIGHT, "easing": "ease", "start": 3, "end": 9},
+        {"path": [[44, 10], [50, 10], [52, 30]], "kind": "move", "region": RIGHT, "easing": "ease",
+         "start": 3, "end": 9},
         {"path": [[30, 15], [33, 15.5]], "kind": "turn", "region": WHEEL, "speed": 3},
         {"path": [[26, 44], [28, 44]], "kind": "sway", "period": 12, "phase": 1.5},
     ],
@@ -56,9 +57,9 @@ def test_what_was_read_can_be_written_and_read_again(tmp_path):
     """Regions as mask files beside the drawing."""
     parsed, arrows = parse_controls(ALL, MASK), []
     for i, arrow in enumerate(parsed.arrows):
-        own = {"speed", "center", "period", "phase", "easing", "start", "end"} - {
-            "flow": {"center", "period", "phase", "easing", "start", "end"}, "turn": {"period", "phase", "easing", "start", "end"},
-            "move": {"speed", "center", "period", "phase"}, "sway": {"speed", "center", "easing", "start", "end"},
+        own = {
+            "flow": ["speed"], "turn": ["speed", "center"], "move": ["easing", "start", "end"],
+            "sway": ["period", "phase"],
         }[arrow.kind]  # fmt: skip
         item = {"path": arrow.path, "kind": arrow.kind} | {key: getattr(arrow, key) for key in own}
         if arrow.region is not None:
@@ -85,10 +86,8 @@ def test_only_regions_move_where_every_arrow_has_one_and_no_mask_is_given():
 
 def test_the_region_of_a_later_arrow_lies_on_top():
     wide = [[[4, 4], [40, 4], [40, 40], [4, 40]]]
-    under, over = parse_controls(
-        [{"path": [[6, 6], [6, 30]], "region": wide}, {"path": [[30, 15], [33, 15.5]], "kind": "turn", "region": WHEEL}],
-        MASK,
-    ).arrows
+    wheel = {"path": [[30, 15], [33, 15.5]], "kind": "turn", "region": WHEEL}
+    under, over = parse_controls([{"path": [[6, 6], [6, 30]], "region": wide}, wheel], MASK).arrows
     assert (under.region * over.region).sum() == 0
     assert over.region[0, 24, 30] == 1
     whole = parse_controls([{"path": [[6, 6], [6, 30]], "region": wide}], MASK).arrows[0].region
@@ -117,14 +116,14 @@ SWAY = {"path": [[44, 10], [50, 10]], "kind": "sway", "period": 8}
     [
         ([{**TURN, "kind": "spin"}], r"arrows\[0\]: kind=spin: must be flow, move, sway, turn"),
         ([{**TURN, "kind": ["turn"]}], r"kind=\['turn'\]: must be flow"),
-        ([{**TURN, "period": 3}], r"arrows\[0\]: kind=turn has period: its keys may be center, kind, path, region, speed"),
+        ([{**TURN, "period": 3}], r"arrows\[0\]: kind=turn has period: its keys may be center, kind, path"),
         ([{**SWAY, "speed": 2}], "kind=sway has speed: its keys may be kind, path, period, phase, region"),
         ([{"path": [[1, 2], [3, 4]], "period": 5}], r"arrows\[0\] has period: its keys may be"),
         ([{**SWAY, "period": None}], "kind=sway needs period, the frames of one swing to and fro, at least 2"),
         ([{**SWAY, "period": 1}], "needs period"),
         ([{**SWAY, "period": "8"}], r"arrows\[0\]: period: 8 must be a finite number"),
         ([{**SWAY, "phase": math.inf}], "phase: inf must be a finite number"),
-        ([{**SWAY, "path": [[4, 4], [5, 5], [6, 6]]}], "kind=sway has a path of 2 points, rest and farthest reach, not 3"),
+        ([{**SWAY, "path": [[4, 4], [5, 5], [6, 6]]}], "a path of 2 points, rest and farthest reach, not 3"),
         ([{**MOVE, "easing": "bounce"}], "easing=bounce: must be linear or ease"),
         ([{**MOVE, "start": -1}], "start=-1 must be a frame number"),
         ([{**MOVE, "end": 2.5}], "end=2.5 must be a frame number"),
@@ -135,15 +134,15 @@ SWAY = {"path": [[44, 10], [50, 10]], "kind": "sway", "period": 8}
         ([{**TURN, "center": [1, 2, 3]}], r"center=\[1, 2, 3\]: must be a point"),
         ([{**TURN, "center": [30, 15]}], r"does not go round its center \(30, 15\): draw it along the rim"),
         ([{**TURN, "path": [[30, 15], [30, 20]]}], "does not go round its center"),
-        ([{**TURN, "path": [[1, 1], [5, 1]]}], r"arrows\[0\] starts at \(1, 1\), 27 px outside its region: start it inside"),
+        ([{**TURN, "path": [[1, 1], [5, 1]]}], r"starts at \(1, 1\), 27 px outside its region: start it inside"),
         ([{**MOVE, "path": [[30, 10], [50, 10]]}], r"10 px outside its region: start it inside, such as at \(40, 10\)"),
         ([{**MOVE, "region": [[[1, 2], [3, 4]]]}], r"arrows\[0\]: region\[0\].*at least 3 points"),
         ([{**MOVE, "region": [[[70, 2], [80, 2], [80, 9]]]}], r"arrows\[0\]: region: no pixel is inside"),
         ([{**MOVE, "region": "gone.png"}], r"arrows\[0\]: region: gone.png cannot be opened"),
-        ([MOVE, {**SWAY, "region": RIGHT}], r"arrows\[1\]: kind=sway and arrows\[0\]: kind=move share a region: give each"),
+        ([MOVE, {**SWAY, "region": RIGHT}], r"arrows\[1\]: kind=sway and arrows\[0\]: kind=move share"),
         ([TURN, {**TURN, "speed": 2}], r"arrows\[1\]: kind=turn and arrows\[0\]: kind=turn share a region"),
         ([[1, 2, 3, 4], SWAY], r"arrows\[1\]: kind=sway and arrows\[0\]: kind=flow share a region"),
-        ([TURN, {**MOVE, "region": [[[10, 4], [50, 4], [50, 44], [10, 44]]]}], r"arrows\[0\]: region: the regions of later"),
+        ([TURN, {**MOVE, "region": [[[10, 4], [50, 4], [50, 44], [10, 44]]]}], "region: the regions of later arrows"),
         ([[30, 24, 5, 5], TURN], r"arrows\[0\] starts at \(30, 24\), 10 px outside what may move"),
         ([[1, 1, 5, 5], {**MOVE, "region": [[[0, 0], [63, 0], [63, 47], [0, 47]]]}], "leave nothing for it"),
         ([{"path": [[1, 1], [2, 2]] * 501}], "a path needs from 2 to 1000 points"),
@@ -204,8 +203,7 @@ def read_or_refuse(value):
     """Anything but a ValueError fails the test."""
     try:
         controls = parse_controls(value, MASK)
-    except ValueError as error:
-        assert str(error)
+    except ValueError:
         return
     for arrow in controls.arrows:
         x, y = arrow.path[0]

@@ -86,7 +86,8 @@ def test_without_a_phase_a_sway_reaches_its_tip_after_a_quarter_of_its_period():
 
 
 def test_pins_hold_a_root_while_the_leaf_sways():
-    stem = {"path": [[30, 10], [36, 10]], "kind": "sway", "region": {"brush": [[30, 8], [30, 40]], "radius": 3}, "period": 9}
+    region = {"brush": [[30, 8], [30, 40]], "radius": 3}
+    stem = {"path": [[30, 10], [36, 10]], "kind": "sway", "region": region, "period": 9}
     amplitude = fields([stem], pins=[[30, 40]]).parts.sways[0].amplitude
     along = amplitude[0, 10:41, 30]
     assert along[0] == pytest.approx(6, abs=1e-4)
@@ -144,7 +145,8 @@ def test_a_moved_region_has_one_velocity_wherever_it_is_and_what_it_uncovers_sta
 
 
 def test_velocities_add_up_to_displacements():
-    made = fields([LEAF_ARROW, WHEEL_ARROW, {"path": [[30, 5], [40, 5]], "region": [[[28, 2], [60, 2], [60, 9], [28, 9]]]}])
+    stream = {"path": [[30, 5], [40, 5]], "region": [[[28, 2], [60, 2], [60, 9], [28, 9]]]}
+    made = fields([LEAF_ARROW, WHEEL_ARROW, stream])
     (sway,) = made.parts.sways
     total = torch.zeros(2)
     for frame, step in enumerate(made.per_step, start=1):

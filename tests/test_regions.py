@@ -113,7 +113,7 @@ def test_grabcut_finds_the_thing_under_the_arrow_and_is_deterministic():
 
 
 def test_grabcut_always_holds_the_starts_of_arrows_and_only_what_is_connected_with_them():
-    image, disc = blob()
+    image, _ = blob()
     image[:, :20, 90:] = image[:, 45:46, 50:51]  # as orange, elsewhere
     found = propose_region(image, [[(45, 45), (60, 45)], [(10, 80), (14, 80)]], [(10, 81)])
     assert found[0, 45, 45] == found[0, 80, 10] == 1
