@@ -2,6 +2,8 @@
 
 import json
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -70,6 +72,17 @@ def test_what_was_read_can_be_written_and_read_again(tmp_path):
     again = parse_controls(tmp_path / "again.json", MASK)
     assert plain(again) == plain(parsed)
     assert again.arrows[0].region is again.arrows[1].region
+
+
+def test_the_drawing_in_the_readme_is_read(tmp_path):
+    text = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```json\n(.*?)^```", text, flags=re.M | re.S)
+    boat = np.zeros((400, 600), dtype=np.uint8)
+    boat[60:100, 280:320] = 255
+    Image.fromarray(boat).save(tmp_path / "boat.png")
+    (tmp_path / "arrows.json").write_text(block, encoding="utf-8")
+    drawn = parse_controls(tmp_path / "arrows.json", torch.ones(1, 400, 600))
+    assert [arrow.kind for arrow in drawn.arrows] == ["flow", "move", "sway", "turn"]
 
 
 def test_only_regions_move_where_every_arrow_has_one_and_no_mask_is_given():
