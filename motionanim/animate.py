@@ -227,7 +227,7 @@ def _overview(image: Tensor, controls: Controls, fields: Fields, video: Tensor) 
     """Input | arrows | dense field | refined field, if T made one | five frames, as the paper's Fig. 1."""
     steps = [fields.dense] if fields.refined is fields.dense else [fields.dense, fields.refined]
     if not fields.parts.flow_only:
-        steps.append(fastest(fields.per_step))
+        steps = [*(step for step in steps if step.any()), fastest(fields.per_step)]
     largest = max(*(float(torch.linalg.vector_norm(step, dim=0).max()) for step in steps), 1e-6)
     chosen = torch.linspace(0, len(video) - 1, 5).round().long()
     drawn = draw_controls(image, [arrow.path for arrow in controls.arrows], controls.pins, controls.mask)
