@@ -23,7 +23,7 @@ from torchmetrics.functional import spearman_corrcoef
 from tqdm import tqdm
 
 import motionanim.entry
-from motionanim.controls import Arrow, Controls, with_strength
+from motionanim.controls import Arrow, Controls
 from motionanim.data.stream import rng
 from motionanim.data.synthetic import SyntheticClips
 from motionanim.flow import motion_strength, trace_back, warp
@@ -70,7 +70,7 @@ def main() -> None:
         base=config.scale.base, motion=settings["motion"], sampling=settings["sampling"], loras=[], window=frames,
         device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
     )  # fmt: skip
-    width, median = config.width, config.scale.median_strength
+    width = config.width
     clips = SyntheticClips(
         seed=1, length=64, num_frames=2, height=config.height, width=width, fps=7, moving_camera=0.0, split="val"
     )
@@ -87,12 +87,13 @@ def main() -> None:
         moved = warp(images.repeat_interleave(frames, 0), where.flatten(0, 1))
         return moved.unflatten(0, (len(images), frames))
 
-    jobs = []
+    jobs, drawn = [], []
     for index, (image, mask) in enumerate(scenes(clips, args.clips)):
         for arrow in arrow_in(mask, rng(0, index), 0.02 * width * (frames - 1)):
             field = field_of(Controls((arrow,), (), mask), num_frames=frames)
             requested = torch.tensor(arrow.path[1]) - torch.tensor(arrow.path[0])
             jobs.append((image, mask, field.per_step, requested / (frames - 1)))
+            drawn.append(Controls((arrow,), (), mask))
     rows: dict[str, list[tuple[float, float, float]]] = {"generated": [], "warp": [], "warp, autoencoder": []}
     for first in tqdm(range(0, len(jobs), BATCH), desc="arrows"):
         images, masks, flows, requests = (torch.stack(part) for part in zip(*jobs[first : first + BATCH], strict=True))
@@ -110,9 +111,11 @@ def main() -> None:
                 mean = region_flow(seen, (speed > 0.5 * speed.max()).float())
                 rows[name].append((direction_error(mean, request), speed_gain(mean, request), static_drift(seen, mask)))
     ranks: dict[str, list[float]] = {"generated": [], "warp": []}
-    scaled = jobs[: 2 * min(args.clips, 16) : 2]
-    for image, mask, flow, _ in tqdm(scaled, desc="strengths"):
-        flows = torch.stack([with_strength(flow, strength, median_strength=median) for strength in STRENGTHS])
+    scaled = range(0, 2 * min(args.clips, 16, len(jobs) // 2), 2)
+    for job in tqdm(scaled, desc="strengths"):
+        image, mask = jobs[job][:2]
+        fields = [field_of(drawn[job], num_frames=frames, strength=strength) for strength in STRENGTHS]
+        flows = torch.stack([field.per_step for field in fields])
         asked = motion_strength(flows)
         images, masks = (x.expand(len(asked), -1, -1, -1) for x in (image, mask))
         for name, videos in (("generated", made(images, flows, masks, asked)), ("warp", warped(images, flows))):

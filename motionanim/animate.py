@@ -7,7 +7,8 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Sequence
 from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
@@ -19,15 +20,18 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from motionanim.controls import Controls, Fields, fit_controls, parse_controls, strength_to_px, with_strength
+from motionanim.controls import Fields, at_strength, strength_to_px
 from motionanim.data.video import write_video
+from motionanim.drawing import Controls, crop_controls, fit_controls, parse_controls
 from motionanim.entry import one_line_errors, quiet
 from motionanim.files import atomic_path
 from motionanim.flow import motion_strength
 from motionanim.generate import Generator, pick_device
 from motionanim.images import fit, load_image, load_mask
 from motionanim.models.flow_refiner import FlowRefiner
+from motionanim.motion_kinds import doubts, fastest, swept
 from motionanim.pictures import draw_controls, flow_to_rgb, panels, write_frames, write_gif, write_picture
+from motionanim.regions import propose_region
 
 CONF = Path(__file__).parents[1] / "conf"
 VERSIONS = ("torch", "diffusers", "motionanim")
@@ -73,13 +77,14 @@ def run(config: DictConfig) -> Animation:
         raise ValueError(f"renderer={config.renderer}: must be diffusion or eulerian")
     files = _check_files(config)
     photo = load_image(config.image)
-    mask = torch.ones_like(photo[:1]) if config.mask is None else load_mask(config.mask, *photo.shape[1:])
-    drawn = OmegaConf.to_container(config.arrows) if OmegaConf.is_config(config.arrows) else config.arrows
-    controls = parse_controls(drawn, mask)
+    controls, notes = _read_drawing(config, photo)
+    for note in notes:
+        warnings.warn(note, stacklevel=2)
     record = {
         "command": OmegaConf.to_container(config, resolve=True),
         "image_sha256": hashlib.sha256(Path(config.image).read_bytes()).hexdigest(),
         "versions": {name: version(name) for name in VERSIONS} | {"python": sys.version.split()[0]},
+        "notes": notes,
     }
     start = time.perf_counter()
     videos, image, fitted, fields, details = make(config, photo, controls, strengths)
@@ -87,6 +92,38 @@ def run(config: DictConfig) -> Animation:
     record |= {"seconds": time.perf_counter() - start, **details}
     _write(files, config, frames, _overview(image, fitted, fields, videos[0]), record)
     return Animation(frames, list(files.values()), record)
+
+
+def _read_drawing(config: DictConfig, photo: Tensor) -> tuple[Controls, list[str]]:
+    """What was drawn, in the photo's pixels, and what a user should know of it, a line each."""
+    drawn = OmegaConf.to_container(config.arrows) if OmegaConf.is_config(config.arrows) else config.arrows
+    mask, notes = torch.ones_like(photo[:1]), []
+    if config.mask == "auto":
+        # The drawing is read twice, because the mask that it has to fit is made from it.
+        free = parse_controls(drawn, mask)
+        mask = propose_region(photo, [arrow.path for arrow in free.arrows if arrow.region is None], free.pins)
+        regions = [arrow.region for arrow in free.arrows if arrow.region is not None]
+        mask = torch.stack([mask, *regions]).amax(0)
+        picture = Path(config.out).with_suffix(".png")
+        notes.append(
+            f"mask=auto: GrabCut proposes that {float(mask.mean()):.0%} of the photo may move; {picture} shows it: "
+            "paint a mask if it is wrong"
+        )
+    elif config.mask is not None:
+        mask = load_mask(config.mask, *photo.shape[1:])
+    controls = parse_controls(drawn, mask)
+    span, shown = config.controls.span, controls
+    strengths = list(config.strength) if OmegaConf.is_list(config.strength) else [config.strength]
+    if None not in strengths:
+        shown = at_strength(controls, max(strengths), span=span, median_strength=config.scale.median_strength)
+    return controls, notes + doubts(shown, span=span, crossings=config.controls.field == "eulerian")
+
+
+def _fields(config: DictConfig, controls: Controls, image: Tensor, strengths: list[float | None]) -> list[Fields]:
+    """The motion field at each strength."""
+    refine = None if config.refiner is None else FlowRefiner.load(config.refiner).refine
+    make = hydra.utils.instantiate(config.controls)
+    return [make(controls, num_frames=config.frames, image=image, refiner=refine, strength=each) for each in strengths]
 
 
 Made = tuple[list[Tensor], Tensor, Controls, Fields, dict[str, Any]]
@@ -97,31 +134,28 @@ def _diffusion(config: DictConfig, photo: Tensor, controls: Controls, strengths:
     settings = OmegaConf.to_container(config, resolve=True)
     image, way = fit(photo, config.height, config.width)
     fitted = fit_controls(controls, way)
-    fields: Fields = hydra.utils.instantiate(config.controls)(
-        fitted, num_frames=config.frames, image=image, refiner=_refine(config)
-    )
+    made = _fields(config, fitted, image, strengths)
     median = config.scale.median_strength
-    flows = [with_strength(fields.per_step, strength, median_strength=median) for strength in strengths]
     generator, base_fingerprint = Generator.load(
         base=config.scale.base, motion=settings["motion"], sampling=settings["sampling"],
         loras=[(str(path), float(weight)) for path, weight in (settings["loras"] or {}).items()],
         window=config.scale.num_frames, device=pick_device(),
     )  # fmt: skip
     videos, records = [], []
-    for strength, flow in zip(strengths, flows, strict=True):
-        asked = None
+    for strength, fields in zip(strengths, made, strict=True):
+        flow, asked = fields.per_step, None
         if fitted.arrows:
             asked = motion_strength(flow[None])
         elif strength is not None:
             asked = torch.tensor([strength_to_px(strength, median_strength=median, width=config.width)])
         video, cost = generator(
             image[None], flow[None], num_frames=config.frames, fps=config.fps, strength=asked,
-            use_flow=bool(fitted.arrows), mask=fitted.mask[None],
+            use_flow=bool(fitted.arrows), mask=swept(fitted.mask, fields.parts)[None],
             long_video=hydra.utils.instantiate(config.long_video), seed=config.seed, progress=config.progress,
         )  # fmt: skip
         videos.append(video[0].cpu())
         records.append(cost._asdict())
-    return videos, image, fitted, fields, {"base_fingerprint": base_fingerprint, "runs": records}
+    return videos, image, fitted, made[0], {"base_fingerprint": base_fingerprint, "runs": records}
 
 
 def _eulerian(config: DictConfig, photo: Tensor, controls: Controls, strengths: list[float | None]) -> Made:
@@ -137,22 +171,16 @@ def _eulerian(config: DictConfig, photo: Tensor, controls: Controls, strengths: 
             f"{config.frames} frames of {width}x{height} px take too much memory: shrink the image to "
             f"{MAX_PIXELS / config.frames / 1e6:.1f} megapixels"
         )
-    controls = controls._replace(mask=mask)
-    fields: Fields = hydra.utils.instantiate(config.controls)(
-        controls, num_frames=config.frames, image=image, refiner=_refine(config)
-    )
-    median = config.scale.median_strength
+    made = _fields(config, crop_controls(controls, height, width), image, strengths)
+    if not made[0].parts.flow_only:
+        raise ValueError("renderer=eulerian moves kind=flow only: use renderer=diffusion for move, sway and turn")
     render, videos = hydra.utils.instantiate(config.eulerian), []
-    for strength in strengths:
-        flow = with_strength(fields.per_step[:1], strength, median_strength=median)[0]
+    for fields in made:
+        flow = fields.parts.flow
         videos.append(
             render(image, flow, num_frames=config.frames, mask=mask, progress="frames" if config.progress else None)
         )
-    return videos, image, controls, fields, {}
-
-
-def _refine(config: DictConfig) -> Callable[..., Tensor] | None:
-    return None if config.refiner is None else FlowRefiner.load(config.refiner).refine
+    return videos, image, crop_controls(controls, height, width), made[0], {}
 
 
 def _check_numbers(config: DictConfig) -> list[float | None]:
@@ -197,8 +225,10 @@ def _check_files(config: DictConfig) -> dict[str, Path]:
 
 def _overview(image: Tensor, controls: Controls, fields: Fields, video: Tensor) -> Tensor:
     """Input | arrows | dense field | refined field, if T made one | five frames, as the paper's Fig. 1."""
-    largest = max(float(torch.linalg.vector_norm(fields.dense, dim=0).max()), 1e-6)
     steps = [fields.dense] if fields.refined is fields.dense else [fields.dense, fields.refined]
+    if not fields.parts.flow_only:
+        steps = [*(step for step in steps if step.any()), fastest(fields.per_step)]
+    largest = max(*(float(torch.linalg.vector_norm(step, dim=0).max()) for step in steps), 1e-6)
     chosen = torch.linspace(0, len(video) - 1, 5).round().long()
     drawn = draw_controls(image, [arrow.path for arrow in controls.arrows], controls.pins, controls.mask)
     return panels([image, drawn, *(flow_to_rgb(flow, largest) for flow in steps), *video[chosen]])
@@ -227,6 +257,7 @@ def _write(
 @one_line_errors
 def main(config: DictConfig) -> None:
     quiet()
+    warnings.showwarning = lambda message, *_: print(f"note: {message}", file=sys.stderr)
     made = run(config)
     for cost in made.record.get("runs", []):
         split = "" if cost["split_sigma"] is None else f", segments part at sigma {cost['split_sigma']:.3g}"

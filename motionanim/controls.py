@@ -1,100 +1,36 @@
-"""What an artist draws on a photo, read and checked, and the motion field that it asks for (Sec. 3.2, Eq. 5-8).
+"""The motion field that a drawing asks for (Sec. 3.2, Eq. 5-8).
 
-The order: `parse_controls` in the photo's pixels, `fit_controls` to the model's, `motion_field`, `with_strength`.
-Points are (x, y) in pixels, origin at the first pixel centre.
+The order: `parse_controls` in the photo's pixels, `fit_controls` to the model's, `motion_field`.
 """
 
-import json
 import math
-import os
-from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from motionanim.flow import motion_strength
+from motionanim.drawing import Arrow, Controls, Kind, fit_controls, parse_controls, path_length
 from motionanim.hints import Edge, Normalized, along_path, arrow_vectors, bounded_flow
-from motionanim.images import Fit
+from motionanim.motion_kinds import Parts, Sway, rigid_parts, velocity
+from motionanim.paths import path_flow
 
-Point = tuple[float, float]
+__all__ = [
+    "Arrow", "Controls", "Fields", "at_strength", "fit_controls", "motion_field", "parse_controls", "strength_to_px",
+    "with_strength",
+]  # fmt: skip
 
 # The strength of Fig. 7's scale that stands for the training set's median: the middle of SVD's motion buckets.
 _MEDIAN_ID = 127
-
-_ARROW_FORM = "[x0, y0, x1, y1], [x0, y0, x1, y1, speed] or {path: [[x, y], [x, y], ...], speed: 1}"
-
-
-class Arrow(NamedTuple):
-    """A motion that spans a clip."""
-
-    path: tuple[Point, ...]  # start, any corners, end; no two neighbours equal
-    speed: float  # above 0; 1 arrives with the last frame of the span, 2 in half of it
-
-
-class Controls(NamedTuple):
-    """All that was drawn, in the pixels of the mask's picture."""
-
-    arrows: tuple[Arrow, ...]
-    pins: tuple[Point, ...]  # these stand still
-    mask: Tensor  # (1, H, W) float32 in {0, 1}; 1 where pixels may move
 
 
 class Fields(NamedTuple):
     """The motion field and what it was made from, px per frame."""
 
-    dense: Tensor  # (2, H, W) Eq. 5-7 at the first frame
+    dense: Tensor  # (2, H, W) Eq. 5-7 of the flow arrows, at the first frame
     refined: Tensor  # (2, H, W) `dense` after T; `dense` itself without T
-    per_step: Tensor  # (N-1, 2, H, W); a steady field is one piece of memory seen N-1 times
-
-
-def parse_controls(value: Any, mask: Tensor) -> Controls:
-    """Read arrows and pins and check them.
-
-    Args:
-        value: A list of arrows, each [x0, y0, x1, y1], [x0, y0, x1, y1, speed] or {"path": [[x, y], [x, y], ...],
-            "speed": 1} (speed may be left out); or {"arrows": that list, "pins": [[x, y], ...]}; or either as JSON
-            text; or the path of a .json file that holds it. None is no arrows.
-        mask: (1, H, W) in {0, 1} of the photo; its size is the range of the points. Ones let everything move.
-
-    Raises:
-        ValueError: If `value` is not as above, or a number is not finite, a point outside the image, an arrow or a
-            part of it without length, or a speed not above 0.
-    """
-    if isinstance(value, str | os.PathLike):
-        value = _from_json(value)
-    if not isinstance(value, Mapping):
-        value = {"arrows": [] if value is None else value}
-    _check_keys("the drawing", value, {"arrows", "pins"})
-    height, width = mask.shape[1:]
-    arrows = [_arrow(f"arrows[{i}]", item, height, width) for i, item in enumerate(_items("arrows", value))]
-    pins = [_point(f"pins[{i}]", item, height, width) for i, item in enumerate(_items("pins", value))]
-    return Controls(tuple(arrows), tuple(pins), mask)
-
-
-def fit_controls(controls: Controls, fit: Fit) -> Controls:
-    """Bring what was drawn on the photo to the model's pixels.
-
-    Raises:
-        ValueError: If a point is outside the part of the photo that the model sees, or nothing of the mask is inside.
-    """
-    left, top, right, bottom = fit.visible
-
-    def move(name: str, points: Sequence[Point]) -> tuple[Point, ...]:
-        for x, y in points:
-            if not (left <= x <= right and top <= y <= bottom):
-                raise ValueError(
-                    f"{name}: the point ({x:g}, {y:g}) is cut off when the photo is cropped to the shape "
-                    f"{fit.width}x{fit.height}: keep x from {left:.1f} to {right:.1f} and y from {top:.1f} to "
-                    f"{bottom:.1f}, or crop the photo yourself"
-                )
-        return tuple((x, y) for x, y in fit.points(torch.tensor(points, dtype=torch.float64)).tolist())
-
-    arrows = tuple(arrow._replace(path=move(f"arrows[{i}]", arrow.path)) for i, arrow in enumerate(controls.arrows))
-    pins = tuple(move(f"pins[{i}]", [pin])[0] for i, pin in enumerate(controls.pins))
-    return Controls(arrows, pins, fit.mask(controls.mask))
+    per_step: Tensor  # (N-1, 2, H, W) of all kinds; flow alone is steady: one piece of memory seen N-1 times
+    parts: Parts  # the same by kind, for renderers; its flow is `refined`
 
 
 def motion_field(
@@ -108,22 +44,28 @@ def motion_field(
     threshold_on: Literal["weight", "magnitude"],
     normalized: Normalized,
     edge: Edge,
+    entries: Literal["path", "start"] = "path",
+    median_strength: float | None = None,
+    strength: float | None = None,
     image: Tensor | None = None,
     refiner: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
 ) -> Fields:
-    """The motion field of a clip from arrows, pins and a mask: Eq. 5, 6, 7, then T.
+    """The motion field of a clip from a drawing: Eq. 5, 6, 7, then T; and the motion of all other kinds.
 
-    An arrow of speed 1 moves by its displacement in `span` - 1 steps, at constant speed along its path, and goes
-    straight on after it. Outside the mask nothing moves.
+    A flow arrow of speed 1 carries what starts at its tail to its tip in `span` - 1 steps, at constant speed along its
+    path. Outside the mask nothing moves. Arrows of one region share it, by Eq. 6; regions know nothing of each other.
 
     Args:
         controls: In the pixels of the field; its mask gives H and W.
         num_frames: N of the clip, at least 2.
         span: Frames that an arrow of speed 1 takes, at least 2; the clip's own number is the paper's Eq. 5, the
             model's window keeps the motion as fast when a user asks for a longer clip.
-        field: "eulerian": one steady field, in which every straight part of a path is an entry at its start.
-            "advected": the field is drawn anew for each step, about the points that moved along their paths.
+        field: "eulerian": one steady field. "advected": the field of the flow arrows is drawn anew for each step, about
+            the points that moved along their paths and go straight on after them.
+        entries: Of a steady field. "path": all of an arrow's path is its entry, so that what it carries arrives
+            (`paths.path_flow`). "start": every straight part of a path is an entry at its start, as Eq. 5 is printed.
         sigma, threshold, threshold_on, normalized, edge: As in `hints.bounded_flow`; pins need "exact".
+        median_strength, strength: As in `at_strength`; a strength needs both.
         image: (3, H, W) in [-1, 1], which `refiner` wants.
         refiner: T, `FlowRefiner.refine`: image (1, 3, H, W), hint (1, 2, H, W), mask (1, 1, H, W) to (1, 2, H, W). It
             sees pins only by the hint, so it may move what a pin holds; it cannot move what the mask holds.
@@ -137,34 +79,55 @@ def motion_field(
     """
     if num_frames < 2 or span < 2:
         raise ValueError(f"num_frames={num_frames}, span={span}: motion needs at least 2 frames")
-    if field not in ("eulerian", "advected"):
-        raise ValueError(f"field={field!r}: must be 'eulerian' or 'advected'")
+    for name, value, known in (("field", field, ("eulerian", "advected")), ("entries", entries, ("path", "start"))):
+        if value not in known:
+            raise ValueError(f"{name}={value!r}: must be {known[0]!r} or {known[1]!r}")
     if controls.pins and normalized != "exact":
         raise ValueError(f"normalized={normalized}: {len(controls.pins)} pins need 'exact', else they would be moved")
     if refiner is not None and (image is None or field != "eulerian"):
         raise ValueError(f"field={field!r}: a refiner needs the image and field='eulerian'")
-    options = {"edge": edge, "sigma": sigma, "threshold": threshold, "threshold_on": threshold_on}
+    if strength is not None:
+        controls = at_strength(controls, strength, span=span, median_strength=median_strength)
+    options = {
+        "edge": edge, "sigma": sigma, "threshold": threshold, "threshold_on": threshold_on, "normalized": normalized,
+    }  # fmt: skip
+    pins = torch.tensor(controls.pins, dtype=torch.float64).view(-1, 2)
 
-    def dense_at(points: Tensor, vectors: Tensor) -> Tensor:
-        pins = torch.tensor(controls.pins, dtype=torch.float64).view(-1, 2)
+    def at_points(points: Tensor, vectors: Tensor, mask: Tensor) -> Tensor:
         points, vectors = torch.cat([points, pins]).float(), torch.cat([vectors, torch.zeros_like(pins)]).float()
-        return bounded_flow(points, vectors, controls.mask, normalized=normalized, **options)
+        return bounded_flow(points, vectors, mask, **options)
 
-    if field == "eulerian":
-        dense = dense_at(*_steady(controls.arrows, span))
-    else:
-        points, vectors = _moving(controls.arrows, span, num_frames - 1)
-        steps = torch.stack([dense_at(*step) for step in zip(points, vectors)])
-        dense = steps[0]
-    if controls.arrows and not dense.any():
+    def steady(arrows: Sequence[Arrow], mask: Tensor) -> Tensor:
+        if entries == "start":
+            return at_points(*_starts(arrows, span), mask)
+        speeds = [path_length(arrow) * arrow.speed / (span - 1) for arrow in arrows]
+        return path_flow(_paths(arrows), speeds, pins, mask, **options)
+
+    def swinging(arrows: Sequence[Arrow], mask: Tensor) -> Tensor:
+        return path_flow(_paths(arrows), [path_length(arrow) for arrow in arrows], pins, mask, **options)
+
+    def carried(arrows: Sequence[Arrow], mask: Tensor) -> Tensor:
+        return torch.stack([at_points(*step, mask) for step in zip(*_moving(arrows, span, num_frames - 1))])
+
+    flowing = [arrow for arrow in controls.arrows if arrow.kind == "flow" and arrow.speed > 0]
+    steps = None if field == "eulerian" else _by_region(flowing, controls, carried, num_frames - 1)
+    dense = _by_region(flowing, controls, steady) if steps is None else steps[0]
+    if flowing and not (dense if steps is None else steps).any():
         raise ValueError(
             f"the arrows move nothing: start them in or near the mask's movable region, or make them longer (faster "
             f"motion passes threshold={threshold} on the {threshold_on})"
         )
-    if field == "advected":
-        return Fields(dense, dense, steps)
-    refined = dense if refiner is None else refiner(image[None], dense[None], controls.mask[None])[0] * controls.mask
-    return Fields(dense, refined, refined.expand(num_frames - 1, -1, -1, -1))
+    refined = dense
+    if refiner is not None:
+        refined = refiner(image[None], dense[None], controls.mask[None])[0] * _rest(controls, "flow")
+    swaying = [arrow for arrow in controls.arrows if arrow.kind == "sway"]
+    sways = tuple(
+        Sway(_by_region([a for a in swaying if (a.period, a.phase) == wave], controls, swinging), *wave)
+        for wave in dict.fromkeys((arrow.period, arrow.phase) for arrow in swaying)
+    )
+    moves, turns = rigid_parts(controls, num_frames=num_frames, span=span)
+    parts = Parts(refined, moves, sways, turns)
+    return Fields(dense, refined, velocity(parts, num_frames, flow=steps), parts)
 
 
 def strength_to_px(strength: float, *, median_strength: float, width: int) -> float:
@@ -182,12 +145,34 @@ def strength_to_px(strength: float, *, median_strength: float, width: int) -> fl
     return strength / _MEDIAN_ID * median_strength * width
 
 
-def with_strength(flow: Tensor, strength: float | None, *, median_strength: float) -> Tensor:
-    """Scale a field to a motion strength: F' = F * strength_to_px(strength) / mean |F| over what moves.
+def at_strength(controls: Controls, strength: float, *, span: int, median_strength: float) -> Controls:
+    """Flow arrows at a motion strength: their mean speed becomes `strength_to_px(strength)`, their ratios stay.
 
-    Eq. 8's mean is over the whole frame: in a small movable region the same number would be a much faster motion, up
-    to leaving the picture. The model is told Eq. 8's value of the scaled field. A zero field stays zero: strength then
-    acts by the model's strength embedding alone.
+    A strength is the speed of what an arrow moves, because that is what a viewer sees; so it is the same with and
+    without a mask, for an object and for a whole sky, and a field that is carried along travels at it. Eq. 8's mean is
+    over the whole frame: in a small region the same number would be a much faster motion, up to leaving the picture;
+    and without a mask a mean over what moves would count the far, slow surroundings of an arrow. What the model is told
+    is Eq. 8 of the field that comes of it. The other kinds keep what was drawn: they say themselves where they end.
+
+    Args:
+        strength, median_strength: As in `strength_to_px`.
+        span: Frames that an arrow of speed 1 takes.
+    """
+    wanted = strength_to_px(strength, median_strength=median_strength, width=controls.mask.shape[-1])
+    speeds = [path_length(each) * each.speed / (span - 1) for each in controls.arrows if each.kind == "flow"]
+    if not speeds:
+        return controls
+    ratio = wanted / (sum(speeds) / len(speeds))
+    arrows = (each._replace(speed=each.speed * ratio) if each.kind == "flow" else each for each in controls.arrows)
+    return controls._replace(arrows=tuple(arrows))
+
+
+def with_strength(flow: Tensor, strength: float | None, *, median_strength: float) -> Tensor:
+    """Scale a measured field to a motion strength; fields of arrows come at one by `at_strength`.
+
+    The speed of what moves becomes `strength_to_px(strength)`: the mean of |F| in which every pixel counts by its own
+    |F|, sum |F|² / sum |F|. Where all that moves has one speed this is that speed, however little of the frame moves;
+    slow surroundings and the noise of an estimate count for little.
 
     Args:
         flow: (N-1, 2, H, W) px per frame.
@@ -195,20 +180,41 @@ def with_strength(flow: Tensor, strength: float | None, *, median_strength: floa
         median_strength: As in `strength_to_px`.
 
     Returns:
-        (N-1, 2, H, W) px per frame.
+        (N-1, 2, H, W) px per frame; a zero field stays zero.
     """
     if strength is None:
         return flow
     wanted = strength_to_px(strength, median_strength=median_strength, width=flow.shape[-1])
-    share = float((flow != 0).any(1).float().mean())
-    return flow * (wanted * share / float(motion_strength(flow[None]))) if share > 0 else flow
+    speed = torch.hypot(*flow.double().unbind(-3))
+    total = float(speed.sum())
+    return flow * (wanted * total / float(speed.square().sum())) if total > 0 else flow
 
 
-def _steady(arrows: Sequence[Arrow], span: int) -> tuple[Tensor, Tensor]:
+def _by_region(
+    arrows: Sequence[Arrow], controls: Controls, spread: Callable[[Sequence[Arrow], Tensor], Tensor], *steps: int
+) -> Tensor:
+    """The sum (*steps, 2, H, W) of what `spread` makes of the arrows of each region: their own pixels only."""
+    made = torch.zeros(*steps, 2, *controls.mask.shape[1:])
+    for region in {id(arrow.region): arrow.region for arrow in arrows}.values():
+        own = [arrow for arrow in arrows if arrow.region is region]
+        made += spread(own, controls.mask) * _rest(controls) if region is None else spread(own, region)
+    return made
+
+
+def _rest(controls: Controls, *kinds: Kind) -> Tensor:
+    """The mask less all regions but those of `kinds`, (1, H, W)."""
+    taken = [each.region for each in controls.arrows if each.region is not None and each.kind not in kinds]
+    return controls.mask if not taken else controls.mask * (1 - torch.stack(taken).amax(0))
+
+
+def _paths(arrows: Sequence[Arrow]) -> list[Tensor]:
+    return [torch.tensor(arrow.path, dtype=torch.float64) for arrow in arrows]
+
+
+def _starts(arrows: Sequence[Arrow], span: int) -> tuple[Tensor, Tensor]:
     """The entries of the sparse flow (Eq. 5): points (M, 2) and vectors (M, 2) float64, one a straight part."""
-    points, vectors = [torch.empty(0, 2, dtype=torch.float64)], [torch.empty(0, 2, dtype=torch.float64)]
-    for arrow in arrows:
-        path = torch.tensor(arrow.path, dtype=torch.float64)
+    points, vectors = [], []
+    for arrow, path in zip(arrows, _paths(arrows), strict=True):
         lengths = torch.linalg.vector_norm(path.diff(dim=0), dim=1)
         # Each part has its share of the time, by its length, and so all parts have one speed.
         faster = arrow.speed * (lengths.sum() / lengths)[:, None]
@@ -220,82 +226,6 @@ def _steady(arrows: Sequence[Arrow], span: int) -> tuple[Tensor, Tensor]:
 def _moving(arrows: Sequence[Arrow], span: int, steps: int) -> tuple[Tensor, Tensor]:
     """Where each arrow's point is before each step, and how it moves: (steps, M, 2) float64 twice."""
     share = torch.arange(steps + 1, dtype=torch.float64) / (span - 1)
-    places = torch.empty(steps + 1, len(arrows), 2, dtype=torch.float64)
-    for i, arrow in enumerate(arrows):
-        places[:, i] = along_path(torch.tensor(arrow.path, dtype=torch.float64), share * arrow.speed)
+    pairs = zip(arrows, _paths(arrows), strict=True)
+    places = torch.stack([along_path(path, share * arrow.speed) for arrow, path in pairs], dim=1)
     return places[:-1], places.diff(dim=0)
-
-
-def _from_json(value: str | os.PathLike[str]) -> Any:
-    """JSON text, or a .json file of it, as Python values."""
-    name, text = "arrows", str(value)
-    if not text.lstrip().startswith(("[", "{")):
-        name = text
-        try:
-            text = Path(value).read_text(encoding="utf-8-sig")
-        except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is no text"
-            raise ValueError(
-                f"arrows={name!r} cannot be read ({reason}): give [[x0, y0, x1, y1], ...] or a .json file"
-            ) from error
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        where = f"line {error.lineno} column {error.colno}"
-        raise ValueError(f"{name}: no valid JSON at {where}: {error.msg}") from error
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
-        raise ValueError(f"{name}: no usable JSON: {error}") from error
-
-
-def _check_keys(name: str, value: Mapping[str, Any], known: set[str]) -> None:
-    unknown = {str(key) for key in value} - known
-    if unknown:
-        raise ValueError(f"{name} has {', '.join(sorted(unknown))}: its keys may be {', '.join(sorted(known))}")
-
-
-def _items(name: str, value: Mapping[str, Any]) -> Sequence[Any]:
-    items = [] if value.get(name) is None else value[name]
-    if isinstance(items, str) or not isinstance(items, Sequence):
-        raise ValueError(f"{name}={items!r}: must be a list")
-    return items
-
-
-def _number(name: str, value: Any) -> float:
-    # The comparison rejects NaN, infinity, and whole numbers too large for a float.
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e300:
-        raise ValueError(f"{name}: {str(value)[:40]} must be a finite number")
-    return float(value)
-
-
-def _point(name: str, value: Any, height: int, width: int) -> Point:
-    if isinstance(value, str) or not isinstance(value, Sequence) or len(value) != 2:
-        raise ValueError(f"{name}={str(value)[:80]}: must be a point [x, y]")
-    x, y = (_number(name, number) for number in value)
-    if not (0 <= x <= width - 1 and 0 <= y <= height - 1):
-        raise ValueError(
-            f"{name}: the point ({x:g}, {y:g}) is outside the image: x must be from 0 to {width - 1}, y from 0 to "
-            f"{height - 1}"
-        )
-    return x, y
-
-
-def _arrow(name: str, value: Any, height: int, width: int) -> Arrow:
-    if isinstance(value, Mapping):
-        _check_keys(name, value, {"path", "speed"})
-        ends, speed = _items("path", value), value.get("speed", 1)
-        if len(ends) < 2:
-            raise ValueError(f"{name}: a path needs at least 2 points [x, y], not {len(ends)}")
-    elif isinstance(value, Sequence) and not isinstance(value, str) and len(value) in (4, 5):
-        ends, speed = (value[:2], value[2:4]), value[4] if len(value) == 5 else 1
-    else:
-        raise ValueError(f"{name}={str(value)[:80]}: an arrow is {_ARROW_FORM}")
-    path = tuple(_point(name, point, height, width) for point in ends)
-    for start, end in pairwise(path):
-        if start == end:
-            raise ValueError(
-                f"{name} has no length at ({start[0]:g}, {start[1]:g}): use a pin for a point that must stand still"
-            )
-    speed = _number(f"{name}: speed", speed)
-    if speed <= 0:
-        raise ValueError(f"{name}: speed={speed:g} must be above 0; swap the ends to turn an arrow round")
-    return Arrow(path, speed)

@@ -18,6 +18,10 @@ from omegaconf import DictConfig, OmegaConf
 # ${package:assets/tiny-svd} in a YAML is a path inside the installed package, wherever the command is run from.
 OmegaConf.register_new_resolver("package", lambda path: str(Path(__file__).parent / path), replace=True)
 
+# ${unless:${.gamma},2.0} is 2.0, and null where gamma is given: of two keys that exclude each other either can be given
+# alone, whichever has the default.
+OmegaConf.register_new_resolver("unless", lambda other, value: value if other is None else None, replace=True)
+
 
 def wandb_offline() -> bool:
     """True where there is no W&B key: neither WANDB_API_KEY nor an entry of W&B's host in the file that it reads."""

@@ -1,4 +1,4 @@
-"""From a few arrows to a dense motion hint: Eq. 5-7 of the paper.
+"""From a few arrows to a dense motion hint: Eq. 5-7 of the paper, spread from points; `paths` spreads from whole paths.
 
 Points are (x, y) in pixels, origin at the first pixel centre; vectors are px per frame, x to the right and y down.
 """
@@ -68,14 +68,7 @@ def dense_flow(
     Raises:
         ValueError: If `sigma`, `threshold`, `threshold_on` or `normalized` is not as above.
     """
-    if sigma <= 0:
-        raise ValueError(f"sigma={sigma}: must be above 0, a share of the frame height such as 0.332")
-    if threshold < 0:
-        raise ValueError(f"threshold={threshold}: must be at least 0")
-    if threshold_on not in ("weight", "magnitude"):
-        raise ValueError(f"threshold_on={threshold_on!r}: must be 'weight' or 'magnitude'")
-    if normalized not in (False, True, "exact"):
-        raise ValueError(f"normalized={normalized!r}: must be true, false or 'exact'")
+    check_spread("cut", sigma, threshold, threshold_on, normalized)
     height, width = mask.shape[-2:]
     reach = sigma * height
     x = torch.arange(width, dtype=vectors.dtype, device=vectors.device)
@@ -95,6 +88,20 @@ def dense_flow(
             flow = flow / total.clamp_min(torch.finfo(total.dtype).tiny)
     size = total if threshold_on == "weight" else torch.linalg.vector_norm(flow, dim=0)
     return flow * (size > threshold) * mask
+
+
+def check_spread(edge: str, sigma: float, threshold: float, threshold_on: str, normalized: object) -> None:
+    """Raises ValueError if an option of `bounded_flow` is not one."""
+    if edge not in ("cut", "soft"):
+        raise ValueError(f"edge={edge!r}: must be 'cut' or 'soft'")
+    if sigma <= 0:
+        raise ValueError(f"sigma={sigma}: must be above 0, a share of the frame height such as 0.332")
+    if threshold < 0:
+        raise ValueError(f"threshold={threshold}: must be at least 0")
+    if threshold_on not in ("weight", "magnitude"):
+        raise ValueError(f"threshold_on={threshold_on!r}: must be 'weight' or 'magnitude'")
+    if normalized not in (False, True, "exact"):
+        raise ValueError(f"normalized={normalized!r}: must be true, false or 'exact'")
 
 
 def bounded_flow(
@@ -120,8 +127,7 @@ def bounded_flow(
     Raises:
         ValueError: If `edge` is neither, or as `dense_flow` does.
     """
-    if edge not in ("cut", "soft"):
-        raise ValueError(f"edge={edge!r}: must be 'cut' or 'soft'")
+    check_spread(edge, sigma, threshold, threshold_on, normalized)
     bounded = edge == "soft" and bool((mask == 0).any())
     cut = {"sigma": sigma, "threshold": 0.0 if bounded else threshold, "threshold_on": threshold_on}
     flow = dense_flow(points, vectors, mask, normalized=normalized, **cut)
@@ -141,11 +147,15 @@ def _interpolate(distance_x: Tensor, distance_y: Tensor, vectors: Tensor) -> Ten
     flow = vectors.new_zeros(2, distance_y.shape[1], distance_x.shape[1])
     total = torch.zeros_like(flow[0])
     for across, down, vector in zip(distance_x, distance_y, vectors):
-        # w / (1 - w) without its cancellation. The floor stands for the infinite weight at the point itself.
-        weight = 1 / torch.expm1(down[:, None] + across).clamp_min(info.eps**2)
+        weight = exact_weight(down[:, None] + across)
         flow += vector[:, None, None] * weight
         total += weight
     return flow / total.clamp_min(info.tiny)
+
+
+def exact_weight(squared: Tensor) -> Tensor:
+    """w / (1 - w) of w = exp(-squared) without its cancellation; the floor stands for the infinite one at the point."""
+    return 1 / torch.expm1(squared).clamp_min(torch.finfo(squared.dtype).eps ** 2)
 
 
 def along_path(path: Tensor, share: Tensor) -> Tensor:

@@ -77,6 +77,48 @@ def test_outside_the_mask_nothing_moves(photo: Path, tiny: list[str], tmp_path: 
     assert (moved[:, :8] > 0).all()
 
 
+WHEEL = {"path": [[24, 10], [27, 10.5]], "kind": "turn", "region": {"brush": [[24, 18]], "radius": 9}}
+LEAF = {"path": [[36, 30], [38, 30]], "kind": "sway", "period": 6, "region": {"brush": [[36, 30]], "radius": 5}}
+
+
+def test_every_kind_reaches_the_model_and_only_regions_move(photo: Path, tiny: list[str], tmp_path: Path) -> None:
+    made = animate(tiny, image=photo, arrows=[WHEEL, LEAF], out=tmp_path / "o.mp4")
+    moved = made.frames.diff(dim=0).abs().amax((0, 1))
+    assert (moved[:, :2] == 0).all(), "left of the wheel"
+    assert moved[8, 6] > 0
+    again = animate(tiny, image=photo, arrows=[{**WHEEL, "speed": 2}, LEAF], out=tmp_path / "o.mp4")
+    assert not torch.equal(made.frames, again.frames)
+    with pytest.raises(ValueError, match="renderer=eulerian moves kind=flow only"):
+        animate(tiny, image=photo, arrows=[WHEEL], renderer="eulerian", out=tmp_path / "o.mp4")
+
+
+def test_what_moves_may_leave_its_region(photo: Path, tiny: list[str], tmp_path: Path) -> None:
+    box = {"path": [[12, 12], [36, 12]], "kind": "move", "region": [[[7, 7], [17, 7], [17, 17], [7, 17]]]}
+    made = animate(tiny, image=photo, arrows=[box], out=tmp_path / "o.mp4")
+    moved = made.frames.diff(dim=0).abs().amax((0, 1))
+    assert (moved[4:7, 3:13] > 0).all(), "all of its way, in the 16 px of the model"
+    assert (moved[12:] == 0).all()
+
+
+def test_a_proposed_mask_is_said_and_shown(photo: Path, tiny: list[str], tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match=r"mask=auto: GrabCut proposes that \d+% of the photo may move; .*o.png shows"):
+        made = animate(tiny, image=photo, arrows=ARROW, mask="auto", renderer="eulerian", out=tmp_path / "o.mp4")
+    assert made.record["notes"][0].startswith("mask=auto")
+    moved = made.frames.diff(dim=0).abs().amax((0, 1)) > 0
+    assert 0 < moved.float().mean() < 0.9
+    with pytest.raises(ValueError, match="mask=auto needs arrows"):
+        animate(tiny, image=photo, mask="auto", out=tmp_path / "o.mp4")
+
+
+def test_a_speed_that_smears_is_said_as_it_will_be(photo: Path, tiny: list[str], tmp_path: Path) -> None:
+    """S19: of the arrow, or of the largest strength instead."""
+    fast = [[2, 12, 46, 12]]
+    with pytest.warns(UserWarning, match=r"arrows\[0\] is 44 px long and moves 11.0 px per frame, 31% of the height"):
+        animate(tiny, image=photo, arrows=fast, renderer="eulerian", out=tmp_path / "o.mp4")
+    with pytest.warns(UserWarning, match=r"moves 3.8 px per frame"):
+        animate(tiny, image=photo, arrows=ARROW, strength=[100, 1000], renderer="eulerian", out=tmp_path / "o.mp4")
+
+
 def test_a_strength_sweep_stands_side_by_side(photo: Path, tiny: list[str], tmp_path: Path) -> None:
     made = animate(tiny, image=photo, arrows=ARROW, strength=[100, 400], out=tmp_path / "sweep.mp4")
     assert made.frames.shape == (5, 3, 16, 32)
@@ -164,13 +206,34 @@ def test_a_mistake_is_named_and_an_earlier_video_stays(
 
 @pytest.mark.parametrize(
     "override",
-    ["long_video.gamma=1.5", "long_video.omega=-1", "long_video=continuous long_video.overlap=9", "long_video.sigma=1"],
-)
+    [
+        "long_video.gamma=1.5", "long_video.omega=-1", "long_video=continuous long_video.overlap=9",
+        "long_video.gamma=0.5 long_video.sigma=1",
+    ],
+)  # fmt: skip
 def test_options_out_of_range_are_named(override: str, photo: Path, tiny: list[str], tmp_path: Path) -> None:
     name = override.split("long_video.")[-1].split("=")[0]
     with pytest.raises(ValueError, match=name):
         animate(["long_video=phased", *tiny[:-1], *override.split()], image=photo, arrows=ARROW, out=tmp_path / "o.mp4")
     assert not (tmp_path / "o.mp4").exists()
+
+
+@pytest.mark.parametrize("method", ["continuous", "loop", "phased"])
+def test_gamma_or_sigma_alone_is_enough(method: str, photo: Path, tiny: list[str], tmp_path: Path) -> None:
+    """S18: each turns the method's own default off, whichever of the two it is."""
+    small = tiny if method != "phased" else tiny[:-1]
+
+    def split(*overrides: str) -> tuple[int, float]:
+        out = tmp_path / "o.mp4"
+        made = animate([f"long_video={method}", *small, *overrides], image=photo, arrows=ARROW, frames=7, out=out)
+        command = made.record["command"]["long_video"]
+        assert (command["gamma"] is None) != (command["sigma"] is None)
+        return made.record["runs"][0]["split_step"], made.record["runs"][0]["split_sigma"]
+
+    assert split("long_video.gamma=0.3")[0] == 1
+    assert split("long_video.gamma=0")[0] == 0
+    assert split("long_video.sigma=1")[1] <= 1
+    assert split("long_video.gamma=null", "long_video.sigma=1") == split("long_video.sigma=1")
 
 
 def test_a_full_disk_leaves_the_earlier_files(

@@ -1,5 +1,6 @@
 import functools
 import json
+import math
 from itertools import pairwise
 
 import numpy as np
@@ -14,12 +15,15 @@ from test_configs import _fresh_hydra, check_binding, composed  # noqa: F401  th
 from motionanim.controls import (
     Arrow,
     Controls,
+    at_strength,
     fit_controls,
     motion_field,
     parse_controls,
     strength_to_px,
     with_strength,
 )
+from motionanim.drawing import path_length
+from motionanim.flow import motion_strength
 from motionanim.images import fit
 from motionanim.models.denoiser import Denoiser
 from motionanim.models.flow_refiner import FlowRefiner
@@ -96,7 +100,7 @@ def test_no_arrows_are_none_or_an_empty_list():
         (3, "arrows=3: must be a list"),
         ({"arrows": 0}, "arrows=0: must be a list"),
         ({"arrows": "abc"}, "must be a list"),
-        ({"arrow": []}, "has arrow: its keys may be arrows, pins"),
+        ({"arrow": []}, "has arrow: its keys may be arrows, pins, regions"),
         ([[1, 2, 3]], r"arrows\[0\]=\[1, 2, 3\]: an arrow is"),
         ([1, 2, 3, 4], r"arrows\[0\]=1: an arrow is"),
         (["abcd"], r"arrows\[0\]=abcd: an arrow is"),
@@ -114,10 +118,10 @@ def test_no_arrows_are_none_or_an_empty_list():
         ([[1, 2, 3, 4, 0]], r"arrows\[0\]: speed=0 must be above 0"),
         ([[1, 2, 3, 4, -1]], "speed=-1 must be above 0"),
         ([[1, 2, 3, 4, float("nan")]], "speed: nan must be a finite number"),
-        ([{"path": [[1, 2]]}], r"at least 2 points \[x, y\], not 1"),
+        ([{"path": [[1, 2]]}], r"from 2 to 1000 points \[x, y\], not 1"),
         ([{"path": [[1, 2], [3]]}], r"arrows\[0\]=\[3\]: must be a point"),
         ([{"path": [[1, 2], "34"]}], r"arrows\[0\]=34: must be a point"),
-        ([{"points": [[1, 2], [3, 4]]}], "has points: its keys may be path, speed"),
+        ([{"points": [[1, 2], [3, 4]]}], "has points: its keys may be kind, path, region, speed"),
         ({"pins": [[1, 2], [3, 48]]}, r"pins\[1\]: the point \(3, 48\) is outside"),
         ({"pins": [1, 2]}, r"pins\[0\]=1: must be a point"),
     ],
@@ -171,6 +175,76 @@ def test_every_arrow_is_met_at_its_start_and_pins_stand_still(kind):
     assert dense[:, 22, 22].abs().min() > 0.1
 
 
+def bilinear(flow, place):
+    """A field (2, H, W) at a point (x, y)."""
+    x, y = np.clip(place, 0, np.array(flow.shape[:0:-1]) - 1)
+    i, j = min(int(x), flow.shape[2] - 2), min(int(y), flow.shape[1] - 2)
+    across, down = np.array([1 - (x - i), x - i]), np.array([1 - (y - j), y - j])
+    return np.einsum("cyx,y,x->c", flow[:, j : j + 2, i : i + 2], down, across)
+
+
+def streamline(flow, place, steps, parts=4):
+    """Where a point comes to: Runge-Kutta of order 4 in float64."""
+    flow, place, h = flow.double().numpy(), np.array(place, dtype=np.float64), 1 / parts
+    for _ in range(steps * parts):
+        a = bilinear(flow, place)
+        b = bilinear(flow, place + h / 2 * a)
+        c = bilinear(flow, place + h / 2 * b)
+        place = place + h / 6 * (a + 2 * b + 2 * c + bilinear(flow, place + h * c))
+    return place
+
+
+def missed(drawn, mask=None, **changes):
+    """How far the content of each arrow's tail ends from its tip, as shares of the paths' lengths; 128 px frame."""
+    controls = of(drawn, torch.ones(1, 128, 128) if mask is None else mask, changes.pop("pins", ()))
+    flow = field(controls, span=16, num_frames=16, edge="soft", **changes).dense
+    ends = [(streamline(flow, arrow.path[0], 15), arrow) for arrow in controls.arrows]
+    return [math.dist(end, arrow.path[-1]) / path_length(arrow) for end, arrow in ends]
+
+
+STRIP = torch.zeros(1, 128, 128)
+STRIP[:, 40:90] = 1
+RING = [[64 + 30 * math.cos(a), 64 + 30 * math.sin(a)] for a in np.linspace(0, 1.5 * math.pi, 60)]
+
+
+@pytest.mark.parametrize("mask", [None, STRIP], ids=["no mask", "mask"])
+@pytest.mark.parametrize("length", [10, 25, 50, 75, 100])
+def test_an_arrow_arrives(length, mask):
+    """S1: by its start alone it went .98 to .54 of the way without a mask."""
+    assert missed([[14, 60.3, 14 + length, 60.3 + 0.1 * length]], mask)[0] < 0.01
+
+
+def test_a_large_field_is_made_small_and_arrives_all_the_same(monkeypatch):
+    drawn = [{"path": [[20, 50], [60, 50], [60, 85]]}, [100, 100, 30, 104]]
+    whole = field(of(drawn, torch.ones(1, 128, 128)), edge="soft").dense
+    monkeypatch.setattr("motionanim.paths._MOST_PIXELS", 64 * 64)
+    enlarged = field(of(drawn, torch.ones(1, 128, 128)), edge="soft").dense
+    assert not torch.equal(enlarged, whole)
+    assert (enlarged - whole).abs().mean() < 0.005 * whole.abs().max()
+    assert max(missed(drawn)) < 0.02
+
+
+def test_an_arrow_whose_entry_is_its_start_does_not_arrive():
+    assert missed([[14, 60, 114, 60]], entries="start")[0] > 0.3
+
+
+@pytest.mark.parametrize(
+    ("drawn", "pins"),
+    [
+        ([{"path": [[20, 50], [60, 50], [60, 85]]}], ()),
+        ([{"path": [[20, 50], [26, 50], [26, 58]]}], ()),
+        ([{"path": [[20, 60], [40, 70], [60, 60], [80, 70], [100, 60]]}], ()),
+        ([{"path": RING}], ()),
+        ([[20, 60, 90, 60], [90, 64, 20, 64]], ()),
+        ([[20, 60, 100, 60], [20, 75, 30, 75]], ()),
+        ([[20, 60, 90, 60]], [(50, 62), (50, 57)]),
+    ],
+    ids=["corner", "small corner", "zigzag", "ring", "opposite, 4 px apart", "fast beside slow", "between pins"],
+)
+def test_content_follows_a_path_whatever_is_drawn_beside_it(drawn, pins):
+    assert max(missed(drawn, pins=pins)) < 0.01
+
+
 @pytest.mark.parametrize("span", [5, 9, 25])
 def test_one_arrow_moves_by_its_displacement_in_its_span_however_long_the_video(span):
     controls = of([[20, 20, 44, 10]])
@@ -183,10 +257,17 @@ def test_one_arrow_moves_by_its_displacement_in_its_span_however_long_the_video(
 
 
 @pytest.mark.parametrize("changes", [{}, {"normalized": False, "threshold_on": "magnitude"}, {"normalized": True}])
-def test_a_reversed_arrow_gives_the_reversed_field_exactly(changes):
-    arrows, turned = [[20, 20, 30, 25], [40, 30, 33, 40]], [[20, 20, 10, 15], [40, 30, 47, 20]]
-    there, back = field(of(arrows), **changes), field(of(turned), **changes)
-    assert torch.equal(there.per_step, -back.per_step)
+@pytest.mark.parametrize(
+    ("entries", "turned"),
+    [
+        ("start", [[20, 20, 10, 15], [40, 30, 47, 20]]),  # to the other side
+        ("path", [[30, 25, 20, 20], [33, 40, 40, 30]]),  # from tip to tail
+    ],
+)
+def test_a_reversed_arrow_gives_the_reversed_field(changes, entries, turned):
+    arrows = [[20, 20, 30, 25], [40, 30, 33, 40]]
+    there, back = (field(of(drawn), entries=entries, **changes) for drawn in (arrows, turned))
+    torch.testing.assert_close(there.per_step, -back.per_step, atol=1e-5, rtol=1e-5)
     assert there.dense.abs().max() > 0.5
 
 
@@ -206,7 +287,8 @@ def test_an_advected_field_is_carried_with_its_arrow():
     torch.testing.assert_close(steps[1:, :, 1:, 2:], steps[:-1, :, :-1, :-2], atol=1e-5, rtol=0)
     lengths = steps.norm(dim=1).flatten(1).argmax(1)
     assert [(int(i % 64), int(i // 64)) for i in lengths] == [(10 + 2 * t, 10 + t) for t in range(8)]
-    torch.testing.assert_close(steps[0], field(of([[10, 10, 26, 18]]), sigma=0.15, normalized=False).dense)
+    start = field(of([[10, 10, 26, 18]]), sigma=0.15, normalized=False, entries="start").dense
+    torch.testing.assert_close(steps[0], start)
 
 
 def test_a_path_is_followed_at_one_speed_and_straight_on_after_its_end():
@@ -221,10 +303,15 @@ def test_a_path_is_followed_at_one_speed_and_straight_on_after_its_end():
 
 
 def test_a_path_s_steady_field_turns_at_its_corners():
-    dense = field(of([{"path": [[10, 5], [22, 5], [22, 29]]}]), span=10).dense
-    torch.testing.assert_close(dense[:, 5, 10], torch.tensor([4.0, 0.0]))
-    torch.testing.assert_close(dense[:, 5, 22], torch.tensor([0.0, 4.0]))
-    assert (dense[:, 5, 16] > 1).all()
+    drawn = of([{"path": [[10, 5], [22, 5], [22, 29]]}])
+    dense = field(drawn, span=10).dense
+    torch.testing.assert_close(dense[:, 5, 10:22], torch.tensor([[4.0], [0.0]]).expand(2, 12), atol=1e-4, rtol=0)
+    torch.testing.assert_close(dense[:, 6:30, 22], torch.tensor([[0.0], [4.0]]).expand(2, 24), atol=1e-4, rtol=0)
+    assert (dense[:, 5, 22] > 1).all(), "the corner itself has the mean"
+    starts = field(drawn, span=10, entries="start").dense
+    torch.testing.assert_close(starts[:, 5, 10], torch.tensor([4.0, 0.0]))
+    torch.testing.assert_close(starts[:, 5, 22], torch.tensor([0.0, 4.0]))
+    assert (starts[:, 5, 16] > 1).all()
 
 
 def test_without_arrows_the_field_is_zero_and_with_pins_alone_too():
@@ -275,8 +362,10 @@ def test_a_bad_option_is_named(changes, message):
 def test_arrows_out_of_reach_of_the_mask_are_no_silent_still():
     mask = torch.zeros(1, 48, 64)
     mask[:, 40:, 56:] = 1
+    with pytest.raises(ValueError, match=r"arrows\[0\] starts at \(2, 2\), 66 px outside what may move: start it in"):
+        of([[2, 2, 9, 9]], mask)
     with pytest.raises(ValueError, match="the arrows move nothing: start them in or near the mask"):
-        field(of([[2, 2, 9, 9]], mask), sigma=0.1)
+        field(of([[2, 2, 9, 9]])._replace(mask=mask), sigma=0.1)
 
 
 def test_strength_is_the_inverse_of_the_models_id(denoiser: Denoiser):
@@ -292,20 +381,55 @@ def test_a_strength_that_is_none_is_named(strength):
         strength_to_px(strength, median_strength=0.01, width=64)
 
 
-def test_a_field_gets_the_strength_asked_for_and_keeps_its_directions():
-    mask = MASK.clone()
-    mask[:, :, 48:] = 0
-    flow = field(of([[20, 20, 36, 30], [40, 10, 30, 10]])._replace(mask=mask)).per_step
-    kept, moving = flow.clone(), flow.norm(dim=1) > 0
-    assert 0.1 < moving.float().mean() < 0.76
+HALF = MASK.clone()
+HALF[:, :, 48:] = 0
+
+
+@pytest.mark.parametrize("kind", ["eulerian", "advected"])
+@pytest.mark.parametrize("strength", [127, 200, 400])
+def test_a_strength_is_one_speed_with_and_without_a_mask(strength, kind):
+    """S2, S3. The speed at the arrow; a field that is carried along travels at it too."""
+    wanted = strength_to_px(strength, median_strength=0.0067, width=64)
+    told = []
+    for mask in (MASK, HALF):
+        drawn = of([[20, 20, 36, 30]], mask)
+        made = field(drawn, field=kind, edge="soft", strength=strength, median_strength=0.0067).per_step
+        assert float(made[0, :, 20, 20].norm()) == pytest.approx(wanted, rel=0.05)
+        place = torch.tensor([20.0, 20.0])
+        for step in made:
+            place += step[:, int(place[1].round()), int(place[0].round())]
+        way = (place - torch.tensor([20.0, 20.0])).norm()
+        assert float(way) == pytest.approx(8 * wanted, rel=0.05)
+        told.append(float(motion_strength(made[None])))
+    assert told[0] < wanted, "Eq. 8 counts what stands still"
+    assert told[1] == pytest.approx(wanted * float(HALF.mean()), rel=1e-3) or kind == "advected"
+
+
+def test_a_strength_keeps_the_ratio_of_speeds_and_the_other_kinds():
+    wheel = {"path": [[50, 20], [52, 26]], "kind": "turn", "region": [{"brush": [[45, 22]], "radius": 9}]}
+    drawn = of([[20, 20, 36, 20], [20, 40, 24, 40], wheel])
+    scaled = at_strength(drawn, 254, span=9, median_strength=0.01)
+    speeds = [arrow.speed * length / 8 for arrow, length in zip(scaled.arrows, (16, 4))]
+    assert speeds == pytest.approx([4 * 1.28 * 0.4, 4 * 1.28 * 0.1]), "their mean is 1.28 px, as 254 says"
+    assert scaled.arrows[2] is drawn.arrows[2]
+    assert field(drawn, strength=0, median_strength=0.01).dense.eq(0).all()
+    assert at_strength(of([]), 100, span=9, median_strength=0.01).arrows == ()
+
+
+def test_a_measured_field_gets_the_strength_asked_for_and_keeps_its_directions():
+    mask = (torch.rand(8, 1, 48, 64, generator=torch.Generator().manual_seed(0)) > 0.7).float()
+    uniform = torch.tensor([3.0, 4.0]).view(1, 2, 1, 1) * mask
+    noisy = uniform + 0.01 * torch.randn(8, 2, 48, 64, generator=torch.Generator().manual_seed(1))
     for strength in (100, 200, 400):
-        scaled = with_strength(flow, strength, median_strength=0.0067)
         wanted = strength_to_px(strength, median_strength=0.0067, width=64)
-        assert float(scaled.norm(dim=1)[moving].mean()) == pytest.approx(wanted, rel=1e-4)
-        torch.testing.assert_close(scaled, flow * (scaled.norm() / flow.norm()))
-    assert torch.equal(flow, kept)
-    assert with_strength(flow, None, median_strength=0.0067) is flow
-    assert with_strength(flow, 0, median_strength=0.0067).eq(0).all()
+        for flow in (uniform, noisy):
+            kept = flow.clone()
+            scaled = with_strength(flow, strength, median_strength=0.0067)
+            assert float(scaled.norm(dim=1)[mask[:, 0] > 0].mean()) == pytest.approx(wanted, rel=0.01)
+            torch.testing.assert_close(scaled, flow * (scaled.norm() / flow.norm()))
+            assert torch.equal(flow, kept)
+    assert with_strength(uniform, None, median_strength=0.0067) is uniform
+    assert with_strength(uniform, 0, median_strength=0.0067).eq(0).all()
     still = torch.zeros(8, 2, 48, 64)
     assert torch.equal(with_strength(still, 200, median_strength=0.0067), still)
 

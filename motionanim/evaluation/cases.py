@@ -82,7 +82,8 @@ class Request:
 
     @property
     def identity(self) -> dict[str, Any]:
-        return dict(vars(self))
+        # Rows of an earlier rule of `with_strength` are no rows of this one.
+        return vars(self) | ({} if self.strength is None else {"strength_of": "sum |F|^2 / sum |F|"})
 
     @property
     def label(self) -> str:

@@ -138,7 +138,7 @@ def phase_split(num_steps: int, gamma: float) -> int:
 def split_at(sigmas: Tensor, *, gamma: float | None, sigma: float | None) -> int:
     """M from a share of the steps, or from the noise level at or below which segments part; exactly one is given."""
     if (gamma is None) == (sigma is None):
-        raise ValueError(f"gamma={gamma}, sigma={sigma}: give one of the two, and null for the other")
+        raise ValueError(f"gamma={gamma}, sigma={sigma}: give one of the two, the other is then null by itself")
     if gamma is not None:
         return phase_split(len(sigmas) - 1, gamma)
     if not sigma >= 0:
