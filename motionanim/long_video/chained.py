@@ -50,12 +50,13 @@ def continuous(
 
     A segment starts at the split from the image carried along the motion field to its frames, plus noise; shared frames
     are held at what they are. Without a motion field a later segment starts from the last shared frame, standing still,
-    and has the first as its image. K (T-M) calls for K = ceil((N - overlap) / (L - overlap)) segments.
+    and has the first as its image. K segments, K = ceil((N - overlap) / (L - overlap)), of T-M calls each, and one more
+    each where `sigma` lies between two steps.
 
     Args:
         overlap: Shared frames, in [1, L-1].
         gamma: Share of the T steps that later segments skip, or null.
-        sigma: Noise level at or below which they start, or null.
+        sigma: Noise level at which they start, or null.
         warm_start: False runs segment 1 from pure noise, all T steps, as every segment 1 without a motion field must.
         anchor: Give every frame the mean and spread of each latent channel that the image has: small changes of colour
             and contrast from segment to segment would otherwise add up.
@@ -64,13 +65,13 @@ def continuous(
         ValueError: If an option is out of range.
     """
     check_frames(num_frames)
-    split = split_at(sigmas, gamma=gamma, sigma=sigma)
+    levels, split = split_at(sigmas, gamma=gamma, sigma=sigma)
     _check_overlap(overlap, model.window)
     meter = Meter(model, len(condition.fps))
-    run = _Run(model, meter, condition, sigmas, split, overlap, generator, warm_start, anchor, progress)
+    run = _Run(model, meter, condition, sigmas, levels[split:], overlap, generator, warm_start, anchor, progress)
     video = _chain(run, num_frames)
     borders = range(model.window, num_frames, model.window - overlap)
-    return video[:, :num_frames], meter.record(borders, split, sigmas)
+    return video[:, :num_frames], meter.record(borders, split, levels)
 
 
 def loop(
@@ -100,7 +101,8 @@ def loop(
             either side, to have room for the way back.
     """
     check_frames(num_frames)
-    split, length = split_at(sigmas, gamma=gamma, sigma=sigma), model.window
+    levels, split = split_at(sigmas, gamma=gamma, sigma=sigma)
+    length = model.window
     _check_overlap(overlap, length)
     meter = Meter(model, len(condition.fps))
     if length < 4:
@@ -113,7 +115,7 @@ def loop(
         )  # fmt: skip
     span = min(length, num_frames)  # frames of the closing segment
     start = num_frames + 1 + shared - span
-    run = _Run(model, meter, condition, sigmas, split, overlap, generator, warm_start, anchor, progress)
+    run = _Run(model, meter, condition, sigmas, levels[split:], overlap, generator, warm_start, anchor, progress)
     video = _chain(run, start + shared)
     tail, head = video[:, start : start + shared], video[:, 1 : 1 + shared]
     between = span - 2 * shared
@@ -136,7 +138,7 @@ def loop(
     closing[:, last] = torch.lerp(closing[:, last], estimate[:, last], weight)
     borders = [b for b in (1, *range(length, start + shared, length - overlap), start + shared) if b < num_frames]
     first, rest = closing[:, num_frames - start], closing[:, : num_frames - start]
-    return torch.cat([first[:, None], video[:, 1:start], rest], dim=1), meter.record(borders, split, sigmas)
+    return torch.cat([first[:, None], video[:, 1:start], rest], dim=1), meter.record(borders, split, levels)
 
 
 class _Run(NamedTuple):
@@ -145,8 +147,8 @@ class _Run(NamedTuple):
     model: Model
     meter: Meter
     condition: Condition
-    sigmas: Tensor
-    split: int
+    sigmas: Tensor  # of a segment from pure noise
+    later: Tensor  # of one from an estimate: from the split on
     overlap: int
     generator: torch.Generator
     warm_start: bool
@@ -163,8 +165,8 @@ def _chain(run: _Run, num_frames: int) -> Tensor:
         here, noise = model.at(condition, 0, length), draw_noise(condition, length, run.generator)
         title = f"segment 1 of {count}" if run.progress else None
         if run.warm_start and condition.use_flow.all():
-            z = model.predict(0, length) + run.sigmas[run.split].to(noise) * noise
-            video = denoise_from(run.meter.denoise, z, run.sigmas[run.split :], here, progress=title)
+            z = model.predict(0, length) + run.later[0].to(noise) * noise
+            video = denoise_from(run.meter.denoise, z, run.later, here, progress=title)
         else:
             video = denoise_from(
                 run.meter.denoise, initial_latents(noise, run.sigmas), run.sigmas, here, progress=title
@@ -195,11 +197,11 @@ def _segment(run: _Run, whole: Condition, start: int, estimate: Tensor, held: Te
         else:
             condition = run.model.begin(estimate[:, 0], at(whole, start, estimate.shape[1]))
     with run.meter.stage("later segments"):
-        z = estimate + run.sigmas[run.split].to(estimate) * draw_noise(condition, estimate.shape[1], run.generator)
+        z = estimate + run.later[0].to(estimate) * draw_noise(condition, estimate.shape[1], run.generator)
         stays = held.view(-1, 1, 1, 1).to(z.device)
         title = "later segment" if run.progress else None
         denoise = holding(run.meter.denoise, estimate, stays)
-        made = denoise_from(denoise, z, run.sigmas[run.split :], condition, progress=title)
+        made = denoise_from(denoise, z, run.later, condition, progress=title)
         return torch.where(stays, estimate, _anchored(run, made))
 
 

@@ -135,12 +135,30 @@ def phase_split(num_steps: int, gamma: float) -> int:
     return math.ceil(round(gamma * num_steps, 9))
 
 
-def split_at(sigmas: Tensor, *, gamma: float | None, sigma: float | None) -> int:
-    """M from a share of the steps, or from the noise level at or below which segments part; exactly one is given."""
+def split_at(sigmas: Tensor, *, gamma: float | None, sigma: float | None) -> tuple[Tensor, int]:
+    """Where segments part: at a share of the steps or at a noise level; exactly one is given.
+
+    Args:
+        sigmas: (T + 1,), falling to 0.
+        gamma: As in `phase_split`.
+        sigma: The noise level. Between two of the grid it becomes a level of its own, one step more: the grids of 10
+            and 25 steps have only 1.50 or 0.43 and 1.72 or 1.27 next below 2.
+
+    Returns:
+        The noise levels of the run, `sigmas` or one more, and M, the steps before the split. Their M-th level is the
+        split; it is `sigma`, or the largest of `sigmas` where that is lower.
+
+    Raises:
+        ValueError: If both or none are given, or one is out of range.
+    """
     if (gamma is None) == (sigma is None):
         raise ValueError(f"gamma={gamma}, sigma={sigma}: give one of the two, and null for the other")
     if gamma is not None:
-        return phase_split(len(sigmas) - 1, gamma)
+        return sigmas, phase_split(len(sigmas) - 1, gamma)
     if not sigma >= 0:
         raise ValueError(f"sigma={sigma}: must be at least 0, the noise level at which segments part")
-    return int((sigmas > sigma).sum())
+    level = sigmas.new_tensor([sigma])
+    split = int((sigmas > level).sum())
+    if split == 0 or sigmas[split] == level:
+        return sigmas, split
+    return torch.cat([sigmas[:split], level, sigmas[split:]]), split
