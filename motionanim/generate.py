@@ -167,19 +167,21 @@ class Generator:
             return self.codec.predict(image, -part.flow.flip(1)).flip(1)
 
         s = self.sampling
-        denoise = guided(self.denoiser, first=s["min_guidance"], last=s["max_guidance"], motion=s["motion_guidance"])
         unguided: Denoise = self.denoiser
+        first, last = s["min_guidance"], s["max_guidance"]
+        denoise = guided(self.denoiser, first=first, last=last, motion=s["motion_guidance"])
         still = torch.nn.functional.adaptive_max_pool2d(mask, condition.image_latents.shape[-2:])[:, None] == 0
         if still.any():
             known = self.codec.encode(image[:, None])
             denoise, unguided = _held(denoise, known, still), _held(unguided, known, still)
         model = Model(
             denoise, unguided, self.window, window, predict, begin, rewind, self.codec.vae.config.scaling_factor,
-            partial(temporal_windows, self.denoiser),
+            partial(temporal_windows, self.denoiser), None if first == last else (first, last),
         )  # fmt: skip
-        latents, record = long_video(
-            model, condition, num_frames=num_frames, sigmas=self.sigmas, generator=generator, progress=progress
-        )
+        with self.denoiser.motion.remembering():
+            latents, record = long_video(
+                model, condition, num_frames=num_frames, sigmas=self.sigmas, generator=generator, progress=progress
+            )
         start = now()
         decoded = self.codec.decode(latents, dtype=getattr(torch, s["decode_dtype"]))
         frames = torch.where(mask[:, None] > 0, decoded, image[:, None])
@@ -203,8 +205,8 @@ def _predictor(codec: Codec, image: Tensor, moved: Tensor | None) -> Callable[[i
 def _held(denoise: Denoise, known: Tensor, where: Tensor) -> Denoise:
     """`holding` for every segment or window of a batch: `known` (B, 1, C, h, w) where `where` (B, 1, 1, h, w)."""
 
-    def run(z: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
+    def run(z: Tensor, sigma: Tensor, condition: Condition, *scale: Tensor) -> Tensor:
         times = (len(z) // len(known), 1, 1, 1, 1)
-        return holding(denoise, known.repeat(times), where.repeat(times))(z, sigma, condition)
+        return holding(denoise, known.repeat(times), where.repeat(times))(z, sigma, condition, *scale)
 
     return run

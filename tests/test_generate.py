@@ -94,6 +94,30 @@ def test_an_unknown_choice_is_refused_in_words(base: Path, sampling: dict[str, s
         load(base, sampling=sampling)
 
 
+@pytest.mark.parametrize(
+    ("method", "frames", "windows"), [("direct", 5, 1), ("continuous", 12, 4), ("gen_l_video", 12, 4)]
+)
+def test_motion_is_encoded_once_a_window_and_nothing_changes(
+    base: Path, method: str, frames: int, windows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator, calls = load(base, sampling={"num_steps": 4}, residual_std=0.6), []
+    hook = generator.denoiser.motion.encoder.register_forward_hook(lambda *_: calls.append(1))
+    video = sample(generator, method, frames=frames)
+    assert len(calls) == windows
+    hook.remove()
+    assert generator.denoiser.motion.now is None, "nothing is left behind"
+    monkeypatch.setattr("motionanim.models.motion.Kept", lambda make: make)
+    assert torch.equal(sample(generator, method, frames=frames), video)
+
+
+def test_one_window_has_svds_own_ramp_of_guidance(base: Path) -> None:
+    generator = load(base, guidance=3.0)
+    plain = sample(generator, "direct", frames=5)
+    torch.testing.assert_close(sample(generator, "gen_l_video", frames=5), plain, atol=1e-5, rtol=0)
+    constant = load(base, guidance=3.0, sampling={"min_guidance": 3.0})
+    assert not torch.allclose(sample(constant, "direct", frames=5), plain, atol=1e-3)
+
+
 def test_channels_last_makes_the_same_video(base: Path) -> None:
     plain, other = load(base), load(base, sampling={"channels_last": True})
     assert other.denoiser.unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)

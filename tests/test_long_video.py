@@ -215,6 +215,27 @@ def test_continuous_shares_frames_and_has_no_seam() -> None:
     assert steps[L - 1] == pytest.approx(-0.04, abs=1e-4), "the paper's own segments jump back to the image"
 
 
+def scaled(z: Tensor, sigma: Tensor, condition: Condition, scale: Tensor | None = None) -> Tensor:
+    """Every frame shows its guidance; without, SVD's own ramp over the call."""
+    scale = torch.linspace(1, 3, z.shape[1]) if scale is None else scale
+    return scale[..., None, None, None].expand_as(z)
+
+
+@pytest.mark.parametrize("frames", [3, L, N])
+@pytest.mark.parametrize("method", METHODS)
+def test_guidance_ramps_over_the_whole_video_and_not_in_every_window(method: str, frames: int) -> None:
+    model = toy_model()._replace(denoise=scaled, unguided=scaled, guidance=(1.0, 3.0))
+    given = condition(frames, batch=2)
+    video, _ = run(method, model=model, frames=frames, given=given)
+    wanted = torch.linspace(1, 3, max(frames, L))
+    if method in ("direct", "phased"):  # each segment is a clip of its own
+        wanted = torch.linspace(1, 3, L).repeat(5)
+    elif method == "loop":
+        wanted = torch.full((N,), 2.0)
+    alone = slice(1 if method == "loop" else 0, frames)  # frame 0 of a loop is mixed with what leads up to it
+    torch.testing.assert_close(video.mean((2, 3, 4))[:, alone], wanted[alone].expand(2, -1), atol=2e-3, rtol=0)
+
+
 def test_anchored_frames_keep_the_images_colours(denoiser: Denoiser) -> None:
     given, image = condition(), condition().image_latents
     for name in (continuous, loop):

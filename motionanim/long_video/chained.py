@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from motionanim.long_video.common import Meter, Model, Record, at, check_frames, draw_noise, split_at
+from motionanim.long_video.common import Meter, Model, Record, at, check_frames, draw_noise, ramp, split_at
 from motionanim.sampling import Denoise, denoise_from, initial_latents
 from motionanim.types import Condition
 
@@ -14,7 +14,10 @@ from motionanim.types import Condition
 def direct(
     model: Model, condition: Condition, *, num_frames: int, sigmas: Tensor, generator: torch.Generator, progress: bool
 ) -> tuple[Tensor, Record]:
-    """Clip after clip, each conditioned on the last frame of the one before: K T calls, and errors add up."""
+    """Clip after clip, each conditioned on the last frame of the one before: K T calls, and errors add up.
+
+    Every clip is a run of SVD of its own: guidance, where it ramps, begins anew, and so does sharpness.
+    """
     check_frames(num_frames)
     meter, length = Meter(model, len(condition.fps)), model.window
     clips: list[Tensor] = []
@@ -67,7 +70,7 @@ def continuous(
     check_frames(num_frames)
     levels, split = split_at(sigmas, gamma=gamma, sigma=sigma)
     _check_overlap(overlap, model.window)
-    meter = Meter(model, len(condition.fps))
+    meter = Meter(model, len(condition.fps), ramp(model, num_frames))
     run = _Run(model, meter, condition, sigmas, levels[split:], overlap, generator, warm_start, anchor, progress)
     video = _chain(run, num_frames)
     borders = range(model.window, num_frames, model.window - overlap)
@@ -94,7 +97,7 @@ def loop(
     video's beginning. In between it starts from the image carried on along the field, cross-faded with the image
     carried against the field from the beginning (without a field: from the held frames, standing still). Frame 0 is
     among those made anew: as the model's own first frame it is cleaner than any other, and the way back to it would be
-    a jump.
+    a jump. For the same reason guidance, where it ramps, is the ramp's mean throughout.
 
     Args:
         overlap, gamma, sigma, warm_start, anchor: As in `continuous`; the closing segment shares at most L/8 frames on
@@ -104,7 +107,9 @@ def loop(
     levels, split = split_at(sigmas, gamma=gamma, sigma=sigma)
     length = model.window
     _check_overlap(overlap, length)
-    meter = Meter(model, len(condition.fps))
+    # No frame of a loop is the first: a ramp would end where it does not begin.
+    mean = None if model.guidance is None else torch.tensor([sum(model.guidance) / 2])
+    meter = Meter(model, len(condition.fps), mean)
     if length < 4:
         raise ValueError(f"scale.num_frames={length}: a loop needs windows of at least 4 frames")
     shared = min(overlap, (num_frames - 1) // 2, max(1, length // 8))
@@ -166,11 +171,9 @@ def _chain(run: _Run, num_frames: int) -> Tensor:
         title = f"segment 1 of {count}" if run.progress else None
         if run.warm_start and condition.use_flow.all():
             z = model.predict(0, length) + run.later[0].to(noise) * noise
-            video = denoise_from(run.meter.denoise, z, run.later, here, progress=title)
+            video = denoise_from(run.meter.at(0), z, run.later, here, progress=title)
         else:
-            video = denoise_from(
-                run.meter.denoise, initial_latents(noise, run.sigmas), run.sigmas, here, progress=title
-            )
+            video = denoise_from(run.meter.at(0), initial_latents(noise, run.sigmas), run.sigmas, here, progress=title)
         video = _anchored(run, video)
     held = torch.arange(length) < run.overlap
     for k in range(1, count):
@@ -200,7 +203,7 @@ def _segment(run: _Run, whole: Condition, start: int, estimate: Tensor, held: Te
         z = estimate + run.later[0].to(estimate) * draw_noise(condition, estimate.shape[1], run.generator)
         stays = held.view(-1, 1, 1, 1).to(z.device)
         title = "later segment" if run.progress else None
-        denoise = holding(run.meter.denoise, estimate, stays)
+        denoise = holding(run.meter.at(start), estimate, stays)
         made = denoise_from(denoise, z, run.later, condition, progress=title)
         return torch.where(stays, estimate, _anchored(run, made))
 
@@ -221,8 +224,8 @@ def holding(denoise: Denoise, known: Tensor, where: Tensor) -> Denoise:
     Latents there that start as known + sigma * noise then stay on the line to `known` at every noise level.
     """
 
-    def run(z: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
-        return torch.where(where, known, denoise(z, sigma, condition))
+    def run(z: Tensor, sigma: Tensor, condition: Condition, *scale: Tensor) -> Tensor:
+        return torch.where(where, known, denoise(z, sigma, condition, *scale))
 
     return run
 

@@ -84,7 +84,8 @@ def phased(
     """The paper's method (Sec. 3.4): segment 1 runs all T steps, later segments inherit M and resample the rest.
 
     Later segments start from segment 1's estimate with reshuffled noise (Eq. 10, 11) and keep its condition, the input
-    image: T + (K-1)(T-M) calls. Every segment begins at the image again, so the video is nearly a loop of length L.
+    image: T + (K-1)(T-M) calls. Every segment begins at the image again, so the video is nearly a loop of length L; so
+    does guidance where it ramps, as a segment of the paper's is a clip of its own.
 
     Args:
         gamma: Share of the T steps that are inherited, or null.
