@@ -112,7 +112,8 @@ class Generator:
             num_frames: N, at least 2.
             fps: What the model is told, a number or (B,).
             strength: (B,) px per frame at W (Eq. 8); None leaves it to the model.
-            use_flow: False leaves the motion to the model.
+            use_flow: False leaves the motion to the model; so does a model that has no motion field
+                (conditioning=no_motion_field), which nothing of `flow` then reaches, its strength excepted.
             mask: (B, 1, H, W) in {0, 1}; where it is 0 the latents are held at the image's and the pixels are the
                 image's own: nothing moves there.
             long_video: The method, its options bound.
@@ -130,6 +131,7 @@ class Generator:
         generator, batch = torch.Generator().manual_seed(seed), len(image)
         image, flow, mask = (value.to(self.device) for value in (image, flow, mask))
         on = torch.ones(batch, device=self.device)
+        use_flow = use_flow and self.denoiser.steerable
 
         def encode(pixels: Tensor, motion: Tensor, predicted: Tensor | None) -> Condition:
             noise = torch.randn(pixels.shape, generator=generator).to(pixels)

@@ -61,13 +61,35 @@ def load(
     return generator
 
 
-def sample(generator: Generator, method: str, *, frames: int) -> Tensor:
+def sample(
+    generator: Generator, method: str, *, frames: int, flow: Tensor | None = None, use_flow: bool = True
+) -> Tensor:
     random = torch.Generator().manual_seed(1)
+    image = torch.rand(1, 3, 16, 16, generator=random) * 2 - 1
+    flow = torch.randn(1, frames - 1, 2, 16, 16, generator=random) if flow is None else flow
     return generator(
-        torch.rand(1, 3, 16, 16, generator=random) * 2 - 1, torch.randn(1, frames - 1, 2, 16, 16, generator=random),
-        num_frames=frames, fps=7.0, strength=torch.ones(1), use_flow=True, mask=torch.ones(1, 1, 16, 16),
+        image, flow,
+        num_frames=frames, fps=7.0, strength=torch.ones(1), use_flow=use_flow, mask=torch.ones(1, 1, 16, 16),
         long_video=METHODS[method], seed=0, progress=False,
     )[0]  # fmt: skip
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_without_motion_field_nothing_of_it_reaches_the_video(base: Path, method: str) -> None:
+    generator = load(base, guidance=1.0, motion_field=False, warped_latent=False, residual_std=0.6)
+    right = torch.zeros(1, 6, 2, 16, 16)
+    right[:, :, 0] = 2.0
+    first, second = (sample(generator, method, frames=7, flow=flow) for flow in (right, -right))
+    assert torch.equal(first, second)
+    assert torch.equal(sample(generator, method, frames=7, flow=right, use_flow=False), first), "as without arrows"
+
+
+def test_the_carried_image_alone_steers(base: Path) -> None:
+    generator = load(base, guidance=1.0, motion_field=False, residual_std=0.6)  # conditioning=warped_only
+    right = torch.zeros(1, 4, 2, 16, 16)
+    right[:, :, 0] = 2.0
+    first, second = (sample(generator, "direct", frames=5, flow=flow) for flow in (right, -right))
+    assert not torch.allclose(first, second, atol=0.1)
 
 
 @pytest.mark.parametrize("residual_std", [None, 0.6])

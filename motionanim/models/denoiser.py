@@ -143,6 +143,11 @@ class Denoiser(nn.Module):
         """Whether it reads the motion-compensated frames of a condition."""
         return self.motion.warped is not None
 
+    @property
+    def steerable(self) -> bool:
+        """Whether anything of a motion field reaches it: Eq. 4 or the motion-compensated frames."""
+        return self.motion.encoder is not None or self.predicts
+
     def checkpoint_blocks(self, width: int) -> None:
         """Recompute blocks and the motion encoder in backward, in place; for training within less memory.
 
