@@ -43,10 +43,11 @@ def warp(image: Tensor, displacement: Tensor) -> Tensor:
 
 
 def integrate_flow(flow: Tensor) -> Tensor:
-    """Trace every pixel of every frame back to frame 0 (backward Euler along the motion field).
+    """Trace every pixel of every frame back to frame 0: the displacement that Eq. 4's motion encoder sees.
 
-    S_t(p) = S_{t-1}(p - F_{t-1}(p)): the step is exact for uniform flow and first order for a field that varies
-    slowly over one step. For a steady field this grows with t, which is what Eq. 4 needs: a field that is equal in
+    S_t(p) = q - p + S_{t-1}(q), where content at q in frame t-1 comes to p: q + F_{t-1}(q) = p. q is found to second
+    order (`_origin`), so that what turns keeps its radius. What enters over the border repeats the border's offset.
+    For a steady field this grows with t, which is what Eq. 4 needs: a field that is equal in
     all frames makes its softmax rows sum to 1 and the term a constant.
 
     Args:
@@ -59,13 +60,13 @@ def integrate_flow(flow: Tensor) -> Tensor:
     offset = torch.zeros_like(flow[:, 0])
     offsets = [offset]
     for step in flow.unbind(1):
-        offset = warp(offset, -step) - step
+        offset = _follow(offset, _origin(step))
         offsets.append(offset)
     return torch.stack(offsets, dim=1)
 
 
 def trace_back(flow: Tensor) -> Tensor:
-    """`integrate_flow` for looking up a picture over many frames: exact to second order, and it never leaves a stream.
+    """`integrate_flow` for looking up a picture over many frames: it never leaves a stream.
 
     What enters over the border, or comes out of a part that stands still, was nowhere in frame 0. To repeat the last
     pixel there, as `warp` does, draws it out to a streak, which shows no motion; mirrored at its place of entry the

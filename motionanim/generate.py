@@ -112,7 +112,8 @@ class Generator:
             num_frames: N, at least 2.
             fps: What the model is told, a number or (B,).
             strength: (B,) px per frame at W (Eq. 8); None leaves it to the model.
-            use_flow: False leaves the motion to the model.
+            use_flow: False leaves the motion to the model; so does a model that has no motion field
+                (conditioning=no_motion_field), which nothing of `flow` then reaches, its strength excepted.
             mask: (B, 1, H, W) in {0, 1}; where it is 0 the latents are held at the image's and the pixels are the
                 image's own: nothing moves there.
             long_video: The method, its options bound.
@@ -130,6 +131,7 @@ class Generator:
         generator, batch = torch.Generator().manual_seed(seed), len(image)
         image, flow, mask = (value.to(self.device) for value in (image, flow, mask))
         on = torch.ones(batch, device=self.device)
+        use_flow = use_flow and self.denoiser.steerable
 
         def encode(pixels: Tensor, motion: Tensor, predicted: Tensor | None) -> Condition:
             noise = torch.randn(pixels.shape, generator=generator).to(pixels)
@@ -167,19 +169,21 @@ class Generator:
             return self.codec.predict(image, -part.flow.flip(1)).flip(1)
 
         s = self.sampling
-        denoise = guided(self.denoiser, first=s["min_guidance"], last=s["max_guidance"], motion=s["motion_guidance"])
         unguided: Denoise = self.denoiser
+        first, last = s["min_guidance"], s["max_guidance"]
+        denoise = guided(self.denoiser, first=first, last=last, motion=s["motion_guidance"])
         still = torch.nn.functional.adaptive_max_pool2d(mask, condition.image_latents.shape[-2:])[:, None] == 0
         if still.any():
             known = self.codec.encode(image[:, None])
             denoise, unguided = _held(denoise, known, still), _held(unguided, known, still)
         model = Model(
             denoise, unguided, self.window, window, predict, begin, rewind, self.codec.vae.config.scaling_factor,
-            partial(temporal_windows, self.denoiser),
+            partial(temporal_windows, self.denoiser), None if first == last else (first, last),
         )  # fmt: skip
-        latents, record = long_video(
-            model, condition, num_frames=num_frames, sigmas=self.sigmas, generator=generator, progress=progress
-        )
+        with self.denoiser.motion.remembering():
+            latents, record = long_video(
+                model, condition, num_frames=num_frames, sigmas=self.sigmas, generator=generator, progress=progress
+            )
         start = now()
         decoded = self.codec.decode(latents, dtype=getattr(torch, s["decode_dtype"]))
         frames = torch.where(mask[:, None] > 0, decoded, image[:, None])
@@ -203,8 +207,8 @@ def _predictor(codec: Codec, image: Tensor, moved: Tensor | None) -> Callable[[i
 def _held(denoise: Denoise, known: Tensor, where: Tensor) -> Denoise:
     """`holding` for every segment or window of a batch: `known` (B, 1, C, h, w) where `where` (B, 1, 1, h, w)."""
 
-    def run(z: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
+    def run(z: Tensor, sigma: Tensor, condition: Condition, *scale: Tensor) -> Tensor:
         times = (len(z) // len(known), 1, 1, 1, 1)
-        return holding(denoise, known.repeat(times), where.repeat(times))(z, sigma, condition)
+        return holding(denoise, known.repeat(times), where.repeat(times))(z, sigma, condition, *scale)
 
     return run

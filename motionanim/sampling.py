@@ -7,9 +7,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from motionanim.schedule import euler_step, per_clip
-from motionanim.types import Condition
+from motionanim.types import Condition, Kept
 
-Denoise = Callable[[Tensor, Tensor, Condition], Tensor]
+# (z, sigma, condition) to denoised latents; of one that is guided also (..., scale), the guidance of each frame.
+Denoise = Callable[..., Tensor]
 
 
 def guided(denoise: Denoise, *, first: float, last: float, motion: float | None) -> Denoise:
@@ -19,7 +20,8 @@ def guided(denoise: Denoise, *, first: float, last: float, motion: float | None)
 
     Args:
         first: Image guidance at the first frame of a call, however many frames it has; SVD ramps from 1 there ...
-        last: ... to 3 at the last frame.
+        last: ... to 3 at the last frame. A call with `scale`, (T,) or (B, T), has that instead: windows of a long video
+            must go on where the one before ended.
         motion: None guides towards image and motion together, as SVD: D(-, m) + s (D(i, m) - D(-, m)). A number gives
             the motion field and strength a scale of their own, on three evaluations, in the manner of InstructPix2Pix
             (Brooks et al. 2023): D(-, -) + s (D(i, -) - D(-, -)) + motion (D(i, m) - D(i, -)).
@@ -30,8 +32,7 @@ def guided(denoise: Denoise, *, first: float, last: float, motion: float | None)
     if first == last == 1 and motion is None:
         return denoise
 
-    def run(z: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
-        scale = torch.linspace(first, last, z.shape[1], device=z.device).view(-1, 1, 1, 1)
+    def all_of(condition: Condition) -> Condition:
         still = condition
         if motion is not None:
             off = torch.zeros_like(condition.use_flow)
@@ -42,11 +43,15 @@ def guided(denoise: Denoise, *, first: float, last: float, motion: float | None)
             predicted=torch.zeros_like(condition.predicted),
         )
         wanted = [without, condition] if motion is None else [without, still, condition]
-        count = len(wanted)
-        batch = Condition(*map(torch.cat, zip(*wanted, strict=True)))
-        estimates = denoise(z.repeat(count, *[1] * (z.ndim - 1)), sigma.repeat(count, *[1] * (sigma.ndim - 1)), batch)
-        base, image, *both = estimates.chunk(count)
-        out = base + scale * (image - base)
+        return Condition(*map(torch.cat, zip(*wanted, strict=True)))
+
+    count, batches = 2 if motion is None else 3, Kept(all_of)
+
+    def run(z: Tensor, sigma: Tensor, condition: Condition, scale: Tensor | None = None) -> Tensor:
+        scale = torch.linspace(first, last, z.shape[1], device=z.device) if scale is None else scale
+        copies = z.repeat(count, *[1] * (z.ndim - 1)), sigma.repeat(count, *[1] * (sigma.ndim - 1))
+        base, image, *both = denoise(*copies, batches(condition)).chunk(count)
+        out = base + scale[..., None, None, None] * (image - base)
         return out + motion * (both[0] - image) if both else out
 
     return run

@@ -9,9 +9,12 @@ A dataset over files yields pictures as uint8 (..., H, W, 3) and other fields as
 quarter of the bytes between loader and device, where `data.stream.as_floats` makes them what is written here.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Generic, NamedTuple, TypeVar
 
 from torch import Tensor
+
+Made = TypeVar("Made")
 
 
 class ClipBatch(NamedTuple):
@@ -64,6 +67,27 @@ class Condition(NamedTuple):
     use_strength: Tensor  # (B,) float32 in {0, 1}; 0 drops the motion strength
     fps: Tensor  # (B,) frames per second
     noise_aug: Tensor  # (B,) standard deviation of the noise on the condition image's pixels
+
+
+class Kept(Generic[Made]):
+    """What `make` makes of a condition, made once for all steps of a run: the last few are remembered.
+
+    A condition is known by its identity, not by its values. Keep this no longer than the weights stay as they are.
+    """
+
+    COUNT = 8  # of conditions: windows that take turns within one step
+
+    def __init__(self, make: Callable[[Condition], Made]) -> None:
+        self._make = make
+        self._known: list[tuple[Condition, Made]] = []
+
+    def __call__(self, condition: Condition) -> Made:
+        for other, made in self._known:
+            if other is condition:
+                return made
+        made = self._make(condition)
+        self._known = [*self._known[1 - self.COUNT :], (condition, made)]
+        return made
 
 
 class Sample(NamedTuple):

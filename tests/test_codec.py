@@ -1,9 +1,18 @@
-"""Decoding in chunks: exact for a plain VAE, without edges for SVD's temporal one."""
+"""Decoding: in chunks, exact for a plain VAE and without edges for SVD's; what is zero is skipped, exactly."""
 
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
 import torch
-from diffusers import AutoencoderKLTemporalDecoder
+from diffusers import AutoencoderKLHunyuanImage, AutoencoderKLTemporalDecoder
+from torch import nn
 
+from motionanim.models.accounting import count_flops
 from motionanim.models.codec import Codec
+from motionanim.models.zeros import skip_zeros
+
+TINY = Path(__file__).resolve().parents[1] / "motionanim" / "assets" / "tiny-svd"
 
 
 def test_a_plain_vae_decodes_in_chunks_as_at_once(codec: Codec) -> None:
@@ -59,3 +68,47 @@ def test_the_fingerprint_is_of_all_that_makes_latents_and_embeddings(codec: Code
     assert codec.fingerprint() == after, "the decoder makes neither"
     codec.vae.register_to_config(scaling_factor=0.4)
     assert codec.fingerprint() != after
+
+
+@pytest.fixture
+def vae() -> AutoencoderKLHunyuanImage:
+    torch.manual_seed(0)
+    return AutoencoderKLHunyuanImage(
+        in_channels=3, out_channels=3, latent_channels=16, block_out_channels=(32, 32), layers_per_block=0,
+        spatial_compression_ratio=2, sample_size=16, scaling_factor=1.0,
+    ).eval()  # fmt: skip
+
+
+@torch.no_grad()
+def test_only_what_is_zero_is_skipped_and_nothing_changes(vae: AutoencoderKLHunyuanImage) -> None:
+    latents = torch.randn(2, 16, 4, 4, generator=torch.Generator().manual_seed(1))
+    blocks = vae.decoder.mid_block.resnets
+    for last in (blocks[0].conv2, vae.decoder.mid_block.attentions[0].proj):
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+    nn.init.zeros_(blocks[1].conv2.weight)  # its bias is not: it adds something
+    centre = vae.decoder.conv_in.weight
+    centre.copy_(centre * torch.tensor([[0.0, 0, 0], [0, 1, 0], [0, 0, 0]]))
+    fast = deepcopy(vae)
+    skip_zeros(fast)
+    torch.testing.assert_close(fast.decode(latents).sample, vae.decode(latents).sample, atol=1e-6, rtol=1e-6)
+    assert fast.state_dict().keys() == vae.state_dict().keys(), "a saved file and a fingerprint stay"
+    pixels, channels = 2 * 4 * 4, 32
+    conv = 2 * pixels * channels * channels
+    attention = 4 * conv + 2 * 2 * (4 * 4) * (4 * 4) * channels * 2
+    taps = 8 * conv + 8 * 2 * pixels * 16 * channels  # all but the centre of blocks[1].conv2 and conv_in
+    saved = 18 * conv + attention + taps  # the whole first block and the attention
+    both = [count_flops(lambda network=network: network.decode(latents)) for network in (vae, fast)]
+    assert both[0] - both[1] == saved
+
+
+@torch.no_grad()
+def test_the_embedded_base_decodes_at_a_thirtieth_of_its_networks_work() -> None:
+    vae = AutoencoderKLHunyuanImage.from_pretrained(TINY, subfolder="vae").eval()
+    codec = Codec.from_pretrained(TINY)
+    latents = torch.randn(1, 1, 16, 16, 16, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(
+        codec.decode(latents), vae.decode(latents[0]).sample[None].clamp(-1, 1), atol=1e-5, rtol=1e-5
+    )
+    whole = count_flops(lambda: vae.decode(latents[0]))
+    assert count_flops(lambda: codec.decode(latents)) < whole / 30

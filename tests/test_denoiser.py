@@ -136,7 +136,7 @@ def test_a_condition_matters_when_on_and_not_at_all_when_dropped(denoiser: Denoi
 @pytest.mark.parametrize("keys", ["latents", "field"])
 def test_eq_4_by_hand(base: Path, keys: str) -> None:
     denoiser = perturb(Denoiser.from_pretrained(base, downscale=2, motion={**MOTION, "motion_keys": keys}))
-    denoiser.motion.prepare(make_condition())
+    denoiser.motion.now = denoiser.motion.context(make_condition())
     attention = next(
         module
         for name, module in denoiser.unet.named_modules()
@@ -176,7 +176,7 @@ def test_clips_of_a_batch_do_not_mix(denoiser: Denoiser) -> None:
 
 def test_steady_field_gives_motion_features_that_differ_per_frame(denoiser: Denoiser) -> None:
     steady = torch.ones(1, 4, 2, 16, 16)
-    denoiser.motion.prepare(make_condition(batch=1, flow=steady))
+    denoiser.motion.now = denoiser.motion.context(make_condition(batch=1, flow=steady))
     tokens = denoiser.motion.tokens(64).view(8, 8, 5, -1)
     assert (tokens[4, 4, 1:] - tokens[4, 4, :-1]).abs().amax(-1).min() > 1e-3
 

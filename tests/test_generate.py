@@ -61,13 +61,35 @@ def load(
     return generator
 
 
-def sample(generator: Generator, method: str | LongVideo, *, frames: int) -> Tensor:
+def sample(
+    generator: Generator, method: str | LongVideo, *, frames: int, flow: Tensor | None = None, use_flow: bool = True
+) -> Tensor:
     random = torch.Generator().manual_seed(1)
+    image = torch.rand(1, 3, 16, 16, generator=random) * 2 - 1
+    flow = torch.randn(1, frames - 1, 2, 16, 16, generator=random) if flow is None else flow
     return generator(
-        torch.rand(1, 3, 16, 16, generator=random) * 2 - 1, torch.randn(1, frames - 1, 2, 16, 16, generator=random),
-        num_frames=frames, fps=7.0, strength=torch.ones(1), use_flow=True, mask=torch.ones(1, 1, 16, 16),
+        image, flow,
+        num_frames=frames, fps=7.0, strength=torch.ones(1), use_flow=use_flow, mask=torch.ones(1, 1, 16, 16),
         long_video=METHODS.get(method, method), seed=0, progress=False,
     )[0]  # fmt: skip
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_without_motion_field_nothing_of_it_reaches_the_video(base: Path, method: str) -> None:
+    generator = load(base, guidance=1.0, motion_field=False, warped_latent=False, residual_std=0.6)
+    right = torch.zeros(1, 6, 2, 16, 16)
+    right[:, :, 0] = 2.0
+    first, second = (sample(generator, method, frames=7, flow=flow) for flow in (right, -right))
+    assert torch.equal(first, second)
+    assert torch.equal(sample(generator, method, frames=7, flow=right, use_flow=False), first), "as without arrows"
+
+
+def test_the_carried_image_alone_steers(base: Path) -> None:
+    generator = load(base, guidance=1.0, motion_field=False, residual_std=0.6)  # conditioning=warped_only
+    right = torch.zeros(1, 4, 2, 16, 16)
+    right[:, :, 0] = 2.0
+    first, second = (sample(generator, "direct", frames=5, flow=flow) for flow in (right, -right))
+    assert not torch.allclose(first, second, atol=0.1)
 
 
 @pytest.mark.parametrize("residual_std", [None, 0.6])
@@ -92,6 +114,30 @@ def test_bfloat16_makes_nearly_the_same_video(base: Path, method: str, residual_
 def test_an_unknown_choice_is_refused_in_words(base: Path, sampling: dict[str, str], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         load(base, sampling=sampling)
+
+
+@pytest.mark.parametrize(
+    ("method", "frames", "windows"), [("direct", 5, 1), ("continuous", 12, 4), ("gen_l_video", 12, 4)]
+)
+def test_motion_is_encoded_once_a_window_and_nothing_changes(
+    base: Path, method: str, frames: int, windows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator, calls = load(base, sampling={"num_steps": 4}, residual_std=0.6), []
+    hook = generator.denoiser.motion.encoder.register_forward_hook(lambda *_: calls.append(1))
+    video = sample(generator, method, frames=frames)
+    assert len(calls) == windows
+    hook.remove()
+    assert generator.denoiser.motion.now is None, "nothing is left behind"
+    monkeypatch.setattr("motionanim.models.motion.Kept", lambda make: make)
+    assert torch.equal(sample(generator, method, frames=frames), video)
+
+
+def test_one_window_has_svds_own_ramp_of_guidance(base: Path) -> None:
+    generator = load(base, guidance=3.0)
+    plain = sample(generator, "direct", frames=5)
+    torch.testing.assert_close(sample(generator, "gen_l_video", frames=5), plain, atol=1e-5, rtol=0)
+    constant = load(base, guidance=3.0, sampling={"min_guidance": 3.0})
+    assert not torch.allclose(sample(constant, "direct", frames=5), plain, atol=1e-3)
 
 
 def test_channels_last_makes_the_same_video(base: Path) -> None:

@@ -60,8 +60,8 @@ def test_any_length_is_whole_finite_and_repeatable(method: str, frames: int) -> 
         ("gen_l_video", 7 * T),  # starts 0, 3, ..., 15, 18
         ("freenoise", T * N / L),
         ("fifo", T + 2 * N),  # a queue of 10 frames is two windows of 5
-        ("continuous", T + 6 * (T - 7)),  # strides of 3: 5 + 6 * 3 = 23; 7 sigmas are above 2
-        ("loop", T + 7 * (T - 7)),
+        ("continuous", T + 6 * (T + 1 - 7)),  # strides of 3: 5 + 6 * 3 = 23; 7 sigmas are above 2, which is one more
+        ("loop", T + 7 * (T + 1 - 7)),
     ],
 )
 def test_calls_are_those_of_the_table(method: str, calls: float) -> None:
@@ -87,11 +87,25 @@ def test_phase_split_rounds_up_and_spans_the_run(steps: int, gamma: float) -> No
     assert (phase_split(25, 0.8), phase_split(25, 0.0), phase_split(25, 1.0)) == (20, 0, 25)
 
 
-def test_a_split_by_sigma_is_the_step_that_reaches_it() -> None:
-    for sigma in (0.0, 0.01, 1.0, 50.0, 1e4):
-        split = split_at(SIGMAS, gamma=None, sigma=sigma)
-        assert SIGMAS[split] <= sigma
-        assert split == 0 or SIGMAS[split - 1] > sigma
+@given(st.floats(0, 1e4, width=32), st.integers(1, 30))
+def test_a_split_by_sigma_is_at_that_very_level(sigma: float, steps: int) -> None:
+    grid = karras_sigmas(steps, sigma_min=0.002, sigma_max=700.0, rho=7.0)
+    levels, split = split_at(grid, gamma=None, sigma=sigma)
+    assert levels[split] == min(sigma, grid[0]), "a run cannot start above its largest level"
+    assert (levels.diff() < 0).all()
+    assert set(grid.tolist()) <= set(levels.tolist())
+    assert len(levels) == len(grid) + (sigma not in grid.tolist() and sigma < grid[0])
+
+
+def test_a_split_by_sigma_is_recorded_and_paid_for() -> None:
+    for name, whole in (("phased", T + 1), ("continuous", T), ("loop", T)):
+        record = run(partial(METHODS[name], gamma=None, sigma=2.0))[1]
+        assert (record.split_sigma, record.split_step) == (2.0, 7)
+        count = {"phased": 4, "continuous": 6, "loop": 7}[name]
+        assert record.calls == whole + count * (T + 1 - 7), name
+
+
+def test_a_split_is_a_level_or_a_share_and_within_range() -> None:
     for gamma, sigma in ((None, None), (0.5, 1.0)):
         with pytest.raises(ValueError, match="give one of the two"):
             split_at(SIGMAS, gamma=gamma, sigma=sigma)
@@ -191,14 +205,35 @@ def test_continuous_shares_frames_and_has_no_seam() -> None:
     video, record = run("continuous", given=given, model=model)
     steps = video.diff(dim=1).mean((0, 2, 3, 4))
     torch.testing.assert_close(steps, torch.full_like(steps, 0.01), atol=1e-4, rtol=0)
-    assert record.split_sigma <= 2.0
+    assert record.split_sigma == 2.0
     warm, cheaper = run(partial(continuous, **CHAINED | {"warm_start": True}), given=given, model=model)
     torch.testing.assert_close(warm, video, atol=1e-3, rtol=0)
-    assert cheaper.calls == 7 * (T - 7)
+    assert cheaper.calls == 7 * (T + 1 - 7)
     free = given._replace(use_flow=torch.zeros(1))
     assert run(partial(continuous, **CHAINED | {"warm_start": True}), given=free)[1].calls == record.calls
     steps = run("phased", given=given, model=model)[0].diff(dim=1).mean((0, 2, 3, 4))
     assert steps[L - 1] == pytest.approx(-0.04, abs=1e-4), "the paper's own segments jump back to the image"
+
+
+def scaled(z: Tensor, sigma: Tensor, condition: Condition, scale: Tensor | None = None) -> Tensor:
+    """Every frame shows its guidance; without, SVD's own ramp over the call."""
+    scale = torch.linspace(1, 3, z.shape[1]) if scale is None else scale
+    return scale[..., None, None, None].expand_as(z)
+
+
+@pytest.mark.parametrize("frames", [3, L, N])
+@pytest.mark.parametrize("method", METHODS)
+def test_guidance_ramps_over_the_whole_video_and_not_in_every_window(method: str, frames: int) -> None:
+    model = toy_model()._replace(denoise=scaled, unguided=scaled, guidance=(1.0, 3.0))
+    given = condition(frames, batch=2)
+    video, _ = run(method, model=model, frames=frames, given=given)
+    wanted = torch.linspace(1, 3, max(frames, L))
+    if method in ("direct", "phased"):  # each segment is a clip of its own
+        wanted = torch.linspace(1, 3, L).repeat(5)
+    elif method == "loop":
+        wanted = torch.full((N,), 2.0)
+    alone = slice(1 if method == "loop" else 0, frames)  # frame 0 of a loop is mixed with what leads up to it
+    torch.testing.assert_close(video.mean((2, 3, 4))[:, alone], wanted[alone].expand(2, -1), atol=2e-3, rtol=0)
 
 
 def test_anchored_frames_keep_the_images_colours(denoiser: Denoiser) -> None:
@@ -224,7 +259,11 @@ def test_a_loop_comes_back(denoiser: Denoiser) -> None:
         return (steps[-1] / steps[:-1].median()).item()
 
     assert wrap(video) < 1.5
-    assert wrap(video) < wrap(chain)
+    # A picture that only ever drifts on: the loop spreads the way back over its closing segment.
+    drifting = {"given": condition()._replace(flow=torch.full((1, N - 1, 2, 16, 16), 0.01))}
+    drifting["model"] = toy_model()._replace(denoise=lambda z, sigma, part: part.predicted)
+    assert wrap(run("continuous", **drifting)[0]) == pytest.approx(N - 1, rel=1e-3)
+    assert wrap(run("loop", **drifting)[0]) < (N - 1) / 3
 
 
 @pytest.mark.parametrize("method", METHODS)

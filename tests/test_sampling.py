@@ -10,6 +10,7 @@ from motionanim.models.codec import Codec
 from motionanim.models.denoiser import Denoiser
 from motionanim.sampling import denoise_from, guided, initial_latents
 from motionanim.schedule import karras_sigmas
+from motionanim.types import Condition, Kept
 
 SVD = {"sigma_min": 0.002, "sigma_max": 700.0, "rho": 7.0}
 
@@ -69,6 +70,28 @@ def test_guidance_of_one_is_the_conditional_and_zero_the_unconditional(denoiser:
             atol=2e-5,
             rtol=1e-4,
         )
+
+
+def test_a_scale_for_each_frame_takes_the_place_of_the_ramp(denoiser: Denoiser) -> None:
+    condition, sigma, z = make_condition(), torch.tensor([1.0, 3.0]), torch.randn(2, 5, 4, 8, 8)
+    denoise = guided(denoiser, first=1, last=3, motion=None)
+    with torch.no_grad():
+        ramp = denoise(z, sigma, condition)
+        assert torch.equal(denoise(z, sigma, condition, torch.linspace(1, 3, 5).expand(2, 5)), ramp)
+        three = denoise(z, sigma, condition, torch.tensor([[3.0] * 5, [1.0] * 5]))
+        torch.testing.assert_close(three[0, -1], ramp[0, -1])
+        torch.testing.assert_close(three[1, 0], ramp[1, 0])
+        assert not torch.allclose(three[0, 0], ramp[0, 0], atol=1e-3)
+
+
+def test_what_is_made_of_a_condition_is_kept_for_that_very_one() -> None:
+    made: list[Condition] = []
+    keep = Kept(lambda condition: made.append(condition) or len(made))
+    first, equal = make_condition(), make_condition()
+    assert [keep(first), keep(equal), keep(first), keep(equal)] == [1, 2, 1, 2]
+    others = [make_condition() for _ in range(Kept.COUNT)]
+    assert [keep(other) for other in others * 2] == [*range(3, 11)] * 2
+    assert keep(first) == 11, "forgotten"
 
 
 def test_motion_guidance_weighs_image_and_motion_apart(denoiser: Denoiser) -> None:

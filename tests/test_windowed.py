@@ -4,6 +4,8 @@ import math
 
 import pytest
 import torch
+from diffusers.models.attention import FreeNoiseTransformerBlock
+from diffusers.models.attention_processor import AttnProcessor2_0
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from long_video_runs import L, condition, real_model, run
@@ -11,7 +13,7 @@ from long_video_runs import L, condition, real_model, run
 from motionanim.long_video.chained import direct
 from motionanim.long_video.windowed import rescheduled_noise, window_starts
 from motionanim.models.denoiser import Denoiser
-from motionanim.models.windows import temporal_windows
+from motionanim.models.windows import centred_weights, temporal_windows
 
 
 @settings(max_examples=60, deadline=None)
@@ -45,6 +47,30 @@ def test_windowed_attention_equals_the_plain_one_within_a_window_and_differs_bey
             assert torch.equal(denoiser(z[:, :5], sigma, condition(5, 2)), short)
             assert not torch.allclose(denoiser(z, sigma, condition(9, 2)), plain, atol=1e-3)
         assert torch.equal(denoiser(z, sigma, condition(9, 2)), plain), "the context leaves nothing behind"
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 16, 25])
+def test_a_windows_frames_weigh_as_in_diffusers_freenoise(count: int) -> None:
+    published = FreeNoiseTransformerBlock._get_frame_weights(None, count, "pyramid")
+    assert centred_weights(count).tolist() == published
+
+
+def test_windows_are_averaged_by_distance_to_their_centres(denoiser: Denoiser) -> None:
+    """Two windows of 5 over 7 frames, by hand: the frames they share weigh 3 2 1 in the first, 1 2 3 in the second."""
+    attention = next(
+        module
+        for name, module in denoiser.unet.named_modules()
+        if name.endswith(".attn1") and ".temporal_transformer_blocks." in name
+    )
+    x = torch.randn(3, 7, attention.to_q.in_features, generator=torch.Generator().manual_seed(0))
+    attention.set_processor(AttnProcessor2_0())  # without Eq. 4, which has its own test
+    with torch.no_grad():
+        first, second = attention(x[:, :5]), attention(x[:, 2:])
+        with temporal_windows(denoiser, 5, 2):
+            whole = attention(x)
+    share = torch.tensor([3 / 4, 2 / 4, 1 / 4])[:, None]
+    shared = share * first[:, 2:] + (1 - share) * second[:, :3]
+    torch.testing.assert_close(whole, torch.cat([first[:, :2], shared, second[:, 3:]], dim=1), atol=1e-6, rtol=1e-5)
 
 
 def test_reshuffled_noise_keeps_every_frame_equally_often() -> None:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from motionanim.long_video.common import Meter, Model, Record, at, check_frames, draw_noise, split_at
+from motionanim.long_video.common import Meter, Model, Record, at, check_frames, draw_noise, ramp, split_at
 from motionanim.sampling import Denoise, denoise_from, initial_latents
 from motionanim.types import Condition
 
@@ -14,7 +14,10 @@ from motionanim.types import Condition
 def direct(
     model: Model, condition: Condition, *, num_frames: int, sigmas: Tensor, generator: torch.Generator, progress: bool
 ) -> tuple[Tensor, Record]:
-    """Clip after clip, each conditioned on the last frame of the one before: K T calls, and errors add up."""
+    """Clip after clip, each conditioned on the last frame of the one before: K T calls, and errors add up.
+
+    Every clip is a run of SVD of its own: guidance, where it ramps, begins anew, and so does sharpness.
+    """
     check_frames(num_frames)
     meter, length = Meter(model, len(condition.fps)), model.window
     clips: list[Tensor] = []
@@ -50,12 +53,13 @@ def continuous(
 
     A segment starts at the split from the image carried along the motion field to its frames, plus noise; shared frames
     are held at what they are. Without a motion field a later segment starts from the last shared frame, standing still,
-    and has the first as its image. K (T-M) calls for K = ceil((N - overlap) / (L - overlap)) segments.
+    and has the first as its image. K segments, K = ceil((N - overlap) / (L - overlap)), of T-M calls each, and one more
+    each where `sigma` lies between two steps.
 
     Args:
         overlap: Shared frames, in [1, L-1].
         gamma: Share of the T steps that later segments skip, or null.
-        sigma: Noise level at or below which they start, or null.
+        sigma: Noise level at which they start, or null.
         warm_start: False runs segment 1 from pure noise, all T steps, as every segment 1 without a motion field must.
         anchor: Give every frame the mean and spread of each latent channel that the image has: small changes of colour
             and contrast from segment to segment would otherwise add up.
@@ -64,13 +68,13 @@ def continuous(
         ValueError: If an option is out of range.
     """
     check_frames(num_frames)
-    split = split_at(sigmas, gamma=gamma, sigma=sigma)
+    levels, split = split_at(sigmas, gamma=gamma, sigma=sigma)
     _check_overlap(overlap, model.window)
-    meter = Meter(model, len(condition.fps))
-    run = _Run(model, meter, condition, sigmas, split, overlap, generator, warm_start, anchor, progress)
+    meter = Meter(model, len(condition.fps), ramp(model, num_frames))
+    run = _Run(model, meter, condition, sigmas, levels[split:], overlap, generator, warm_start, anchor, progress)
     video = _chain(run, num_frames)
     borders = range(model.window, num_frames, model.window - overlap)
-    return video[:, :num_frames], meter.record(borders, split, sigmas)
+    return video[:, :num_frames], meter.record(borders, split, levels)
 
 
 def loop(
@@ -93,16 +97,19 @@ def loop(
     video's beginning. In between it starts from the image carried on along the field, cross-faded with the image
     carried against the field from the beginning (without a field: from the held frames, standing still). Frame 0 is
     among those made anew: as the model's own first frame it is cleaner than any other, and the way back to it would be
-    a jump.
+    a jump. For the same reason guidance, where it ramps, is the ramp's mean throughout.
 
     Args:
         overlap, gamma, sigma, warm_start, anchor: As in `continuous`; the closing segment shares at most L/8 frames on
             either side, to have room for the way back.
     """
     check_frames(num_frames)
-    split, length = split_at(sigmas, gamma=gamma, sigma=sigma), model.window
+    levels, split = split_at(sigmas, gamma=gamma, sigma=sigma)
+    length = model.window
     _check_overlap(overlap, length)
-    meter = Meter(model, len(condition.fps))
+    # No frame of a loop is the first: a ramp would end where it does not begin.
+    mean = None if model.guidance is None else torch.tensor([sum(model.guidance) / 2])
+    meter = Meter(model, len(condition.fps), mean)
     if length < 4:
         raise ValueError(f"scale.num_frames={length}: a loop needs windows of at least 4 frames")
     shared = min(overlap, (num_frames - 1) // 2, max(1, length // 8))
@@ -113,7 +120,7 @@ def loop(
         )  # fmt: skip
     span = min(length, num_frames)  # frames of the closing segment
     start = num_frames + 1 + shared - span
-    run = _Run(model, meter, condition, sigmas, split, overlap, generator, warm_start, anchor, progress)
+    run = _Run(model, meter, condition, sigmas, levels[split:], overlap, generator, warm_start, anchor, progress)
     video = _chain(run, start + shared)
     tail, head = video[:, start : start + shared], video[:, 1 : 1 + shared]
     between = span - 2 * shared
@@ -136,7 +143,7 @@ def loop(
     closing[:, last] = torch.lerp(closing[:, last], estimate[:, last], weight)
     borders = [b for b in (1, *range(length, start + shared, length - overlap), start + shared) if b < num_frames]
     first, rest = closing[:, num_frames - start], closing[:, : num_frames - start]
-    return torch.cat([first[:, None], video[:, 1:start], rest], dim=1), meter.record(borders, split, sigmas)
+    return torch.cat([first[:, None], video[:, 1:start], rest], dim=1), meter.record(borders, split, levels)
 
 
 class _Run(NamedTuple):
@@ -145,8 +152,8 @@ class _Run(NamedTuple):
     model: Model
     meter: Meter
     condition: Condition
-    sigmas: Tensor
-    split: int
+    sigmas: Tensor  # of a segment from pure noise
+    later: Tensor  # of one from an estimate: from the split on
     overlap: int
     generator: torch.Generator
     warm_start: bool
@@ -163,12 +170,10 @@ def _chain(run: _Run, num_frames: int) -> Tensor:
         here, noise = model.at(condition, 0, length), draw_noise(condition, length, run.generator)
         title = f"segment 1 of {count}" if run.progress else None
         if run.warm_start and condition.use_flow.all():
-            z = model.predict(0, length) + run.sigmas[run.split].to(noise) * noise
-            video = denoise_from(run.meter.denoise, z, run.sigmas[run.split :], here, progress=title)
+            z = model.predict(0, length) + run.later[0].to(noise) * noise
+            video = denoise_from(run.meter.at(0), z, run.later, here, progress=title)
         else:
-            video = denoise_from(
-                run.meter.denoise, initial_latents(noise, run.sigmas), run.sigmas, here, progress=title
-            )
+            video = denoise_from(run.meter.at(0), initial_latents(noise, run.sigmas), run.sigmas, here, progress=title)
         video = _anchored(run, video)
     held = torch.arange(length) < run.overlap
     for k in range(1, count):
@@ -195,11 +200,11 @@ def _segment(run: _Run, whole: Condition, start: int, estimate: Tensor, held: Te
         else:
             condition = run.model.begin(estimate[:, 0], at(whole, start, estimate.shape[1]))
     with run.meter.stage("later segments"):
-        z = estimate + run.sigmas[run.split].to(estimate) * draw_noise(condition, estimate.shape[1], run.generator)
+        z = estimate + run.later[0].to(estimate) * draw_noise(condition, estimate.shape[1], run.generator)
         stays = held.view(-1, 1, 1, 1).to(z.device)
         title = "later segment" if run.progress else None
-        denoise = holding(run.meter.denoise, estimate, stays)
-        made = denoise_from(denoise, z, run.sigmas[run.split :], condition, progress=title)
+        denoise = holding(run.meter.at(start), estimate, stays)
+        made = denoise_from(denoise, z, run.later, condition, progress=title)
         return torch.where(stays, estimate, _anchored(run, made))
 
 
@@ -219,8 +224,8 @@ def holding(denoise: Denoise, known: Tensor, where: Tensor) -> Denoise:
     Latents there that start as known + sigma * noise then stay on the line to `known` at every noise level.
     """
 
-    def run(z: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
-        return torch.where(where, known, denoise(z, sigma, condition))
+    def run(z: Tensor, sigma: Tensor, condition: Condition, *scale: Tensor) -> Tensor:
+        return torch.where(where, known, denoise(z, sigma, condition, *scale))
 
     return run
 

@@ -37,6 +37,9 @@ class Model(NamedTuple):
     scaling: float  # of the VAE: condition.image_latents times this are scaled latents
     # Within this context temporal attention runs in windows of (size, stride) frames, fused: FreeNoise.
     temporal_windows: Callable[[int, int], AbstractContextManager[None]]
+    # Guidance at the first and the last frame of a video, which `denoise` then takes as a fourth argument, (B, T); None
+    # where it is the same for all frames.
+    guidance: tuple[float, float] | None = None
 
 
 class Record(NamedTuple):
@@ -50,14 +53,37 @@ class Record(NamedTuple):
 
 
 class Meter:
-    """Counts calls and times stages."""
+    """Counts calls and times stages.
 
-    def __init__(self, model: Model, batch: int) -> None:
-        self.calls, self.seconds, self._model, self._batch = 0.0, {}, model, batch
+    Args:
+        batch: B, clips that are made at once.
+        scales: Guidance of each frame of the video, (N,), as `ramp` gives it: see `at`.
+    """
+
+    def __init__(self, model: Model, batch: int, scales: Tensor | None = None) -> None:
+        self.calls, self.seconds, self._model, self._batch, self._scales = 0.0, {}, model, batch, scales
 
     def denoise(self, z: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
+        """As a clip of its own: guidance ramps over the frames of the call."""
         self._count(z)
         return self._model.denoise(z, sigma, condition)
+
+    def at(self, *starts: int) -> Denoise:
+        """`denoise` for windows of the video, one or more for each clip of the batch, from frames `starts` on.
+
+        Their frames have the guidance of their place in the whole video, and that of its last frame past its end.
+        """
+        if self._scales is None:
+            return self.denoise
+        scales = self._scales
+
+        def run(z: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
+            self._count(z)
+            places = torch.tensor(starts)[:, None] + torch.arange(z.shape[1])
+            scale = scales[places.clamp(max=len(scales) - 1)].repeat_interleave(self._batch, 0)
+            return self._model.denoise(z, sigma, condition, scale.to(z.device))
+
+        return run
 
     def unguided(self, z: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
         self._count(z)
@@ -75,6 +101,14 @@ class Meter:
     def record(self, borders: Iterable[int], split: int | None = None, sigmas: Tensor | None = None) -> Record:
         level = None if split is None else sigmas[split].item()
         return Record(round(self.calls, 6), self.seconds, tuple(borders), split, level)
+
+
+def ramp(model: Model, num_frames: int) -> Tensor | None:
+    """The guidance of each frame of a video: SVD's ramp over the whole of it, at least over one window.
+
+    A ramp that began anew in every window would make each begin less sharp than the one before has ended.
+    """
+    return None if model.guidance is None else torch.linspace(*model.guidance, max(num_frames, model.window))
 
 
 def now() -> float:
@@ -135,12 +169,30 @@ def phase_split(num_steps: int, gamma: float) -> int:
     return math.ceil(round(gamma * num_steps, 9))
 
 
-def split_at(sigmas: Tensor, *, gamma: float | None, sigma: float | None) -> int:
-    """M from a share of the steps, or from the noise level at or below which segments part; exactly one is given."""
+def split_at(sigmas: Tensor, *, gamma: float | None, sigma: float | None) -> tuple[Tensor, int]:
+    """Where segments part: at a share of the steps or at a noise level; exactly one is given.
+
+    Args:
+        sigmas: (T + 1,), falling to 0.
+        gamma: As in `phase_split`.
+        sigma: The noise level. Between two of the grid it becomes a level of its own, one step more: the grids of 10
+            and 25 steps have only 1.50 or 0.43 and 1.72 or 1.27 next below 2.
+
+    Returns:
+        The noise levels of the run, `sigmas` or one more, and M, the steps before the split. Their M-th level is the
+        split; it is `sigma`, or the largest of `sigmas` where that is lower.
+
+    Raises:
+        ValueError: If both or none are given, or one is out of range.
+    """
     if (gamma is None) == (sigma is None):
         raise ValueError(f"gamma={gamma}, sigma={sigma}: give one of the two, the other is then null by itself")
     if gamma is not None:
-        return phase_split(len(sigmas) - 1, gamma)
+        return sigmas, phase_split(len(sigmas) - 1, gamma)
     if not sigma >= 0:
         raise ValueError(f"sigma={sigma}: must be at least 0, the noise level at which segments part")
-    return int((sigmas > sigma).sum())
+    level = sigmas.new_tensor([sigma])
+    split = int((sigmas > level).sum())
+    if split == 0 or sigmas[split] == level:
+        return sigmas, split
+    return torch.cat([sigmas[:split], level, sigmas[split:]]), split

@@ -84,11 +84,13 @@ def phased(
     """The paper's method (Sec. 3.4): segment 1 runs all T steps, later segments inherit M and resample the rest.
 
     Later segments start from segment 1's estimate with reshuffled noise (Eq. 10, 11) and keep its condition, the input
-    image: T + (K-1)(T-M) calls. Every segment begins at the image again, so the video is nearly a loop of length L.
+    image: T + (K-1)(T-M) calls. Every segment begins at the image again, so the video is nearly a loop of length L; so
+    does guidance where it ramps, as a segment of the paper's is a clip of its own.
 
     Args:
         gamma: Share of the T steps that are inherited, or null.
-        sigma: Noise level at or below which the segments part, or null; gamma means another level on every schedule.
+        sigma: Noise level at which the segments part, or null; gamma means another level on every schedule. A level
+            between two steps makes them three: T is one more.
         omega, shuffle, renormalize: As in `fresh_noise`.
         shared_noise: n(t) of Eq. 10: segment 1's own noise at its last inherited step, or, for one call more, the
             network's noise for the noised input image (the literal reading).
@@ -104,7 +106,8 @@ def phased(
         raise ValueError(f"batch_size={batch_size}: must be at least 1 segment")
     if shared_noise not in ("segment", "image"):
         raise ValueError(f"shared_noise={shared_noise!r}: must be 'segment' or 'image'")
-    split, batch, length = split_at(sigmas, gamma=gamma, sigma=sigma), len(condition.fps), model.window
+    sigmas, split = split_at(sigmas, gamma=gamma, sigma=sigma)
+    batch, length = len(condition.fps), model.window
     meter, segments = Meter(model, batch), math.ceil(num_frames / length)
     here = model.at(condition, 0, length)
     z = initial_latents(draw_noise(condition, length, generator), sigmas)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from motionanim.long_video.common import Meter, Model, Record, check_frames, draw_noise
+from motionanim.long_video.common import Meter, Model, Record, check_frames, draw_noise, ramp
 from motionanim.sampling import denoise_from, initial_latents
 from motionanim.schedule import euler_step
 from motionanim.types import Condition
@@ -49,23 +49,25 @@ def gen_l_video(
     check_frames(num_frames)
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}: must be at least 1 window")
-    meter, length, batch = Meter(model, len(condition.fps)), model.window, len(condition.fps)
-    total = max(num_frames, length)
+    length, batch, total = model.window, len(condition.fps), max(num_frames, model.window)
+    meter = Meter(model, batch, ramp(model, num_frames))
     starts = window_starts(total, length, stride)
-    windows = [model.at(condition, start, length) for start in starts]
+    groups = [starts[first : first + batch_size] for first in range(0, len(starts), batch_size)]
+    windows = [
+        Condition(*map(torch.cat, zip(*(model.at(condition, start, length) for start in group), strict=True)))
+        for group in groups
+    ]
     z = initial_latents(draw_noise(condition, total, generator), sigmas)
     with meter.stage("denoise"), torch.no_grad():
         for i in tqdm(range(len(sigmas) - 1), desc="windows", disable=not progress, leave=False):
             level, below = sigmas[i : i + 2].to(z)
             summed, counts = torch.zeros_like(z), z.new_zeros(total, 1, 1, 1)
-            for first in range(0, len(starts), batch_size):
-                group = range(first, min(first + batch_size, len(starts)))
-                parts = torch.cat([z[:, starts[w] : starts[w] + length] for w in group])
-                here = Condition(*map(torch.cat, zip(*(windows[w] for w in group), strict=True)))
-                estimates = meter.denoise(parts, level.expand(len(parts)), here).split(batch)
-                for w, estimate in zip(group, estimates, strict=True):
-                    summed[:, starts[w] : starts[w] + length] += estimate
-                    counts[starts[w] : starts[w] + length] += 1
+            for group, here in zip(groups, windows, strict=True):
+                parts = torch.cat([z[:, start : start + length] for start in group])
+                estimates = meter.at(*group)(parts, level.expand(len(parts)), here).split(batch)
+                for start, estimate in zip(group, estimates, strict=True):
+                    summed[:, start : start + length] += estimate
+                    counts[start : start + length] += 1
             z = euler_step(z, summed / counts, level.expand(batch), below.expand(batch))
     return z[:, :num_frames], meter.record(())
 
@@ -122,14 +124,14 @@ def fifo(
     cut into ceil(T / L) windows. The model was not trained on frames of unequal noise.
     """
     check_frames(num_frames)
-    meter, length, batch = Meter(model, len(condition.fps)), model.window, len(condition.fps)
-    steps = len(sigmas) - 1
+    length, batch, steps = model.window, len(condition.fps), len(sigmas) - 1
+    meter = Meter(model, batch, ramp(model, num_frames))
     if steps < 2:
         raise ValueError(f"num_steps={steps}: fifo needs at least 2, a frame of its queue for each")
     with meter.stage("first clip"):
         z = initial_latents(draw_noise(condition, length, generator), sigmas)
         clip = denoise_from(
-            meter.denoise, z, sigmas, model.at(condition, 0, length), progress="first clip" if progress else None
+            meter.at(0), z, sigmas, model.at(condition, 0, length), progress="first clip" if progress else None
         )
     # The oldest frame stands first and is the cleanest: frame i is at sigmas[T-1-i].
     levels, below = sigmas[:-1].flip(0).to(clip), sigmas[1:].flip(0).to(clip)
@@ -142,7 +144,7 @@ def fifo(
         for out in tqdm(range(num_frames), desc="frames", disable=not progress, leave=False):
             denoised = torch.cat(
                 [
-                    meter.denoise(
+                    meter.at(out + part.start)(
                         queue[:, part],
                         levels[part].expand(batch, -1),
                         model.at(condition, out + part.start, part.stop - part.start),

@@ -10,9 +10,11 @@ from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 
 from motionanim.fingerprint import weights_fingerprint
 from motionanim.flow import trace_back, warp
+from motionanim.models.zeros import skip_zeros
 from motionanim.schedule import per_clip
 from motionanim.types import Condition
 
+CHUNK = 4  # pictures of a plain VAE at once: 25 do not fit into a CPU's cache and take four times as long a picture
 PREDICTION = 3  # the version of `Codec.predict`: results by another are of another method
 
 
@@ -33,6 +35,8 @@ class Codec(nn.Module):
         for name, values in (("mean", feature_extractor.image_mean), ("std", feature_extractor.image_std)):
             self.register_buffer(f"image_{name}", torch.tensor(values).view(3, 1, 1), persistent=False)
         self.requires_grad_(False).eval()
+        skip_zeros(self.vae)
+        self.temporal = isinstance(vae, AutoencoderKLTemporalDecoder)
 
     @classmethod
     def from_pretrained(cls, base: Path | str) -> "Codec":
@@ -57,8 +61,9 @@ class Codec(nn.Module):
         return super().train(False)
 
     @torch.no_grad()
-    def encode(self, frames: Tensor, chunk: int = 16) -> Tensor:
-        """Frames (B, T, 3, H, W) in [-1, 1] to scaled latents (B, T, C, h, w), `chunk` frames at a time."""
+    def encode(self, frames: Tensor) -> Tensor:
+        """Frames (B, T, 3, H, W) in [-1, 1] to scaled latents (B, T, C, h, w)."""
+        chunk = 16 if self.temporal else CHUNK
         with torch.autocast(frames.device.type, enabled=False):
             parts = [self.vae.encode(part).latent_dist.mode() for part in frames.float().flatten(0, 1).split(chunk)]
         return torch.cat(parts).unflatten(0, frames.shape[:2]) * self.vae.config.scaling_factor
@@ -128,20 +133,22 @@ class Codec(nn.Module):
         )
 
     @torch.no_grad()
-    def decode(self, latents: Tensor, chunk: int = 25, context: int = 4, dtype: torch.dtype = torch.float32) -> Tensor:
+    def decode(
+        self, latents: Tensor, chunk: int | None = None, context: int = 4, dtype: torch.dtype = torch.float32
+    ) -> Tensor:
         """Scaled latents (B, T, C, h, w) to frames (B, T, 3, H, W) in [-1, 1], `chunk` frames of a clip at a time.
 
-        SVD's temporal decoder also sees `context` frames on either side of a chunk, which are thrown away: its chunks
-        would otherwise show their edges. With `dtype` bfloat16 it runs under autocast, at eight bits.
+        SVD's temporal decoder takes 25 by default, a plain one `CHUNK`. The temporal one also sees `context` frames on
+        either side of a chunk, which are thrown away: its chunks would otherwise show their edges. With `dtype`
+        bfloat16 it runs under autocast, at eight bits.
         """
-        temporal = isinstance(self.vae, AutoencoderKLTemporalDecoder)
-        parts = []
+        chunk, parts = chunk or (25 if self.temporal else CHUNK), []
         with torch.autocast(latents.device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
             for clip in latents.float() / self.vae.config.scaling_factor:
                 for first in range(0, len(clip), chunk):
-                    low = max(0, first - context) if temporal else first
-                    seen = clip[low : first + chunk + (context if temporal else 0)]
+                    low = max(0, first - context) if self.temporal else first
+                    seen = clip[low : first + chunk + (context if self.temporal else 0)]
                     # SVD's decoder is temporal and must know the frames of a clip; a plain one must not be told.
-                    options = {"num_frames": len(seen)} if temporal else {}
+                    options = {"num_frames": len(seen)} if self.temporal else {}
                     parts.append(self.vae.decode(seen, **options).sample[first - low :][:chunk])
         return torch.cat(parts).float().unflatten(0, latents.shape[:2]).clamp(-1, 1)

@@ -111,7 +111,7 @@ class Denoiser(nn.Module):
         Returns:
             (B, T, C, h, w) float32: the estimate of the clean latents.
         """
-        self.motion.prepare(condition)
+        context = self.motion.now = self.motion.contexts(condition)
         time = 0.25 * sigma.log()
         self._time_change = None
         if time.ndim == 2:
@@ -119,22 +119,19 @@ class Denoiser(nn.Module):
             embedded = self.unet.time_embedding(self.unet.time_proj(time.flatten()).to(self.unet.dtype))
             embedded = embedded.unflatten(0, time.shape)
             self._time_change, time = (embedded - embedded[:, :1]).flatten(0, 1), time[:, 0]
-        bucket = self.motion.bucket(condition)
         dtype = self.unet.dtype
         image_latents = condition.image_latents[:, None].expand(-1, z.shape[1], -1, -1, -1)
-        expected = 0.0 if self.motion.residual_std is None else self.motion.prediction(condition)
-        rest = z - expected
-        data_std = self.motion.deviation(condition)
-        scaled = rest / (per_clip(sigma, z) ** 2 + data_std**2) ** 0.5
+        rest = z - context.expected
+        scaled = rest / (per_clip(sigma, z) ** 2 + context.data_std**2) ** 0.5
         v = self.unet(
             torch.cat([scaled, image_latents], dim=2).to(dtype),
             time,
             encoder_hidden_states=condition.image_embed.to(dtype),
             # SVD was trained on fps - 1: the same in training and inference.
-            added_time_ids=torch.stack([condition.fps - 1, bucket, condition.noise_aug], dim=1),
+            added_time_ids=torch.stack([condition.fps - 1, context.bucket, condition.noise_aug], dim=1),
             return_dict=False,
         )[0]
-        return expected + to_denoised(v.float(), rest, sigma, data_std=data_std)
+        return context.expected + to_denoised(v.float(), rest, sigma, data_std=context.data_std)
 
     def blocks(self) -> list[nn.Module]:
         """The UNet's residual blocks and transformers, nearly all of its weights: the units of sharding."""
@@ -145,6 +142,11 @@ class Denoiser(nn.Module):
     def predicts(self) -> bool:
         """Whether it reads the motion-compensated frames of a condition."""
         return self.motion.warped is not None
+
+    @property
+    def steerable(self) -> bool:
+        """Whether anything of a motion field reaches it: Eq. 4 or the motion-compensated frames."""
+        return self.motion.encoder is not None or self.predicts
 
     def checkpoint_blocks(self, width: int) -> None:
         """Recompute blocks and the motion encoder in backward, in place; for training within less memory.

@@ -10,7 +10,9 @@ In each exactly one factor is zero at the start: an SVD checkpoint then gives *e
 gradient still flows.
 """
 
-from typing import Literal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +21,7 @@ from diffusers.models.embeddings import Timesteps
 from torch import Tensor, nn
 
 from motionanim.flow import integrate_flow
-from motionanim.types import Condition
+from motionanim.types import Condition, Kept
 
 # Of the residual, measured on the procedural world (experiments/embedded_base): what a displacement does to it.
 STILL_STD = 0.05  # where nothing has moved; in truth less, but a part that is too sure weighs too much in the loss
@@ -78,6 +80,17 @@ class MotionValue(nn.Module):
         self.to_v = nn.Linear(motion_channels, inner, bias=False)
         self.to_out = nn.Linear(inner, channels, bias=False)
         nn.init.zeros_(self.to_out.weight)
+
+
+class MotionContext(NamedTuple):
+    """All of a condition that the denoiser reads beside noisy latents and sigma: the same at every denoising step."""
+
+    tokens: dict[int, Tensor]  # z_m as (B * pixels, T, channels) of each UNet stage, by B * pixels; {} without Eq. 4
+    strength: Tensor | None  # (B, width) sinusoid of the strength id, 0 where it is dropped
+    warped: Tensor | None  # (B, T, C, h, w) `prediction`, in the weights' type
+    bucket: Tensor  # (B,) SVD's motion bucket
+    expected: Tensor | float  # (B, T, C, h, w) around which the estimate is centred: `prediction`, or 0 as in SVD
+    data_std: Tensor  # `deviation`
 
 
 class MotionAttention:
@@ -156,12 +169,11 @@ class MotionConditioner(nn.Module):
         self.encoder = MotionEncoder(channels=channels, downscale=downscale) if motion_field else None
         self.values = nn.ModuleList()
         self.strength = self.warped = None
-        # What the hooks and processors read during one forward. It outlives the forward on purpose: gradient
+        # What the hooks and processors read, set by `Denoiser.forward`. It outlives the forward on purpose: gradient
         # checkpointing runs the blocks again during backward.
-        self._tokens: dict[int, Tensor] = {}
+        self.now: MotionContext | None = None
+        self._kept: Kept[MotionContext] | None = None
         self.frames = slice(None)  # which frames the temporal attention is looking at (models/windows.py)
-        self._strength: Tensor | None = None
-        self._warped: Tensor | None = None
         if motion_field:
             for name, module in unet.named_modules():
                 if name.endswith(".attn1") and ".temporal_transformer_blocks." in name:
@@ -185,10 +197,10 @@ class MotionConditioner(nn.Module):
 
     # Forward hooks; methods rather than lambdas, so that the model can be sent to other processes.
     def _add_strength(self, _: nn.Module, __: tuple[Tensor, ...], out: Tensor) -> Tensor:
-        return out + self.strength(self._strength).to(out.dtype)
+        return out + self.strength(self.now.strength).to(out.dtype)
 
     def _add_warped(self, _: nn.Module, __: tuple[Tensor, ...], out: Tensor) -> Tensor:
-        return out + self.warped(self._warped.flatten(0, 1)).to(out.dtype)
+        return out + self.warped(self.now.warped.flatten(0, 1)).to(out.dtype)
 
     def strength_id(self, motion_strength: Tensor, width: int) -> Tensor:
         """Strength in px per frame at `width` to the 100-400 scale of Fig. 7 (the training median is 127)."""
@@ -202,26 +214,52 @@ class MotionConditioner(nn.Module):
 
     def tokens(self, count: int) -> Tensor:
         """z_m as tokens (B * pixels, T, channels) for the UNet stage that has `count` = B * pixels sequences."""
-        return self._tokens[count][:, self.frames]
+        return self.now.tokens[count][:, self.frames]
 
-    def prepare(self, condition: Condition) -> None:
-        """Compute what the UNet's next forward reads."""
+    @contextmanager
+    def remembering(self) -> Iterator[None]:
+        """Within this context `contexts` computes once what all steps of a run share; the weights must not change."""
+        self._kept = Kept(self.context)
+        try:
+            yield
+        finally:
+            self._kept = self.now = None
+
+    def contexts(self, condition: Condition) -> MotionContext:
+        """`context`, or what is remembered of it."""
+        return (self._kept or self.context)(condition)
+
+    def context(self, condition: Condition) -> MotionContext:
+        """What is the same at every denoising step of a condition; gradients flow through it."""
         dtype = next((parameter.dtype for parameter in self.parameters()), torch.float32)
-        self._warped = self.prediction(condition).to(dtype) if self.warped is not None else None
+        predicted = None if self.warped is None and self.residual_std is None else self.prediction(condition)
+        offsets = None
+        if self.encoder is not None or self.residual_std is not None:
+            offsets = integrate_flow(condition.flow.float())
+        strength = None
         if self.strength is not None:
             ids = self.strength_id(condition.motion_strength.float(), condition.flow.shape[-1])
-            self._strength = (self.sinusoid(ids) * condition.use_strength[:, None]).to(dtype)
-        if self.encoder is None:
-            return
+            strength = (self.sinusoid(ids) * condition.use_strength[:, None]).to(dtype)
+        return MotionContext(
+            tokens={} if self.encoder is None else self._encode(condition, offsets, dtype),
+            strength=strength,
+            warped=None if self.warped is None else predicted.to(dtype),
+            bucket=self.bucket(condition),
+            expected=0.0 if self.residual_std is None else predicted,
+            data_std=self._deviation(condition, offsets),
+        )
+
+    def _encode(self, condition: Condition, offsets: Tensor, dtype: torch.dtype) -> dict[int, Tensor]:
         height, width = condition.image_latents.shape[-2:]
-        flow = condition.flow.float()
-        features = self.encoder(flow, integrate_flow(flow)) * condition.use_flow.view(-1, 1, 1, 1, 1).to(dtype)
-        self._tokens, frames = {}, features.shape[1]
+        steered = condition.use_flow.view(-1, 1, 1, 1, 1).to(dtype)
+        features = self.encoder(condition.flow.float(), offsets) * steered
+        by_count, frames = {}, features.shape[1]
         for _ in range(self.levels):
             stage = F.adaptive_avg_pool2d(features.flatten(0, 1), (height, width)).unflatten(0, (-1, frames))
             tokens = stage.permute(0, 3, 4, 1, 2).flatten(0, 2)  # (B h w, T, channels)
-            self._tokens[len(tokens)] = tokens
+            by_count[len(tokens)] = tokens
             height, width = -(-height // 2), -(-width // 2)
+        return by_count
 
     def prediction(self, condition: Condition) -> Tensor:
         """What the frames should look like: (B, T, C, h, w) scaled latents of frame 0, carried along or standing still.
@@ -248,12 +286,15 @@ class MotionConditioner(nn.Module):
         displacement of a latent pixel is the largest in it and its eight neighbours, because what moves uncovers what
         is beside it. Without motion field any later frame may be anything; without image so may the first.
         """
+        return self._deviation(condition, None if self.residual_std is None else integrate_flow(condition.flow.float()))
+
+    def _deviation(self, condition: Condition, offsets: Tensor | None) -> Tensor:
         one = condition.predicted.new_ones((), dtype=torch.float32)
         if self.residual_std is None:
             return one
         known = condition.image_embed.flatten(1).any(1)[:, None, None, None, None]
         steered = (condition.use_flow.view(-1, 1, 1, 1, 1) > 0) & (self.warped is not None)
-        x, y = integrate_flow(condition.flow.float()).unbind(2)
+        x, y = offsets.unbind(2)
         reach = torch.hypot(x, y) / condition.flow.shape[-1]
         near = F.max_pool2d(reach, 3 * self.downscale, stride=self.downscale, padding=self.downscale)[:, :, None]
         later = torch.ones_like(near)

@@ -15,6 +15,7 @@ from motionanim.models.denoiser import Denoiser
 def temporal_windows(denoiser: Denoiser, size: int, stride: int) -> Iterator[None]:
     """Within the context every temporal self-attention looks at windows of `size` frames, averaged where they overlap.
 
+    A window's frames weigh the more, the nearer they are to its centre (`centred_weights`), as in the authors' code.
     Frame numbers are squeezed into 0 ... size-1, since the position embedding was trained on no others. A clip of
     `size` frames is denoised as without the context.
 
@@ -39,6 +40,12 @@ def temporal_windows(denoiser: Denoiser, size: int, stride: int) -> Iterator[Non
         denoiser.motion.frames = slice(None)
 
 
+def centred_weights(count: int) -> Tensor:
+    """FreeNoise's weights of a window's frames: 1, 2, ... up to the middle and down to 1 again, (count,) float32."""
+    place = torch.arange(count, dtype=torch.float32)
+    return torch.minimum(place, count - 1 - place) + 1
+
+
 def _squeezed(size: int):
     def hook(_: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
         (frames,) = inputs
@@ -52,14 +59,17 @@ def _windowed(denoiser: Denoiser, attention: Attention, size: int, stride: int):
 
     def forward(hidden_states: Tensor, *args: Tensor | None, **options: Tensor | None) -> Tensor:
         total = hidden_states.shape[1]
-        starts = [*range(0, max(total - size, 0), stride), max(total - size, 0)]
-        summed, counts = torch.zeros_like(hidden_states), hidden_states.new_zeros(total, 1)
+        if total <= size:
+            return whole(hidden_states, *args, **options)
+        starts = [*range(0, total - size, stride), total - size]
+        share = centred_weights(size).to(hidden_states)[:, None]
+        summed, weights = torch.zeros_like(hidden_states), hidden_states.new_zeros(total, 1)
         for start in starts:
             window = slice(start, start + size)
             denoiser.motion.frames = window
-            summed[:, window] += whole(hidden_states[:, window], *args, **options)
-            counts[window] += 1
+            summed[:, window] += share * whole(hidden_states[:, window], *args, **options)
+            weights[window] += share
         denoiser.motion.frames = slice(None)
-        return summed / counts
+        return summed / weights
 
     return forward
