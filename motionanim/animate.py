@@ -8,9 +8,10 @@ import shutil
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -30,21 +31,21 @@ from motionanim.generate import Generator, pick_device
 from motionanim.images import fit, load_image, load_mask
 from motionanim.models.flow_refiner import FlowRefiner
 from motionanim.motion_kinds import doubts, fastest, swept
-from motionanim.pictures import draw_controls, flow_to_rgb, panels, write_frames, write_gif, write_picture
+from motionanim.pictures import draw_controls, flow_to_rgb, gif_picture, panels, write_gif, write_picture
 from motionanim.regions import propose_region
 
 CONF = Path(__file__).parents[1] / "conf"
 VERSIONS = ("torch", "diffusers", "motionanim")
 NUMBERED = re.compile(r"\d{5}\.png")
 
-# Frames are held in memory: 12 bytes each of these, and as much again while they are put together.
+# Videos of more are in their file only: Python callers would need 12 bytes for each, twice while they are put together.
 MAX_PIXELS = 600_000_000
 
 
 class Animation(NamedTuple):
     """What `animate` made."""
 
-    frames: Tensor  # (N, 3, H, W) in [-1, 1]; of a strength sweep side by side
+    frames: Tensor | None  # (N, 3, H, W) in [-1, 1], a strength sweep side by side; None above MAX_PIXELS in all
     files: list[Path]
     record: dict[str, Any]  # what the JSON file holds
 
@@ -66,11 +67,11 @@ def animate(overrides: Sequence[str] = (), **settings: Any) -> Animation:
         raise ValueError(f"animate knows no {', '.join(unknown)}: see the keys of conf/animate.yaml")
     for name, value in settings.items():
         config[name] = str(value) if isinstance(value, os.PathLike) else value
-    return run(config)
+    return run(config, keep=True)
 
 
-def run(config: DictConfig) -> Animation:
-    """Animate as a composed conf/animate.yaml says."""
+def run(config: DictConfig, *, keep: bool) -> Animation:
+    """Animate as a composed conf/animate.yaml says; without `keep` the result holds no frames."""
     strengths = _check_numbers(config)
     make = {"diffusion": _diffusion, "eulerian": _eulerian}.get(config.renderer)
     if make is None:
@@ -88,10 +89,21 @@ def run(config: DictConfig) -> Animation:
     }
     start = time.perf_counter()
     videos, image, fitted, fields, details = make(config, photo, controls, strengths)
-    frames = videos[0] if len(videos) == 1 else torch.cat(videos, dim=-1)
-    record |= {"seconds": time.perf_counter() - start, **details}
-    _write(files, config, frames, _overview(image, fitted, fields, videos[0]), record)
-    return Animation(frames, list(files.values()), record)
+    kept: list[Tensor] | None = [] if keep and config.frames * len(videos) * image[0].numel() <= MAX_PIXELS else None
+    with ExitStack() as stack:  # all files or, on a full disk, none
+        paths = {name: stack.enter_context(atomic_path(file)) for name, file in files.items() if name != "frames"}
+        if "frames" in files:
+            folder = files["frames"]
+            made = stack.enter_context(TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}."))
+            paths["frames"] = Path(made) / "new"
+        shown = _write_frames(paths, config, videos, kept)
+        record |= {"seconds": time.perf_counter() - start, **details}
+        paths["record"].write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        write_picture(paths["picture"], _overview(image, fitted, fields, shown))
+        if "frames" in files:
+            shutil.rmtree(folder, ignore_errors=True)  # checked before: it holds an earlier video's frames only
+            paths["frames"].rename(folder)
+    return Animation(None if kept is None else torch.stack(kept), list(files.values()), record)
 
 
 def _read_drawing(config: DictConfig, photo: Tensor) -> tuple[Controls, list[str]]:
@@ -126,7 +138,8 @@ def _fields(config: DictConfig, controls: Controls, image: Tensor, strengths: li
     return [make(controls, num_frames=config.frames, image=image, refiner=refine, strength=each) for each in strengths]
 
 
-Made = tuple[list[Tensor], Tensor, Controls, Fields, dict[str, Any]]
+# Videos as frames (3, H, W), one at a time or as tensors (N, 3, H, W).
+Made = tuple[Sequence[Iterable[Tensor]], Tensor, Controls, Fields, dict[str, Any]]
 
 
 def _diffusion(config: DictConfig, photo: Tensor, controls: Controls, strengths: list[float | None]) -> Made:
@@ -166,11 +179,6 @@ def _eulerian(config: DictConfig, photo: Tensor, controls: Controls, strengths: 
         raise ValueError("renderer=eulerian needs arrows: it moves along them and nowhere else")
     if config.loras or config.controls.field != "eulerian":
         raise ValueError("renderer=eulerian takes no loras, and one steady field: controls.field=eulerian")
-    if config.frames * height * width > MAX_PIXELS:
-        raise ValueError(
-            f"{config.frames} frames of {width}x{height} px take too much memory: shrink the image to "
-            f"{MAX_PIXELS / config.frames / 1e6:.1f} megapixels"
-        )
     made = _fields(config, crop_controls(controls, height, width), image, strengths)
     if not made[0].parts.flow_only:
         raise ValueError("renderer=eulerian moves kind=flow only: use renderer=diffusion for move, sway and turn")
@@ -223,34 +231,39 @@ def _check_files(config: DictConfig) -> dict[str, Path]:
     return files
 
 
-def _overview(image: Tensor, controls: Controls, fields: Fields, video: Tensor) -> Tensor:
+def _overview(image: Tensor, controls: Controls, fields: Fields, shown: list[Tensor]) -> Tensor:
     """Input | arrows | dense field | refined field, if T made one | five frames, as the paper's Fig. 1."""
     steps = [fields.dense] if fields.refined is fields.dense else [fields.dense, fields.refined]
     if not fields.parts.flow_only:
         steps = [*(step for step in steps if step.any()), fastest(fields.per_step)]
     largest = max(*(float(torch.linalg.vector_norm(step, dim=0).max()) for step in steps), 1e-6)
-    chosen = torch.linspace(0, len(video) - 1, 5).round().long()
     drawn = draw_controls(image, [arrow.path for arrow in controls.arrows], controls.pins, controls.mask)
-    return panels([image, drawn, *(flow_to_rgb(flow, largest) for flow in steps), *video[chosen]])
+    pictures = chain([image, drawn], (flow_to_rgb(flow, largest) for flow in steps))
+    return panels([*(panels([picture]) for picture in pictures), *shown])
 
 
-def _write(
-    files: dict[str, Path], config: DictConfig, frames: Tensor, overview: Tensor, record: dict[str, Any]
-) -> None:
-    """All files or, on a full disk, none."""
-    with ExitStack() as stack:
-        paths = {name: stack.enter_context(atomic_path(file)) for name, file in files.items() if name != "frames"}
-        write_video(paths["video"], frames, config.fps)
-        paths["record"].write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        write_picture(paths["picture"], overview)
-        if "gif" in files:
-            write_gif(paths["gif"], frames, config.fps)
-        if "frames" in files:
-            folder = files["frames"]
-            made = Path(stack.enter_context(TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}."))) / "new"
-            write_frames(made, frames)
-            shutil.rmtree(folder, ignore_errors=True)  # checked before: it holds an earlier video's frames only
-            made.rename(folder)
+def _write_frames(
+    paths: dict[str, Path], config: DictConfig, videos: Sequence[Iterable[Tensor]], kept: list[Tensor] | None
+) -> list[Tensor]:
+    """Every frame to the video, and where asked to a GIF, to PNG files and to `kept`; five of them as panels."""
+    chosen, shown, coloured = torch.linspace(0, config.frames - 1, 5).round().int().tolist(), [], []
+
+    def passing() -> Iterator[Tensor]:
+        for number, parts in enumerate(zip(*videos, strict=True)):
+            frame = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+            shown.extend([panels(parts[:1])] * chosen.count(number))
+            if "frames" in paths:
+                write_picture(paths["frames"] / f"{number:05}.png", frame)
+            if "gif" in paths:
+                coloured.append(gif_picture(frame))
+            if kept is not None:
+                kept.append(frame)
+            yield frame
+
+    write_video(paths["video"], passing(), config.fps)
+    if "gif" in paths:
+        write_gif(paths["gif"], coloured, config.fps)
+    return shown
 
 
 @hydra.main(config_path=str(CONF), config_name="animate", version_base="1.3")
@@ -258,11 +271,11 @@ def _write(
 def main(config: DictConfig) -> None:
     quiet()
     warnings.showwarning = lambda message, *_: print(f"note: {message}", file=sys.stderr)
-    made = run(config)
+    made = run(config, keep=False)
     for cost in made.record.get("runs", []):
         split = "" if cost["split_sigma"] is None else f", segments part at sigma {cost['split_sigma']:.3g}"
         print(f"{cost['calls']:g} denoiser calls{split}")
-    print(f"{len(made.frames)} frames in {made.record['seconds']:.0f} s:", *made.files)
+    print(f"{config.frames} frames in {made.record['seconds']:.0f} s:", *made.files)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import cv2
+import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -67,10 +68,15 @@ def sheet(rows: list[Tensor], columns: int = 6) -> Tensor:
     return torch.cat([torch.cat(list(row[chosen]), dim=-1) for row in rows], dim=-2)
 
 
+def to_pixels(frame: Tensor) -> np.ndarray:
+    """A frame (3, H, W) float in [-1, 1] as (H, W, 3) uint8."""
+    pixels = frame.detach().float().clamp(-1, 1).add_(1).mul_(127.5).round_().byte()
+    return pixels.permute(1, 2, 0).contiguous().cpu().numpy()
+
+
 def write_picture(path: Path | str, picture: Tensor) -> None:
     """Write (3, H, W) float in [-1, 1], RGB, to an image file whose suffix names the format; whole or not at all."""
-    pixels = ((picture.detach().float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy()
-    encoded = cv2.imencode(Path(path).suffix, cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))[1]
+    encoded = cv2.imencode(Path(path).suffix, cv2.cvtColor(to_pixels(picture), cv2.COLOR_RGB2BGR))[1]
     with atomic_path(path) as temporary:
         temporary.write_bytes(encoded.tobytes())  # cv2.imwrite would not say that a disk is full
 
@@ -111,15 +117,13 @@ def draw_controls(
     return torch.from_numpy(pixels).permute(2, 0, 1).float() / 127.5 - 1
 
 
-def write_gif(path: Path | str, frames: Tensor, fps: float) -> None:
-    """Write (N, 3, H, W) in [-1, 1] as a GIF that repeats for ever; its clock knows hundredths of a second only."""
-    pixels = ((frames.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-    first, *rest = (Image.fromarray(frame) for frame in pixels)
+def gif_picture(frame: Tensor) -> Image.Image:
+    """A frame (3, H, W) in [-1, 1] in 256 colours of its own: a byte a pixel."""
+    return Image.fromarray(to_pixels(frame)).convert("P", palette=Image.Palette.ADAPTIVE)
+
+
+def write_gif(path: Path | str, pictures: Sequence[Image.Image], fps: float) -> None:
+    """Write pictures of one size as a GIF that repeats for ever; its clock knows hundredths of a second only."""
+    first, *rest = pictures
     with atomic_path(path) as temporary:
         first.save(temporary, save_all=True, append_images=rest, duration=round(1000 / fps), loop=0)
-
-
-def write_frames(folder: Path | str, frames: Tensor) -> None:
-    """Write (N, 3, H, W) in [-1, 1] as `folder`/00000.png and on."""
-    for number, frame in enumerate(frames):
-        write_picture(Path(folder) / f"{number:05}.png", frame)

@@ -1,7 +1,9 @@
 """Video files in and out: the only file that decodes (decord) or encodes (PyAV)."""
 
 import os
+from collections.abc import Iterable
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from motionanim.files import atomic_path
+from motionanim.pictures import to_pixels
 
 # FFmpeg's own complaints would flood the log: what goes wrong is raised as a VideoError.
 decord.logging.set_level(decord.logging.QUIET)
@@ -162,31 +165,41 @@ def cover_size(old_height: int, old_width: int, *, height: int, width: int) -> t
     return max(height, round(old_height * scale)), max(width, round(old_width * scale))
 
 
-def write_video(path: str | Path, frames: Tensor, fps: float, *, crf: int = 12) -> None:
+def write_video(path: str | Path, frames: Tensor | Iterable[Tensor], fps: float, *, crf: int = 12) -> None:
     """Write an H.264 yuv420p mp4 file, whole or not at all.
 
     Args:
         path: Target; its folder is made, and an older file is replaced only once the new one is complete.
-        frames: (T, 3, H, W) float in [-1, 1], RGB; H and W even, as yuv420p demands.
+        frames: (T, 3, H, W) float in [-1, 1], RGB; H and W even, as yuv420p demands. Or its frames (3, H, W) one at a
+            time, so that a video of any length takes little memory.
         fps: Frames per second, above 0.
         crf: Quality of x264, 0 (lossless) to 51; 12 is visually lossless.
 
     Raises:
-        ValueError: If the shape or `fps` is out of range.
+        ValueError: If a shape or `fps` is out of range.
+        OSError: If the disk is full.
     """
-    if frames.ndim != 4 or frames.shape[0] < 1 or frames.shape[1] != 3 or frames.shape[2] % 2 or frames.shape[3] % 2:
-        raise ValueError(f"frames of shape {tuple(frames.shape)}: must be (T, 3, H, W) with T >= 1 and H, W even")
     if not fps > 0:
         raise ValueError(f"fps={fps}: must be above 0")
+    stream = iter(frames)
+    first = next(stream, None)
+    shape = tuple(frames.shape) if isinstance(frames, Tensor) else (0 if first is None else 1, *_shape(first))
+    if len(shape) != 4 or shape[0] < 1 or shape[1] != 3 or shape[2] % 2 or shape[3] % 2:
+        raise ValueError(f"frames of shape {shape}: must be (T, 3, H, W) with T >= 1 and H, W even")
     with atomic_path(path) as partial, av.open(str(partial), "w", options={"movflags": "faststart"}) as container:
         rate = Fraction(fps).limit_denominator(1001)
-        stream = container.add_stream("libx264", rate=rate, options={"crf": str(crf), "preset": "fast"})
-        stream.height, stream.width, stream.pix_fmt = frames.shape[2], frames.shape[3], "yuv420p"
-        for frame in frames:
-            pixels = ((frame.detach().float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy()
-            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
-            container.mux(stream.encode(picture))
-        container.mux(stream.encode())
+        video = container.add_stream("libx264", rate=rate, options={"crf": str(crf), "preset": "fast"})
+        video.height, video.width, video.pix_fmt = shape[2], shape[3], "yuv420p"
+        for number, frame in enumerate(chain([first], stream)):
+            if _shape(frame) != shape[1:]:
+                raise ValueError(f"frame {number} of shape {_shape(frame)}: must be {shape[1:]} as the first one is")
+            picture = av.VideoFrame.from_ndarray(to_pixels(frame), format="rgb24")
+            container.mux(video.encode(picture))
+        container.mux(video.encode())
+
+
+def _shape(frame: Tensor | None) -> tuple[int, ...]:
+    return () if frame is None else tuple(frame.shape)
 
 
 def _reason(error: Exception) -> str:

@@ -9,7 +9,7 @@ determine its output beyond its config), `files` (hashes of the files that its v
 import glob
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -180,16 +180,16 @@ class Warp(_Maker):
 
 
 class Eulerian(Warp):
-    """The image carried along one steady field, from both ends of time, without a network: `models.eulerian.render`."""
+    """The image carried along a steady field without a network: `frames` of `models.eulerian` or `models.flow_map`."""
 
-    def __init__(self, *, render: Callable[..., Tensor], **options: Any) -> None:
+    def __init__(self, *, render: Callable[..., Iterable[Tensor]], **options: Any) -> None:
         super().__init__(**options)
         self.render = render
 
     def __call__(self, case: Case, seed: int) -> Made:
         steady = _field(case, self.request, self.controls, self.refiner).mean(0)
         frames = self.render(case.frames[0], steady, num_frames=len(case.frames), mask=case.mask, progress=None)
-        return Made(frames)
+        return Made(torch.stack(list(frames)))
 
 
 class Control(_Maker):

@@ -68,9 +68,19 @@ def frames(
     Raises:
         ValueError: If a shape, `num_frames` or `min_density` is not as above, or an input is not finite.
     """
+    check_inputs(image, flow, mask, num_frames, least_side=2)
+    if not min_density > 0:
+        raise ValueError(f"min_density={min_density}: must be above 0, such as 0.5")
+    return _frames(image, flow, num_frames, loop, mask, min_density, progress)
+
+
+def check_inputs(image: Tensor, flow: Tensor, mask: Tensor, num_frames: int, *, least_side: int) -> None:
+    """Raises ValueError for what no renderer along a steady field can use; arguments as in `frames`."""
     height, width = image.shape[-2:]
-    if image.ndim != 3 or len(image) != 3 or min(height, width) < 2:
-        raise ValueError(f"image of shape {tuple(image.shape)}: must be (3, H, W) with H and W of at least 2")
+    if image.ndim != 3 or len(image) != 3 or min(height, width) < least_side:
+        raise ValueError(
+            f"image of shape {tuple(image.shape)}: must be (3, H, W) with H and W of at least {least_side}"
+        )
     if flow.shape != (2, height, width) or mask.shape != (1, height, width):
         raise ValueError(
             f"flow of shape {tuple(flow.shape)} and mask of shape {tuple(mask.shape)}: must be (2, {height}, {width}) "
@@ -78,14 +88,11 @@ def frames(
         )
     if num_frames < 2:
         raise ValueError(f"num_frames={num_frames}: must be at least 2")
-    if not min_density > 0:
-        raise ValueError(f"min_density={min_density}: must be above 0, such as 0.5")
     for name, values in (("image", image), ("flow", flow)):
         if not bool(torch.isfinite(values).all()):
             raise ValueError(f"{name} is not finite: replace its NaN and infinite values, such as by zero motion")
     if not bool(((mask == 0) | (mask == 1)).all()):
         raise ValueError("mask has values other than 0 and 1: threshold it")
-    return _frames(image, flow, num_frames, loop, mask, min_density, progress)
 
 
 def _frames(

@@ -1,0 +1,53 @@
+"""New edges: contours that a video shows and its first picture does not. It needs no true clip."""
+
+from collections.abc import Iterable
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+MARGIN = 3  # px along the region's edge that are left out: what moves and what does not meet there
+
+
+def new_edges(frames: Iterable[Tensor], image: Tensor, mask: Tensor, max_displacement: float) -> Tensor:
+    """How much of each frame's contours is where the picture had none within reach.
+
+    With G the Sobel magnitude of the grey, the mean over the movable region, less its outer `MARGIN` px, of
+    max(0, G_t - dilate(G_0, r)), over the mean of G_0 there, r = `max_displacement` + 2 px, rounded up. Content that
+    only moves has none; a seam, a ghost or a hard edge of a mask has.
+
+    Args:
+        frames: N frames (3, H, W) in [-1, 1], one at a time if they are many.
+        image: (3, H, W) in [-1, 1], the picture that they came from.
+        mask: (1, H, W) in {0, 1}; 1 where pixels may move.
+        max_displacement: The longest way in px that anything may have moved from its place in the picture, at least 0.
+
+    Returns:
+        (N,) float32, at least 0; 0 where the picture itself has no contours.
+
+    Raises:
+        ValueError: If `max_displacement` is negative or not finite, or the region has nothing left without its margin.
+    """
+    if not 0 <= max_displacement < float("inf"):
+        raise ValueError(f"max_displacement={max_displacement}: must be at least 0 px and finite")
+    # The picture's border is no edge of the region.
+    region = cv2.erode(mask[0].cpu().numpy().astype(np.uint8), _disc(MARGIN)) > 0
+    if not region.any():
+        raise ValueError(f"mask: nothing is left {MARGIN} px inside its edge; mark a larger region")
+    contours = _contours(image)
+    known = cv2.dilate(contours, _disc(int(np.ceil(max_displacement)) + 2))
+    usual = float(contours[region].mean())
+    least = np.finfo(np.float32).eps
+    values = [float(np.maximum(_contours(frame) - known, 0)[region].mean()) / max(usual, least) for frame in frames]
+    return torch.tensor(values)
+
+
+def _contours(frame: Tensor) -> np.ndarray:
+    """Sobel magnitude (H, W) of the grey of a frame (3, H, W)."""
+    grey = cv2.cvtColor(frame.detach().cpu().float().permute(1, 2, 0).contiguous().numpy(), cv2.COLOR_RGB2GRAY)
+    return np.hypot(cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1))
+
+
+def _disc(radius: int) -> np.ndarray:
+    return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
