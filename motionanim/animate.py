@@ -1,19 +1,14 @@
 """Animate a photo: python -m motionanim.animate image=photo.jpg arrows="[[120,200,180,200]]" out=out.mp4"""
 
 import hashlib
-import json
 import os
-import re
-import shutil
 import sys
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from functools import partial
 from importlib.metadata import version
-from itertools import chain
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import hydra
@@ -22,21 +17,18 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from motionanim.controls import Fields, at_strength, strength_to_px
-from motionanim.data.video import write_video
 from motionanim.drawing import Controls, crop_controls, fit_controls, parse_controls
 from motionanim.entry import one_line_errors, quiet
-from motionanim.files import atomic_path
-from motionanim.flow import motion_strength
-from motionanim.generate import Generator, pick_device
-from motionanim.images import fit, load_image, load_mask
-from motionanim.models.flow_refiner import FlowRefiner
-from motionanim.motion_kinds import doubts, fastest, swept
-from motionanim.pictures import draw_controls, flow_to_rgb, gif_picture, panels, write_gif, write_picture
+from motionanim.flow import resize_flow
+from motionanim.images import fit, load_image, load_mask, model_size, stretched
+from motionanim.motion_kinds import doubts, velocity
 from motionanim.regions import propose_region
+from motionanim.renderers import eulerian
+from motionanim.renderers.kinds import Photo, looped
+from motionanim.renderers.output import drawn, output_files, write_files
 
 CONF = Path(__file__).parents[1] / "conf"
 VERSIONS = ("torch", "diffusers", "motionanim")
-NUMBERED = re.compile(r"\d{5}\.png")
 
 # Videos of more are in their file only: Python callers would need 12 bytes for each, twice while they are put together.
 MAX_PIXELS = 600_000_000
@@ -76,7 +68,7 @@ def run(config: DictConfig, *, keep: bool) -> Animation:
     make = {"diffusion": _diffusion, "eulerian": _eulerian}.get(config.renderer)
     if make is None:
         raise ValueError(f"renderer={config.renderer}: must be diffusion or eulerian")
-    files = _check_files(config)
+    files = _files(config)
     photo = load_image(config.image)
     controls, notes = _read_drawing(config, photo)
     for note in notes:
@@ -88,21 +80,20 @@ def run(config: DictConfig, *, keep: bool) -> Animation:
         "notes": notes,
     }
     start = time.perf_counter()
-    videos, image, fitted, fields, details = make(config, photo, controls, strengths)
-    kept: list[Tensor] | None = [] if keep and config.frames * len(videos) * image[0].numel() <= MAX_PIXELS else None
-    with ExitStack() as stack:  # all files or, on a full disk, none
-        paths = {name: stack.enter_context(atomic_path(file)) for name, file in files.items() if name != "frames"}
-        if "frames" in files:
-            folder = files["frames"]
-            made = stack.enter_context(TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}."))
-            paths["frames"] = Path(made) / "new"
-        shown = _write_frames(paths, config, videos, kept)
-        record |= {"seconds": time.perf_counter() - start, **details}
-        paths["record"].write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        write_picture(paths["picture"], _overview(image, fitted, fields, shown))
-        if "frames" in files:
-            shutil.rmtree(folder, ignore_errors=True)  # checked before: it holds an earlier video's frames only
-            paths["frames"].rename(folder)
+    image, controls = _at_size(config, photo, controls)
+    videos, shown, details = make(config, image, controls, strengths)
+    pixels = config.frames * len(videos) * shown[0].image[0].numel()
+    kept: list[Tensor] | None = [] if keep and pixels <= MAX_PIXELS else None
+    record |= details
+
+    def timed() -> Iterator[Tensor]:
+        yield from videos[0]
+        record["seconds"] = time.perf_counter() - start
+
+    write_files(
+        files, [timed(), *videos[1:]], num_frames=config.frames, fps=config.fps, overview=drawn(*shown[0]),
+        record=record, kept=kept,
+    )  # fmt: skip
     return Animation(None if kept is None else torch.stack(kept), list(files.values()), record)
 
 
@@ -131,64 +122,113 @@ def _read_drawing(config: DictConfig, photo: Tensor) -> tuple[Controls, list[str
     return controls, notes + doubts(shown, span=span, crossings=config.controls.field == "eulerian")
 
 
-def _fields(config: DictConfig, controls: Controls, image: Tensor, strengths: list[float | None]) -> list[Fields]:
+def _at_size(config: DictConfig, photo: Tensor, controls: Controls) -> tuple[Tensor, Controls]:
+    """Photo and drawing at the video's size, whose sides are even, as H.264 demands."""
+    if OmegaConf.is_list(config.size):
+        image, way = fit(photo, *config.size)
+        return image, fit_controls(controls, way)
+    height, width = (side - side % 2 for side in photo.shape[1:])
+    if min(height, width) < 2:
+        raise ValueError(
+            f"{config.image} is {photo.shape[2]}x{photo.shape[1]} px: a video needs at least 2x2; give size=[h,w]"
+        )
+    return photo[:, :height, :width], crop_controls(controls, height, width)
+
+
+class Shown(NamedTuple):
+    """What the overview shows of a video: its image, drawing and field, of one size."""
+
+    image: Tensor
+    controls: Controls
+    fields: Fields
+
+
+# Videos as frames (3, H, W) one at a time, what the overview shows of each, and what the record says.
+Made = tuple[Sequence[Iterable[Tensor]], Sequence[Shown], dict[str, Any]]
+
+
+def _fields(
+    config: DictConfig, image: Tensor, controls: Controls, strengths: list[float | None], *, stepwise: bool
+) -> list[Fields]:
     """The motion field at each strength."""
-    refine = None if config.refiner is None else FlowRefiner.load(config.refiner).refine
-    make = hydra.utils.instantiate(config.controls)
-    return [make(controls, num_frames=config.frames, image=image, refiner=refine, strength=each) for each in strengths]
+    make = partial(hydra.utils.instantiate(config.controls), num_frames=config.frames)
+    if config.refiner is None:
+        return [make(controls, strength=each, stepwise=stepwise) for each in strengths]
+    from motionanim.models.flow_refiner import FlowRefiner
+
+    # T knows pictures of the model's size.
+    small, way = stretched(image, *model_size(*image.shape[1:], area=config.height * config.width, multiple=16))
+    fitted, refine = fit_controls(controls, way), FlowRefiner.load(config.refiner).refine
+    made = []
+    for strength in strengths:
+        of_small = make(fitted, strength=strength, image=small, refiner=refine, stepwise=stepwise)
+        if small.shape == image.shape:
+            made.append(of_small)
+            continue
+        fields = make(controls, strength=strength, stepwise=False)
+        refined = resize_flow(of_small.refined, *image.shape[1:]) * controls.mask
+        parts = fields.parts._replace(flow=refined)
+        steps = velocity(parts, config.frames) if stepwise else fields.per_step
+        made.append(fields._replace(refined=refined, parts=parts, per_step=steps))
+    return made
 
 
-# Videos as frames (3, H, W), one at a time or as tensors (N, 3, H, W).
-Made = tuple[Sequence[Iterable[Tensor]], Tensor, Controls, Fields, dict[str, Any]]
+def _eulerian(config: DictConfig, image: Tensor, controls: Controls, strengths: list[float | None]) -> Made:
+    """Videos of the image's own size."""
+    eulerian.check(controls, field=config.controls.field, loras=config.loras)
+    made = _fields(config, image, controls, strengths, stepwise=False)
+    options = {"num_frames": config.frames, "loop": config.eulerian.loop, "progress": config.progress}
+    flowing = hydra.utils.instantiate(config.eulerian)
+    videos = [eulerian.render(image, controls, fields, flowing=flowing, **options) for fields in made]
+    return videos, [Shown(image, controls, fields) for fields in made], {}
 
 
-def _diffusion(config: DictConfig, photo: Tensor, controls: Controls, strengths: list[float | None]) -> Made:
-    """Videos of a size that the model can take, one for each strength."""
+def _diffusion(config: DictConfig, image: Tensor, controls: Controls, strengths: list[float | None]) -> Made:
+    """Videos by the model, at its own size or enlarged to the image's."""
+    from motionanim.generate import Generator, pick_device  # seconds, which a mistake in the settings need not wait for
+    from motionanim.renderers import diffusion
+
     settings = OmegaConf.to_container(config, resolve=True)
-    image, way = fit(photo, config.height, config.width)
-    fitted = fit_controls(controls, way)
-    made = _fields(config, fitted, image, strengths)
-    median = config.scale.median_strength
     generator, base_fingerprint = Generator.load(
         base=config.scale.base, motion=settings["motion"], sampling=settings["sampling"],
         loras=[(str(path), float(weight)) for path, weight in (settings["loras"] or {}).items()],
         window=config.scale.num_frames, device=pick_device(),
     )  # fmt: skip
-    videos, records = [], []
-    for strength, fields in zip(strengths, made, strict=True):
-        flow, asked = fields.per_step, None
-        if fitted.arrows:
-            asked = motion_strength(flow[None])
-        elif strength is not None:
-            asked = torch.tensor([strength_to_px(strength, median_strength=median, width=config.width)])
-        video, cost = generator(
-            image[None], flow[None], num_frames=config.frames, fps=config.fps, strength=asked,
-            use_flow=bool(fitted.arrows), mask=swept(fitted.mask, fields.parts)[None],
-            long_video=hydra.utils.instantiate(config.long_video), seed=config.seed, progress=config.progress,
+    area = config.height * config.width
+    small, way = stretched(image, *model_size(*image.shape[1:], area=area, multiple=generator.multiple))
+    fitted, loop = fit_controls(controls, way), config.long_video._target_.endswith(".loop")
+    # A field that is drawn anew for each step has no flow map: the model's own size is all there is.
+    steady = config.controls.field == "eulerian"
+    flowing = hydra.utils.instantiate(config.eulerian, loop=loop) if steady else None
+    full = _fields(config, image, controls, strengths, stepwise=False) if steady and config.size != "model" else []
+    videos, shown, records = [], [], []
+    for number, fields in enumerate(_fields(config, small, fitted, strengths, stepwise=True)):
+        strength = strengths[number]
+        if strength is not None:
+            px = strength_to_px(strength, median_strength=config.scale.median_strength, width=small.shape[2])
+            strength = torch.tensor([px])
+        rendered = diffusion.render(
+            generator, diffusion.Small(small, fitted, fields), num_frames=config.frames, fps=config.fps,
+            strength=strength, long_video=hydra.utils.instantiate(config.long_video), flowing=flowing, loop=loop,
+            seed=config.seed, progress=config.progress,
         )  # fmt: skip
-        videos.append(video[0].cpu())
-        records.append(cost._asdict())
-    return videos, image, fitted, made[0], {"base_fingerprint": base_fingerprint, "runs": records}
-
-
-def _eulerian(config: DictConfig, photo: Tensor, controls: Controls, strengths: list[float | None]) -> Made:
-    """Videos of the photo's own size, less an odd last row or column, which H.264 cannot hold."""
-    height, width = (side - side % 2 for side in photo.shape[1:])
-    image, mask = photo[:, :height, :width], controls.mask[:, :height, :width]
-    if not controls.arrows:
-        raise ValueError("renderer=eulerian needs arrows: it moves along them and nowhere else")
-    if config.loras or config.controls.field != "eulerian":
-        raise ValueError("renderer=eulerian takes no loras, and one steady field: controls.field=eulerian")
-    made = _fields(config, crop_controls(controls, height, width), image, strengths)
-    if not made[0].parts.flow_only:
-        raise ValueError("renderer=eulerian moves kind=flow only: use renderer=diffusion for move, sway and turn")
-    render, videos = hydra.utils.instantiate(config.eulerian), []
-    for fields in made:
-        flow = fields.parts.flow
-        videos.append(
-            render(image, flow, num_frames=config.frames, mask=mask, progress="frames" if config.progress else None)
-        )
-    return videos, image, crop_controls(controls, height, width), made[0], {}
+        records.append(rendered.record._asdict())
+        if full:
+            parts = looped(full[number].parts, config.frames) if loop else full[number].parts
+            videos.append(
+                diffusion.at_photo_size(
+                    Photo(image, controls.mask, parts),
+                    rendered,
+                    flowing=flowing,
+                    num_frames=config.frames,
+                    progress="frames" if config.progress else None,
+                )
+            )
+            shown.append(Shown(image, controls, full[number]))
+        else:
+            videos.append(rendered.sample)
+            shown.append(Shown(small, fitted, fields))
+    return videos, shown, {"base_fingerprint": base_fingerprint, "runs": records, "model_size": list(small.shape[1:])}
 
 
 def _check_numbers(config: DictConfig) -> list[float | None]:
@@ -198,6 +238,11 @@ def _check_numbers(config: DictConfig) -> list[float | None]:
             raise ValueError(f"{name}={config[name]}: must be a whole number of at least {least}")
     if not isinstance(config.fps, int | float) or not 0.1 <= config.fps <= 1000:
         raise ValueError(f"fps={config.fps}: must be from 0.1 to 1000 frames a second")
+    size = OmegaConf.to_container(config.size) if OmegaConf.is_list(config.size) else config.size
+    sides = size if isinstance(size, list) else []
+    even = len(sides) == 2 and all(isinstance(side, int) and side > 1 and side % 2 == 0 for side in sides)
+    if size not in ("photo", "model") and not even:
+        raise ValueError(f"size={size}: must be photo, model, or [height,width], even numbers of pixels")
     strengths = list(config.strength) if OmegaConf.is_list(config.strength) else [config.strength]
     for strength in strengths or [()]:
         if strength is not None and not isinstance(strength, int | float):
@@ -205,71 +250,18 @@ def _check_numbers(config: DictConfig) -> list[float | None]:
     return strengths
 
 
-def _check_files(config: DictConfig) -> dict[str, Path]:
-    """What will be written; raises ValueError before any work if it cannot be, or would replace an input."""
+def _files(config: DictConfig) -> dict[str, Path]:
+    """What will be written; raises ValueError before any work if it cannot be."""
     if OmegaConf.is_missing(config, "image"):
         raise ValueError("no image given: pass image=photo.jpg")
-    out = Path(config.out)
-    if out.suffix.lower() != ".mp4":
-        raise ValueError(f"out={out}: must end in .mp4")
-    files = {"video": out, "record": out.with_suffix(".json"), "picture": out.with_suffix(".png")}
-    if config.gif:
-        files["gif"] = out.with_suffix(".gif")
-    inputs = {Path(str(config[name])).resolve() for name in ("image", "mask", "arrows", "refiner") if config[name]}
-    for path in files.values():
-        if path.resolve() in inputs:
-            raise ValueError(f"out={out} would replace the input {path}: choose another name")
-        if path.is_dir():
-            raise ValueError(f"out={out}: {path} is a folder, choose another name")
-    if config.png:
-        folder = files["frames"] = out.with_suffix("")
-        if folder.exists() and not (folder.is_dir() and all(NUMBERED.fullmatch(p.name) for p in folder.iterdir())):
-            raise ValueError(f"out={out}: frames would go to {folder}, which holds other files: choose another name")
-    existing = next(parent for parent in out.absolute().parents if parent.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise ValueError(f"out={out}: {existing} cannot be written: choose another folder")
-    return files
-
-
-def _overview(image: Tensor, controls: Controls, fields: Fields, shown: list[Tensor]) -> Tensor:
-    """Input | arrows | dense field | refined field, if T made one | five frames, as the paper's Fig. 1."""
-    steps = [fields.dense] if fields.refined is fields.dense else [fields.dense, fields.refined]
-    if not fields.parts.flow_only:
-        steps = [*(step for step in steps if step.any()), fastest(fields.per_step)]
-    largest = max(*(float(torch.linalg.vector_norm(step, dim=0).max()) for step in steps), 1e-6)
-    drawn = draw_controls(image, [arrow.path for arrow in controls.arrows], controls.pins, controls.mask)
-    pictures = chain([image, drawn], (flow_to_rgb(flow, largest) for flow in steps))
-    return panels([*(panels([picture]) for picture in pictures), *shown])
-
-
-def _write_frames(
-    paths: dict[str, Path], config: DictConfig, videos: Sequence[Iterable[Tensor]], kept: list[Tensor] | None
-) -> list[Tensor]:
-    """Every frame to the video, and where asked to a GIF, to PNG files and to `kept`; five of them as panels."""
-    chosen, shown, coloured = torch.linspace(0, config.frames - 1, 5).round().int().tolist(), [], []
-
-    def passing() -> Iterator[Tensor]:
-        for number, parts in enumerate(zip(*videos, strict=True)):
-            frame = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
-            shown.extend([panels(parts[:1])] * chosen.count(number))
-            if "frames" in paths:
-                write_picture(paths["frames"] / f"{number:05}.png", frame)
-            if "gif" in paths:
-                coloured.append(gif_picture(frame))
-            if kept is not None:
-                kept.append(frame)
-            yield frame
-
-    write_video(paths["video"], passing(), config.fps)
-    if "gif" in paths:
-        write_gif(paths["gif"], coloured, config.fps)
-    return shown
+    inputs = [Path(str(config[name])) for name in ("image", "mask", "arrows", "refiner") if config[name]]
+    return output_files(Path(config.out), gif=config.gif, png=config.png, inputs=inputs)
 
 
 @hydra.main(config_path=str(CONF), config_name="animate", version_base="1.3")
 @one_line_errors
 def main(config: DictConfig) -> None:
-    quiet()
+    quiet(networks=config.renderer != "eulerian")
     warnings.showwarning = lambda message, *_: print(f"note: {message}", file=sys.stderr)
     made = run(config, keep=False)
     for cost in made.record.get("runs", []):

@@ -49,6 +49,7 @@ def motion_field(
     strength: float | None = None,
     image: Tensor | None = None,
     refiner: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
+    stepwise: bool = True,
 ) -> Fields:
     """The motion field of a clip from a drawing: Eq. 5, 6, 7, then T; and the motion of all other kinds.
 
@@ -69,6 +70,7 @@ def motion_field(
         image: (3, H, W) in [-1, 1], which `refiner` wants.
         refiner: T, `FlowRefiner.refine`: image (1, 3, H, W), hint (1, 2, H, W), mask (1, 1, H, W) to (1, 2, H, W). It
             sees pins only by the hint, so it may move what a pin holds; it cannot move what the mask holds.
+        stepwise: False leaves `per_step` empty, (0, 2, H, W): of a large photo it can take gigabytes.
 
     Returns:
         The fields, float32; all zero without arrows.
@@ -127,7 +129,8 @@ def motion_field(
     )
     moves, turns = rigid_parts(controls, num_frames=num_frames, span=span)
     parts = Parts(refined, moves, sways, turns)
-    return Fields(dense, refined, velocity(parts, num_frames, flow=steps), parts)
+    per_step = velocity(parts, num_frames, flow=steps) if stepwise else dense.new_empty(0, *dense.shape)
+    return Fields(dense, refined, per_step, parts)
 
 
 def strength_to_px(strength: float, *, median_strength: float, width: int) -> float:

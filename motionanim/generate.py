@@ -84,6 +84,12 @@ class Generator:
             denoiser.compile_unet(sampling["compile"])
         return cls(codec, denoiser, sampling=sampling, window=window), found
 
+    @torch.no_grad()
+    def through_codec(self, frames: Tensor) -> Tensor:
+        """Frames (B, T, 3, H, W) in [-1, 1], encoded and decoded as a video is."""
+        latents = self.codec.encode(frames.to(self.device))
+        return self.codec.decode(latents, dtype=getattr(torch, self.sampling["decode_dtype"]))
+
     @property
     def multiple(self) -> int:
         """Height and width must be multiples of this: the VAE's and the UNet's halvings."""
@@ -103,6 +109,7 @@ class Generator:
         long_video: LongVideo,
         seed: int,
         progress: bool,
+        carried: Tensor | None = None,
     ) -> tuple[Tensor, Record]:
         """Make videos.
 
@@ -118,6 +125,8 @@ class Generator:
                 image's own: nothing moves there.
             long_video: The method, its options bound.
             seed: Of all noise: the same gives the same video, bit for bit on a CPU.
+            carried: (B, M, 3, H, W) in [-1, 1], M >= N: the image in motion, which the model is given as prediction
+                and each window as its image; past its end the last frame stays. None carries the image along `flow`.
 
         Returns:
             (B, N, 3, H, W) in [-1, 1], and the method's record with the seconds of decoding.
@@ -148,8 +157,12 @@ class Generator:
         # Every window is predicted from the input image itself: frames that were decoded, carried and encoded over
         # and over again lose what is fine. A window may end this much after the video.
         beyond = flow[:, -1:].expand(-1, max(self.window, len(self.sigmas)), -1, -1, -1)
-        moved = trace_back(torch.cat([flow, beyond], dim=1).float()) if use_flow else None
-        predict = _predictor(self.codec, image, moved)
+        carry = None
+        if use_flow and carried is not None:
+            carry = partial(_chosen, carried.to(self.device))
+        elif use_flow:
+            carry = partial(_warped, image, trace_back(torch.cat([flow, beyond], dim=1).float()))
+        predict = _predictor(self.codec, carry)
         predicts = use_flow and self.denoiser.predicts
         condition = encode(image, flow, None)
 
@@ -157,16 +170,19 @@ class Generator:
             part = at(whole, start, length)
             if predicts:
                 part = part._replace(predicted=predict(start, length))
-            if moved is None or start == 0:
+            if carry is None or start == 0:
                 return part
-            return encode(warp(image, moved[:, start]), part.flow, part.predicted)
+            return encode(carry([start])[:, 0], part.flow, part.predicted)
 
         def begin(latent: Tensor, part: Condition) -> Condition:
             frame = self.codec.decode(latent[:, None])[:, 0]
             return encode(frame, part.flow, self.codec.predict(frame, part.flow) if predicts else None)
 
         def rewind(part: Condition) -> Tensor:
-            return self.codec.predict(image, -part.flow.flip(1)).flip(1)
+            if carried is None:
+                return self.codec.predict(image, -part.flow.flip(1)).flip(1)
+            length = part.flow.shape[1] + 1
+            return torch.cat([predict(num_frames - length + 1, length - 1), self.codec.encode(image[:, None])], dim=1)
 
         s = self.sampling
         unguided: Denoise = self.denoiser
@@ -190,15 +206,27 @@ class Generator:
         return frames, record._replace(seconds=record.seconds | {"decode": now() - start})
 
 
-def _predictor(codec: Codec, image: Tensor, moved: Tensor | None) -> Callable[[int, int], Tensor]:
+def _warped(image: Tensor, moved: Tensor, frames: list[int]) -> Tensor:
+    """The image (B, 3, H, W) at the places `moved` (B, M, 2, H, W) of some frames: (B, len(frames), 3, H, W)."""
+    places = [min(frame, moved.shape[1] - 1) for frame in frames]
+    return torch.stack([warp(image, moved[:, place]) for place in places], dim=1)
+
+
+def _chosen(carried: Tensor, frames: list[int]) -> Tensor:
+    """Some frames of `carried` (B, M, 3, H, W), the last one for those past its end."""
+    return carried[:, [min(frame, carried.shape[1] - 1) for frame in frames]]
+
+
+def _predictor(codec: Codec, carry: Callable[[list[int]], Tensor] | None) -> Callable[[int, int], Tensor]:
     """`Model.predict`: windows share frames, and each costs a pass of the VAE, so they are kept."""
     made: dict[int, Tensor] = {}
 
     def predict(start: int, length: int) -> Tensor:
-        frames = torch.arange(start, start + length).clamp(max=moved.shape[1] - 1).tolist()
-        new = [frame for frame in dict.fromkeys(frames) if frame not in made]
-        if new:
-            made.update(zip(new, codec.encode_moved(image, moved[:, new]).unbind(1), strict=True))
+        frames = list(range(start, start + length))
+        new = [frame for frame in frames if frame not in made]
+        for first in range(0, len(new), 16):  # a long video's frames need not be in memory at once
+            some = new[first : first + 16]
+            made.update(zip(some, codec.encode(carry(some)).unbind(1), strict=True))
         return torch.stack([made[frame] for frame in frames], dim=1)
 
     return predict

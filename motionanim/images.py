@@ -4,6 +4,7 @@ Points are (x, y) in pixels, origin at the first pixel centre. Embedded colour p
 as sRGB.
 """
 
+import math
 import mimetypes
 import struct
 import warnings
@@ -96,6 +97,26 @@ def fit(image: Tensor, height: int, width: int) -> tuple[Tensor, Fit]:
             f"an image of {old_width}x{old_height} px is too long for {width}x{height}: crop it nearer to that shape"
         )
     way = Fit((wide / old_width, tall / old_height), (wide - width) // 2, (tall - height) // 2, height, width)
+    return way.cut(image, "bicubic").clamp(-1, 1), way
+
+
+def model_size(height: int, width: int, *, area: int, multiple: int) -> tuple[int, int]:
+    """Height and width of about `area` pixels in a photo's shape, multiples of `multiple`.
+
+    Example:
+        >>> model_size(720, 1280, area=128 * 128, multiple=16)
+        (96, 176)
+    """
+    scale = math.sqrt(area / (height * width))
+    # The longer side of a strip may not outgrow the area.
+    most = max(1, area // multiple**2)
+    rows, columns = (min(most, max(1, round(side * scale / multiple))) for side in (height, width))
+    return rows * multiple, columns * multiple
+
+
+def stretched(image: Tensor, height: int, width: int) -> tuple[Tensor, Fit]:
+    """The photo (3, H, W) at another size, all of it, and the way there for points and masks."""
+    way = Fit((width / image.shape[2], height / image.shape[1]), 0, 0, height, width)
     return way.cut(image, "bicubic").clamp(-1, 1), way
 
 

@@ -128,10 +128,16 @@ def velocity(parts: Parts, num_frames: int, *, flow: Tensor | None = None) -> Te
     return steps
 
 
-def fastest(steps: Tensor) -> Tensor:
-    """Of every pixel its fastest step: (N-1, 2, H, W) to (2, H, W)."""
-    chosen = torch.linalg.vector_norm(steps, dim=1, keepdim=True).argmax(0, keepdim=True)
-    return steps.gather(0, chosen.expand(-1, 2, -1, -1))[0]
+def peak_velocity(parts: Parts) -> Tensor:
+    """Of every pixel of frame 0 the motion at its fastest, (2, H, W) px per frame: a picture of all kinds at once."""
+    peak = parts.flow + sum(turn_displacement(turn, 1) for turn in parts.turns)
+    for sway in parts.sways:
+        peak = peak + sway.amplitude * (2 * math.pi / sway.period)
+    for move in parts.moves:
+        steps = move.offsets.diff(dim=0)
+        vector = steps[torch.linalg.vector_norm(steps, dim=1).argmax()].float().view(2, 1, 1)
+        peak = torch.where(move.region > 0, vector, peak)
+    return peak
 
 
 def swept(mask: Tensor, parts: Parts) -> Tensor:

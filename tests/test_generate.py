@@ -1,6 +1,6 @@
 """What holds still, the latents outside the mask, for every clip, segment and window; and the denoiser's dtype."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -10,9 +10,11 @@ import torch
 from conftest import MOTION, make_condition
 from torch import Tensor
 
+import motionanim.generate
 from motionanim.generate import Generator, LongVideo, _held
 from motionanim.long_video.chained import continuous, direct, loop
 from motionanim.long_video.windowed import fifo, freenoise, gen_l_video
+from motionanim.models.codec import Codec
 from motionanim.types import Condition
 
 CHAINED = {"overlap": 2, "gamma": None, "sigma": 2.0, "warm_start": True, "anchor": False}
@@ -191,15 +193,14 @@ def test_every_window_is_predicted_from_the_photo_itself(base: Path, method: str
     [("continuous", 12, True, 14), ("direct", 5, True, 5), ("direct", 5, False, 0)],  # a last window may go on: 14
 )
 def test_only_what_is_read_is_carried_and_encoded_and_that_once(
-    base: Path, method: str, frames: int, warped: bool, encoded: int
+    base: Path, method: str, frames: int, warped: bool, encoded: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     generator = load(base, guidance=1.0, warped_latent=warped)
-    encode, seen = generator.codec.encode_moved, []
+    predictor, seen = motionanim.generate._predictor, []
 
-    def counted(image: Tensor, moved: Tensor) -> Tensor:
-        seen.append(moved.shape[1])
-        return encode(image, moved)
+    def counted(codec: Codec, carry: Callable[[list[int]], Tensor] | None) -> Callable[[int, int], Tensor]:
+        return predictor(codec, lambda frames: carry(frames) if seen.extend(frames) is None else None)
 
-    generator.codec.encode_moved = counted
+    monkeypatch.setattr(motionanim.generate, "_predictor", counted)
     sample(generator, method, frames=frames)
-    assert sum(seen) == encoded
+    assert len(seen) == len(set(seen)) == encoded

@@ -19,8 +19,8 @@ LAYERS = {
     "report": 2, "losses": 2, "sampling": 2, "models": 2, "data": 2, "metrics": 2, "controls": 2,
     "long_video": 3, "study": 3,
     "generate": 4,
-    "training": 5, "evaluation": 5, "animate": 5,
-    "entry": 6, "dashboard": 6,
+    "training": 5, "evaluation": 5, "renderers": 5,
+    "entry": 6, "dashboard": 6, "animate": 7,
 }  # fmt: skip
 
 # Third party -> where it may be imported, as path prefixes.

@@ -18,8 +18,8 @@ from motionanim.motion_kinds import (
     Turn,
     crosses_itself,
     doubts,
-    fastest,
     move_offsets,
+    peak_velocity,
     shifted,
     sway_wave,
     swept,
@@ -188,11 +188,14 @@ def test_t_cannot_move_a_wheel():
     assert made.refined[:, 40, 10].ne(0).all()
 
 
-def test_the_fastest_step_of_every_pixel():
-    steps = torch.zeros(3, 2, 1, 2)
-    steps[1, :, 0, 0] = torch.tensor([-3.0, 4.0])
-    steps[0, :, 0, 0] = torch.tensor([1.0, 1.0])
-    assert torch.equal(fastest(steps)[:, 0], torch.tensor([[-3.0, 0.0], [4.0, 0.0]]))
+def test_the_peak_velocity_is_that_of_the_fastest_step():
+    made = fields([BOX_ARROW, WHEEL_ARROW, LEAF_ARROW])
+    peak, steps = peak_velocity(made.parts), made.per_step
+    fastest = torch.linalg.vector_norm(steps, dim=1).amax(0)
+    wheel, box, leaf = (made.parts.turns[0].region[0] > 0, made.parts.moves[0].region[0] > 0, steps[:, 0, 40, 5])
+    assert torch.allclose(torch.hypot(*peak)[wheel], fastest[wheel], atol=1e-5)
+    assert torch.allclose(torch.hypot(*peak)[box], fastest[box], atol=1e-5)
+    assert leaf.abs().max() <= peak[0, 40, 5].abs() < 1.3 * leaf.abs().max(), "six steps miss the very peak"
 
 
 def test_velocity_changes_none_of_its_parts():

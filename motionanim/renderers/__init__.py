@@ -1,0 +1,1 @@
+"""Renderers: a photo and its motion become frames."""

@@ -1,0 +1,103 @@
+"""The diffusion model as a renderer: it runs at its own size in the photo's shape, the video comes out at the photo's.
+
+The photo in motion (`renderers.kinds`), which the model is given as its prediction, is also there at full size. A frame
+of the video is that picture, changed as the model changed its prediction. So it is as sharp as the photo wherever the
+model agrees with the prediction.
+"""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from motionanim.controls import Fields
+from motionanim.drawing import Controls
+from motionanim.flow import motion_strength
+from motionanim.generate import Generator, LongVideo
+from motionanim.long_video.common import Record
+from motionanim.motion_kinds import swept
+from motionanim.renderers.kinds import Flowing, Photo, looped, photo_frames
+
+AGREES = 0.12  # of the pixel range [-1, 1]: a change of the model's at which the photo's detail has faded by 1/e
+
+
+class Small(NamedTuple):
+    """The photo and its drawing at the model's size."""
+
+    image: Tensor  # (3, h, w) in [-1, 1]
+    controls: Controls
+    fields: Fields
+
+
+class Rendered(NamedTuple):
+    """A video of the model, and what it was predicted to be."""
+
+    sample: Tensor  # (N, 3, h, w) in [-1, 1], decoded
+    prediction: Tensor | None  # (N, 3, h, w) its prediction through the same decoder; None where it has none
+    record: Record
+
+
+def render(
+    generator: Generator,
+    small: Small,
+    *,
+    num_frames: int,
+    fps: float,
+    strength: Tensor | None,
+    long_video: LongVideo,
+    flowing: Flowing | None,
+    loop: bool,
+    seed: int,
+    progress: bool,
+) -> Rendered:
+    """Make a video at the model's size.
+
+    Args:
+        strength: (1,) what the model is told where there are no arrows; with arrows it is Eq. 8 of the field.
+        flowing: What renders the flow of the prediction; None carries the photo by `flow.trace_back`.
+        loop: Whether the last frame leads back to the first.
+    """
+    image, controls, fields = small
+    mask = swept(controls.mask, fields.parts)
+    carried, steered = None, bool(controls.arrows)
+    if steered and flowing is not None:
+        ahead = max(generator.window, len(generator.sigmas))  # a window may end this much after the video
+        parts = looped(fields.parts, num_frames) if loop else fields.parts
+        count = num_frames if loop else num_frames + ahead
+        stream = photo_frames(Photo(image, controls.mask, parts), num_frames=count, flowing=flowing, progress=None)
+        carried = torch.stack(list(stream))[torch.arange(num_frames + ahead) % count][None]
+    video, record = generator(
+        image[None], fields.per_step[None], num_frames=num_frames, fps=fps,
+        strength=motion_strength(fields.per_step[None]) if steered else strength, use_flow=steered, mask=mask[None],
+        long_video=long_video, seed=seed, progress=progress, carried=carried,
+    )  # fmt: skip
+    prediction = None
+    if carried is not None or not steered:
+        known = image.expand(1, num_frames, -1, -1, -1) if carried is None else carried[:, :num_frames]
+        prediction = generator.through_codec(known)[0].cpu()
+    return Rendered(video[0].cpu(), prediction, record)
+
+
+def at_photo_size(
+    photo: Photo, rendered: Rendered, *, flowing: Flowing, num_frames: int, progress: str | None
+) -> Iterator[Tensor]:
+    """Frames (3, H, W) at the photo's size: the photo in motion, changed as the model changed its prediction."""
+    size = photo.image.shape[-2:]
+    enlarge = partial(F.interpolate, size=size, mode="bicubic", align_corners=False)
+    moves = swept(photo.mask, photo.parts)
+    stream: Iterator[Tensor] | Sequence[Tensor] = [photo.image] * num_frames
+    if not photo.parts.flow_only or photo.parts.flow.any():
+        stream = photo_frames(photo, num_frames=num_frames, flowing=flowing, progress=progress)
+    for t, full in enumerate(stream):
+        if t == 0:
+            yield full
+            continue
+        sample, known = rendered.sample[t : t + 1], rendered.prediction[t : t + 1]
+        # A change is judged over a few pixels, so that grain alone does not take the detail away.
+        change = F.avg_pool2d((sample - known).abs().mean(1, keepdim=True), 3, 1, 1, count_include_pad=False)
+        trust = F.interpolate(torch.exp(-((change / AGREES) ** 2)), size=size, mode="bilinear")
+        made = enlarge(sample) + trust * (full[None] - enlarge(known))
+        yield torch.where(moves > 0, made[0].clamp(-1, 1), photo.image)

@@ -1,0 +1,117 @@
+"""What animate leaves: video, picture, record, and on request a GIF and PNG files; all of them or none."""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from motionanim.controls import Fields
+from motionanim.data.video import write_video
+from motionanim.drawing import Controls
+from motionanim.files import atomic_path
+from motionanim.motion_kinds import peak_velocity
+from motionanim.pictures import draw_controls, flow_to_rgb, gif_picture, panels, write_gif, write_picture
+
+NUMBERED = re.compile(r"\d{5}\.png")
+
+
+def output_files(out: Path, *, gif: bool, png: bool, inputs: Sequence[Path]) -> dict[str, Path]:
+    """What will be written beside the video `out`.
+
+    Raises:
+        ValueError: If it cannot be written, or would replace an input.
+    """
+    if out.suffix.lower() != ".mp4":
+        raise ValueError(f"out={out}: must end in .mp4")
+    files = {"video": out, "record": out.with_suffix(".json"), "picture": out.with_suffix(".png")}
+    if gif:
+        files["gif"] = out.with_suffix(".gif")
+    for path in files.values():
+        if path.resolve() in {each.resolve() for each in inputs}:
+            raise ValueError(f"out={out} would replace the input {path}: choose another name")
+        if path.is_dir():
+            raise ValueError(f"out={out}: {path} is a folder, choose another name")
+    if png:
+        folder = files["frames"] = out.with_suffix("")
+        if folder.exists() and not (folder.is_dir() and all(NUMBERED.fullmatch(p.name) for p in folder.iterdir())):
+            raise ValueError(f"out={out}: frames would go to {folder}, which holds other files: choose another name")
+    existing = next(parent for parent in out.absolute().parents if parent.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise ValueError(f"out={out}: {existing} cannot be written: choose another folder")
+    return files
+
+
+def write_files(
+    files: Mapping[str, Path],
+    videos: Sequence[Iterable[Tensor]],
+    *,
+    num_frames: int,
+    fps: float,
+    overview: Sequence[Tensor],
+    record: Mapping[str, Any],
+    kept: list[Tensor] | None,
+) -> None:
+    """Write all files or, on a full disk, none.
+
+    Args:
+        files: Of `output_files`.
+        videos: Their frames (3, H, W) in [-1, 1], one at a time; several stand side by side.
+        overview: The first pictures of the overview, see `drawn`; five frames of the first video follow.
+        record: Of the JSON file; read when all frames were made.
+        kept: Takes the frames too.
+    """
+    with ExitStack() as stack:
+        paths = {name: stack.enter_context(atomic_path(file)) for name, file in files.items() if name != "frames"}
+        if "frames" in files:
+            folder = files["frames"]
+            made = stack.enter_context(TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}."))
+            paths["frames"] = Path(made) / "new"
+        shown = _write_frames(paths, videos, num_frames, fps, kept)
+        paths["record"].write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        write_picture(paths["picture"], panels([*overview, *shown]))
+        if "frames" in files:
+            shutil.rmtree(folder, ignore_errors=True)  # checked before: it holds an earlier video's frames only
+            paths["frames"].rename(folder)
+
+
+def drawn(image: Tensor, controls: Controls, fields: Fields) -> list[Tensor]:
+    """The first pictures of the overview: input, arrows, dense field, refined field if T made one, all kinds."""
+    steps = [fields.dense] if fields.refined is fields.dense else [fields.dense, fields.refined]
+    if not fields.parts.flow_only:
+        steps = [*(step for step in steps if step.any()), peak_velocity(fields.parts)]
+    largest = max(*(float(torch.linalg.vector_norm(step, dim=0).max()) for step in steps), 1e-6)
+    arrows = draw_controls(image, [arrow.path for arrow in controls.arrows], controls.pins, controls.mask)
+    return [panels([picture]) for picture in (image, arrows, *(flow_to_rgb(step, largest) for step in steps))]
+
+
+def _write_frames(
+    paths: Mapping[str, Path], videos: Sequence[Iterable[Tensor]], num_frames: int, fps: float,
+    kept: list[Tensor] | None,
+) -> list[Tensor]:  # fmt: skip
+    """Five of the frames, as panels."""
+    chosen, shown, coloured = torch.linspace(0, num_frames - 1, 5).round().int().tolist(), [], []
+
+    def passing() -> Iterator[Tensor]:
+        for number, parts in enumerate(zip(*videos, strict=True)):
+            frame = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+            shown.extend([panels(parts[:1])] * chosen.count(number))
+            if "frames" in paths:
+                write_picture(paths["frames"] / f"{number:05}.png", frame)
+            if "gif" in paths:
+                coloured.append(gif_picture(frame))
+            if kept is not None:
+                kept.append(frame)
+            yield frame
+
+    write_video(paths["video"], passing(), fps)
+    if "gif" in paths:
+        write_gif(paths["gif"], coloured, fps)
+    return shown
