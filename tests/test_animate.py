@@ -218,24 +218,6 @@ def test_options_out_of_range_are_named(override: str, photo: Path, tiny: list[s
     assert not (tmp_path / "o.mp4").exists()
 
 
-@pytest.mark.parametrize("method", ["continuous", "loop", "phased"])
-def test_gamma_or_sigma_alone_is_enough(method: str, photo: Path, tiny: list[str], tmp_path: Path) -> None:
-    """S18: each turns the method's own default off, whichever of the two it is."""
-    small = tiny if method != "phased" else tiny[:-1]
-
-    def split(*overrides: str) -> tuple[int, float]:
-        out = tmp_path / "o.mp4"
-        made = animate([f"long_video={method}", *small, *overrides], image=photo, arrows=ARROW, frames=7, out=out)
-        command = made.record["command"]["long_video"]
-        assert (command["gamma"] is None) != (command["sigma"] is None)
-        return made.record["runs"][0]["split_step"], made.record["runs"][0]["split_sigma"]
-
-    assert split("long_video.gamma=0.3")[0] == 1
-    assert split("long_video.gamma=0")[0] == 0
-    assert split("long_video.sigma=1")[1] <= 1
-    assert split("long_video.gamma=null", "long_video.sigma=1") == split("long_video.sigma=1")
-
-
 def test_a_full_disk_leaves_the_earlier_files(
     photo: Path, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

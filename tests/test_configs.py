@@ -116,6 +116,30 @@ def test_every_choice_of_animate_binds(override: str) -> None:
         check_binding(node)
 
 
+@pytest.mark.parametrize(
+    ("given", "gamma", "sigma"),
+    [
+        ("", {"continuous": None, "loop": None, "phased": 0.8}, {"continuous": 2.0, "loop": 2.0, "phased": None}),
+        ("long_video.gamma=0.5", 0.5, None),
+        ("long_video.gamma=0", 0, None),
+        ("long_video.sigma=1", None, 1),
+        ("long_video.gamma=null long_video.sigma=1", None, 1),
+        ("long_video.gamma=0.5 long_video.sigma=null", 0.5, None),
+    ],
+)
+@pytest.mark.parametrize("method", ["continuous", "loop", "phased"])
+@pytest.mark.parametrize("config", ["animate", "evaluate"])
+def test_gamma_or_sigma_alone_is_enough(config: str, method: str, given: str, gamma: Any, sigma: Any) -> None:
+    """S18: each turns the method's own default off, whichever of the two it is."""
+    extra = ["image=none"] if config == "animate" else []
+    cfg = composed(f"long_video={method}", *given.split(), *extra, config=config)
+    for node in (cfg.long_video, cfg.method.long_video) if config == "evaluate" else (cfg.long_video,):
+        wanted = [each[method] if isinstance(each, dict) else each for each in (gamma, sigma)]
+        assert [node.gamma, node.sigma] == wanted
+        split = instantiate(node).keywords
+        assert [split["gamma"], split["sigma"]] == wanted
+
+
 EVALUATE = {
     group: sorted(path.stem for path in (CONF / group).glob("*.yaml"))
     for group in ("benchmark", "method", "metrics", "sweep", "conditioning", "long_video", "scale")
