@@ -188,6 +188,7 @@ def _diffusion(config: DictConfig, image: Tensor, controls: Controls, strengths:
     from motionanim.generate import Generator, pick_device  # seconds, which a mistake in the settings need not wait for
     from motionanim.renderers import diffusion
 
+    quiet()
     settings = OmegaConf.to_container(config, resolve=True)
     generator, base_fingerprint = Generator.load(
         base=config.scale.base, motion=settings["motion"], sampling=settings["sampling"],
@@ -261,7 +262,7 @@ def _files(config: DictConfig) -> dict[str, Path]:
 @hydra.main(config_path=str(CONF), config_name="animate", version_base="1.3")
 @one_line_errors
 def main(config: DictConfig) -> None:
-    quiet(networks=config.renderer != "eulerian")
+    quiet(networks=False)
     warnings.showwarning = lambda message, *_: print(f"note: {message}", file=sys.stderr)
     made = run(config, keep=False)
     for cost in made.record.get("runs", []):

@@ -1,8 +1,8 @@
 """The diffusion model as a renderer: it runs at its own size in the photo's shape, the video comes out at the photo's.
 
 The photo in motion (`renderers.kinds`), which the model is given as its prediction, is also there at full size. A frame
-of the video is that picture, changed as the model changed its prediction. So it is as sharp as the photo wherever the
-model agrees with the prediction.
+of the video is that picture wherever the model agrees with its prediction, as sharp as the photo, and the model's own
+where it does not.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ from motionanim.long_video.common import Record
 from motionanim.motion_kinds import swept
 from motionanim.renderers.kinds import Flowing, Photo, looped, photo_frames
 
-AGREES = 0.12  # of the pixel range [-1, 1]: a change of the model's at which the photo's detail has faded by 1/e
+AGREES = 0.15  # change of the prediction, of the pixel range [-1, 1], at which the photo's share has fallen to 1/e
 
 
 class Small(NamedTuple):
@@ -84,7 +84,10 @@ def render(
 def at_photo_size(
     photo: Photo, rendered: Rendered, *, flowing: Flowing, num_frames: int, progress: str | None
 ) -> Iterator[Tensor]:
-    """Frames (3, H, W) at the photo's size: the photo in motion, changed as the model changed its prediction."""
+    """Frames (3, H, W) at the photo's size: the photo in motion, or the model's picture where it made another.
+
+    What the model changed by less than its own grain is no change: added to the photo it would flicker.
+    """
     size = photo.image.shape[-2:]
     enlarge = partial(F.interpolate, size=size, mode="bicubic", align_corners=False)
     moves = swept(photo.mask, photo.parts)
@@ -99,5 +102,4 @@ def at_photo_size(
         # A change is judged over a few pixels, so that grain alone does not take the detail away.
         change = F.avg_pool2d((sample - known).abs().mean(1, keepdim=True), 3, 1, 1, count_include_pad=False)
         trust = F.interpolate(torch.exp(-((change / AGREES) ** 2)), size=size, mode="bilinear")
-        made = enlarge(sample) + trust * (full[None] - enlarge(known))
-        yield torch.where(moves > 0, made[0].clamp(-1, 1), photo.image)
+        yield torch.where(moves > 0, torch.lerp(enlarge(sample)[0].clamp(-1, 1), full, trust[0]), photo.image)
