@@ -53,8 +53,8 @@ def continuous(
 
     A segment starts at the split from the image carried along the motion field to its frames, plus noise; shared frames
     are held at what they are. Without a motion field a later segment starts from the last shared frame, standing still,
-    and has the first as its image. K segments, K = ceil((N - overlap) / (L - overlap)), of T-M calls each, and one more
-    each where `sigma` lies between two steps.
+    and has the first as its image: a low split leaves it less motion, a high one more and a seam. K segments, K =
+    ceil((N - overlap) / (L - overlap)), of T-M calls each, and one more each where `sigma` lies between two steps.
 
     Args:
         overlap: Shared frames, in [1, L-1].
