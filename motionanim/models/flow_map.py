@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from motionanim.models.eulerian import check_inputs
 
+CHANGE = 0.5  # share of a turn in which one layer gives way to the other
 LEAST_TURN = 6.0  # frames; in a shorter turn the eye sees two pictures by turns instead of motion
 HALVING = 0.25  # of the height: a turn may get longer by no more than a factor of 2 over this distance
 OCTAVES = 6  # a turn is at most 2**OCTAVES times the shortest
@@ -112,7 +113,7 @@ def _layers(t: float, turn: float, end: float | None, offset: np.ndarray) -> lis
     number = np.clip(np.floor(now - offset), 0, last - 1)
     start = np.where(number > 0, number + offset, 0).astype(np.float32)
     following = np.where(number + 1 < last, number + 1 + offset, last).astype(np.float32)
-    late = (now - start) / (following - start)
+    late = (((now - start) / (following - start) - 0.5) / CHANGE + 0.5).clip(0, 1)
     first = number % 2 == 0
     return [
         (np.where(first, now - start, now - following), np.where(first, 1 - late, late)),
@@ -148,9 +149,8 @@ def _tile(
         for turns, weight in _layers(t, pace.turn, end, offset[part]):
             moved = _enlarged(_at(pace.paths[:, *part], turns), step, *area)
             weight = _enlarged(weight, step, *area)
-            layer = cv2.remap(
-                source, x + moved[..., 0], y + moved[..., 1], cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101
-            )
+            across, down = _reflected(x + moved[..., 0], width), _reflected(y + moved[..., 1], height)
+            layer = cv2.remap(source, across, down, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
             layers.append((layer, weight if share is None else weight * share))
     blend = _restored(sum(layer * weight[..., None] for layer, weight in layers), layers)
     inner = slice(rows.start - top, rows.stop - top), slice(columns.start - left, columns.stop - left)
@@ -191,7 +191,7 @@ def _continued(photo: np.ndarray, field: np.ndarray, may_move: np.ndarray) -> tu
     nearest = ndimage.distance_transform_edt(~core, return_distances=False, return_indices=True)
     y, x = np.nonzero(~core)
     near_y, near_x = (n[y, x] for n in nearest)
-    mirror_y, mirror_x = _folded(2 * near_y - y, height), _folded(2 * near_x - x, width)
+    mirror_y, mirror_x = _reflected(2 * near_y - y, height), _reflected(2 * near_x - x, width)
     outside = ~core[mirror_y, mirror_x]
     mirror_y[outside], mirror_x[outside] = (n[mirror_y[outside], mirror_x[outside]] for n in nearest)
     source, carried = photo.copy(), field.copy()
@@ -200,11 +200,12 @@ def _continued(photo: np.ndarray, field: np.ndarray, may_move: np.ndarray) -> tu
     return source, carried
 
 
-def _folded(place: np.ndarray, size: int) -> np.ndarray:
-    """Places outside 0 ... size - 1 reflected into it."""
-    turn = max(2 * (size - 1), 1)
-    place = np.abs(place) % turn
-    return np.minimum(place, turn - place).clip(0, size - 1)
+def _reflected(place: np.ndarray, size: int) -> np.ndarray:
+    """Places outside 0 ... size - 1 reflected into it. OpenCV's own reflection hangs on a picture one pixel wide."""
+    if place.size == 0 or (place.min() >= 0 and place.max() <= size - 1):
+        return place
+    last = size - 1
+    return last - np.abs(place % (2 * last) - last) if last else np.zeros_like(place)
 
 
 def _nodes(field: np.ndarray, step: int) -> np.ndarray:
@@ -256,6 +257,7 @@ def _paces(speed: np.ndarray, nodes: np.ndarray, step: int, num_frames: int, loo
     octave = cv2.resize(
         octave.clip(0, OCTAVES).astype(np.float32), (grown.shape[1], grown.shape[0]), interpolation=cv2.INTER_LINEAR
     )[:height, :width]
+    octave = np.minimum(octave, octave[speed > 0].max())
     paces: dict[float, np.ndarray] = {}
     for number in range(int(octave.max()) + 1):
         turn = max(reach * height / peak * 2.0**number, LEAST_TURN)
@@ -263,7 +265,7 @@ def _paces(speed: np.ndarray, nodes: np.ndarray, step: int, num_frames: int, loo
             turn = num_frames / max(1, min(np.ceil(num_frames / turn - 1e-3), num_frames // LEAST_TURN))
         share = ((octave - number) / BLEND).clip(0, 1) if number else np.float32(1)
         share = share - ((octave - number - 1) / BLEND).clip(0, 1)
-        paces[turn] = paces.get(turn, 0) + share
+        paces[float(turn)] = paces.get(float(turn), 0) + share
     alone = len(paces) == 1
     most = reach * height / step  # grid spacings
     return [

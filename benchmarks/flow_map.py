@@ -1,0 +1,87 @@
+"""Figures of the flow map on a photo: python benchmarks/flow_map.py PHOTO ARROWS [--mask MASK] [--frames 125] [--loop].
+
+ARROWS is JSON as `animate` takes it. No true clip is needed: what is measured is how fast DIS sees the picture move at
+the arrows, its sharpness, its new edges, and whether the rest stays the photo. Figures are of the frames before they are
+encoded.
+"""
+
+import argparse
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from motionanim.controls import motion_field, parse_controls
+from motionanim.images import load_image, load_mask
+from motionanim.metrics.edges import new_edges
+from motionanim.models.flow_estimator import DisFlow
+from motionanim.pictures import sheet, write_picture
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+SPAN, HALF = 16, 12  # frames of an arrow; px around its start in which DIS is asked
+HINT = ("sigma", "threshold", "threshold_on", "edge", "normalized")
+
+
+def sharpness(frame: Tensor, where: Tensor) -> float:
+    """Mean gradient magnitude of the grey over `where` (1, H, W)."""
+    grey = frame.mean(0)
+    magnitude = torch.hypot(grey.diff(dim=0)[:, 1:], grey.diff(dim=1)[1:])
+    return float((magnitude * where[0, 1:, 1:]).sum() / where[0, 1:, 1:].sum())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("photo", type=Path)
+    parser.add_argument("arrows")
+    parser.add_argument("--mask", type=Path)
+    parser.add_argument("--frames", type=int, default=125)
+    parser.add_argument("--loop", action="store_true")
+    parser.add_argument("--sheet", type=Path, help="write twelve frames here")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    image = load_image(options.photo)
+    height, width = image.shape[1:]
+    mask = torch.ones(1, height, width) if options.mask is None else load_mask(options.mask, height, width)
+    controls = parse_controls(options.arrows, mask)
+    hint = OmegaConf.load(CONF / "hint" / "default.yaml")
+    field = motion_field(
+        controls, num_frames=options.frames, span=SPAN, field="eulerian", **{name: hint[name] for name in HINT}
+    ).dense
+    render = instantiate(OmegaConf.merge(OmegaConf.load(CONF / "eulerian" / "flow_map.yaml"), {"seed": 0}))
+    start = time.perf_counter()
+    made = list(render(image, field, num_frames=options.frames, loop=options.loop, mask=mask, progress=None))
+    seconds = time.perf_counter() - start
+    moves = mask * field.ne(0).any(0)
+    usual = sharpness(image, moves)
+    sharp = [sharpness(frame, moves) / usual for frame in made]
+    farthest = max(float((frame - image).abs().mul(1 - moves).max()) for frame in made)
+    edges = new_edges(made, image, moves, render.keywords["reach"] * height)
+    estimate, gains = DisFlow(preset="medium", min_side=1), []
+    for first, second in pairwise(made):
+        seen, shares = estimate(torch.stack([first, second]))[0], []
+        for arrow in controls.arrows:
+            x, y = (round(value) for value in arrow.path[0])
+            area = (slice(max(y - HALF, 0), y + HALF), slice(max(x - HALF, 0), x + HALF))
+            asked, got = (flow[:, *area].mean((1, 2)) for flow in (field, seen))
+            shares.append(float(asked @ got / (asked @ asked)))
+        gains.append(np.mean(shares))
+    change = [float((a - b).square().mean().sqrt()) for a, b in pairwise(made)]
+    if options.sheet:
+        write_picture(options.sheet, sheet([torch.stack(made[::2]), torch.stack(made[1::2])]))
+    print(
+        f"| {options.photo.stem} {width}x{height}{', mask' if options.mask else ''}{', loop' if options.loop else ''} "
+        f"| {edges.mean():.5f} / {edges.max():.5f} | {min(sharp):.3f} to {max(sharp):.3f} "
+        f"| {np.mean(gains[:24]):.2f} / {np.mean(gains[-24:]):.2f} / {min(gains):.2f} | {farthest:.1g} "
+        f"| {float((made[-1] - made[0]).square().mean().sqrt()) / max(np.median(change), 1e-9):.2f} "
+        f"| {seconds / len(made):.2f} |",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    main()
