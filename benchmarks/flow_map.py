@@ -1,8 +1,7 @@
 """Figures of the flow map on a photo: python benchmarks/flow_map.py PHOTO ARROWS [--mask MASK] [--frames 125] [--loop].
 
-ARROWS is JSON as `animate` takes it. No true clip is needed: what is measured is how fast DIS sees the picture move at
-the arrows, its sharpness, its new edges, and whether the rest stays the photo. Figures are of the frames before they are
-encoded.
+ARROWS is JSON as `animate` takes it. No true clip is needed. It measures how fast DIS sees the picture move at
+the arrows, its sharpness, its new edges, and whether the rest stays the photo, on the frames before they are encoded.
 """
 
 import argparse

@@ -40,11 +40,11 @@ ARROW = [[20, 12, 26, 12]]
 def test_it_leaves_video_picture_and_what_repeats_it(photo: Path, tiny: list[str], tmp_path: Path) -> None:
     out = tmp_path / "new" / "out.mp4"
     made = animate([*tiny[:-1], "long_video=phased"], image=photo, arrows=ARROW, frames=12, out=out, gif=True, png=True)
-    assert made.frames.shape == (12, 3, 16, 16)
+    assert made.frames.shape == (12, 3, 36, 48), "the photo's size"
     assert Video(out).info.num_frames == 12
     assert Video(out).info.fps == pytest.approx(7, rel=1e-3)
     with Image.open(out.with_suffix(".gif")) as gif:
-        assert (gif.n_frames, gif.size) == (12, (16, 16))
+        assert (gif.n_frames, gif.size) == (12, (48, 36))
     assert len(list((out.with_suffix("")).glob("*.png"))) == 12
     with Image.open(out.with_suffix(".png")) as picture:
         assert picture.height >= 192
@@ -73,31 +73,49 @@ def test_outside_the_mask_nothing_moves(photo: Path, tiny: list[str], tmp_path: 
         tiny, image=photo, arrows=[[12, 12, 18, 12]], mask=tmp_path / "mask.png", frames=7, out=tmp_path / "o.mp4"
     )
     moved = made.frames.diff(dim=0).abs().amax((0, 1))
-    assert (moved[:, 8:] == 0).all()
-    assert (moved[:, :8] > 0).all()
+    assert (moved[:, 24:] == 0).all()
+    assert (moved[:, :22] > 0).all()
 
 
 WHEEL = {"path": [[24, 10], [27, 10.5]], "kind": "turn", "region": {"brush": [[24, 18]], "radius": 9}}
 LEAF = {"path": [[36, 30], [38, 30]], "kind": "sway", "period": 6, "region": {"brush": [[36, 30]], "radius": 5}}
 
 
-def test_every_kind_reaches_the_model_and_only_regions_move(photo: Path, tiny: list[str], tmp_path: Path) -> None:
-    made = animate(tiny, image=photo, arrows=[WHEEL, LEAF], out=tmp_path / "o.mp4")
+@pytest.mark.parametrize("renderer", ["diffusion", "eulerian"])
+def test_every_kind_is_drawn_and_only_regions_move(photo: Path, tiny: list[str], tmp_path: Path, renderer: str) -> None:
+    options = {"image": photo, "renderer": renderer, "out": tmp_path / "o.mp4"}
+    made = animate(tiny, arrows=[WHEEL, LEAF], **options)
     moved = made.frames.diff(dim=0).abs().amax((0, 1))
-    assert (moved[:, :2] == 0).all(), "left of the wheel"
-    assert moved[8, 6] > 0
-    again = animate(tiny, image=photo, arrows=[{**WHEEL, "speed": 2}, LEAF], out=tmp_path / "o.mp4")
+    assert (moved[:, :14] == 0).all(), "left of the wheel"
+    assert moved[18, 28] > 0
+    assert moved[30, 36] > 0
+    again = animate(tiny, arrows=[{**WHEEL, "speed": 2}, LEAF], **options)
     assert not torch.equal(made.frames, again.frames)
-    with pytest.raises(ValueError, match="renderer=eulerian moves kind=flow only"):
-        animate(tiny, image=photo, arrows=[WHEEL], renderer="eulerian", out=tmp_path / "o.mp4")
 
 
 def test_what_moves_may_leave_its_region(photo: Path, tiny: list[str], tmp_path: Path) -> None:
     box = {"path": [[12, 12], [36, 12]], "kind": "move", "region": [[[7, 7], [17, 7], [17, 17], [7, 17]]]}
     made = animate(tiny, image=photo, arrows=[box], out=tmp_path / "o.mp4")
     moved = made.frames.diff(dim=0).abs().amax((0, 1))
-    assert (moved[4:7, 3:13] > 0).all(), "all of its way, in the 16 px of the model"
-    assert (moved[12:] == 0).all()
+    assert (moved[8:16, 8:40] > 0).all(), "all of its way"
+    assert (moved[24:] == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("size", "shape"), [("photo", (36, 48)), ("model", (12, 20)), ([20, 40], (20, 40)), ([48, 48], (48, 48))]
+)
+def test_the_video_has_the_size_that_was_asked_for(
+    photo: Path, tiny: list[str], tmp_path: Path, size: str | list[int], shape: tuple[int, int]
+) -> None:
+    made = animate(tiny, image=photo, arrows=ARROW, size=size, out=tmp_path / "o.mp4")
+    assert made.frames.shape == (5, 3, *shape)
+
+
+def test_a_field_that_is_drawn_anew_for_each_step_has_the_models_size(
+    photo: Path, tiny: list[str], tmp_path: Path
+) -> None:
+    made = animate([*tiny, "controls.field=advected"], image=photo, arrows=ARROW, out=tmp_path / "o.mp4")
+    assert made.frames.shape == (5, 3, 12, 20)
 
 
 def test_a_proposed_mask_is_said_and_shown(photo: Path, tiny: list[str], tmp_path: Path) -> None:
@@ -121,10 +139,10 @@ def test_a_speed_that_smears_is_said_as_it_will_be(photo: Path, tiny: list[str],
 
 def test_a_strength_sweep_stands_side_by_side(photo: Path, tiny: list[str], tmp_path: Path) -> None:
     made = animate(tiny, image=photo, arrows=ARROW, strength=[100, 400], out=tmp_path / "sweep.mp4")
-    assert made.frames.shape == (5, 3, 16, 32)
+    assert made.frames.shape == (5, 3, 36, 96)
     assert len(made.record["runs"]) == 2
     alone = animate(tiny, image=photo, arrows=ARROW, strength=400, out=tmp_path / "one.mp4")
-    assert torch.equal(made.frames[..., 16:], alone.frames)
+    assert torch.equal(made.frames[..., 48:], alone.frames)
 
 
 def test_loras_change_the_video_by_their_weights(base: Path, photo: Path, tiny: list[str], tmp_path: Path) -> None:
@@ -162,7 +180,8 @@ def test_eulerian_keeps_the_photos_size_without_a_network(photo: Path, tmp_path:
 
 def test_without_arrows_the_model_moves_by_itself(photo: Path, tiny: list[str], tmp_path: Path) -> None:
     free, strong = (animate(tiny, image=photo, strength=s, out=tmp_path / "o.mp4").frames for s in (None, 300))
-    assert free.shape == strong.shape == (5, 3, 16, 16)
+    assert free.shape == strong.shape == (5, 3, 36, 48)
+    assert not torch.equal(free, strong)
     with pytest.raises(ValueError, match="renderer=eulerian needs arrows"):
         animate(tiny, image=photo, renderer="eulerian", out=tmp_path / "o.mp4")
 
@@ -186,7 +205,8 @@ def test_without_arrows_the_model_moves_by_itself(photo: Path, tiny: list[str], 
         ({"out": "photo.mp4"}, "would replace the input photo.png"),
         ({"renderer": "eulerian", "loras": {"a": 1.0}}, "takes no loras"),
         ({"renderer": "magic"}, "renderer=magic: must be diffusion or eulerian"),
-        ({"height": 30}, "height=30, width=16: must be multiples of 4"),
+        ({"size": "big"}, "size=big: must be photo, model, or"),
+        ({"size": [15, 20]}, r"size=\[15, 20\]: must be photo, model, or"),
         ({"loras": {"gone.safetensors": 1.0}}, "no LoRA file at gone.safetensors"),
         ({"colour": "red"}, "knows no colour"),
     ],
@@ -229,7 +249,7 @@ def test_a_full_disk_leaves_the_earlier_files(
         if path.suffix == ".png" and "00000" not in path.name:
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("motionanim.animate.write_picture", full)
+    monkeypatch.setattr("motionanim.renderers.output.write_picture", full)
     with pytest.raises(OSError, match="No space left"):
         animate(tiny, image=photo, arrows=ARROW, png=True, seed=1, out=out)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before

@@ -52,7 +52,7 @@ def photo_frames(photo: Photo, *, num_frames: int, flowing: Flowing, progress: s
     """Frames (3, H, W) in [-1, 1] of all kinds of motion; frame 0 is the photo.
 
     Args:
-        num_frames: N.
+        num_frames: N; a region that travels rests where its offsets end.
         flowing: What renders the flow.
         progress: Text before a progress bar; None shows none.
     """
@@ -109,7 +109,7 @@ def _uncovered(image: Tensor, moves: tuple[Move, ...]) -> Tensor:
 
 def _pasted(frame: Tensor, image: Tensor, move: Move, t: int) -> Tensor:
     """The travelling region laid over a frame, its edge as smooth as its place between pixels makes it."""
-    offset = -move.offsets[t].float().view(2, 1, 1).expand(2, *image.shape[-2:])
+    offset = -move.offsets[min(t, len(move.offsets) - 1)].float().view(2, 1, 1).expand(2, *image.shape[-2:])
     cover = warp(move.region[None], offset[None])[0]
     # What comes from outside the picture was not there: the border is not drawn out.
     x, y = pixel_grid(*image.shape[-2:]) + offset

@@ -1,0 +1,151 @@
+"""The photo in motion, of all kinds and at its own size; and where the model's picture takes its place."""
+
+import math
+from functools import partial
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from motionanim.images import model_size
+from motionanim.long_video.common import Record
+from motionanim.models import flow_map
+from motionanim.motion_kinds import Move, Parts, Sway, Turn
+from motionanim.renderers.diffusion import Rendered, at_photo_size
+from motionanim.renderers.kinds import Photo, looped, photo_frames, swayed_from
+
+H, W = 64, 80
+STILL = torch.zeros(2, H, W)
+ONES = torch.ones(1, H, W)
+
+
+def texture(seed: int = 0) -> Tensor:
+    """Smooth enough to be looked up between pixels, (3, H, W)."""
+    small = torch.rand(1, 3, H // 4, W // 4, generator=torch.Generator().manual_seed(seed)) * 1.6 - 0.8
+    return torch.nn.functional.interpolate(small, size=(H, W), mode="bicubic")[0].clamp(-1, 1)
+
+
+def box(top: int, bottom: int, left: int, right: int) -> Tensor:
+    region = torch.zeros(1, H, W)
+    region[:, top:bottom, left:right] = 1
+    return region
+
+
+def disc(x: float, y: float, radius: float) -> Tensor:
+    down, across = torch.meshgrid(torch.arange(float(H)) - y, torch.arange(float(W)) - x, indexing="ij")
+    return (torch.hypot(across, down) <= radius).float()[None]
+
+
+def made(parts: Parts, num_frames: int, image: Tensor | None = None, *, loop: bool = False) -> Tensor:
+    flowing = partial(flow_map.frames, loop=loop, reach=0.08, seed=0)
+    photo = Photo(texture() if image is None else image, ONES, looped(parts, num_frames) if loop else parts)
+    return torch.stack(list(photo_frames(photo, num_frames=num_frames, flowing=flowing, progress=None)))
+
+
+def sharpness(frame: Tensor, region: Tensor) -> float:
+    grey = frame.mean(0)
+    return (grey.diff(dim=0)[:, :-1].abs() + grey.diff(dim=1)[:-1].abs())[region[0, :-1, :-1] > 0].mean().item()
+
+
+WHEEL = Turn(disc(40, 32, 20), (40.0, 32.0), 2 * math.pi / 24)
+LEAF = Sway(
+    torch.stack([3 * torch.ones(H, W), STILL[0]]) * torch.exp(-(((torch.arange(W) - 40) / 12.0) ** 2)), 12.0, 0.4
+)
+BOX = Move(box(10, 26, 8, 24), torch.stack([torch.arange(13.0), 0.5 * torch.arange(13.0)], dim=1).double())
+
+
+@pytest.mark.parametrize("parts", [Parts(STILL, (BOX,)), Parts(STILL, (), (LEAF,)), Parts(STILL, (), (), (WHEEL,))])
+def test_frame_0_is_the_photo_and_the_rest_stays(parts: Parts) -> None:
+    image = texture()
+    video = made(parts, 5, image)
+    assert torch.equal(video[0], image)
+    assert not torch.equal(video[1], image)
+    assert torch.equal(video[:, :, -8:], image[:, -8:].expand(5, -1, -1, -1)) or parts.sways
+
+
+def test_a_wheel_turns_by_its_angle() -> None:
+    """A quarter turn of a square picture is torch.rot90."""
+    image = texture()[:, :, 8 : 8 + H]
+    region = torch.ones(1, H, H)
+    quarter = Turn(region, ((H - 1) / 2, (H - 1) / 2), math.pi / 12)
+    flowing = partial(flow_map.frames, loop=False, reach=0.08, seed=0)
+    photo = Photo(image, region, Parts(torch.zeros(2, H, H), (), (), (quarter,)))
+    video = list(photo_frames(photo, num_frames=7, flowing=flowing, progress=None))
+    torch.testing.assert_close(video[6], torch.rot90(image, -1, (1, 2)), atol=1e-2, rtol=0)
+
+
+def test_what_sways_is_where_its_wave_says() -> None:
+    """Content displaced by A(q) w shows at p = q + A(q) w."""
+    back = swayed_from(LEAF, 3)
+    y, x = torch.meshgrid(torch.arange(H), torch.arange(W), indexing="ij")
+    origin = torch.stack([x, y]) + back
+    wave = math.sin(2 * math.pi * 3 / 12 + 0.4) - math.sin(0.4)
+    there = origin[0] + 3 * torch.exp(-(((origin[0] - 40) / 30) ** 2)) * wave
+    inner = slice(8, -8)
+    torch.testing.assert_close(there[:, inner], x[:, inner].float(), atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("parts", [Parts(STILL, (), (LEAF,)), Parts(STILL, (), (), (WHEEL,))])
+def test_sway_and_turn_loop_exactly_and_stay_sharp(parts: Parts) -> None:
+    count = 20  # neither period fits: 12 and 24
+    image, region = texture(), disc(40, 32, 15)
+    video = made(parts, 2 * count, image, loop=False)
+    looping = looped(parts, count)
+    twice = made(looping, count + 1, image)
+    torch.testing.assert_close(twice[count], image, atol=2e-3, rtol=0)
+    least = min(sharpness(frame, region) for frame in video) / sharpness(image, region)
+    assert least >= 0.97
+
+
+def test_what_travels_uncovers_ground_and_arrives() -> None:
+    image = texture()
+    image[:, 10:26, 8:24] = torch.tensor([0.9, -0.9, -0.9]).view(3, 1, 1)
+    video = made(Parts(STILL, (BOX,)), 13, image)
+    end = video[12]
+    torch.testing.assert_close(end[:, 17:31, 21:35], image[:, 11:25, 9:23], atol=1e-2, rtol=0)
+    assert (end[0, 12:15, 9:12] < 0.85).all(), "the ground, not the box"
+    with pytest.raises(ValueError, match="a loop cannot hold kind=move"):
+        looped(Parts(STILL, (BOX,)), 12)
+
+
+def rendered(video: Tensor, change: Tensor | float) -> Rendered:
+    small = torch.nn.functional.interpolate(video, size=(16, 20), mode="bilinear", antialias=True)
+    return Rendered((small + change).clamp(-1, 1), small, Record(0.0, {}, ()))
+
+
+def test_where_the_model_agrees_the_video_is_the_photo_in_motion() -> None:
+    flow = torch.zeros(2, H, W)
+    flow[0] = 1.0
+    photo, flowing = Photo(texture(), ONES, Parts(flow)), partial(flow_map.frames, loop=False, reach=0.08, seed=0)
+    video = made(photo.parts, 8)
+    enlarge = partial(at_photo_size, photo, flowing=flowing, num_frames=8, progress=None)
+    torch.testing.assert_close(torch.stack(list(enlarge(rendered(video, 0.0)))), video, atol=1e-6, rtol=0)
+    change = torch.zeros(8, 3, 16, 20)
+    change[3:, :, 4:8, 5:10] = 0.9
+    shown = torch.stack(list(enlarge(rendered(video, change))))
+    assert (shown - video)[4, :, 20:28, 26:34].mean() > 0.4, "the model's picture where it made another"
+    torch.testing.assert_close(shown[4, :, :, 60:], video[4, :, :, 60:], atol=1e-3, rtol=0)
+    assert torch.equal(shown[0], photo.image)
+
+
+def test_outside_the_region_the_photo_stays_whatever_the_model_says() -> None:
+    photo, flowing = Photo(texture(), box(0, H, 0, 40), Parts(STILL)), partial(flow_map.frames, loop=False)
+    video = photo.image.expand(4, -1, -1, -1)
+    shown = torch.stack(list(at_photo_size(photo, rendered(video, 1.0), flowing=flowing, num_frames=4, progress=None)))
+    assert torch.equal(shown[..., 40:], video[..., 40:])
+    assert not torch.equal(shown[1:, ..., :40], video[1:, ..., :40])
+
+
+@settings(deadline=None)
+@given(st.integers(1, 6000), st.integers(1, 6000), st.sampled_from([8, 16, 64]), st.integers(1, 8))
+def test_the_model_works_in_the_photos_shape(height: int, width: int, multiple: int, size: int) -> None:
+    area = (8 * multiple * size) ** 2
+    rows, columns = model_size(height, width, area=area, multiple=multiple)
+    assert rows % multiple == columns % multiple == 0
+    assert min(rows, columns) >= multiple
+    assert rows * columns <= 2 * area
+    if max(height, width) < 2 * min(height, width):
+        assert 0.7 < rows * columns / area < 1.4
+        assert 0.8 < (columns / rows) / (width / height) < 1.25
