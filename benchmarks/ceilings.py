@@ -8,6 +8,7 @@ import torch
 from motionanim.long_video.common import now
 
 ROUNDS = 8
+LONG = 1.0  # seconds after which a ceiling on a slow device is believed
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
@@ -17,7 +18,7 @@ def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
     precision = torch.get_float32_matmul_precision()
     if device.type == "cuda" and torch.backends.cudnn.allow_tf32:
         torch.set_float32_matmul_precision("high")  # convolutions use TF32: a floor without it would be too high
-    best = min(_seconds(lambda: a @ b) for _ in range(ROUNDS))
+    best = _best(lambda: a @ b)
     torch.set_float32_matmul_precision(precision)
     return 2 * size**3 / best
 
@@ -26,11 +27,15 @@ def copy_rate(device: torch.device) -> float:
     """Bytes read and written a second by a large copy within the device's memory, the best of several."""
     source = torch.empty(2**30 if device.type == "cuda" else 2**26, device=device).normal_()
     target = torch.empty_like(source)
-    best = min(_seconds(lambda: target.copy_(source)) for _ in range(ROUNDS))
+    best = _best(lambda: target.copy_(source))
     return 2 * source.numel() * source.element_size() / best
 
 
-def _seconds(run: Callable[[], Any]) -> float:
-    start = now()
-    run()
-    return now() - start
+def _best(run: Callable[[], Any]) -> float:
+    """The least seconds of a few runs."""
+    times: list[float] = []
+    while len(times) < ROUNDS and sum(times) < LONG:
+        start = now()
+        run()
+        times.append(now() - start)
+    return min(times)

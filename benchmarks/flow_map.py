@@ -1,7 +1,13 @@
 """Figures of the flow map on a photo: python benchmarks/flow_map.py PHOTO ARROWS [--mask MASK] [--frames 125] [--loop].
 
+<<<<<<< HEAD
 ARROWS is JSON as `animate` takes it. No true clip is needed. It measures how fast DIS sees the picture move at
 the arrows, its sharpness, its new edges, and whether the rest stays the photo, on the frames before they are encoded.
+=======
+ARROWS is JSON as `animate` takes it. No true clip is needed: what is measured is how fast DIS sees the picture move at
+the arrows, its sharpness, its new edges, and whether the rest stays the photo, on the frames before encoding. Prints a
+row of Markdown; flow_map.md names the columns.
+>>>>>>> flowmap
 """
 
 import argparse
@@ -71,7 +77,8 @@ def main() -> None:
         gains.append(np.mean(shares))
     change = [float((a - b).square().mean().sqrt()) for a, b in pairwise(made)]
     if options.sheet:
-        write_picture(options.sheet, sheet([torch.stack(made[::2]), torch.stack(made[1::2])]))
+        middle = len(made) // 2
+        write_picture(options.sheet, sheet([torch.stack(made[:middle]), torch.stack(made[middle : 2 * middle])]))
     print(
         f"| {options.photo.stem} {width}x{height}{', mask' if options.mask else ''}{', loop' if options.loop else ''} "
         f"| {edges.mean():.5f} / {edges.max():.5f} | {min(sharp):.3f} to {max(sharp):.3f} "

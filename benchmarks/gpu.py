@@ -38,7 +38,7 @@ STEPS = (
     Step("machine", "machine", 0.05, False),
     Step("tests", "tests", 0.2, False),
     Step("full_scale", "attention", 0.05, False),
-    Step("full_scale", "svd_size", 0.25, True),
+    Step("full_scale", "svd_size", 0.45, True),
     Step("full_scale", "compiled", 0.15, True, on_cpu=False),
     Step("train", "train", 1.0, True),
 )

@@ -41,7 +41,8 @@ def worst(properties: list[tuple[str, Any]]) -> dict[str, float]:
     """Of a test's comparisons, recorded as error and tolerance in turn, the one nearest to failing."""
     errors, tolerances = ([value for name, value in properties if name == kind] for kind in ("error", "tolerance"))
     pairs = list(zip(errors, tolerances, strict=False))
-    return dict(zip(("error", "tolerance"), max(pairs, key=lambda pair: pair[0] / pair[1]))) if pairs else {}
+    nearest = max(pairs, key=lambda pair: pair[0] / max(pair[1], 1e-30), default=None)
+    return {} if nearest is None else {"error": nearest[0], "tolerance": nearest[1]}
 
 
 def main() -> None:

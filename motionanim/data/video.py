@@ -22,6 +22,9 @@ decord.logging.set_level(decord.logging.QUIET)
 # Frames decoded at full size at a time: bounds the memory of long or large clips.
 _CHUNK = 16
 
+# From this many px on x264 looks 5 frames ahead instead of 30, which would take it 1.4 GiB at 12 megapixels.
+_LARGE = 4_000_000
+
 # Frames by which a decoder may read ahead of the one it returns, with room to spare.
 _LOOKAHEAD = 48
 
@@ -188,7 +191,10 @@ def write_video(path: str | Path, frames: Tensor | Iterable[Tensor], fps: float,
         raise ValueError(f"frames of shape {shape}: must be (T, 3, H, W) with T >= 1 and H, W even")
     with atomic_path(path) as partial, av.open(str(partial), "w", options={"movflags": "faststart"}) as container:
         rate = Fraction(fps).limit_denominator(1001)
-        video = container.add_stream("libx264", rate=rate, options={"crf": str(crf), "preset": "fast"})
+        options = {"crf": str(crf), "preset": "fast"}
+        if shape[2] * shape[3] > _LARGE:
+            options["rc-lookahead"] = "5"
+        video = container.add_stream("libx264", rate=rate, options=options)
         video.height, video.width, video.pix_fmt = shape[2], shape[3], "yuv420p"
         for number, frame in enumerate(chain([first], stream)):
             if _shape(frame) != shape[1:]:
