@@ -1,13 +1,8 @@
 """Figures of the flow map on a photo: python benchmarks/flow_map.py PHOTO ARROWS [--mask MASK] [--frames 125] [--loop].
 
-<<<<<<< HEAD
-ARROWS is JSON as `animate` takes it. No true clip is needed. It measures how fast DIS sees the picture move at
-the arrows, its sharpness, its new edges, and whether the rest stays the photo, on the frames before they are encoded.
-=======
-ARROWS is JSON as `animate` takes it. No true clip is needed: what is measured is how fast DIS sees the picture move at
-the arrows, its sharpness, its new edges, and whether the rest stays the photo, on the frames before encoding. Prints a
-row of Markdown; flow_map.md names the columns.
->>>>>>> flowmap
+ARROWS is JSON as `animate` takes it. No true clip is needed. It measures how fast DIS sees the picture move at the
+arrows, its sharpness, its new edges, and whether the rest stays the photo, on the frames before they are encoded. It
+prints a row of Markdown; flow_map.md names the columns.
 """
 
 import argparse

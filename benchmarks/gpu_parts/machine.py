@@ -49,8 +49,8 @@ def main() -> None:
     device, results = torch.device(args.device), Results(args.out / "machine.json", args.until)
     results.measure("machine", lambda: machine(device), needs=0)
     results.measure("copy", lambda: {"bytes_per_s": copy_rate(device)}, needs=1)
-    # A CPU's float16 takes a minute for what its float32 does in a blink.
-    for name in ("float32", "bfloat16", *(["float16"] if device.type == "cuda" else [])):
+    # A CPU without instructions for half precision takes a minute for such a product.
+    for name in ("float32", *(["bfloat16", "float16"] if device.type == "cuda" else [])):
         results.measure(
             f"matmul {name}", lambda name=name: {"flop_per_s": matmul_rate(device, getattr(torch, name))}, needs=2
         )
