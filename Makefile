@@ -1,4 +1,5 @@
-# make demo: install, train a static-camera motion LoRA on the embedded base, leave videos and pictures in runs/.
+# make demo: install, animate a picture and train a static-camera motion LoRA on the embedded base: runs/demo/index.html.
+#   make demo PHOTO=my.jpg ARROWS="[[120,200,180,200]]" MASK=mask.png takes a picture of your own.
 # make test: install, pass the tests. Both make .venv on the first call and reuse it afterwards.
 PYTHON ?= python3
 VENV := .venv
@@ -6,7 +7,8 @@ INSTALLED := $(VENV)/.installed
 
 .PHONY: demo test
 demo: $(INSTALLED)
-	$(VENV)/bin/python train.py experiment=motion_lora scale.height=64 scale.width=64 trainer.max_steps=150 trainer.val_check_interval=150
+	$(VENV)/bin/python experiments/demo/make.py $(if $(PHOTO),--photo "$(PHOTO)") \
+		$(if $(ARROWS),--arrows "$(ARROWS)") $(if $(MASK),--mask "$(MASK)")
 
 test: $(INSTALLED)
 	$(VENV)/bin/python -m ruff check .

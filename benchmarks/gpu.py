@@ -38,7 +38,7 @@ STEPS = (
     Step("machine", "machine", 0.05, False),
     Step("tests", "tests", 0.2, False),
     Step("full_scale", "attention", 0.05, False),
-    Step("full_scale", "svd_size", 0.45, True),
+    Step("full_scale", "svd_size", 0.3, True),
     Step("full_scale", "compiled", 0.15, True, on_cpu=False),
     Step("train", "train", 1.0, True),
 )
@@ -72,10 +72,14 @@ def run_step(step: Step, args: argparse.Namespace, until: float) -> str | None:
 def measure(args: argparse.Namespace) -> None:
     """All parts, their report, and a summary on the screen."""
     from gpu_parts.report import report, summary
+    from gpu_parts.results import check_settings, read_rows
 
     begin = time.time()
     over = begin + 60 * args.minutes
     args.out.mkdir(parents=True, exist_ok=True)
+    for part in PARTS:
+        read_rows(args.out / f"{part}.json")  # raises before any time is spent if it is not one of ours
+    check_settings(args.out, args.device, args.overrides)
     notes: dict[str, str] = {}
     chosen = [step for step in STEPS if step.part in args.parts and (step.on_cpu or args.device == "cuda")]
     for step in chosen:
@@ -122,7 +126,10 @@ def main() -> None:
     for name in ("out", "source"):
         if getattr(args, name) is not None:
             setattr(args, name, getattr(args, name).resolve())
-    measure(args)
+    try:
+        measure(args)
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

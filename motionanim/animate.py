@@ -21,7 +21,7 @@ from motionanim.drawing import Controls, crop_controls, fit_controls, parse_cont
 from motionanim.entry import one_line_errors, quiet
 from motionanim.flow import resize_flow
 from motionanim.images import fit, load_image, load_mask, model_size, stretched
-from motionanim.motion_kinds import doubts, velocity
+from motionanim.motion_kinds import Parts, doubts, velocity
 from motionanim.regions import propose_region
 from motionanim.renderers import eulerian
 from motionanim.renderers.kinds import Photo, looped
@@ -31,7 +31,7 @@ CONF = Path(__file__).parents[1] / "conf"
 VERSIONS = ("torch", "diffusers", "motionanim")
 
 # Videos of more are in their file only: Python callers would need 12 bytes for each, twice while they are put together.
-MAX_PIXELS = 600_000_000
+MAX_PIXELS = 150_000_000
 
 
 class Animation(NamedTuple):
@@ -198,10 +198,12 @@ def _diffusion(config: DictConfig, image: Tensor, controls: Controls, strengths:
     area = config.height * config.width
     small, way = stretched(image, *model_size(*image.shape[1:], area=area, multiple=generator.multiple))
     fitted, loop = fit_controls(controls, way), config.long_video._target_.endswith(".loop")
-    # A field that is drawn anew for each step has no flow map: the model's own size is all there is.
+    # A field that is drawn anew for each step has no flow map, and no picture at full size.
     steady = config.controls.field == "eulerian"
     flowing = hydra.utils.instantiate(config.eulerian, loop=loop) if steady else None
     full = _fields(config, image, controls, strengths, stepwise=False) if steady and config.size != "model" else []
+    if not generator.denoiser.steerable:
+        full = [fields._replace(parts=Parts(torch.zeros_like(fields.parts.flow))) for fields in full]
     videos, shown, records = [], [], []
     for number, fields in enumerate(_fields(config, small, fitted, strengths, stepwise=True)):
         strength = strengths[number]
@@ -227,8 +229,12 @@ def _diffusion(config: DictConfig, image: Tensor, controls: Controls, strengths:
             )
             shown.append(Shown(image, controls, full[number]))
         else:
-            videos.append(rendered.sample)
-            shown.append(Shown(small, fitted, fields))
+            enlarge = config.size != "model" and small.shape != image.shape
+            videos.append(diffusion.enlarged(rendered.sample, image.shape[1:]) if enlarge else rendered.sample)
+            if enlarge:
+                flow = resize_flow(fields.dense, *image.shape[1:])
+                fields = fields._replace(dense=flow, refined=flow, parts=Parts(flow))
+            shown.append(Shown(image, controls, fields) if enlarge else Shown(small, fitted, fields))
     return videos, shown, {"base_fingerprint": base_fingerprint, "runs": records, "model_size": list(small.shape[1:])}
 
 

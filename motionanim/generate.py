@@ -125,8 +125,9 @@ class Generator:
                 image's own: nothing moves there.
             long_video: The method, its options bound.
             seed: Of all noise: the same gives the same video, bit for bit on a CPU.
-            carried: (B, M, 3, H, W) in [-1, 1], M >= N: the image in motion, which the model is given as prediction
-                and each window as its image; past its end the last frame stays. None carries the image along `flow`.
+            carried: (B, M, 3, H, W) in [-1, 1], M >= N: the image in motion. It is the prediction of every frame, and
+                the image of each window that begins there; past its end the last frame stays. None carries the image
+                along `flow`.
 
         Returns:
             (B, N, 3, H, W) in [-1, 1], and the method's record with the seconds of decoding.

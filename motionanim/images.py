@@ -35,9 +35,10 @@ _DAMAGE = (
 
 
 class Fit(NamedTuple):
-    """How a photo became the model's picture: resized to cover it, then cropped at the centre."""
+    """How a photo became the model's picture: resized to cover it and cropped at the centre, or stretched."""
 
-    scale: tuple[float, float]  # resized px per photo px, along x and y; they differ by rounding only
+    # Resized px per photo px, along x and y: equal but for rounding after `fit`, up to a tenth apart after `stretched`.
+    scale: tuple[float, float]
     left: int  # px cut off the resized photo
     top: int
     height: int  # of the model's picture, px

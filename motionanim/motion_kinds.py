@@ -144,9 +144,16 @@ def swept(mask: Tensor, parts: Parts) -> Tensor:
     """Where anything moves at any time: the mask (1, H, W), and all places that a moved region comes to."""
     reached = mask
     for move in parts.moves:
+        rim = with_rim(move.region)
         for offset in move.offsets.tolist():
-            reached = torch.maximum(reached, shifted(move.region, offset))
+            reached = torch.maximum(reached, shifted(rim, offset))
     return reached
+
+
+def with_rim(region: Tensor) -> Tensor:
+    """A region (1, H, W) and the `RIM` px around it, which hold a mixture of both sides."""
+    size = 2 * RIM + 1
+    return torch.nn.functional.max_pool2d(region[None], size, stride=1, padding=RIM)[0]
 
 
 def rigid_parts(controls: Controls, *, num_frames: int, span: int) -> tuple[tuple[Move, ...], tuple[Turn, ...]]:
@@ -192,6 +199,7 @@ def doubts(controls: Controls, *, span: int, crossings: bool) -> list[str]:
     return found
 
 
+RIM = 2  # px around a region that travels
 # A flow arrow above this share of the height per frame is doubted: 8 px at 128, nine times the training median.
 FASTEST = 1 / 16
 

@@ -111,11 +111,27 @@ def test_the_video_has_the_size_that_was_asked_for(
     assert made.frames.shape == (5, 3, *shape)
 
 
-def test_a_field_that_is_drawn_anew_for_each_step_has_the_models_size(
+def test_a_field_that_is_drawn_anew_for_each_step_is_the_models_picture_enlarged(
     photo: Path, tiny: list[str], tmp_path: Path
 ) -> None:
-    made = animate([*tiny, "controls.field=advected"], image=photo, arrows=ARROW, out=tmp_path / "o.mp4")
-    assert made.frames.shape == (5, 3, 12, 20)
+    overrides, given = [*tiny, "controls.field=advected"], {"image": photo, "arrows": ARROW, "out": tmp_path / "o.mp4"}
+    large, small = (animate(overrides, size=size, **given).frames for size in ("photo", "model"))
+    assert large.shape == (5, 3, 36, 48)
+    assert small.shape == (5, 3, 12, 20)
+    again = torch.nn.functional.interpolate(large, size=(12, 20), mode="bilinear", antialias=True)
+    assert (again - small).abs().mean() < 0.1 * small.std()
+
+
+@pytest.mark.parametrize("size", ["photo", "model"])
+def test_without_motion_field_nothing_of_the_arrows_is_seen(
+    photo: Path, tiny: list[str], tmp_path: Path, size: str
+) -> None:
+    overrides = [*tiny, "conditioning=no_motion_field", "conditioning.motion_strength=false"]
+    left, right = (
+        animate(overrides, image=photo, arrows=[arrow], size=size, out=tmp_path / "o.mp4").frames
+        for arrow in ([26, 12, 20, 12], [20, 12, 26, 12])
+    )
+    assert torch.equal(left, right)
 
 
 def test_a_proposed_mask_is_said_and_shown(photo: Path, tiny: list[str], tmp_path: Path) -> None:

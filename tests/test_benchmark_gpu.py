@@ -195,6 +195,9 @@ def test_a_killed_training_goes_on_and_its_weights_can_be_taken(tmp_path: Path) 
     assert done.returncode == 0, done.stderr[-3000:]
     assert len(done.stdout.rpartition("minutes; everything")[2].splitlines()) < 40
     assert read_rows(out / "machine.json") == machine
+    other = subprocess.run(command(out, 0.4, "--parts", "train"), capture_output=True, text=True)
+    assert other.returncode == 2
+    assert "was made with other settings (cpu scale.height=32" in other.stderr
     second = read_rows(out / "train.json")
     assert second["total"]["steps"] > first["total"]["steps"]
     assert second["total"]["calls"] == 2
@@ -206,11 +209,17 @@ def test_a_killed_training_goes_on_and_its_weights_can_be_taken(tmp_path: Path) 
     assets, reports = tmp_path / "assets", tmp_path / "reports"
     shutil.copytree(ASSETS, assets)
     unet = (assets / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
+    with pytest.raises(ValueError, match=r"it was trained with scale.height=32 .*, the base is not"):
+        take(out, reports=reports, assets=assets)
+    machine["settings"]["overrides"] = []
+    (out / "machine.json").write_text(json.dumps(machine))
     for after, taken in ((second["held-out loss"]["shipped"], False), (0.0, True)):
         second["held-out loss"]["after"]["loss"] = after
         (out / "train.json").write_text(json.dumps(second))
         take(out, reports=reports, assets=assets)
         assert ((assets / "unet" / "diffusion_pytorch_model.safetensors").read_bytes() != unet) == taken
+    with pytest.raises(ValueError, match="it went on from other weights"):
+        take(out, reports=reports, assets=assets)
     card = (assets / "README.md").read_text()
     assert re.search(r"\| \d{4}-\d\d-\d\d \| \S+ CPU \| [\d.]+ \| \d+ \| \d+ \| 0\.\d{4} \| 0\.0000 \|\n$", card)
     assert card.startswith((ASSETS / "README.md").read_text().rstrip("\n"))

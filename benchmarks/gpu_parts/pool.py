@@ -2,7 +2,7 @@
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from motionanim.models.codec import Codec
 from motionanim.types import ClipBatch, LatentBatch
 
 CHUNK = 4  # clips that a loader hands over at once
+TOGETHER = 8  # chunks that are encoded at once
 
 
 class Stored(Dataset[ClipBatch]):
@@ -44,14 +45,18 @@ class Pool:
         self.codec, self.size, self.device = codec, size, next(codec.parameters()).device
         self.made = 0  # clips rendered so far
         self.parts: dict[str, Tensor] = {}
-        self._queue: queue.Queue[ClipBatch] = queue.Queue(maxsize=4 * workers)
+        self._queue: queue.Queue[ClipBatch | Exception] = queue.Queue(maxsize=max(workers, 4))
         sampler = range(start, start + 2**40)
         loader = DataLoader(Stored(clips), CHUNK, sampler=sampler, num_workers=workers, collate_fn=collate)
-        threading.Thread(target=self._pull, args=(iter(loader),), daemon=True).start()
+        threading.Thread(target=self._pull, args=(loader,), daemon=True).start()
 
-    def _pull(self, batches: Iterator[ClipBatch]) -> None:
-        for batch in batches:
-            self._queue.put(batch)
+    def _pull(self, batches: Iterable[ClipBatch]) -> None:
+        try:
+            for batch in batches:
+                # A copy, so that shared memory and its file descriptors go back to the loaders.
+                self._queue.put(ClipBatch(*(field.clone() for field in batch)))
+        except Exception as error:
+            self._queue.put(error)
 
     def __len__(self) -> int:
         return min(self.made, self.size)
@@ -60,9 +65,18 @@ class Pool:
         """Encode clips that are ready until `most` were made in all; wait only while the ring holds fewer than `least`.
 
         `least` is at most the ring's size.
+
+        Raises:
+            RuntimeError: If the loaders have failed: with too little shared memory, for example.
         """
         while len(self) < least or (self.made < most and not self._queue.empty()):
-            self._put(self._queue.get())
+            ready = [self._queue.get()]
+            while len(ready) < TOGETHER and not self._queue.empty():
+                ready.append(self._queue.get())
+            for error in ready:
+                if isinstance(error, Exception):
+                    raise RuntimeError(f"the loader processes failed: {error}") from error
+            self._put(ClipBatch(*map(torch.cat, zip(*ready, strict=True))))
 
     @torch.no_grad()
     def _put(self, stored: ClipBatch) -> None:

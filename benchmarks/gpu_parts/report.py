@@ -62,7 +62,7 @@ def summary(out: Path, notes: Mapping[str, str], *, minutes: float) -> list[str]
     failed = [name for name, row in scale.items() if name.startswith("attention") and "failed" in row]
     rows.append(("attention", f"{len(failed)} of {len(scale) - len(plain)} calls failed"))
     rows += _training(train)[:8]
-    rows += list(notes.items())
+    rows = [*notes.items(), *rows]
     width = max(len(name) for name, _ in rows)
     lines = [f"{name:<{width}}  {value}"[:160] for name, value in rows[:37]]
     return ["", f"{minutes:.1f} minutes; everything is in {out / 'report.md'}", *lines]

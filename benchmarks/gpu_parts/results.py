@@ -81,6 +81,24 @@ def read_rows(path: Path) -> dict[str, dict[str, Any]]:
     return rows
 
 
+def check_settings(out: Path, device: str, overrides: list[str]) -> None:
+    """Note a folder's device and settings, so that figures of others do not join them.
+
+    Raises:
+        ValueError: If the folder was made with others.
+    """
+    now = {"device": device, "overrides": sorted(overrides)}
+    rows = read_rows(out / "machine.json")
+    before = rows.setdefault("settings", now)
+    if before != now:
+        told = " ".join([before["device"], *before["overrides"]])
+        raise ValueError(
+            f"--out {out} was made with other settings ({told}): give another folder, or the same settings"
+        )
+    with atomic_path(out / "machine.json") as path:
+        path.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+
+
 def show(value: Any) -> str:
     """A value as text, numbers with three digits."""
     return f"{value:.3g}" if isinstance(value, float) and abs(value) < 1000 else str(value)

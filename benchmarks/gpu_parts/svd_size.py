@@ -164,7 +164,11 @@ class Training:
         trained = [p for p in self.denoiser.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(trained, lr=1e-6, fused=True)
 
-    def step(self, batch: int) -> dict[str, Any]:
+    def step(self, batch: int, tflop: float | None) -> dict[str, Any]:
+        """Seconds of a step; its operations are counted if `tflop` is None.
+
+        Counting keeps alive what checkpointing would free: only the smallest batch is counted.
+        """
         latents, sigma, condition = example(self.generator, self.cfg, batch)
         noise = torch.randn_like(latents)
         std = self.denoiser.motion.deviation(condition)
@@ -177,30 +181,54 @@ class Training:
             self.optimizer.zero_grad()
 
         run()  # AdamW makes its moments, once
-        row = timed(run, self.device)
+        row = timed(run, self.device, tflop)
         return row | {"batch": batch, "s_per_clip": row["s"] / batch}
 
 
 def train_rows(cfg: dict[str, Any], device: torch.device, results: Results, rates: dict[str, float]) -> None:
-    """A step of each preset, at the batch of the scale and at the largest that fits."""
+    """A step of each preset: first all at the scale's own batch, then larger batches as long as they fit."""
     rate = rates.get("bfloat16" if device.type == "cuda" else "float32")
-    batches = (4, 8, 16, 32) if device.type == "cuda" else (1, 2)  # at a CPU's size one takes a second or two
+    first, *larger = (4, 8, 16, 24) if device.type == "cuda" else (1, 2)
+    needs = 8.0
     for preset in PRESETS:
-        training: Training | None = None
-        for batch in batches:
-            name = f"training step, {preset}, batch {batch}"
+        needs = _train_row(results, preset, first, partial(Training, cfg, device, preset), None, needs, rate)
+    for preset in PRESETS:
+        training: list[Training] = []
 
-            def run(preset: str = preset, batch: int = batch) -> dict[str, Any]:
-                nonlocal training
-                training = training or Training(cfg, device, preset)
-                row = training.step(batch)
-                return row | floor(row["tflop"], rate)
+        def made(preset: str = preset, kept: list[Training] = training) -> Training:
+            kept[:] = kept or [Training(cfg, device, preset)]
+            return kept[0]
 
-            results.measure(name, run, needs=8)
-            if "failed" in results.rows[name]:
+        for batch in larger:
+            counted_row = results.rows[_step_name(preset, first)]
+            if "tflop" not in counted_row:
+                break
+            tflop = counted_row["tflop"] * batch / first
+            _train_row(results, preset, batch, made, tflop, 2 * needs * batch / first, rate)
+            if "failed" in results.rows[_step_name(preset, batch)]:
                 break  # a larger batch needs more memory and more time
-        del training
+        training.clear()
         reset()
+
+
+def _step_name(preset: str, batch: int) -> str:
+    return f"training step, {preset}, batch {batch}"
+
+
+def _train_row(
+    results: Results, preset: str, batch: int, make: Callable[[], Training], tflop: float | None, needs: float,
+    rate: float | None,
+) -> float:  # fmt: skip
+    """Measure a row; the seconds that it took, or `needs` where it was there already."""
+
+    def run() -> dict[str, Any]:
+        row = make().step(batch, tflop)
+        return row | floor(row["tflop"], rate)
+
+    left = results.left()
+    results.measure(_step_name(preset, batch), run, needs=needs)
+    reset()
+    return max(left - results.left(), needs)
 
 
 def floor(tflop: float, rate: float | None) -> dict[str, float]:

@@ -7,9 +7,12 @@ import tempfile
 import time
 from pathlib import Path
 
+from diffusers import UNetSpatioTemporalConditionModel
+
 from gpu_parts import weights
 from gpu_parts.results import read_rows
 from motionanim.files import atomic_path
+from motionanim.fingerprint import fingerprint
 from motionanim.models.codec import Codec
 from motionanim.models.denoiser import MOTION_FOLDER, Denoiser
 from motionanim.models.tiny import save_pipeline
@@ -32,13 +35,18 @@ def take(folder: Path, *, reports: Path, assets: Path) -> list[str]:
         Lines that say what was done.
 
     Raises:
-        ValueError: If the folder holds no report, or a file of it is damaged; nothing is then changed.
+        ValueError: If the folder holds no report, a file of it is damaged, or its training had other settings or went
+            on from other weights than those in `assets`; nothing is then changed.
     """
     if not (folder / "report.md").is_file():
         raise ValueError(f"--take {folder}: holds no report.md of benchmarks/gpu.py")
-    train = read_rows(folder / "train.json")
-    card = read_rows(folder / "machine.json").get("machine", {}).get("card", "unknown")
+    train, machine = read_rows(folder / "train.json"), read_rows(folder / "machine.json")
+    card, settings = machine.get("machine", {}).get("card", "unknown"), machine.get("settings", {})
     held_out = train.get("held-out loss")
+    if held_out is not None and settings.get("overrides"):
+        raise ValueError(f"--take {folder}: it was trained with {' '.join(settings['overrides'])}, the base is not")
+    if held_out is not None and train.get("base", {}).get("fingerprint") != _fingerprint(assets):
+        raise ValueError(f"--take {folder}: it went on from other weights than those of {assets}")
     better = "checkpoint" in train and held_out is not None and held_out["after"]["loss"] < held_out["shipped"]
     lines = []
     if better:
@@ -60,6 +68,10 @@ def take(folder: Path, *, reports: Path, assets: Path) -> list[str]:
     with atomic_path(target) as path:
         shutil.copyfile(folder / "report.md", path)
     return [f"{target}: the report", *lines]
+
+
+def _fingerprint(base: Path) -> str:
+    return fingerprint(UNetSpatioTemporalConditionModel.from_pretrained(base, subfolder="unet"))
 
 
 def _take_weights(folder: Path, files: list[str], assets: Path) -> None:

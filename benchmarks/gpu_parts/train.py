@@ -27,10 +27,11 @@ from gpu_parts.pool import Pool
 from gpu_parts.results import Results, arguments, read_rows
 from gpu_parts.svd_size import reset
 from motionanim.data.stream import as_floats, collate
+from motionanim.fingerprint import fingerprint
 from motionanim.long_video.common import now
 from motionanim.losses import denoising_loss
 from motionanim.training.diffusion import VAL_SIGMAS, DiffusionModule
-from motionanim.training.optim import adamw
+from motionanim.training.optim import adamw, check_finite
 from motionanim.types import ClipBatch, LatentBatch
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,7 +39,8 @@ LR = 3e-4  # at a batch of 4, times the root of the batch's growth, and at most 
 MOST_LR = 1.2e-3
 WARMUP = 50  # steps
 FALL = 0.6  # of the time, at its end, in which the learning rate falls to zero
-DECAY = 0.998  # of the weights' average
+DECAY = 0.998  # of the weights' average, at most; it begins at 0, so that a short training is not its start
+SHARE = 0.25  # of the free memory that the pool of clips may take
 SAVE_EVERY = 30.0  # seconds
 USES = 4  # times that a clip is drawn, on average; more where the loaders are slow
 BATCHES = (16, 32, 64, 128, 256)
@@ -64,6 +66,8 @@ class Run:
         self.trained = {n: p for n, p in self.module.denoiser.named_parameters() if p.requires_grad}
         self.average = {name: p.detach().clone() for name, p in self.trained.items()}
         earlier = read_rows(source / "train.json") if source else {}
+        # The weights that --take may replace: those that all calls of this training began with.
+        results.put("base", **earlier.get("base", {"fingerprint": fingerprint(self.module.denoiser.unet)}))
         self.before = dict(earlier.get("total", {"steps": 0, "minutes": 0.0, "clips": 0, "calls": 0}))
         if "checkpoint" in earlier:
             weights.load(source, earlier["checkpoint"]["weights"], self.trained)
@@ -144,6 +148,8 @@ class Run:
                 break
             finally:
                 self.module.zero_grad()
+        if not rates:
+            raise torch.OutOfMemoryError
         best = max(rates.values())
         return next(int(batch) for batch, rate in rates.items() if rate > 0.9 * best), rates
 
@@ -170,7 +176,7 @@ class Run:
         check = time.time() - begin
         pool = Pool(
             self.data.train, self.module.codec, start=2**20 + self.before["clips"], workers=loaders(),
-            size=20000 if self.device.type == "cuda" else 256,
+            size=pool_size(self.device, self.data.train[0]),
         )  # fmt: skip
         pool.take_in(0, least=8)
         batch, rates = self.batch_size(pool, generator)
@@ -180,11 +186,10 @@ class Run:
             warmup_steps=WARMUP, decay_steps=0, total=-1,
         )  # fmt: skip
         optimizer, schedule = made["optimizer"], made["lr_scheduler"]["scheduler"]
-        average = get_ema_multi_avg_fn(DECAY)
         # Time for the last loss and checkpoint, which must not be cut off.
         end = self.results.until - 1.5 * check - 4
         start, saved, steps, waited, losses, usage = time.time(), 0.0, 0, 0.0, [], []
-        span = max(end - start, 1.0)
+        span, begun = max(end - start, 1.0), now()
         total = dict(self.before)
         bar = tqdm(total=round(span), unit="s", desc="train", mininterval=2, disable=None)
         while (at := time.time()) < end or steps == 0:
@@ -200,9 +205,12 @@ class Run:
             optimizer.step()
             schedule.step()
             steps += 1
-            average(list(self.average.values()), [p.detach() for p in self.trained.values()], steps)
+            decay = min(DECAY, (1 + steps) / (10 + steps))
+            weights_now = [p.detach() for p in self.trained.values()]
+            get_ema_multi_avg_fn(decay)(list(self.average.values()), weights_now, steps)
             if steps % 20 == 1:
                 losses.append((steps, loss.item()))
+                check_finite(loss, steps)  # before a checkpoint of it replaces the last good one
                 usage.append(gpu_usage(self.device))
                 bar.set_postfix(loss=f"{losses[-1][1]:.3f}", clips=pool.made, steps=steps)
             bar.update(min(round(time.time() - start), bar.total) - bar.n)
@@ -214,7 +222,7 @@ class Run:
                 self.save(total)
                 saved = time.time()
         bar.close()
-        seconds = time.time() - start
+        seconds = now() - begun
         known = [value for value in usage if value is not None]
         self.results.rows["speed"] = {
             "batch": batch, "steps": steps, "seconds": seconds, "clips_per_s": steps * batch / seconds,
@@ -228,8 +236,17 @@ class Run:
 
 
 def loaders() -> int:
-    """Loader processes: all cores but one, which drives the training."""
-    return max(1, (os.cpu_count() or 2) - 1)
+    """Loader processes: all cores that this process may use but one, which drives the training; at most 31."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2
+    return max(1, min(cores, 32) - 1)
+
+
+def pool_size(device: torch.device, clip: ClipBatch) -> int:
+    """Clips that wait encoded: at most 20 000 and `SHARE` of the free memory; 256 on a CPU."""
+    if device.type == "cpu":
+        return 256
+    clip_bytes = 3 * clip.flow.numel()  # float16 flow, and half as much again for latents, prediction and image
+    return min(20000, int(SHARE * torch.cuda.mem_get_info()[0] / clip_bytes))
 
 
 def gpu_usage(device: torch.device) -> int | None:
@@ -238,7 +255,7 @@ def gpu_usage(device: torch.device) -> int | None:
         return None
     try:
         return torch.cuda.utilization(device)
-    except (ModuleNotFoundError, RuntimeError):
+    except Exception:  # the driver's library has error types of its own
         return None
 
 

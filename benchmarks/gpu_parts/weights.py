@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import split_torch_state_dict_into_shards
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -30,9 +31,12 @@ def load(folder: Path, files: Sequence[str], into: Mapping[str, Tensor]) -> None
     """Copy what `save` wrote into tensors of the same names, in place.
 
     Raises:
-        ValueError: If a tensor is missing or has another shape.
+        ValueError: If a file is damaged, or a tensor is missing or has another shape.
     """
-    found = {name: tensor for file in files for name, tensor in load_file(folder / file).items()}
+    try:
+        found = {name: tensor for file in files for name, tensor in load_file(folder / file).items()}
+    except SafetensorError as error:
+        raise ValueError(f"{folder}: {', '.join(files)} cannot be read: {error}") from error
     for name, tensor in into.items():
         if name not in found or found[name].shape != tensor.shape:
             raise ValueError(f"{folder / files[0]} does not hold {name} of shape {tuple(tensor.shape)}")

@@ -56,6 +56,9 @@ class Codec(nn.Module):
         scale = torch.tensor(self.vae.config.scaling_factor)
         return weights_fingerprint(used, scale, self.image_mean, self.image_std)
 
+    def _chunk(self, device: torch.device) -> int:
+        return CHUNK if device.type == "cpu" else 16 * CHUNK
+
     def train(self, mode: bool = True) -> "Codec":
         """Stay in eval mode: frozen means frozen, dropout and norms included."""
         return super().train(False)
@@ -63,7 +66,7 @@ class Codec(nn.Module):
     @torch.no_grad()
     def encode(self, frames: Tensor) -> Tensor:
         """Frames (B, T, 3, H, W) in [-1, 1] to scaled latents (B, T, C, h, w)."""
-        chunk = 16 if self.temporal else CHUNK
+        chunk = 16 if self.temporal else self._chunk(frames.device)
         with torch.autocast(frames.device.type, enabled=False):
             parts = [self.vae.encode(part).latent_dist.mode() for part in frames.float().flatten(0, 1).split(chunk)]
         return torch.cat(parts).unflatten(0, frames.shape[:2]) * self.vae.config.scaling_factor
@@ -142,7 +145,7 @@ class Codec(nn.Module):
         either side of a chunk, which are thrown away: its chunks would otherwise show their edges. With `dtype`
         bfloat16 it runs under autocast, at eight bits.
         """
-        chunk, parts = chunk or (25 if self.temporal else CHUNK), []
+        chunk, parts = chunk or (25 if self.temporal else self._chunk(latents.device)), []
         with torch.autocast(latents.device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
             for clip in latents.float() / self.vae.config.scaling_factor:
                 for first in range(0, len(clip), chunk):

@@ -25,6 +25,7 @@ HALVING = 0.25  # of the height: a turn may get longer by no more than a factor 
 OCTAVES = 6  # a turn is at most 2**OCTAVES times the shortest
 BLEND = 0.3  # octaves over which one turn's length gives way to the next
 SCATTER = 0.25  # of the height: how far apart places are that start their turns independently of each other
+CELLS = 256  # columns of the noise that scatters them
 MOST_NODES = 2**16  # paths are traced on a grid of at most about this many points and interpolated between them
 STATIONS = 12  # places on a path that are kept for each turn
 STEP = 1.5  # grid spacings that one step of integration may cover
@@ -231,7 +232,9 @@ def _enlarged(part: np.ndarray, step: int, rows: slice, columns: slice) -> np.nd
 def _offset(shape: tuple[int, int], height: float, seed: int) -> np.ndarray:
     """Smooth noise (h, w) in [-0.5, 0.5], turns: so that the whole picture does not start again at once."""
     cells = [int(np.ceil(side / (SCATTER * height))) + 3 for side in shape]
-    coarse = np.random.default_rng(seed).uniform(-0.5, 0.5, cells).astype(np.float32)
+    # Cut from wide rows of cells: pictures of one shape and different sizes get the same noise, whatever is rounded.
+    coarse = np.random.default_rng(seed).uniform(-0.5, 0.5, (cells[0], max(cells[1], CELLS))).astype(np.float32)
+    coarse = np.ascontiguousarray(coarse[:, : cells[1]])
     size = SCATTER * height
     y, x = (np.arange(side, dtype=np.float32) / size + 1 for side in shape)
     return cv2.remap(

@@ -62,13 +62,15 @@ def render(
     """
     image, controls, fields = small
     mask = swept(controls.mask, fields.parts)
-    carried, steered = None, bool(controls.arrows)
+    # A model without motion field sees nothing of the field, and its video shows nothing of it either.
+    carried, steered = None, bool(controls.arrows) and generator.denoiser.steerable
     if steered and flowing is not None:
-        ahead = max(generator.window, len(generator.sigmas))  # a window may end this much after the video
         parts = looped(fields.parts, num_frames) if loop else fields.parts
-        count = num_frames if loop else num_frames + ahead
-        stream = photo_frames(Photo(image, controls.mask, parts), num_frames=count, flowing=flowing, progress=None)
-        carried = torch.stack(list(stream))[torch.arange(num_frames + ahead) % count][None]
+        stream = photo_frames(Photo(image, controls.mask, parts), num_frames=num_frames, flowing=flowing, progress=None)
+        carried = torch.stack(list(stream))[None]
+        if loop:
+            ahead = max(generator.window, len(generator.sigmas))  # a window may end this much after the video
+            carried = carried[:, torch.arange(num_frames + ahead) % num_frames]
     video, record = generator(
         image[None], fields.per_step[None], num_frames=num_frames, fps=fps,
         strength=motion_strength(fields.per_step[None]) if steered else strength, use_flow=steered, mask=mask[None],
@@ -86,7 +88,7 @@ def at_photo_size(
 ) -> Iterator[Tensor]:
     """Frames (3, H, W) at the photo's size: the photo in motion, or the model's picture where it made another.
 
-    What the model changed by less than its own grain is no change: added to the photo it would flicker.
+    Changes smaller than the model's grain are ignored, because on the sharp photo they would flicker.
     """
     size = photo.image.shape[-2:]
     enlarge = partial(F.interpolate, size=size, mode="bicubic", align_corners=False)
@@ -103,3 +105,9 @@ def at_photo_size(
         change = F.avg_pool2d((sample - known).abs().mean(1, keepdim=True), 3, 1, 1, count_include_pad=False)
         trust = F.interpolate(torch.exp(-((change / AGREES) ** 2)), size=size, mode="bilinear")
         yield torch.where(moves > 0, torch.lerp(enlarge(sample)[0].clamp(-1, 1), full, trust[0]), photo.image)
+
+
+def enlarged(sample: Tensor, size: Sequence[int]) -> Iterator[Tensor]:
+    """The model's own frames (N, 3, h, w) at another size: for fields that the photo itself cannot follow."""
+    for frame in sample:
+        yield F.interpolate(frame[None], size=tuple(size), mode="bicubic", align_corners=False)[0].clamp(-1, 1)

@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 
 from motionanim.flow import pixel_grid, warp
-from motionanim.motion_kinds import Move, Parts, Sway, Turn, sway_wave, turn_displacement
+from motionanim.motion_kinds import Move, Parts, Sway, Turn, sway_wave, turn_displacement, with_rim
 
 INPAINT = 5.0  # px that cv2.inpaint looks around
-EDGE = 2  # px around a moved region that are filled in too: its rim holds a mixture of both sides
 SEARCHES = 3  # fixed-point steps from a pixel to the place that sways there
 
 Flowing = Callable[..., Iterator[Tensor]]  # `flow_map.frames` or `eulerian.frames`, its options bound
@@ -59,16 +58,17 @@ def photo_frames(photo: Photo, *, num_frames: int, flowing: Flowing, progress: s
     parts, image = photo.parts, photo.image
     rigid = [*(move.region for move in parts.moves), *(turn.region for turn in parts.turns)]
     mask = photo.mask if not rigid else photo.mask * (1 - torch.stack(rigid).amax(0))
-    stream = flowing(_uncovered(image, parts.moves), parts.flow, num_frames=num_frames, mask=mask, progress=progress)
+    ground = _uncovered(image, parts.moves)
+    stream = flowing(ground, parts.flow, num_frames=num_frames, mask=mask, progress=progress)
     for t, frame in enumerate(stream):
         if t == 0 or parts.flow_only:
             yield image if t == 0 else frame
             continue
         for sway in parts.sways:
             moves = (sway.amplitude != 0).any(0)
-            frame = torch.where(moves, _looked_up(image, swayed_from(sway, t)), frame)
+            frame = torch.where(moves, _looked_up(ground, swayed_from(sway, t)), frame)
         for turn in parts.turns:
-            frame = torch.where(turn.region > 0, _looked_up(image, turned_from(turn, t)), frame)
+            frame = torch.where(turn.region > 0, _looked_up(ground, turned_from(turn, t)), frame)
         for move in parts.moves:
             frame = _pasted(frame, image, move, t)
         yield frame
@@ -100,8 +100,7 @@ def _uncovered(image: Tensor, moves: tuple[Move, ...]) -> Tensor:
     """The photo without the regions that travel, filled in from what is around them (Telea 2004)."""
     if not moves:
         return image
-    holes = torch.stack([move.region for move in moves]).amax(0)[0].numpy().astype(np.uint8)
-    holes = cv2.dilate(holes, np.ones((2 * EDGE + 1, 2 * EDGE + 1), np.uint8))
+    holes = torch.stack([with_rim(move.region) for move in moves]).amax(0)[0].numpy().astype(np.uint8)
     pixels = ((image + 1) * 127.5).round().byte().permute(1, 2, 0).contiguous().numpy()
     filled = torch.from_numpy(cv2.inpaint(pixels, holes, INPAINT, cv2.INPAINT_TELEA)).permute(2, 0, 1).float()
     return torch.where(torch.from_numpy(holes) > 0, filled / 127.5 - 1, image)
