@@ -119,7 +119,7 @@ def test_a_field_that_is_drawn_anew_for_each_step_is_the_models_picture_enlarged
     assert large.shape == (5, 3, 36, 48)
     assert small.shape == (5, 3, 12, 20)
     again = torch.nn.functional.interpolate(large, size=(12, 20), mode="bilinear", antialias=True)
-    assert (again - small).abs().mean() < 0.1 * small.std()
+    assert torch.corrcoef(torch.stack([again.flatten(), small.flatten()]))[0, 1] > 0.9
 
 
 @pytest.mark.parametrize("size", ["photo", "model"])
