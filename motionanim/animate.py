@@ -152,7 +152,7 @@ def _fields(
 ) -> list[Fields]:
     """The motion field at each strength."""
     make = partial(hydra.utils.instantiate(config.controls), num_frames=config.frames)
-    if config.refiner is None:
+    if config.refiner is None or not config.conditioning.refiner:
         return [make(controls, strength=each, stepwise=stepwise) for each in strengths]
     from motionanim.models.flow_refiner import FlowRefiner
 
