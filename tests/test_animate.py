@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 from pathlib import Path
 
 import forked
@@ -307,3 +308,11 @@ def test_a_folder_that_cannot_be_written_is_named(photo: Path, tiny: list[str], 
     (tmp_path / "file").write_text("")
     with pytest.raises((ValueError, OSError), match="file"):
         animate(tiny, image=photo, arrows=ARROW, out=tmp_path / "file" / "out.mp4")
+
+
+@pytest.mark.slow
+def test_a_mistake_or_the_eulerian_renderer_waits_for_no_network_library() -> None:
+    """Start-up: diffusers, transformers and Lightning take ten seconds to import."""
+    code = "import sys, motionanim.animate; print(*{'diffusers', 'transformers', 'lightning'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
