@@ -14,6 +14,7 @@ SCRIPT = Path(__file__).resolve().parents[1] / "experiments" / "embedded_base" /
 SMALL = [
     "scale.height=64", "scale.width=64", "scale.num_frames=3", "scale.batch_size=2", "scale.num_workers=0",
     "trainer.val_check_interval=100000", "trainer.accelerator=cpu",
+    "trainer.precision=32-true",  # bfloat16 takes minutes on a processor that has no instructions for it
     "callbacks.checkpoint.every_n_train_steps=2", "~logger.wandb",
 ]  # fmt: skip
 

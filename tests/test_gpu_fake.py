@@ -38,13 +38,16 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*CUDA is not available")
 
 
 def both(run: Callable[[str], Tensor]) -> None:
-    """`run` on the pretended device stays there and gives what it gives on the CPU."""
+    """`run` on the pretended device stays there and gives what it gives on the CPU.
+
+    Not bit for bit: a GPU encodes and decodes more pictures at once, and sums in another order.
+    """
     expected = run("cpu")
     with PretendedCuda() as pretended:
         got = run("cuda")
         assert is_there(got)
     assert pretended.calls > 0
-    assert torch.equal(got, expected)
+    torch.testing.assert_close(got, expected, atol=1e-3, rtol=1e-4)
 
 
 def test_the_pretended_device_refuses_what_cuda_refuses() -> None:

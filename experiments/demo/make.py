@@ -18,14 +18,17 @@ from typing import Any, NamedTuple
 
 import page
 import torch
+import torch.nn.functional as F
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
+from PIL import Image
 from tqdm import tqdm
 
 import motionanim.entry
 from motionanim.animate import Animation, animate
 from motionanim.camera import camera_residual
 from motionanim.data.synthetic import SyntheticClips
+from motionanim.files import atomic_path
 from motionanim.metrics.temporal import seam_ratio, wrap_ratio
 from motionanim.pictures import write_picture
 
@@ -71,10 +74,21 @@ def shown(title: str, text: str, made: Animation, made_by: str, figures: dict[st
     return page.Item(title, text, [page.Film("", video)], figures, made_by)
 
 
+def moving_picture(path: Path, frames: torch.Tensor, fps: float) -> None:
+    """An animated WebP of 480 px width, for a page that shows no videos."""
+    height = round(480 * frames.shape[-2] / frames.shape[-1])
+    small = F.interpolate(frames, size=(height, 480), mode="bilinear", antialias=True)
+    pixels = ((small + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+    first, *rest = map(Image.fromarray, pixels)
+    with atomic_path(path) as temporary:
+        first.save(temporary, save_all=True, append_images=rest, duration=round(1000 / fps), loop=0, quality=60)
+
+
 def loop(drawing: Drawing, out: Path) -> page.Item:
     overrides = ["eulerian.loop=true"]
     settings = drawing.settings() | {"renderer": "eulerian", "frames": 60, "fps": 15, "out": out / "loop.mp4"}
     made = animate(overrides, **settings)
+    moving_picture(out / "loop.webp", made.frames, fps=15)
     figures = {"frames": f"{len(made.frames)} of {made.frames.shape[-1]} x {made.frames.shape[-2]}"}
     figures |= {"made in": f"{made.record['seconds']:.0f} s"}
     figures |= {"wrap ratio (1 is a perfect loop)": f"{wrap_ratio(made.frames):.2f}"}
