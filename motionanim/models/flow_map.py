@@ -24,6 +24,7 @@ LEAST_TURN = 6.0  # frames; in a shorter turn the eye sees two pictures by turns
 HALVING = 0.25  # of the height: a turn may get longer by no more than a factor of 2 over this distance
 OCTAVES = 6  # a turn is at most 2**OCTAVES times the shortest
 BLEND = 0.3  # octaves over which one turn's length gives way to the next
+SCATTERED = 0.3  # turns: how much earlier or later than its own time a place starts again
 SCATTER = 0.25  # of the height: how far apart places are that start their turns independently of each other
 CELLS = 256  # columns of the noise that scatters them
 MOST_NODES = 2**16  # paths are traced on a grid of at most about this many points and interpolated between them
@@ -233,13 +234,13 @@ def _offset(shape: tuple[int, int], height: float, seed: int) -> np.ndarray:
     """Smooth noise (h, w) in [-0.5, 0.5], turns: so that the whole picture does not start again at once."""
     cells = [int(np.ceil(side / (SCATTER * height))) + 3 for side in shape]
     # Cut from wide rows of cells: pictures of one shape and different sizes get the same noise, whatever is rounded.
-    coarse = np.random.default_rng(seed).uniform(-0.5, 0.5, (cells[0], max(cells[1], CELLS))).astype(np.float32)
+    coarse = np.random.default_rng(seed).uniform(-SCATTERED, SCATTERED, (cells[0], max(cells[1], CELLS))).astype(np.float32)
     coarse = np.ascontiguousarray(coarse[:, : cells[1]])
     size = SCATTER * height
     y, x = (np.arange(side, dtype=np.float32) / size + 1 for side in shape)
     return cv2.remap(
         coarse, *(np.ascontiguousarray(v) for v in np.meshgrid(x, y)), cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT
-    ).clip(-0.5, 0.5)
+    ).clip(-SCATTERED, SCATTERED)
 
 
 def _paces(speed: np.ndarray, nodes: np.ndarray, step: int, num_frames: int, loop: bool, reach: float) -> list[_Pace]:
