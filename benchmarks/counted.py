@@ -20,6 +20,7 @@ from tqdm import tqdm
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 import motionanim.entry
+from motionanim.long_video.common import phase_split
 from motionanim.models.accounting import PeakMemory, count_flops
 from motionanim.models.denoiser import Denoiser
 from motionanim.models.lora import add_lora
@@ -102,7 +103,7 @@ def inference_rows(cfg: dict[str, Any]) -> list[tuple[str, float, float, float]]
     frames, height, width = cfg["frames"], cfg["height"], cfg["width"]
     steps, window = cfg["sampling"]["num_steps"], cfg["scale"]["num_frames"]
     clips = frames / window
-    calls = steps + (-(-frames // window) - 1) * (steps - round(cfg["long_video"]["gamma"] * steps))
+    calls = steps + (-(-frames // window) - 1) * (steps - phase_split(steps, cfg["long_video"]["gamma"]))
     pair = 2 if cfg["sampling"]["max_guidance"] > 1 else 1
     denoiser = build_denoiser(SVD["unet"], cfg["motion"])
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():

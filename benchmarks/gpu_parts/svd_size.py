@@ -21,7 +21,7 @@ from torch import Tensor
 import motionanim.entry
 from gpu_parts.results import Results, arguments, read_rows
 from motionanim.generate import Generator
-from motionanim.long_video.common import now, repeat
+from motionanim.long_video.common import now, phase_split, repeat
 from motionanim.losses import denoising_loss
 from motionanim.models.accounting import count_flops
 from motionanim.models.codec import Codec
@@ -116,7 +116,7 @@ class Sampling:
         rows, frames, steps = self.results.rows, self.cfg["frames"], self.cfg["sampling"]["num_steps"]
         window = self.cfg["scale"]["num_frames"]
         segments = -(-frames // window)
-        calls = steps + (segments - 1) * (steps - round(self.cfg["long_video"]["gamma"] * steps))
+        calls = steps + (segments - 1) * (steps - phase_split(steps, self.cfg["long_video"]["gamma"]))
         call, decoded = rows["denoiser call"], rows[f"decode, float32, chunks of {window}"]
         parts = {"calls": calls, "denoise, s": calls * call["s"], "decode, s": frames / window * decoded["s"]}
         tflop = calls * call["tflop"] + frames / window * decoded["tflop"]

@@ -234,8 +234,8 @@ def _offset(shape: tuple[int, int], height: float, seed: int) -> np.ndarray:
     """Smooth noise (h, w) in [-0.5, 0.5], turns: so that the whole picture does not start again at once."""
     cells = [int(np.ceil(side / (SCATTER * height))) + 3 for side in shape]
     # Cut from wide rows of cells: pictures of one shape and different sizes get the same noise, whatever is rounded.
-    coarse = np.random.default_rng(seed).uniform(-SCATTERED, SCATTERED, (cells[0], max(cells[1], CELLS))).astype(np.float32)
-    coarse = np.ascontiguousarray(coarse[:, : cells[1]])
+    wide = np.random.default_rng(seed).uniform(-SCATTERED, SCATTERED, (cells[0], max(cells[1], CELLS)))
+    coarse = np.ascontiguousarray(wide[:, : cells[1]], dtype=np.float32)
     size = SCATTER * height
     y, x = (np.arange(side, dtype=np.float32) / size + 1 for side in shape)
     return cv2.remap(
