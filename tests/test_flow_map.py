@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_eulerian import constant, smooth
+from test_eulerian import picture as noise
 
 from motionanim.flow import pixel_grid
 from motionanim.models import flow_map
@@ -20,19 +22,6 @@ def frames(image, flow, *, num_frames=12, loop=False, mask=None, reach=0.1, seed
 
 def render(image, flow, **options):
     return torch.stack(list(frames(image, flow, **options)))
-
-
-def noise(height, width, seed=0):
-    return torch.rand(3, height, width, generator=torch.Generator().manual_seed(seed)) * 2 - 1
-
-
-def smooth(channels, height, width, seed, cells=3):
-    coarse = torch.randn(1, channels, cells, cells, generator=torch.Generator().manual_seed(seed))
-    return F.interpolate(coarse, size=(height, width), mode="bicubic", align_corners=True)[0]
-
-
-def constant(x, y, height, width):
-    return torch.tensor([float(x), float(y)]).view(2, 1, 1).expand(2, height, width)
 
 
 def sharpness(frame):
