@@ -14,10 +14,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 DONE = ROOT / "runs" / "experiments_done.txt"
-T = "runs/flow_refiner/l1/flow_refiner.safetensors"
 _T = (
-    "train.py experiment=flow_refiner scale.height=64 scale.width=64 scale.batch_size=16 model.refiner.width=16 "
-    "model.discriminator.width=16 model.lr=2e-3 model.l1_weight=10000 trainer.max_steps=1200 ckpt_path=auto"
+    "train.py experiment=flow_refiner scale.height=64 scale.width=64 scale.batch_size=16 ckpt_path=auto "
+    "trainer.val_check_interval=250"
 )
 _LORA = (
     "train.py experiment=motion_lora scale.height=64 scale.width=64 trainer.max_steps=800 model.decay_steps=400 "
@@ -35,15 +34,16 @@ _PANNING, _LONGER = "runs/panning_base/base/pipeline", "runs/panning_base/longer
 _CAMERA = "experiments/motion_lora/camera.py"
 _LONG = "evaluate.py -m benchmark=synthetic125 long_video=phased n=6 sampling.dtype=bfloat16"
 COMMANDS = {
-    "flow_refiner": [
-        f"{_T} run=l1",
-        f"{_T} run=blind model.refiner.sees_image=false",
-        f"experiments/flow_refiner/compare.py T={T} 'T, no image=runs/flow_refiner/blind/flow_refiner.safetensors'",
+    "flow_refiner": [  # the first is the shipped T: copied to motionanim/assets/flow-refiner
+        f"{_T} trainer.max_steps=2000 run=t",
+        f"{_T} trainer.max_steps=1000 run=blind model.refiner.sees_image=false",
+        "experiments/flow_refiner/compare.py T=runs/flow_refiner/t/flow_refiner.safetensors "
+        "'T, no image=runs/flow_refiner/blind/flow_refiner.safetensors'",
     ],
-    "table1": [  # after flow_refiner
-        f"evaluate.py -m sweep=table1 sampling.dtype=bfloat16 refiner={T}",
-        "evaluate.py name=table1 method=warp",
-        "evaluate.py name=table1 method=eulerian",
+    "table1": [
+        "evaluate.py -m sweep=table1 mask=false sampling.dtype=bfloat16",
+        "evaluate.py name=table1 mask=false method=warp conditioning=full,no_refiner -m sampling.dtype=bfloat16",
+        "evaluate.py name=table1 mask=false method=eulerian",
     ],
     "table2": ["evaluate.py -m sweep=table2 sampling.dtype=bfloat16 n=6"],
     "gamma": [

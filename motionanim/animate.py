@@ -6,10 +6,10 @@ import sys
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import hydra
 import torch
@@ -21,11 +21,14 @@ from motionanim.drawing import Controls, crop_controls, fit_controls, parse_cont
 from motionanim.entry import one_line_errors, quiet
 from motionanim.flow import resize_flow
 from motionanim.images import fit, load_image, load_mask, model_size, stretched
-from motionanim.motion_kinds import Parts, doubts, velocity
+from motionanim.motion_kinds import Parts, doubts
 from motionanim.regions import propose_region
 from motionanim.renderers import eulerian
 from motionanim.renderers.kinds import Photo, looped
 from motionanim.renderers.output import drawn, output_files, write_files
+
+if TYPE_CHECKING:
+    from motionanim.models.flow_refiner import FlowRefiner
 
 CONF = Path(__file__).parents[1] / "conf"
 VERSIONS = ("torch", "diffusers", "motionanim")
@@ -82,6 +85,14 @@ def run(config: DictConfig, *, keep: bool) -> Animation:
     start = time.perf_counter()
     image, controls = _at_size(config, photo, controls)
     videos, shown, details = make(config, image, controls, strengths)
+    refined = shown[0].fields.refined
+    if refined is not shown[0].fields.dense:
+        share = float((torch.linalg.vector_norm(refined, dim=0) > 0.1 * refined.abs().max()).float().mean())
+        notes.append(
+            f"T proposes that {share:.0%} of the photo move; {files['picture']} shows it: with mask=FILE you decide, "
+            "refiner=null takes the arrows as they are"
+        )
+        warnings.warn(notes[-1], stacklevel=2)
     pixels = config.frames * len(videos) * shown[0].image[0].numel()
     kept: list[Tensor] | None = [] if keep and pixels <= MAX_PIXELS else None
     record |= details
@@ -151,26 +162,24 @@ def _fields(
     config: DictConfig, image: Tensor, controls: Controls, strengths: list[float | None], *, stepwise: bool
 ) -> list[Fields]:
     """The motion field at each strength."""
-    make = partial(hydra.utils.instantiate(config.controls), num_frames=config.frames)
-    if config.refiner is None or not config.conditioning.refiner:
-        return [make(controls, strength=each, stepwise=stepwise) for each in strengths]
+    make = partial(hydra.utils.instantiate(config.controls), num_frames=config.frames, stepwise=stepwise)
+    return [make(controls, strength=each, image=image, refiner=_refiner(config)) for each in strengths]
+
+
+def _refiner(config: DictConfig) -> "FlowRefiner | None":
+    """T, where it can be asked: not with a mask, and not for a field that is drawn anew for each step."""
+    asked = config.conditioning.refiner and config.mask is None and config.controls.field == "eulerian"
+    return _load_refiner(str(config.refiner)) if asked and config.refiner is not None else None
+
+
+@cache
+def _load_refiner(path: str) -> "FlowRefiner":
     from motionanim.models.flow_refiner import FlowRefiner
 
-    # T knows pictures of the model's size.
-    small, way = stretched(image, *model_size(*image.shape[1:], area=config.height * config.width, multiple=16))
-    fitted, refine = fit_controls(controls, way), FlowRefiner.load(config.refiner).refine
-    made = []
-    for strength in strengths:
-        of_small = make(fitted, strength=strength, image=small, refiner=refine, stepwise=stepwise)
-        if small.shape == image.shape:
-            made.append(of_small)
-            continue
-        fields = make(controls, strength=strength, stepwise=False)
-        refined = resize_flow(of_small.refined, *image.shape[1:]) * controls.mask
-        parts = fields.parts._replace(flow=refined)
-        steps = velocity(parts, config.frames) if stepwise else fields.per_step
-        made.append(fields._replace(refined=refined, parts=parts, per_step=steps))
-    return made
+    try:
+        return FlowRefiner.load(path).eval()
+    except FileNotFoundError as error:
+        raise ValueError(f"refiner={path}: no such file; null animates without it") from error
 
 
 def _eulerian(config: DictConfig, image: Tensor, controls: Controls, strengths: list[float | None]) -> Made:

@@ -5,15 +5,18 @@ The order: `parse_controls` in the photo's pixels, `fit_controls` to the model's
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from motionanim.drawing import Arrow, Controls, Kind, fit_controls, parse_controls, path_length
+from motionanim.flow import resize_flow
 from motionanim.hints import Edge, Normalized, along_path, arrow_vectors, bounded_flow
+from motionanim.images import model_size, stretched
 from motionanim.motion_kinds import Parts, Sway, rigid_parts, velocity
-from motionanim.paths import path_flow
+from motionanim.paths import path_flow, path_hint
+from motionanim.types import Hint
 
 __all__ = [
     "Arrow", "Controls", "Fields", "at_strength", "fit_controls", "motion_field", "parse_controls", "strength_to_px",
@@ -22,6 +25,14 @@ __all__ = [
 
 # The strength of Fig. 7's scale that stands for the training set's median: the middle of SVD's motion buckets.
 _MEDIAN_ID = 127
+
+
+class Refiner(Protocol):
+    """T: `models.flow_refiner.FlowRefiner`."""
+
+    side: int  # root of the number of pixels of the pictures that it knows
+
+    def refine(self, image: Tensor, hint: Hint, mask: Tensor) -> Tensor: ...
 
 
 class Fields(NamedTuple):
@@ -48,7 +59,7 @@ def motion_field(
     median_strength: float | None = None,
     strength: float | None = None,
     image: Tensor | None = None,
-    refiner: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
+    refiner: Refiner | None = None,
     stepwise: bool = True,
 ) -> Fields:
     """The motion field of a clip from a drawing: Eq. 5, 6, 7, then T; and the motion of all other kinds.
@@ -68,8 +79,8 @@ def motion_field(
         sigma, threshold, threshold_on, normalized, edge: As in `hints.bounded_flow`; pins need "exact".
         median_strength, strength: As in `at_strength`; a strength needs both.
         image: (3, H, W) in [-1, 1], which `refiner` wants.
-        refiner: T, `FlowRefiner.refine`: image (1, 3, H, W), hint (1, 2, H, W), mask (1, 1, H, W) to (1, 2, H, W). It
-            sees pins only by the hint, so it may move what a pin holds; it cannot move what the mask holds.
+        refiner: T, which decides how far the flow arrows reach where neither a region nor a mask says it; elsewhere it
+            is not asked. It works on the image at its own size.
         stepwise: False leaves `per_step` empty, (0, 2, H, W): of a large photo it can take gigabytes.
 
     Returns:
@@ -120,8 +131,10 @@ def motion_field(
             f"motion passes threshold={threshold} on the {threshold_on})"
         )
     refined = dense
-    if refiner is not None:
-        refined = refiner(image[None], dense[None], controls.mask[None])[0] * _rest(controls, "flow")
+    free = [arrow for arrow in flowing if arrow.region is None]
+    if refiner is not None and free and bool((controls.mask > 0).all()):
+        refined = _refined(refiner, image, free, pins, span=span, sigma=sigma, normalized=normalized) * _rest(controls)
+        refined += _by_region([arrow for arrow in flowing if arrow.region is not None], controls, steady)
     swaying = [arrow for arrow in controls.arrows if arrow.kind == "sway"]
     sways = tuple(
         Sway(_by_region([a for a in swaying if (a.period, a.phase) == wave], controls, swinging), *wave)
@@ -131,6 +144,23 @@ def motion_field(
     parts = Parts(refined, moves, sways, turns)
     per_step = velocity(parts, num_frames, flow=steps) if stepwise else dense.new_empty(0, *dense.shape)
     return Fields(dense, refined, per_step, parts)
+
+
+def _refined(
+    refiner: Refiner, image: Tensor, arrows: Sequence[Arrow], pins: Tensor, *, span: int, sigma: float,
+    normalized: Normalized,
+) -> Tensor:  # fmt: skip
+    """What T makes of arrows on an image of any size: (2, H, W) px per frame."""
+    height, width = image.shape[1:]
+    small, way = stretched(image, *model_size(height, width, area=refiner.side**2, multiple=1))
+    paths = [way.points(path) for path in _paths(arrows)]
+    speeds = [
+        float(torch.linalg.vector_norm(path.diff(dim=0), dim=1).sum()) * arrow.speed / (span - 1)
+        for path, arrow in zip(paths, arrows, strict=True)
+    ]
+    hint = path_hint(paths, speeds, way.points(pins), *small.shape[1:], sigma=sigma, normalized=normalized)
+    flow = refiner.refine(small[None], Hint(*(each[None] for each in hint)), torch.ones_like(small[None, :1]))[0]
+    return resize_flow(flow, height, width)
 
 
 def strength_to_px(strength: float, *, median_strength: float, width: int) -> float:

@@ -5,7 +5,6 @@ Points are (x, y) in pixels, origin at the first pixel centre; vectors are px pe
 
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -175,47 +174,3 @@ def along_path(path: Tensor, share: Tensor) -> Tensor:
     segment = torch.searchsorted(ends, travelled).clamp(max=len(steps) - 1)
     part = (travelled - (ends - lengths)[segment]) / lengths[segment]
     return path[segment] + part[:, None] * steps[segment]
-
-
-def sample_hint(
-    flow: Tensor,
-    mask: Tensor,
-    generator: np.random.Generator,
-    *,
-    max_points: int,
-    edge: Edge,
-    sigma: float,
-    threshold: float,
-    threshold_on: Literal["weight", "magnitude"],
-    normalized: Normalized,
-) -> Tensor:
-    """A hint such as a user would give: the true flow at 1 to `max_points` random movable pixels, made dense.
-
-    Args:
-        flow: (2, H, W) px per frame, the true field.
-        mask: (1, H, W) in {0, 1}; 1 where pixels may move. An empty mask gives a zero hint.
-        generator: Source of the number of points and of their places.
-        max_points: Most arrows in a hint, at least 1.
-        edge, sigma, threshold, threshold_on, normalized: As in `bounded_flow`.
-
-    Returns:
-        (2, H, W) px per frame.
-
-    Raises:
-        ValueError: If `max_points` is below 1, or as `bounded_flow` does.
-    """
-    if max_points < 1:
-        raise ValueError(f"max_points={max_points}: must be at least 1")
-    movable = torch.nonzero(mask[0])
-    count = min(int(generator.integers(1, max_points + 1)), len(movable))
-    y, x = movable[torch.from_numpy(generator.choice(len(movable), count, replace=False))].T if count else movable.T
-    return bounded_flow(
-        torch.stack([x, y], dim=1).to(flow.dtype),
-        flow[:, y, x].T,
-        mask,
-        edge=edge,
-        sigma=sigma,
-        threshold=threshold,
-        threshold_on=threshold_on,
-        normalized=normalized,
-    )

@@ -1,4 +1,4 @@
-"""Motion hints from whole paths: Eq. 6 and 7 of the paper with the distance to an arrow's path.
+"""Motion hints from whole paths: Eq. 5 to 7 of the paper with the distance to an arrow's path.
 
 Points are (x, y) in pixels, origin at the first pixel centre; vectors are px per frame, x to the right and y down.
 """
@@ -13,10 +13,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from motionanim.hints import Edge, Normalized, check_spread, exact_weight
+from motionanim.types import Hint
 
 # Larger fields of paths are made at this size and enlarged: they are smooth, and every part of a path is a pass over
 # all pixels, seconds each on a phone's photo.
 _MOST_PIXELS = 1_000_000
+
+# Half the width of a drawn line, where its coverage is 1/e, px.
+_LINE = 1.5
 
 
 def path_flow(
@@ -53,6 +57,28 @@ def path_flow(
     """
     check_spread(edge, sigma, threshold, threshold_on, normalized)
     height, width = mask.shape[-2:]
+    flow, reached = spread_paths(paths, speeds, pins, height, width, sigma=sigma, normalized=normalized)
+    bounded = edge == "soft" and bool((mask == 0).any())
+    if not bounded:
+        flow = flow * ((reached if threshold_on == "weight" else torch.linalg.vector_norm(flow, dim=0)) > threshold)
+    if edge == "soft" and not bounded:
+        flow = flow * reached.clamp(max=1)
+    return flow * mask
+
+
+def spread_paths(
+    paths: Sequence[Tensor], speeds: Sequence[float], pins: Tensor, height: int, width: int, *, sigma: float,
+    normalized: Normalized,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Eq. 6 from whole paths, before the edge that Eq. 7 gives it.
+
+    Args:
+        paths, speeds, pins, sigma, normalized: As in `path_flow`.
+
+    Returns:
+        The flow (2, H, W) px per frame, everywhere as fast as the arrows, and the sum of the arrows' weights (1, H, W):
+        1 and more on a path, towards 0 far from all.
+    """
     shrink = min(1.0, math.sqrt(_MOST_PIXELS / (height * width)))
     size = max(1, round(height * shrink)), max(1, round(width * shrink))
     scale = torch.tensor([size[1] / width, size[0] / height], dtype=torch.float64)
@@ -61,13 +87,36 @@ def path_flow(
     )
     if size != (height, width):
         maps = F.interpolate(maps[None], size=(height, width), mode="bilinear", align_corners=False)[0]
-    flow, reached = maps[:2], maps[2]
-    bounded = edge == "soft" and bool((mask == 0).any())
-    if not bounded:
-        flow = flow * ((reached if threshold_on == "weight" else torch.linalg.vector_norm(flow, dim=0)) > threshold)
-    if edge == "soft" and not bounded:
-        flow = flow * reached.clamp(max=1)
-    return flow * mask
+    return maps[:2], maps[2:]
+
+
+def draw_paths(paths: Sequence[Tensor], speeds: Sequence[float], pins: Tensor, height: int, width: int) -> Tensor:
+    """The sparse flow of Eq. 5 as a picture: arrows and pins as soft lines and dots.
+
+    Args:
+        paths, speeds, pins: As in `path_flow`.
+
+    Returns:
+        (3, H, W): the velocity in px per frame times the coverage, and the coverage: 1 on a path or a pin, 0 from some
+        4 px on. A pin has coverage without velocity.
+    """
+    flow, total, cover = torch.zeros(2, height, width), torch.zeros(height, width), torch.zeros(height, width)
+    for path, speed in (*zip(paths, speeds, strict=True), *((pin[None], 0.0) for pin in pins)):
+        squared, direction = nearest_on_path(path, height, width)
+        weight = torch.exp(-squared / _LINE**2)
+        flow += weight * speed * direction
+        total += weight
+        cover = torch.maximum(cover, weight)
+    return torch.cat([flow / total.clamp_min(torch.finfo(total.dtype).tiny) * cover, cover[None]])
+
+
+def path_hint(
+    paths: Sequence[Tensor], speeds: Sequence[float], pins: Tensor, height: int, width: int, *, sigma: float,
+    normalized: Normalized,
+) -> Hint:  # fmt: skip
+    """What T is told of a drawing, as in `spread_paths` and `draw_paths`."""
+    flow, reach = spread_paths(paths, speeds, pins, height, width, sigma=sigma, normalized=normalized)
+    return Hint(flow, reach, draw_paths(paths, speeds, pins, height, width))
 
 
 def _spread_paths(

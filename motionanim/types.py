@@ -43,14 +43,28 @@ class LatentBatch(NamedTuple):
     position: Tensor
 
 
+class Hint(NamedTuple):
+    """What T is told of the arrows (Sec. 3.2); of one drawing without the batch dimension."""
+
+    flow: Tensor  # (B, 2, H, W) px per frame, Eq. 6: everywhere as fast as the arrows, `paths.spread_paths`
+    reach: Tensor  # (B, 1, H, W) the sum of the arrows' weights: 1 and more near them, towards 0 far away
+    arrows: Tensor  # (B, 3, H, W) the sparse flow of Eq. 5 and where it is given, `paths.draw_paths`
+
+
 class FlowPairBatch(NamedTuple):
-    """One image with a hint of its motion and the motion itself: what the flow refiner T learns from (Sec. 3.2)."""
+    """One image with arrows on it and the motion they are of: what the flow refiner T learns from (Sec. 3.2)."""
 
     image: Tensor  # (B, 3, H, W) float32 in [-1, 1], RGB, frame 0
-    hint: Tensor  # (B, 2, H, W) float32; dense flow interpolated from a few arrows (Eq. 5-7), px per frame
-    mask: Tensor  # (B, 1, H, W) float32 in {0, 1}; 1 where pixels may move
+    spread: Tensor  # the three parts of `hint`, apart because loaders stack field by field
+    reach: Tensor
+    arrows: Tensor
+    mask: Tensor  # (B, 1, H, W) float32 in {0, 1}; 1 where pixels move
     flow: Tensor  # (B, 2, H, W) float32; true steady field, px per frame at H x W
     position: Tensor  # (B,) int64, as in ClipBatch
+
+    @property
+    def hint(self) -> Hint:
+        return Hint(self.spread, self.reach, self.arrows)
 
 
 class Condition(NamedTuple):

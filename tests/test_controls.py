@@ -23,10 +23,12 @@ from motionanim.controls import (
     with_strength,
 )
 from motionanim.drawing import path_length
-from motionanim.flow import motion_strength
-from motionanim.images import fit
+from motionanim.flow import motion_strength, resize_flow
+from motionanim.images import fit, stretched
 from motionanim.models.denoiser import Denoiser
 from motionanim.models.flow_refiner import FlowRefiner
+from motionanim.paths import path_hint
+from motionanim.types import Hint
 
 MASK = torch.ones(1, 48, 64)
 OPTIONS = {
@@ -323,23 +325,48 @@ def test_without_arrows_the_field_is_zero_and_with_pins_alone_too():
             assert fields.per_step.eq(0).all()
 
 
-def test_the_refiner_sees_the_hint_and_its_field_is_repeated():
+def refiner(side: int = 48) -> FlowRefiner:
     torch.manual_seed(0)
-    refiner = FlowRefiner(width=8, depth=2, motion_norm=0.02, sees_image=True, sees_mask=True)
-    torch.nn.init.normal_(refiner.head.weight, std=0.1)
-    mask = MASK.clone()
+    network = FlowRefiner(width=8, depth=2, side=side, sees_image=True)
+    torch.nn.init.normal_(network.head.weight, std=0.1)
+    return network
+
+
+def test_t_is_asked_where_neither_a_mask_nor_a_region_bounds_the_arrows():
+    image, whole = torch.rand(3, 48, 48) * 2 - 1, torch.ones(1, 48, 48)
+    path = torch.tensor([[20.0, 20.0], [36.0, 30.0]], dtype=torch.float64)
+    free = field(of([[20, 20, 36, 30]], whole), image=image, refiner=refiner())
+    speed = float(torch.linalg.vector_norm(path[1] - path[0])) / 8
+    hint = path_hint([path], [speed], torch.zeros(0, 2), 48, 48, sigma=OPTIONS["sigma"], normalized="exact")
+    expected = refiner().refine(image[None], Hint(*(each[None] for each in hint)), whole[None])[0]
+    torch.testing.assert_close(free.refined, expected)
+    assert not torch.equal(free.refined, free.dense)
+    assert torch.equal(free.per_step, free.refined.expand(8, 2, 48, 48))
+    mask = whole.clone()
     mask[:, :10] = 0
-    image = torch.rand(3, 48, 64) * 2 - 1
-    fields = field(of([[20, 20, 36, 30]], mask), image=image, refiner=refiner.refine)
-    assert torch.equal(fields.refined, refiner.refine(image[None], fields.dense[None], mask[None])[0])
-    assert not torch.equal(fields.refined, fields.dense)
-    assert torch.equal(fields.per_step, fields.refined.expand(8, 2, 48, 64))
-    escaping = field(of([[20, 20, 36, 30]], mask), image=image, refiner=lambda _, hint, __: hint + 1)
-    assert (escaping.per_step * (1 - mask)).eq(0).all()
+    bounded = field(of([[20, 20, 36, 30]], mask), image=image, refiner=refiner())
+    assert torch.equal(bounded.refined, bounded.dense)
+    box = [[10, 10], [30, 10], [30, 30], [10, 30]]
+    region = {"path": [[20, 20], [24, 24]], "region": [box]}
+    both = field(of([[40, 40, 44, 40], region], whole), image=image, refiner=refiner())
+    assert torch.equal(both.refined[:, 11:30, 11:30], both.dense[:, 11:30, 11:30])
+    assert not torch.equal(both.refined[:, 31:, 31:], both.dense[:, 31:, 31:])
+
+
+def test_t_works_at_its_own_size_whatever_the_photo_s():
+    large = torch.rand(3, 96, 96, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    small, way = stretched(large, 24, 24)
+    at_small = way.points(torch.tensor([[20.0, 20.0], [36.0, 30.0]])).flatten().tolist()
+    whole = field(of([[20.0, 20.0, 36.0, 30.0]], torch.ones(1, 96, 96)), image=large, refiner=refiner(24))
+    shrunk = field(of([at_small], torch.ones(1, 24, 24)), image=small, refiner=refiner(24))
+    torch.testing.assert_close(whole.refined, resize_flow(shrunk.refined, 96, 96), atol=1e-4, rtol=1e-3)
+
+
+def test_t_needs_the_image_and_a_steady_field():
     with pytest.raises(ValueError, match="needs the image and field='eulerian'"):
-        field(of([[20, 20, 36, 30]]), refiner=refiner.refine)
+        field(of([[20, 20, 36, 30]]), refiner=refiner())
     with pytest.raises(ValueError, match="field='advected': a refiner needs"):
-        field(of([[20, 20, 36, 30]]), image=image, refiner=refiner.refine, field="advected")
+        field(of([[20, 20, 36, 30]]), image=torch.zeros(3, 48, 64), refiner=refiner(), field="advected")
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ def test_the_warp_carries_the_image_inside_the_mask_only() -> None:
     case = synthetic().case(0)
     flow, mask = torch.zeros_like(case.flow), torch.zeros_like(case.mask)
     flow[:, 0], mask[..., 8:] = 2.0, 1.0  # px per frame to the right
-    method = Warp(label="w", request="exact", controls=None, refiner=None, use_refiner=True)
+    method = Warp(label="w", request="exact", controls=None, refiner=None, use_refiner=True, mask=True)
     frames = method(case._replace(flow=flow, mask=mask), 0).frames
     image = case.frames[0]
     assert torch.equal(frames[:, :, :, :8], image[:, :, :8].expand(5, -1, -1, -1))
@@ -30,7 +30,7 @@ def test_the_warp_carries_the_image_inside_the_mask_only() -> None:
 
 def test_the_eulerian_baseline_moves_along_the_exact_field(tmp_path: Path) -> None:
     method = Eulerian(
-        label="eulerian", request="exact", controls=None, refiner=None, use_refiner=True,
+        label="eulerian", request="exact", controls=None, refiner=None, use_refiner=True, mask=True,
         render=partial(render, loop=False, min_density=0.5),
     )  # fmt: skip
     assert method.saw_motion
@@ -38,9 +38,13 @@ def test_the_eulerian_baseline_moves_along_the_exact_field(tmp_path: Path) -> No
     moved = run(tmp_path, method, benchmark=synthetic(6)).result["metrics"]
     assert moved["psnr"]["mean"] > still["psnr"]["mean"]
     with pytest.raises(ValueError, match=r"refiner=null: .*conditioning=no_refiner"):
-        Eulerian(label="e", request="arrows", controls=None, refiner=None, use_refiner=True, render=render)
+        Eulerian(label="e", request="arrows", controls=None, refiner=None, use_refiner=True, mask=False, render=render)
     with pytest.raises(ValueError, match="method.request='all'"):
-        Eulerian(label="e", request="all", controls=None, refiner=None, use_refiner=False, render=render)
+        Eulerian(label="e", request="all", controls=None, refiner=None, use_refiner=False, mask=True, render=render)
+    with pytest.raises(ValueError, match="mask=false: the exact motion"):
+        Eulerian(label="e", request="exact", controls=None, refiner=None, use_refiner=False, mask=False, render=render)
+    # With a mask T is not asked, and so not missed.
+    Eulerian(label="e", request="arrows", controls=None, refiner=None, use_refiner=True, mask=True, render=render)
 
 
 def test_a_base_that_differs_in_one_inner_layer_is_another_method(base: Path, tmp_path: Path) -> None:
@@ -51,7 +55,7 @@ def test_a_base_that_differs_in_one_inner_layer_is_another_method(base: Path, tm
 
     def identity(folder: Path) -> dict:
         return Ours(
-            label="ours", request="exact", controls=None, refiner=None, use_refiner=False, base=str(folder),
+            label="ours", request="exact", controls=None, refiner=None, use_refiner=False, mask=True, base=str(folder),
             motion=MOTION, sampling=sampling, loras=None, window=5, long_video=None,
         ).identity  # fmt: skip
 

@@ -1,4 +1,3 @@
-import functools
 import math
 
 import numpy as np
@@ -7,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from motionanim.hints import along_path, arrow_vectors, dense_flow, sample_hint
+from motionanim.hints import along_path, arrow_vectors, dense_flow
 from motionanim.pictures import flow_to_rgb
 
 PAPER = {"sigma": 170 / 512, "threshold": 0.05, "threshold_on": "weight", "normalized": False}
@@ -182,48 +181,6 @@ def test_an_arrow_spans_the_whole_clip():
     assert vectors.tolist() == [[1.0, -0.5]]
     with pytest.raises(ValueError, match="num_frames=1"):
         arrow_vectors(torch.zeros(1, 2), torch.zeros(1, 2), num_frames=1)
-
-
-def test_a_sampled_hint_depends_on_its_generator_only_and_fits_a_partial():
-    flow, mask = torch.randn(2, 16, 16, generator=torch.Generator().manual_seed(0)), torch.ones(1, 16, 16)
-    kept = flow.clone()
-    hint = functools.partial(sample_hint, max_points=5, edge="cut", **PAPER)
-    first = hint(flow, mask, np.random.default_rng(7))
-    torch.manual_seed(1)
-    assert torch.equal(first, hint(flow, mask, np.random.default_rng(7)))
-    assert not torch.equal(first, hint(flow, mask, np.random.default_rng(8)))
-    assert torch.equal(flow, kept)
-
-
-@settings(max_examples=30, deadline=None)
-@given(seed=st.integers(0, 10_000), max_points=st.integers(1, 6))
-def test_a_sampled_hint_averages_true_flow_inside_the_mask(seed, max_points):
-    rng = np.random.default_rng(seed)
-    mask = torch.from_numpy(rng.random((1, 8, 8)) > 0.7).float()
-    flow = torch.tensor([1.5, -0.5]).view(2, 1, 1).expand(2, 8, 8) * mask
-    options = {"edge": "cut", "sigma": 5.0, "threshold": 0.05, "threshold_on": "weight", "normalized": True}
-    torch.testing.assert_close(sample_hint(flow, mask, rng, max_points=max_points, **options), flow)
-
-
-def test_sampling_draws_every_number_of_points_in_its_range():
-    # Points that never overlap (tiny sigma) leave one nonzero pixel each.
-    flow, mask = torch.ones(2, 16, 16), torch.ones(1, 16, 16)
-    options = {**PAPER, "edge": "cut", "sigma": 0.01}
-    counts = {
-        int(sample_hint(flow, mask, np.random.default_rng(seed), max_points=3, **options)[0].ne(0).sum())
-        for seed in range(40)
-    }
-    assert counts == {1, 2, 3}
-
-
-def test_an_empty_mask_gives_a_zero_hint_and_a_small_one_all_its_pixels():
-    flow, mask = torch.ones(2, 6, 6), torch.zeros(1, 6, 6)
-    assert sample_hint(flow, mask, np.random.default_rng(0), max_points=3, edge="cut", **PAPER).eq(0).all()
-    mask[0, 2, 3] = 1
-    hint = sample_hint(flow, mask, np.random.default_rng(0), max_points=50, edge="cut", **PAPER)
-    assert torch.equal(hint, flow * mask)
-    with pytest.raises(ValueError, match="max_points=0"):
-        sample_hint(flow, mask, np.random.default_rng(0), max_points=0, edge="cut", **PAPER)
 
 
 def test_colours_follow_the_direction_and_zero_is_white():

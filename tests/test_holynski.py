@@ -10,11 +10,11 @@ import torch
 from motionanim.data.holynski import holynski_clips, holynski_data, read_motion
 from motionanim.data.layouts import write_holynski
 from motionanim.data.video import VideoError
+from motionanim.example_arrows import sample_hint
 from motionanim.flow import resize_flow
-from motionanim.hints import sample_hint
 
 HINT = functools.partial(
-    sample_hint, max_points=4, edge="cut", sigma=0.3, threshold=0.05, threshold_on="weight", normalized=False
+    sample_hint, max_arrows=4, max_frames=16, sigma=0.3, normalized="exact"
 )
 
 
@@ -95,8 +95,8 @@ def test_a_pair_is_resized_with_its_values(root):
     assert pair.image.shape == (3, 32, 32)
     assert pair.image[:, :, :14].mean() == pytest.approx(-0.5, abs=0.02)
     assert pair.image[:, :, 18:].mean() == pytest.approx(0.5, abs=0.02)
-    assert pair.hint.shape == (2, 32, 32)
-    assert pair.hint.abs().max() > 0.5
+    assert pair.hint.flow.shape == (2, 32, 32)
+    assert pair.hint.flow.abs().max() > 0.5
 
 
 def test_training_pairs_repeat_by_position(root):

@@ -21,7 +21,7 @@ from motionanim.data.names import Names
 from motionanim.data.stream import StreamData, as_float, rng
 from motionanim.data.video import VideoError, cover_size
 from motionanim.flow import resize_flow
-from motionanim.types import FlowPairBatch
+from motionanim.types import FlowPairBatch, Hint
 
 _DAMAGE = (OSError, EOFError, RuntimeError, ValueError, TypeError, LookupError, AttributeError, MemoryError)
 _LAST_TRAIN = 979
@@ -117,7 +117,7 @@ class HolynskiPairs(Dataset[FlowPairBatch]):
         seed: Of the stream.
         random: True draws file and crop from (seed, position); False takes file `position` and the centre.
         min_speed: Pixels whose flow is longer than this may move, px per frame at H x W; above 0.
-        hint: Makes the sparse-arrow field (2, H, W) from (flow (2, H, W), mask (1, H, W), generator).
+        hint: Draws arrows from (flow (2, H, W), mask (1, H, W), generator).
         rejections: Where unusable files go.
     """
 
@@ -131,7 +131,7 @@ class HolynskiPairs(Dataset[FlowPairBatch]):
         seed: int,
         random: bool,
         min_speed: float,
-        hint: Callable[[Tensor, Tensor, np.random.Generator], Tensor],
+        hint: Callable[[Tensor, Tensor, np.random.Generator], Hint],
         rejections: Rejections,
     ) -> None:
         if not min_speed > 0:
@@ -165,8 +165,8 @@ class HolynskiPairs(Dataset[FlowPairBatch]):
         mask = (torch.linalg.vector_norm(flow, dim=0, keepdim=True) > self.min_speed).float()
         flow = flow * mask
         return FlowPairBatch(
-            image=as_float(torch.from_numpy(image[rows, columns])),
-            hint=self.hint(flow, mask, generator),
+            as_float(torch.from_numpy(image[rows, columns])),
+            *self.hint(flow, mask, generator),
             mask=mask,
             flow=flow,
             position=torch.tensor(position, dtype=torch.int64),
@@ -180,7 +180,7 @@ def holynski_data(
     latents: str | Path | None,
     reading: Mapping[str, Any],
     min_speed: float,
-    hint: Callable[[Tensor, Tensor, np.random.Generator], Tensor],
+    hint: Callable[[Tensor, Tensor, np.random.Generator], Hint],
     clips: Mapping[str, Any],
     **shared: Any,
 ) -> StreamData:

@@ -17,8 +17,9 @@ from motionanim.data import scenes, stream
 from motionanim.data.cameras import CAMERAS, draw_camera
 from motionanim.data.latents import PreparedLatents
 from motionanim.data.layers import SUPER, Layer, Points, Stage
+from motionanim.data.photometric import vary
 from motionanim.data.textures import draw_style
-from motionanim.types import ClipBatch, FlowPairBatch
+from motionanim.types import ClipBatch, FlowPairBatch, Hint
 
 # Loader processes are the parallelism here; OpenCV's own threads would fight with them and with training.
 cv2.setNumThreads(1)
@@ -224,8 +225,8 @@ class SyntheticFlowPairs(Dataset[FlowPairBatch]):
         length: Items that one pass over the dataset takes; only validation uses it.
         height: At least 16 pixels.
         width: At least 16 pixels.
-        split: `train` or `val`, as in `render_clip`.
-        hint: Makes the sparse-arrow field (2, H, W) from (flow (2, H, W), mask (1, H, W), generator).
+        split: `train` or `val`, as in `render_clip`; training pictures also vary in look, by `photometric.vary`.
+        hint: Draws arrows from (flow (2, H, W), mask (1, H, W), generator).
     """
 
     def __init__(
@@ -236,7 +237,7 @@ class SyntheticFlowPairs(Dataset[FlowPairBatch]):
         height: int,
         width: int,
         split: str,
-        hint: Callable[[Tensor, Tensor, np.random.Generator], Tensor],
+        hint: Callable[[Tensor, Tensor, np.random.Generator], Hint],
     ) -> None:
         if length < 1:
             raise ValueError(f"length={length}: must be at least 1")
@@ -250,9 +251,10 @@ class SyntheticFlowPairs(Dataset[FlowPairBatch]):
         generator = stream.rng(self.seed, position)
         clip = _render(generator, self.stage, moving_camera=0.0, camera="any", split=self.split, kinds=_STEADY)
         field = clip.flow[0] * clip.mask
+        hint = self.hint(field, clip.mask, generator)
         return FlowPairBatch(
-            image=clip.frames[0],
-            hint=self.hint(field, clip.mask, generator),
+            vary(clip.frames[0], generator) if self.split == "train" else clip.frames[0],
+            *hint,
             mask=clip.mask,
             flow=field,
             position=torch.tensor(position, dtype=torch.int64),
@@ -262,7 +264,7 @@ class SyntheticFlowPairs(Dataset[FlowPairBatch]):
 def synthetic_data(
     *,
     items: Literal["clips", "pairs"],
-    hint: Callable[[Tensor, Tensor, np.random.Generator], Tensor],
+    hint: Callable[[Tensor, Tensor, np.random.Generator], Hint],
     train: Mapping[str, Any],
     val: Mapping[str, Any],
     latents: str | None,

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,6 +19,7 @@ from motionanim.data.stream import rng
 from motionanim.data.synthetic import SyntheticClips
 from motionanim.data.video import Video
 from motionanim.evaluation.reading import Reading, read_clip
+from motionanim.example_arrows import choose_starts, follow, thinned
 from motionanim.files import file_sha256
 
 
@@ -57,8 +57,8 @@ class Request:
     """How a clip's own motion becomes what methods are asked for.
 
     Args:
-        max_arrows: A clip gets 1 to this many arrows, from points of its movable region.
-        span: Frames that an arrow spans.
+        max_arrows: A clip gets 1 to this many arrows, along the motion from points of its movable region.
+        span: Frames that an arrow spans at most.
         strength: On the scale of Fig. 7, for all clips alike; None keeps the clip's own.
         reverse: True asks for the opposite motion.
         median_strength: The training set's, as a share of the width per frame.
@@ -96,16 +96,11 @@ class Request:
             flow = -flow
         flow = with_strength(flow, self.strength, median_strength=self.median_strength)
         mean = flow.mean(0)
-        movable = torch.nonzero((mask[0] > 0) & (torch.linalg.vector_norm(mean, dim=0) > 1e-3))
-        generator = rng(self.seed, index)
-        count = min(int(generator.integers(1, self.max_arrows + 1)), len(movable))
-        chosen = (
-            movable[torch.from_numpy(np.sort(generator.choice(len(movable), count, replace=False)))] if count else []
-        )
         arrows = []
-        for y, x in chosen:
-            across, down = (mean[:, y, x] * (self.span - 1)).tolist()
-            arrows.append(Arrow(((float(x), float(y)), (float(x) + across, float(y) + down)), 1.0))
+        for start in choose_starts(mean, mask, rng(self.seed, index), max_arrows=self.max_arrows):
+            way = follow(mean, start, self.span - 1, mask)
+            # It is as fast as the motion, however soon the moving region ends.
+            arrows.append(Arrow(tuple(map(tuple, thinned(way).tolist())), (self.span - 1) / (len(way) - 1)))
         own = self.strength is None and not self.reverse
         return Case(clip, frames, flow, mask, tuple(arrows), fps, own)
 

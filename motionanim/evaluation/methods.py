@@ -16,9 +16,10 @@ from typing import Any, Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from motionanim.controls import Controls, Fields
+from motionanim.controls import Fields
 from motionanim.data.folder import folder_names
 from motionanim.data.video import Video
+from motionanim.evaluation.asked import Asked, RequestKind
 from motionanim.evaluation.cases import Case
 from motionanim.evaluation.reading import Reading, read_clip
 from motionanim.files import file_sha256
@@ -26,7 +27,6 @@ from motionanim.fingerprint import weights_fingerprint
 from motionanim.flow import motion_strength, trace_back, warp
 from motionanim.generate import Generator, LongVideo, pick_device
 from motionanim.models.codec import PREDICTION
-from motionanim.models.flow_refiner import FlowRefiner
 
 
 class Made(NamedTuple):
@@ -59,54 +59,12 @@ class _Maker:
     place = ""
 
 
-RequestKind = Literal["arrows", "exact"]
-
-
-def _field(case: Case, kind: RequestKind, controls: Callable[..., Fields], refiner: FlowRefiner | None) -> Tensor:
-    """The motion field (T-1, 2, H, W) that a method gets: all of the case's, or what a few arrows of it say."""
-    if kind == "exact":
-        return case.flow
-    drawn = Controls(case.arrows, (), case.mask)
-    if not case.arrows:
-        return torch.zeros_like(case.flow)
-    refine = None if refiner is None else refiner.refine
-    return controls(drawn, num_frames=len(case.frames), image=case.frames[0], refiner=refine).per_step
-
-
-def _check_kind(kind: str) -> None:
-    if kind not in ("arrows", "exact"):
-        raise ValueError(f"method.request={kind!r}: must be 'arrows' or 'exact'")
-
-
-def load_refiner(path: str | None, *, wanted: bool, request: RequestKind) -> tuple[FlowRefiner | None, str | None]:
-    """T and its hash, if the conditioning has it and there are arrows to refine.
-
-    Raises:
-        ValueError: If it is wanted and there is none.
-    """
-    _check_kind(request)
-    if not wanted or request == "exact":
-        return None, None
-    if path is None:
-        raise ValueError(
-            "refiner=null: this conditioning has the refiner T; give refiner=FILE that experiment=flow_refiner left, "
-            "or evaluate conditioning=no_refiner"
-        )
-    try:
-        refiner = FlowRefiner.load(path).eval()
-    except FileNotFoundError as error:
-        raise ValueError(f"refiner={path}: no such file") from error
-    return refiner, weights_fingerprint(refiner)
-
-
 class Ours(_Maker):
     """Our model under a conditioning and a long-video method.
 
     Args:
         label: The row's name.
-        request: "arrows" gives it the case's arrows, spread by `controls` and refined by T; "exact" the whole motion.
-        controls: `motion_field` with its options bound.
-        refiner: File of T; only used with arrows and if `use_refiner`.
+        request, controls, refiner, use_refiner, mask: As in `Asked`.
         motion: The conditioning.
         long_video: The method, its options bound.
         base, sampling, loras, window: As in `Generator`.
@@ -120,6 +78,7 @@ class Ours(_Maker):
         controls: Callable[..., Fields],
         refiner: str | None,
         use_refiner: bool,
+        mask: bool,
         base: str,
         motion: Mapping[str, Any],
         sampling: Mapping[str, Any],
@@ -127,9 +86,8 @@ class Ours(_Maker):
         window: int,
         long_video: LongVideo,
     ) -> None:
-        self.label, self.request, self.controls, self.long_video = label, request, controls, long_video
-        self.saw_motion = request == "exact"
-        self.refiner, refiner_hash = load_refiner(refiner, wanted=use_refiner, request=request)
+        self.asked = Asked(request=request, controls=controls, refiner=refiner, use_refiner=use_refiner, mask=mask)
+        self.label, self.saw_motion, self.long_video = label + self.asked.label, request == "exact", long_video
         pairs = [(str(path), float(weight)) for path, weight in (loras or {}).items()]
         # A base without motion weights gets random ones behind a zero: the same in every run.
         with torch.random.fork_rng(devices=[]):
@@ -142,41 +100,37 @@ class Ours(_Maker):
         # All weights, LoRAs folded in: two trainings of one base may share every layer but a few.
         networks = (self.generator.denoiser, self.generator.codec)
         self.identity = {
-            "weights": [weights_fingerprint(each) for each in networks], "refiner": refiner_hash,
+            "weights": [weights_fingerprint(each) for each in networks], **self.asked.identity,
             "prediction": PREDICTION,
         }  # fmt: skip
 
     def __call__(self, case: Case, seed: int) -> Made:
-        flow = _field(case, self.request, self.controls, self.refiner)[None]
+        flow = self.asked.field(case)[None]
         frames, record = self.generator(
             case.frames[:1], flow, num_frames=len(case.frames), fps=case.fps,
             strength=motion_strength(flow) if self.use_strength else None, use_flow=self.use_flow,
-            mask=case.mask[None], long_video=self.long_video, seed=seed, progress=False,
+            mask=self.asked.mask(case)[None], long_video=self.long_video, seed=seed, progress=False,
         )  # fmt: skip
         return Made(frames[0].cpu(), None, record.calls, record.borders, record.split_sigma)
 
 
 class Warp(_Maker):
-    """The image carried along the same field, pixel by pixel, without a network: what a model has to be better than."""
+    """The image carried along the same field, pixel by pixel, without a network: what a model has to be better than.
 
-    def __init__(
-        self,
-        *,
-        label: str,
-        request: RequestKind,
-        controls: Callable[..., Fields],
-        refiner: str | None,
-        use_refiner: bool,
-    ) -> None:
-        self.label, self.request, self.controls = label, request, controls
-        self.saw_motion = request == "exact"
-        self.refiner, refiner_hash = load_refiner(refiner, wanted=use_refiner, request=request)
-        self.identity = {"refiner": refiner_hash, "prediction": PREDICTION}
+    Args:
+        label: The row's name.
+        request, asked: As in `Asked`.
+    """
+
+    def __init__(self, *, label: str, request: RequestKind, **asked: Any) -> None:
+        self.asked = Asked(request=request, **asked)
+        self.label, self.saw_motion = label + self.asked.label, request == "exact"
+        self.identity = {**self.asked.identity, "prediction": PREDICTION}
 
     def __call__(self, case: Case, seed: int) -> Made:
-        moved = trace_back(_field(case, self.request, self.controls, self.refiner)[None])[0]
+        moved = trace_back(self.asked.field(case)[None])[0]
         image = case.frames[:1]
-        return Made(torch.where(case.mask > 0, warp(image.expand_as(case.frames), moved), image))
+        return Made(torch.where(self.asked.mask(case) > 0, warp(image.expand_as(case.frames), moved), image))
 
 
 class Eulerian(Warp):
@@ -187,8 +141,8 @@ class Eulerian(Warp):
         self.render = render
 
     def __call__(self, case: Case, seed: int) -> Made:
-        steady = _field(case, self.request, self.controls, self.refiner).mean(0)
-        frames = self.render(case.frames[0], steady, num_frames=len(case.frames), mask=case.mask, progress=None)
+        steady, mask = self.asked.field(case).mean(0), self.asked.mask(case)
+        frames = self.render(case.frames[0], steady, num_frames=len(case.frames), mask=mask, progress=None)
         return Made(torch.stack(list(frames)))
 
 

@@ -1,22 +1,34 @@
-"""T, the flow refiner (Sec. 3.2): from a smooth hint of motion to the motion that the picture suggests.
+"""T, the flow refiner (Sec. 3.2): from a few arrows to the motion that the picture suggests.
 
-pix2pix (Isola et al., CVPR 2017): a U-Net generator, and a 70x70 PatchGAN discriminator that sees the same inputs.
-Without pix2pix's dropout, which is its only noise: T must give one answer for one drawing. Group norm in place of
-batch norm, so that a clip's flow does not depend on its batch. Inside, flow is in units of a *motion norm*, a share of
-the frame width per frame, so that one network serves all resolutions.
+pix2pix (Isola et al., CVPR 2017): a U-Net generator, and for those who want it a 70x70 PatchGAN discriminator that sees
+the same inputs. Without pix2pix's dropout, which is its only noise: T must give one answer for one drawing. Group norm
+in place of batch norm, so that a clip's flow does not depend on its batch.
 """
 
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from motionanim.models.saved import load_network, save_network
+from motionanim.types import Hint
 
-_FORMAT = "motionanim.flow_refiner.3"
-_CONDITION_CHANNELS = 6  # hint 2, RGB 3, mask 1
+_FORMAT = "motionanim.flow_refiner.4"
+_LIKENESS = (0.5, 4.0)  # widths at which pixels count as alike, in squared standard deviations of the luminance
+_ON_PATH = 0.3  # coverage of the arrows' picture from which a pixel lies under an arrow
+_PATH_PIXELS = 48  # most of them that all pixels are compared with
+# Hint 2, reach 1, arrows 3, mask 1, colour 3, likeness 2.
+CONDITION_CHANNELS = 12
+
+
+class Refined(NamedTuple):
+    """What T makes of a hint."""
+
+    flow: Tensor  # (B, 2, H, W) px per frame: what moves times how it moves; 0 outside the mask
+    moves: Tensor  # (B, 1, H, W) logit of "this pixel moves"
+    unit: Tensor  # (B, 1, 1, 1) px per frame: the hint's own speed
 
 
 def _norm(channels: int) -> nn.GroupNorm:
@@ -31,36 +43,34 @@ def _check_width(width: int) -> None:
 class FlowRefiner(nn.Module):
     """The generator: `depth` halvings down to the bottleneck and back, with skips between equal sizes.
 
-    Twice the hint gives twice the flow: inside, the hint is divided by its own mean speed, as norms cannot carry
-    a change in proportion to speeds that range over a factor of ten.
+    It decides two things for every pixel: whether it moves, and how its motion differs from what Eq. 6 spreads from the
+    arrows. Before training the first is the arrows' reach and the second nothing: the result is the soft hint.
 
-    Frames of any size: they are padded inside to multiples of 2**depth. The result is the hint plus a learned change
-    that is zero before training, inside the movable region, and zero outside it.
+    Inside, flow is in units of the hint's own speed, as norms cannot carry a change in proportion to speeds that range
+    over a factor of ten: twice the hint gives twice the flow. Colours are in units of the picture's own contrast, and
+    beside them the network is told how much each pixel looks like those under the arrows, which means the same in a
+    photo as in the procedural world that it learns from.
 
     Args:
         width: Channels of the first level, a multiple of 8; they double per level up to 8 times as many.
         depth: Number of halvings, at least 1.
-        motion_norm: Flow that counts as 1 in the loss and to the discriminator, as a share of the frame width per
-            frame, above 0.
-        sees_image, sees_mask: False blinds both networks to it: what is it worth? The hint is cut at the mask, and so
-            is the result, whatever they see.
+        side: Root of the number of pixels that it is trained at; a picture in use is brought to about as many.
+        sees_image: False blinds it to the picture: what is the picture worth?
 
     Raises:
         ValueError: If an argument is not as above.
     """
 
-    def __init__(self, *, width: int, depth: int, motion_norm: float, sees_image: bool, sees_mask: bool) -> None:
+    def __init__(self, *, width: int, depth: int, side: int, sees_image: bool) -> None:
         super().__init__()
         _check_width(width)
         if depth < 1:
             raise ValueError(f"depth={depth}: must be at least 1")
-        if motion_norm <= 0:
-            raise ValueError(f"motion_norm={motion_norm}: must be above 0, a share of the width such as 0.02")
-        self.config = {
-            "width": width, "depth": depth, "motion_norm": motion_norm, "sees_image": sees_image, "sees_mask": sees_mask
-        }  # fmt: skip
-        self.motion_norm, self.sees_image, self.sees_mask = motion_norm, sees_image, sees_mask
-        widths = [_CONDITION_CHANNELS, *(width * min(2**level, 8) for level in range(depth))]
+        if side < 1:
+            raise ValueError(f"side={side}: must be above 0, the height of a training picture such as 64 px")
+        self.config = {"width": width, "depth": depth, "side": side, "sees_image": sees_image}
+        self.side, self.sees_image = side, sees_image
+        widths = [CONDITION_CHANNELS, *(width * min(2**level, 8) for level in range(depth))]
         self.down = nn.ModuleList()
         self.up = nn.ModuleList()
         for level in range(depth):
@@ -83,46 +93,47 @@ class FlowRefiner(nn.Module):
                     nn.ReLU(),
                 )
             )
-        self.head = nn.Conv2d(width + _CONDITION_CHANNELS, 2, 3, padding=1)
+        self.head = nn.Conv2d(width + CONDITION_CHANNELS, 3, 3, padding=1)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
-    def condition(self, image: Tensor, hint: Tensor, mask: Tensor) -> Tensor:
-        """What the discriminator sees: (B, 6, H, W) float32, hint in motion norms, image in [-1, 1], mask."""
-        return self._seen(self.normalize(hint), image, mask)
+    def condition(self, image: Tensor, hint: Hint, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """What both networks see, (B, 12, H, W), and the hint's speed as in `Refined.unit`."""
+        reach, cover = hint.reach.clamp(max=1), hint.arrows[:, 2:]
+        energy = (hint.flow.square().sum(1, keepdim=True) * reach).sum((2, 3), keepdim=True)
+        unit = (energy / reach.sum((2, 3), keepdim=True).clamp_min(1e-6)).sqrt().clamp_min(1e-6 * image.shape[-1])
+        colour = _colours(image)
+        drawn = hint.arrows[:, :2] / unit
+        # What looks like a pin's place is not what moves.
+        under = cover * (torch.linalg.vector_norm(drawn, dim=1, keepdim=True) > 0.01 * cover)
+        seen = torch.cat([colour, _likeness(colour, under)], dim=1) * self.sees_image
+        told = [hint.flow / unit, hint.reach.clamp(max=2), drawn, cover, mask]
+        return torch.cat([*told, seen], dim=1), unit
 
-    def _seen(self, hint: Tensor, image: Tensor, mask: Tensor) -> Tensor:
-        return torch.cat([hint, image * self.sees_image, mask * self.sees_mask], dim=1)
-
-    def normalize(self, flow: Tensor) -> Tensor:
-        """Px per frame to motion norms: (B, 2, H, W). Both axes share the width, so that directions stay."""
-        return flow / (self.motion_norm * flow.shape[-1])
-
-    def forward(self, image: Tensor, hint: Tensor, mask: Tensor) -> Tensor:
-        """`refine` with gradients and without its checks."""
+    def forward(self, image: Tensor, hint: Hint, mask: Tensor) -> Refined:
+        """`refine` with gradients, without its checks, and with all that a loss needs."""
+        condition, unit = self.condition(image, hint, mask)
         height, width = image.shape[-2:]
         multiple = 2 ** len(self.down)
-        energy = (hint * mask).square().sum((1, 2, 3), keepdim=True) / mask.sum((1, 2, 3), keepdim=True).clamp_min(1)
-        speed = energy.sqrt().clamp_min(1e-6 * width)
-        x = self._seen(hint / speed, image, mask)
-        x = F.pad(x, (0, -width % multiple, 0, -height % multiple), mode="replicate")
+        x = F.pad(condition, (0, -width % multiple, 0, -height % multiple), mode="replicate")
         skips = []
         for down in self.down:
             skips.append(x)
             x = down(x)
         for up, skip in zip(reversed(self.up), reversed(skips)):
             x = torch.cat([up(x), skip], dim=1)
-        change = self.head(x)[..., :height, :width].float() * speed
-        return (hint + change) * mask
+        change, moves = self.head(x)[..., :height, :width].float().split([2, 1], dim=1)
+        moves = moves + torch.logit(hint.reach, eps=1e-3)
+        return Refined((hint.flow + change * unit) * torch.sigmoid(moves) * mask, moves, unit)
 
     @torch.no_grad()
-    def refine(self, image: Tensor, hint: Tensor, mask: Tensor) -> Tensor:
+    def refine(self, image: Tensor, hint: Hint, mask: Tensor) -> Tensor:
         """The steady flow of an image.
 
         Args:
-            image: (B, 3, H, W) float32 in [-1, 1], RGB.
-            hint: (B, 2, H, W) px per frame, from `hints.dense_flow`.
-            mask: (B, 1, H, W) in {0, 1}; 1 where pixels may move.
+            image: (B, 3, H, W) float32 in [-1, 1], RGB, of about `side`² pixels.
+            hint: With a batch dimension.
+            mask: (B, 1, H, W) in {0, 1}; 1 where pixels may move; ones where the user says nothing.
 
         Returns:
             (B, 2, H, W) px per frame; exactly 0 outside the mask.
@@ -131,12 +142,13 @@ class FlowRefiner(nn.Module):
             ValueError: If the shapes do not belong together.
         """
         batch, height, width = len(image), *image.shape[-2:]
-        for name, value, channels in (("image", image, 3), ("hint", hint, 2), ("mask", mask, 1)):
+        given = {"image": (image, 3), "hint.flow": (hint.flow, 2), "hint.reach": (hint.reach, 1)}
+        for name, (value, channels) in (given | {"hint.arrows": (hint.arrows, 3), "mask": (mask, 1)}).items():
             if tuple(value.shape) != (batch, channels, height, width):
                 raise ValueError(
                     f"{name} of shape {tuple(value.shape)}: must be {(batch, channels, height, width)}, as the image"
                 )
-        return self(image, hint, mask)
+        return self(image, hint, mask).flow
 
     def save(self, path: Path | str) -> None:
         """Write the weights and the config that rebuilds the network, as safetensors, whole or not at all."""
@@ -151,6 +163,35 @@ class FlowRefiner(nn.Module):
             ValueError: If the file is not a flow refiner, or its config and its weights do not fit each other.
         """
         return load_network(path, cls, kind=_FORMAT, experiment="flow_refiner")
+
+
+def _colours(image: Tensor) -> Tensor:
+    """Luminance and two differences of colours (B, 3, H, W), in standard deviations of the picture's luminance."""
+    red, green, blue = ((image + 1) / 2).unbind(1)
+    colour = torch.stack([0.299 * red + 0.587 * green + 0.114 * blue, red - green, (red + green) / 2 - blue], dim=1)
+    spread = torch.std(colour[:, :1], dim=(-2, -1), correction=0, keepdim=True).clamp_min(0.02)
+    return (colour - colour.mean((-2, -1), keepdim=True)) / spread
+
+
+def _likeness(colour: Tensor, cover: Tensor) -> Tensor:
+    """How alike each pixel is to the most similar pixel under an arrow: (B, 2, H, W) in [0, 1], at two widths.
+
+    Pixels are compared by their colour, smoothed over 3 px, and by the contrast around them, over 5 px.
+    """
+    batch, _, height, width = colour.shape
+    light = _mean(colour[:, :1], 5)
+    contrast = (_mean(colour[:, :1].square(), 5) - light.square()).clamp_min(0).add(1e-4).sqrt()
+    features = torch.cat([_mean(colour, 3), 2 * _mean(contrast, 3)], dim=1).flatten(2).transpose(1, 2)
+    covered, places = cover.flatten(1).topk(min(_PATH_PIXELS, height * width), dim=1)
+    under = torch.gather(features, 1, places[..., None].expand(-1, -1, features.shape[2]))
+    sizes = features.square().sum(2)[:, :, None] + under.square().sum(2)[:, None]
+    apart = sizes - 2 * features @ under.transpose(1, 2)
+    nearest = torch.where(covered[:, None] < _ON_PATH, torch.inf, apart.clamp_min(0)).amin(2)
+    return torch.stack([torch.exp(-nearest / scale) for scale in _LIKENESS], dim=1).view(batch, 2, height, width)
+
+
+def _mean(x: Tensor, size: int) -> Tensor:
+    return F.avg_pool2d(F.pad(x, (size // 2,) * 4, mode="replicate"), size, 1)
 
 
 class PatchDiscriminator(nn.Module):
@@ -171,7 +212,7 @@ class PatchDiscriminator(nn.Module):
         super().__init__()
         _check_width(width)
         layers: list[nn.Module] = [
-            nn.Conv2d(_CONDITION_CHANNELS + 2, width, 4, stride=2, padding=1),
+            nn.Conv2d(CONDITION_CHANNELS + 2, width, 4, stride=2, padding=1),
             nn.LeakyReLU(0.2),
         ]
         for level, stride in ((1, 2), (2, 2), (3, 1)):
@@ -183,8 +224,8 @@ class PatchDiscriminator(nn.Module):
         """Logits (B, 1, H/8 - 2, W/8 - 2) float32, positive = real.
 
         Args:
-            condition: (B, 6, H, W) of `FlowRefiner.condition`.
-            flow: (B, 2, H, W) in motion norms.
+            condition: (B, 12, H, W) of `FlowRefiner.condition`.
+            flow: (B, 2, H, W) in units of the hint's speed.
 
         Raises:
             ValueError: If a side is below 24 px.

@@ -1,4 +1,4 @@
-"""Training of the flow refiner T (Sec. 3.2 and 4.1): pix2pix's objective on pairs of hint and true flow."""
+"""Training of the flow refiner T (Sec. 3.2 and 4.1) on pairs of arrows and true flow."""
 
 import math
 from pathlib import Path
@@ -9,47 +9,58 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import MeanMetric
 
-from motionanim.models.flow_refiner import FlowRefiner, PatchDiscriminator
+from motionanim.models.flow_refiner import FlowRefiner, PatchDiscriminator, Refined
 from motionanim.pictures import flow_to_rgb
 from motionanim.training.optim import check_end, check_finite, trapezoid
 from motionanim.types import FlowPairBatch
 
+# An error counts up to this many times the hint's speed: a scene whose arrows miss the motion would outweigh the rest.
+_MOST_ERROR = 4.0
+
 
 class FlowRefinerModule(L.LightningModule):
-    """GAN + `l1_weight` * L1 on flow in motion norms.
+    """End-point error in units of the hint's speed + `moves_weight` * cross-entropy of what moves + pix2pix's GAN.
 
-    Both networks step from the same weights (pix2pix steps the discriminator first): one backward pass then serves
-    both, every parameter gets a gradient in it, and plain DDP works. Only the generator's steps count for the trainer,
-    so `trainer.max_steps` are iterations. A step draws nothing at random.
+    With a discriminator both networks step from the same weights (pix2pix steps the discriminator first): one backward
+    pass then serves both, every parameter gets a gradient in it, and plain DDP works. Only the generator's steps count
+    for the trainer, so `trainer.max_steps` are iterations. All that a step draws, which items come with a mask, follows
+    from the items' positions.
 
     Args:
         refiner: The generator.
-        discriminator: Judges its flows in training; not needed later.
+        discriminator: Judges its flows in training; not needed later. None trains without the GAN.
         lr: Learning rate of both.
+        warmup_share: Share of the run, at its start, over which it rises from 0, in [0, 1].
         decay_share: Share of the run, at its end, over which it falls to 0, in [0, 1]; pix2pix has 0.5, 0 is constant.
         beta1: Momentum of both optimisers, in [0, 1).
         weight_decay: AdamW's; with 0 it is pix2pix's Adam.
-        l1_weight: Weight of L1 beside the GAN's term, at least 0.
+        error_weight: Weight of the end-point error, above 0; pix2pix has 100 for its L1, beside a GAN's term of 1.
+        moves_weight: Weight of the cross-entropy within the error's, at least 0.
+        mask_share: Share of items for which the user's mask is given, in [0, 1]; for the others T sees ones.
     """
 
     def __init__(
         self,
         *,
         refiner: FlowRefiner,
-        discriminator: PatchDiscriminator,
+        discriminator: PatchDiscriminator | None,
         lr: float,
+        warmup_share: float,
         decay_share: float,
         beta1: float,
         weight_decay: float,
-        l1_weight: float,
+        error_weight: float,
+        moves_weight: float,
+        mask_share: float,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["refiner", "discriminator"])
         self.automatic_optimization = False
         self.refiner, self.discriminator = refiner, discriminator
-        self.lr, self.decay_share, self.beta1 = lr, decay_share, beta1
-        self.weight_decay, self.l1_weight = weight_decay, l1_weight
-        self.epe_hint, self.epe_refined = MeanMetric(), MeanMetric()
+        self.lr, self.warmup_share, self.decay_share, self.beta1 = lr, warmup_share, decay_share, beta1
+        self.weight_decay, self.error_weight, self.moves_weight = weight_decay, error_weight, moves_weight
+        self.mask_share = mask_share
+        self.epe_still, self.epe_hint, self.epe_refined, self.iou = (MeanMetric() for _ in range(4))
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         return [
@@ -57,73 +68,100 @@ class FlowRefinerModule(L.LightningModule):
                 network.parameters(), lr=self.lr, betas=(self.beta1, 0.999), weight_decay=self.weight_decay
             )
             for network in (self.refiner, self.discriminator)
+            if network is not None
         ]
 
-    @property
-    def _decay_steps(self) -> int:
+    def _steps(self, share: float) -> int:
         # Without an end every share of the run counts as a step, which `check_end` then refuses.
-        return math.ceil(self.decay_share * max(self.trainer.max_steps, 1))
+        return math.ceil(share * max(self.trainer.max_steps, 1))
 
     def on_fit_start(self) -> None:
         if self.trainer.precision == "16-mixed":
             raise ValueError("trainer.precision=16-mixed: the flow refiner trains in 32-true or bf16-mixed")
-        if not 0 <= self.decay_share <= 1:
-            raise ValueError(f"model.decay_share={self.decay_share}: must be in [0, 1]")
-        check_end(self._decay_steps, self.trainer.max_steps)
+        for name in ("warmup_share", "decay_share", "mask_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"model.{name}={getattr(self, name)}: must be in [0, 1]")
+        check_end(self._steps(self.decay_share), self.trainer.max_steps)
 
     def training_step(self, batch: FlowPairBatch, batch_idx: int) -> None:
-        generator_optimizer, _ = self.optimizers()
-        # Stepped outside Lightning's wrapper, which would count each iteration twice.
-        _, discriminator_optimizer = self.optimizers(use_pl_optimizer=False)
-        factor = trapezoid(self.global_step, warmup=0, decay=self._decay_steps, total=self.trainer.max_steps)
-        for optimizer in (generator_optimizer, discriminator_optimizer):
+        ends = {"warmup": self._steps(self.warmup_share), "decay": self._steps(self.decay_share)}
+        factor = trapezoid(self.global_step, **ends, total=self.trainer.max_steps)
+        # The discriminator's is stepped outside Lightning's wrapper, which would count each iteration twice.
+        wrapped, plain = self.optimizers(), self.optimizers(use_pl_optimizer=False)
+        generator_optimizer, *others = wrapped if isinstance(wrapped, list) else [wrapped]
+        discriminator_optimizer = plain[1] if others else None
+        for optimizer in plain if isinstance(plain, list) else [plain]:
             for group in optimizer.param_groups:
                 group["lr"] = self.lr * factor
-        condition = self.refiner.condition(batch.image, batch.hint, batch.mask)
-        true = self.refiner.normalize(batch.flow * batch.mask)
-        made = self.refiner.normalize(self.refiner(batch.image, batch.hint, batch.mask))
-
-        # The generator's term must leave no gradient in the discriminator.
-        self.toggle_optimizer(generator_optimizer)
-        fooled = _cross_entropy(self.discriminator(condition, made), real=True)
-        self.untoggle_optimizer(generator_optimizer)
-        l1 = F.l1_loss(made, true)
-        generator_loss = fooled + self.l1_weight * l1
-        discriminator_loss = 0.5 * (
-            _cross_entropy(self.discriminator(condition, true), real=True)
-            + _cross_entropy(self.discriminator(condition, made.detach()), real=False)
-        )
-        loss = generator_loss + discriminator_loss
+        given = self._given(batch)
+        made = self.refiner(batch.image, batch.hint, given)
+        error, moves = self._losses(made, batch, given)
+        losses = {"error": error, "moves": moves}
+        generator_loss = self.error_weight * (error + self.moves_weight * moves)
+        loss = generator_loss
+        if self.discriminator is not None:
+            condition, unit = self.refiner.condition(batch.image, batch.hint, given)
+            real, fake = batch.flow * batch.mask / unit, made.flow / unit
+            # The generator's term must leave no gradient in the discriminator.
+            self.toggle_optimizer(generator_optimizer)
+            losses["gan"] = _cross_entropy(self.discriminator(condition, fake), real=True)
+            self.untoggle_optimizer(generator_optimizer)
+            losses["discriminator"] = 0.5 * (
+                _cross_entropy(self.discriminator(condition, real), real=True)
+                + _cross_entropy(self.discriminator(condition, fake.detach()), real=False)
+            )
+            generator_loss = generator_loss + losses["gan"]
+            loss = generator_loss + losses["discriminator"]
         check_finite(loss, self.global_step)
         generator_optimizer.zero_grad()
-        discriminator_optimizer.zero_grad()
+        if discriminator_optimizer is not None:
+            discriminator_optimizer.zero_grad()
         self.manual_backward(loss)
         generator_optimizer.step()
-        discriminator_optimizer.step()
-        self.log_dict(
-            {
-                "train/loss": generator_loss,
-                "train/loss_gan": fooled,
-                "train/loss_l1": l1,
-                "train/loss_discriminator": discriminator_loss,
-            },
-            batch_size=len(batch.flow),
-        )
+        if discriminator_optimizer is not None:
+            discriminator_optimizer.step()
+        shown = {"train/loss": generator_loss} | {f"train/loss_{name}": value for name, value in losses.items()}
+        self.log_dict(shown, batch_size=len(batch.flow))
+
+    def _given(self, batch: FlowPairBatch) -> Tensor:
+        """The masks that T is given: true ones for `mask_share` of the items, ones for the others."""
+        # A Weyl sequence: every run of positions has nearly that share of them.
+        with_mask = (batch.position.double() * 0.6180339887498949) % 1 < self.mask_share
+        return torch.where(with_mask.view(-1, 1, 1, 1), batch.mask, torch.ones_like(batch.mask))
+
+    @staticmethod
+    def _losses(made: Refined, batch: FlowPairBatch, given: Tensor) -> tuple[Tensor, Tensor]:
+        error = torch.linalg.vector_norm(made.flow - batch.flow * batch.mask, dim=1, keepdim=True) / made.unit
+        moves = F.binary_cross_entropy_with_logits(made.moves, batch.mask, reduction="none") * given
+        return error.clamp(max=_MOST_ERROR).mean(), moves.mean()
 
     def validation_step(self, batch: FlowPairBatch, batch_idx: int) -> None:
-        """End-point error of hint and result over the movable pixels, px per frame, mean over clips that have some."""
-        pixels = batch.mask.flatten(1).sum(1)
-        refined = self.refiner(batch.image, batch.hint, batch.mask)
-        for name, metric, flow in (("hint", self.epe_hint, batch.hint), ("refined", self.epe_refined, refined)):
-            error = torch.linalg.vector_norm(flow - batch.flow, dim=1, keepdim=True) * batch.mask
-            metric.update(error.flatten(1).sum(1) / pixels.clamp_min(1), (pixels > 0).float())
-            self.log(f"val/epe_{name}", metric)
+        """Without a mask: end-point error of no motion, of the soft hint and of T, px per frame, mean over all pixels.
+
+        And the intersection over union of the pixels that T moves and those that move.
+        """
+        made = self.refiner(batch.image, batch.hint, torch.ones_like(batch.mask))
+        true, moves = batch.flow * batch.mask, made.moves > 0
+        soft = batch.hint.flow * batch.hint.reach.clamp(max=1)
+        for metric, flow in (
+            (self.epe_still, torch.zeros_like(true)), (self.epe_hint, soft), (self.epe_refined, made.flow)
+        ):  # fmt: skip
+            metric.update(torch.linalg.vector_norm(flow - true, dim=1).flatten(1).mean(1))
+        both, either = (moves & (batch.mask > 0)).flatten(1).sum(1), (moves | (batch.mask > 0)).flatten(1).sum(1)
+        self.iou.update(both / either.clamp_min(1), (either > 0).float())
+        self.log_dict(
+            {
+                "val/epe_still": self.epe_still, "val/epe_hint": self.epe_hint, "val/epe_refined": self.epe_refined,
+                "val/iou": self.iou,
+            }
+        )  # fmt: skip
 
     @torch.no_grad()
     def example_pictures(self, batch: FlowPairBatch) -> dict[str, Tensor]:
         """Pictures of a batch, each (B, 3, H, W) float32 in [-1, 1]; the flows share one colour scale."""
-        refined = self.refiner.refine(batch.image, batch.hint, batch.mask)
-        flows = flow_to_rgb(torch.stack([batch.hint, refined, batch.flow]))
+        refined = self.refiner.refine(batch.image, batch.hint, torch.ones_like(batch.mask))
+        soft = batch.hint.flow * batch.hint.reach.clamp(max=1)
+        flows = flow_to_rgb(torch.stack([soft, refined, batch.flow * batch.mask]))
         return {"image": batch.image, **dict(zip(("hint", "refined", "truth"), flows))}
 
     def export(self, folder: Path) -> Path:
