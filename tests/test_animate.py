@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import forked
@@ -316,3 +317,27 @@ def test_a_mistake_or_the_eulerian_renderer_waits_for_no_network_library() -> No
     code = "import sys, motionanim.animate; print(*{'diffusers', 'transformers', 'lightning'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+def test_without_a_mask_t_decides_and_says_so(photo: Path, tiny: list[str], tmp_path: Path) -> None:
+    def made(name: str, **settings) -> tuple[list[str], int]:
+        out = tmp_path / f"{name}.mp4"
+        made = animate(
+            tiny[:-1], image=photo, arrows=ARROW, renderer="eulerian", frames=4, out=out, progress=False, **settings
+        )
+        with Image.open(out.with_suffix(".png")) as picture:
+            return made.record["notes"], picture.width
+
+    with pytest.warns(UserWarning, match=r"T proposes that \d+% of the photo move; .*with\.png shows it"):
+        notes, width = made("with")
+    assert len(notes) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert made("without", refiner=None) == ([], pytest.approx(width * 7 / 8, rel=0.05))
+        mask = tmp_path / "mask.png"
+        Image.fromarray(np.pad(np.full((20, 48), 255, np.uint8), ((0, 16), (0, 0)))).save(mask)
+        assert made("masked", mask=mask)[0] == []
+        # Nothing is loaded that is not asked.
+        assert made("masked", mask=mask, refiner=str(tmp_path / "none.safetensors"))[0] == []
+    with pytest.raises(ValueError, match=r"refiner=.*none\.safetensors: no such file"):
+        made("missing", refiner=str(tmp_path / "none.safetensors"))

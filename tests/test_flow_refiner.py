@@ -12,7 +12,7 @@ from motionanim.data.stream import StreamData
 from motionanim.data.synthetic import SyntheticFlowPairs
 from motionanim.example_arrows import sample_hint
 from motionanim.models.flow_refiner import FlowRefiner, PatchDiscriminator
-from motionanim.paths import path_hint
+from motionanim.paths import nearest_on_path, path_hint
 from motionanim.training.flow_refiner import FlowRefinerModule
 from motionanim.types import FlowPairBatch, Hint
 
@@ -100,7 +100,7 @@ def test_before_training_the_flow_is_the_soft_hint_and_gradients_reach_the_head(
     image, hint, mask = inputs()
     network = refiner(trained=False)
     soft = hint.flow * hint.reach.clamp(max=1) * mask
-    torch.testing.assert_close(network.refine(image, hint, mask), soft, atol=2e-3, rtol=0)
+    torch.testing.assert_close(network(image, hint, mask).flow, soft, atol=2e-3, rtol=0)
     network(image, hint, mask).flow.square().sum().backward()
     assert network.head.weight.grad.abs().sum() > 0
 
@@ -145,6 +145,23 @@ def test_a_blind_refiner_judges_by_the_rest_alone():
         assert condition.shape[1] == 12
         assert condition[:, :7].flatten(2).any(2).all()
         assert condition[:, 7:].any() == seen
+
+
+def test_in_use_the_drawing_holds_on_its_lines_and_far_from_all_of_them():
+    image, hint, _ = inputs(64, 64)
+    paths, pins = [torch.tensor([[8.0, 8.0], [20.0, 8.0]])], torch.tensor([[12.0, 20.0]])
+    drawn = path_hint(paths, [1.5], pins, 64, 64, sigma=0.2, normalized="exact")
+    hint = Hint(*(each.expand(2, -1, -1, -1) for each in drawn))
+    network = refiner()
+    free, flow = (each(image, hint, torch.ones(2, 1, 64, 64)) for each in (network, network.refine))
+    assert (free.flow[:, :, 8, 12] - torch.tensor([1.5, 0.0])).abs().max() > 0.05
+    torch.testing.assert_close(flow[:, :, 8, 12], torch.tensor([[1.5, 0.0]] * 2), atol=1e-4, rtol=0)
+    assert flow[:, :, 20, 12].abs().max() < 1e-3
+    apart = nearest_on_path(paths[0], 64, 64)[0].sqrt() / (0.2 * 64)
+    assert flow[:, :, apart > 2.0].abs().max() < 1e-30
+    assert free.flow[:, :, apart > 2.0].abs().max() > 0
+    between = (apart > 1.0) & (apart < 1.5) & (hint.arrows[0, 2] < 1e-6)
+    torch.testing.assert_close(flow[:, :, between], free.flow[:, :, between], atol=1e-5, rtol=1e-4)
 
 
 def test_likeness_is_one_under_the_arrows_and_follows_the_colour_but_not_a_pin():
@@ -403,7 +420,7 @@ def test_example_pictures_are_frames(tmp_path):
     for picture in pictures.values():
         assert picture.shape == (2, 3, 24, 24)
         assert picture.abs().max() <= 1
-    torch.testing.assert_close(pictures["hint"], pictures["refined"], atol=0.02, rtol=0)  # untrained
+    torch.testing.assert_close(pictures["hint"], pictures["refined"], atol=0.1, rtol=0)  # untrained
     still = (batch.mask == 0).expand(-1, 3, -1, -1)
     assert pictures["truth"][still].eq(1).all()
 

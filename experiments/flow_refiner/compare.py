@@ -91,8 +91,8 @@ def fields(pair: Pair, refiners: dict[str, FlowRefiner]) -> dict[str, tuple[Tens
         for suffix, mask in (("", ones), (" and the true mask", pair.mask)):
             if suffix and label != next(iter(refiners)):
                 continue
-            refined = refiner(pair.image[None], hint, mask[None])
-            made[label + suffix] = refined.flow[0], (refined.moves[0] > 0) & (mask > 0)
+            asked = pair.image[None], hint, mask[None]
+            made[label + suffix] = refiner.refine(*asked)[0], (refiner(*asked).moves[0] > 0) & (mask > 0)
     return made
 
 
