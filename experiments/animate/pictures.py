@@ -37,12 +37,16 @@ def main() -> None:
             ["eulerian.loop=true"], **photo(5), arrows=[[130, 60, 138, 84]], renderer="eulerian", frames=60, fps=15,
             out=OUT / "eulerian.mp4",
         ),
+        "proposal": animate(
+            image=photo(5)["image"], arrows=[[130, 60, 138, 84]], renderer="eulerian", frames=60, fps=15,
+            out=OUT / "proposal.mp4",
+        ),
         "diffusion": animate(**photo(18), arrows=[[80, 170, 150, 165]], frames=125, out=OUT / "diffusion.mp4"),
         "strength": animate(
             **photo(31), arrows=[[60, 80, 120, 80]], strength=[100, 200, 300, 400], out=OUT / "strength.mp4"
         ),
     }  # fmt: skip
-    for name in ("eulerian", "diffusion"):
+    for name in ("eulerian", "proposal", "diffusion"):
         (HERE / f"{name}.png").write_bytes((OUT / f"{name}.png").read_bytes())
     sweep = sheet([made["strength"].frames], columns=3)
     write_picture(HERE / "strength.png", sweep.repeat_interleave(2, 1).repeat_interleave(2, 2))
