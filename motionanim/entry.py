@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import torch
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
@@ -66,7 +65,9 @@ def memory_advice(cfg: DictConfig) -> str:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """A GPU's or the host's; PyTorch has no type of its own for the latter."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+    torch = sys.modules.get("torch")  # what is not imported has raised nothing
+    gpu = torch is not None and isinstance(error, torch.OutOfMemoryError)
+    return gpu or isinstance(error, MemoryError) or "can't allocate memory" in str(error)
 
 
 def is_misconfiguration(error: BaseException) -> bool:

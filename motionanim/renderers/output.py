@@ -1,8 +1,6 @@
 """What animate leaves: video, picture, record, and on request a GIF and PNG files; all of them or none."""
 
 import json
-import os
-import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -20,34 +18,6 @@ from motionanim.files import atomic_path
 from motionanim.motion_kinds import peak_velocity
 from motionanim.pictures import draw_controls, flow_to_rgb, gif_picture, panels, write_gif, write_picture
 
-NUMBERED = re.compile(r"\d{5}\.png")
-
-
-def output_files(out: Path, *, gif: bool, png: bool, inputs: Sequence[Path]) -> dict[str, Path]:
-    """What will be written beside the video `out`.
-
-    Raises:
-        ValueError: If it cannot be written, or would replace an input.
-    """
-    if out.suffix.lower() != ".mp4":
-        raise ValueError(f"out={out}: must end in .mp4")
-    files = {"video": out, "record": out.with_suffix(".json"), "picture": out.with_suffix(".png")}
-    if gif:
-        files["gif"] = out.with_suffix(".gif")
-    for path in files.values():
-        if path.resolve() in {each.resolve() for each in inputs}:
-            raise ValueError(f"out={out} would replace the input {path}: choose another name")
-        if path.is_dir():
-            raise ValueError(f"out={out}: {path} is a folder, choose another name")
-    if png:
-        folder = files["frames"] = out.with_suffix("")
-        if folder.exists() and not (folder.is_dir() and all(NUMBERED.fullmatch(p.name) for p in folder.iterdir())):
-            raise ValueError(f"out={out}: frames would go to {folder}, which holds other files: choose another name")
-    existing = next(parent for parent in out.absolute().parents if parent.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise ValueError(f"out={out}: {existing} cannot be written: choose another folder")
-    return files
-
 
 def write_files(
     files: Mapping[str, Path],
@@ -62,7 +32,7 @@ def write_files(
     """Write all files or, on a full disk, none.
 
     Args:
-        files: Of `output_files`.
+        files: Of `files.output_files`.
         videos: Their frames (3, H, W) in [-1, 1], one at a time; several stand side by side.
         overview: The first pictures of the overview, see `drawn`; five frames of the first video follow.
         record: Of the JSON file; read when all frames were made.
