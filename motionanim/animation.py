@@ -21,9 +21,10 @@ from motionanim.entry import quiet
 from motionanim.flow import resize_flow
 from motionanim.images import fit, load_image, load_mask, model_size, stretched
 from motionanim.motion_kinds import Parts, doubts, velocity
+from motionanim.progress import Progress
 from motionanim.regions import propose_region
 from motionanim.renderers import eulerian
-from motionanim.renderers.kinds import Photo, looped
+from motionanim.renderers.kinds import PIXEL, Photo, looped
 from motionanim.renderers.output import drawn, write_files
 
 VERSIONS = ("torch", "diffusers", "motionanim")
@@ -57,20 +58,22 @@ def make(
     }
     start = time.perf_counter()
     image, controls = _at_size(config, photo, controls)
-    render = _eulerian if config.renderer == "eulerian" else _diffusion
-    videos, shown, details = render(config, image, controls, strengths)
-    pixels = config.frames * len(videos) * shown[0].image[0].numel()
-    kept: list[Tensor] | None = [] if keep and pixels <= MAX_PIXELS else None
-    record |= details
+    with Progress(shown=config.progress, runs=len(strengths)) as progress:
+        progress.expect("frames", config.frames, seconds=PIXEL * image[0].numel())
+        render = _eulerian if config.renderer == "eulerian" else _diffusion
+        videos, shown, details = render(config, image, controls, strengths, progress)
+        pixels = config.frames * len(videos) * shown[0].image[0].numel()
+        kept: list[Tensor] | None = [] if keep and pixels <= MAX_PIXELS else None
+        record |= details
 
-    def timed() -> Iterator[Tensor]:
-        yield from videos[0]
-        record["seconds"] = time.perf_counter() - start
+        def timed() -> Iterator[Tensor]:
+            yield from videos[0]
+            record["seconds"] = time.perf_counter() - start
 
-    write_files(
-        files, [timed(), *videos[1:]], num_frames=config.frames, fps=config.fps, overview=drawn(*shown[0]),
-        record=record, kept=kept,
-    )  # fmt: skip
+        write_files(
+            files, [timed(), *videos[1:]], num_frames=config.frames, fps=config.fps, overview=drawn(*shown[0]),
+            record=record, kept=kept, progress=progress,
+        )  # fmt: skip
     return None if kept is None else torch.stack(kept), record
 
 
@@ -150,17 +153,21 @@ def _fields(
     return made
 
 
-def _eulerian(config: DictConfig, image: Tensor, controls: Controls, strengths: list[float | None]) -> Made:
+def _eulerian(
+    config: DictConfig, image: Tensor, controls: Controls, strengths: list[float | None], progress: Progress
+) -> Made:
     """Videos of the image's own size."""
     eulerian.check(controls, field=config.controls.field, loras=config.loras)
     made = _fields(config, image, controls, strengths, stepwise=False)
-    options = {"num_frames": config.frames, "loop": config.eulerian.loop, "progress": config.progress}
+    options = {"num_frames": config.frames, "loop": config.eulerian.loop}
     flowing = hydra.utils.instantiate(config.eulerian)
     videos = [eulerian.render(image, controls, fields, flowing=flowing, **options) for fields in made]
     return videos, [Shown(image, controls, fields) for fields in made], {}
 
 
-def _diffusion(config: DictConfig, image: Tensor, controls: Controls, strengths: list[float | None]) -> Made:
+def _diffusion(
+    config: DictConfig, image: Tensor, controls: Controls, strengths: list[float | None], progress: Progress
+) -> Made:
     """Videos by the model, at its own size or enlarged to the image's."""
     from motionanim.generate import Generator, pick_device  # seconds, which a mistake in the settings need not wait for
     from motionanim.renderers import diffusion
@@ -190,18 +197,14 @@ def _diffusion(config: DictConfig, image: Tensor, controls: Controls, strengths:
         rendered = diffusion.render(
             generator, diffusion.Small(small, fitted, fields), num_frames=config.frames, fps=config.fps,
             strength=strength, long_video=hydra.utils.instantiate(config.long_video), flowing=flowing, loop=loop,
-            seed=config.seed, progress=config.progress,
+            seed=config.seed, progress=progress,
         )  # fmt: skip
         records.append(rendered.record._asdict())
         if full:
             parts = looped(full[number].parts, config.frames) if loop else full[number].parts
             videos.append(
                 diffusion.at_photo_size(
-                    Photo(image, controls.mask, parts),
-                    rendered,
-                    flowing=flowing,
-                    num_frames=config.frames,
-                    progress="frames" if config.progress else None,
+                    Photo(image, controls.mask, parts), rendered, flowing=flowing, num_frames=config.frames
                 )
             )
             shown.append(Shown(image, controls, full[number]))

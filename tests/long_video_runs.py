@@ -89,5 +89,5 @@ def run(method, *, model=None, frames=N, seed=0, given=None, sigmas=SIGMAS, **op
     with torch.no_grad():
         return method(
             predicting(model or toy_model(), given), given, num_frames=frames, sigmas=sigmas,
-            generator=torch.Generator().manual_seed(seed), progress=False, **options,
+            generator=torch.Generator().manual_seed(seed), progress=None, **options,
         )  # fmt: skip

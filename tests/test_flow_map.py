@@ -15,9 +15,7 @@ from motionanim.models import flow_map
 
 def frames(image, flow, *, num_frames=12, loop=False, mask=None, reach=0.1, seed=0):
     mask = torch.ones(1, *image.shape[-2:]) if mask is None else mask
-    return flow_map.frames(
-        image, flow, num_frames=num_frames, loop=loop, mask=mask, reach=reach, seed=seed, progress=None
-    )
+    return flow_map.frames(image, flow, num_frames=num_frames, loop=loop, mask=mask, reach=reach, seed=seed)
 
 
 def render(image, flow, **options):
@@ -163,6 +161,6 @@ def test_the_same_seed_gives_the_same_frames_and_another_does_not():
 )
 def test_bad_input_is_named_before_the_first_frame(changes, message):
     good = {"image": torch.zeros(3, 8, 8), "flow": torch.zeros(2, 8, 8), "num_frames": 2, "loop": True,
-            "mask": torch.ones(1, 8, 8), "reach": 0.1, "seed": 0, "progress": None}  # fmt: skip
+            "mask": torch.ones(1, 8, 8), "reach": 0.1, "seed": 0}  # fmt: skip
     with pytest.raises(ValueError, match=message):
         flow_map.frames(**good | changes)

@@ -41,7 +41,7 @@ def disc(x: float, y: float, radius: float) -> Tensor:
 def made(parts: Parts, num_frames: int, image: Tensor | None = None, *, loop: bool = False) -> Tensor:
     flowing = partial(flow_map.frames, loop=loop, reach=0.08, seed=0)
     photo = Photo(texture() if image is None else image, ONES, looped(parts, num_frames) if loop else parts)
-    return torch.stack(list(photo_frames(photo, num_frames=num_frames, flowing=flowing, progress=None)))
+    return torch.stack(list(photo_frames(photo, num_frames=num_frames, flowing=flowing)))
 
 
 def sharpness(frame: Tensor, region: Tensor) -> float:
@@ -72,7 +72,7 @@ def test_a_wheel_turns_by_its_angle() -> None:
     quarter = Turn(region, ((H - 1) / 2, (H - 1) / 2), math.pi / 12)
     flowing = partial(flow_map.frames, loop=False, reach=0.08, seed=0)
     photo = Photo(image, region, Parts(torch.zeros(2, H, H), (), (), (quarter,)))
-    video = list(photo_frames(photo, num_frames=7, flowing=flowing, progress=None))
+    video = list(photo_frames(photo, num_frames=7, flowing=flowing))
     torch.testing.assert_close(video[6], torch.rot90(image, -1, (1, 2)), atol=1e-2, rtol=0)
 
 
@@ -124,7 +124,7 @@ def test_where_the_model_agrees_the_video_is_the_photo_in_motion() -> None:
     flow[0] = 1.0
     photo, flowing = Photo(texture(), ONES, Parts(flow)), partial(flow_map.frames, loop=False, reach=0.08, seed=0)
     video = made(photo.parts, 8)
-    enlarge = partial(at_photo_size, photo, flowing=flowing, num_frames=8, progress=None)
+    enlarge = partial(at_photo_size, photo, flowing=flowing, num_frames=8)
     torch.testing.assert_close(torch.stack(list(enlarge(rendered(video, 0.0)))), video, atol=1e-6, rtol=0)
     change = torch.zeros(8, 3, 16, 20)
     change[3:, :, 4:8, 5:10] = 0.9
@@ -137,7 +137,7 @@ def test_where_the_model_agrees_the_video_is_the_photo_in_motion() -> None:
 def test_outside_the_region_the_photo_stays_whatever_the_model_says() -> None:
     photo, flowing = Photo(texture(), box(0, H, 0, 40), Parts(STILL)), partial(flow_map.frames, loop=False)
     video = photo.image.expand(4, -1, -1, -1)
-    shown = torch.stack(list(at_photo_size(photo, rendered(video, 1.0), flowing=flowing, num_frames=4, progress=None)))
+    shown = torch.stack(list(at_photo_size(photo, rendered(video, 1.0), flowing=flowing, num_frames=4)))
     assert torch.equal(shown[..., 40:], video[..., 40:])
     assert not torch.equal(shown[1:, ..., :40], video[1:, ..., :40])
 

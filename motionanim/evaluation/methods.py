@@ -151,7 +151,7 @@ class Ours(_Maker):
         frames, record = self.generator(
             case.frames[:1], flow, num_frames=len(case.frames), fps=case.fps,
             strength=motion_strength(flow) if self.use_strength else None, use_flow=self.use_flow,
-            mask=case.mask[None], long_video=self.long_video, seed=seed, progress=False,
+            mask=case.mask[None], long_video=self.long_video, seed=seed, progress=None,
         )  # fmt: skip
         return Made(frames[0].cpu(), None, record.calls, record.borders, record.split_sigma)
 
@@ -188,7 +188,7 @@ class Eulerian(Warp):
 
     def __call__(self, case: Case, seed: int) -> Made:
         steady = _field(case, self.request, self.controls, self.refiner).mean(0)
-        frames = self.render(case.frames[0], steady, num_frames=len(case.frames), mask=case.mask, progress=None)
+        frames = self.render(case.frames[0], steady, num_frames=len(case.frames), mask=case.mask)
         return Made(torch.stack(list(frames)))
 
 

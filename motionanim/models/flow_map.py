@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from scipy import ndimage
 from torch import Tensor
-from tqdm import tqdm
 
 from motionanim.models.eulerian import check_inputs
 
@@ -46,7 +45,6 @@ class _Pace(NamedTuple):
 
 def frames(
     image: Tensor, flow: Tensor, *, num_frames: int, loop: bool, mask: Tensor, reach: float, seed: int,
-    progress: str | None,
 ) -> Iterator[Tensor]:  # fmt: skip
     """Animate a picture, one frame at a time; the memory does not grow with `num_frames`.
 
@@ -61,7 +59,6 @@ def frames(
         mask: (1, H, W) in {0, 1}; 1 where pixels may move.
         reach: Share of the picture's height that the texture travels in half a period, above 0: fast motion starts
             again more often than slow motion.
-        progress: Text before a progress bar; None shows none.
 
     Yields:
         N frames (3, H, W) float32 in [-1, 1].
@@ -72,12 +69,11 @@ def frames(
     check_inputs(image, flow, mask, num_frames, least_side=1)
     if not reach > 0:
         raise ValueError(f"reach={reach}: must be above 0, a share of the picture's height such as 0.05")
-    return _frames(image, flow, num_frames, loop, mask, reach, seed, progress)
+    return _frames(image, flow, num_frames, loop, mask, reach, seed)
 
 
 def _frames(
     image: Tensor, flow: Tensor, num_frames: int, loop: bool, mask: Tensor, reach: float, seed: int,
-    progress: str | None,
 ) -> Iterator[Tensor]:  # fmt: skip
     may_move = mask[0].cpu().numpy() > 0
     field = np.where(may_move, flow.cpu().float().numpy(), 0).transpose(1, 2, 0)
@@ -93,7 +89,7 @@ def _frames(
         fade = np.clip(ndimage.distance_transform_edt(np.pad(moves, 1, mode="edge"))[1:-1, 1:-1] / (FADE + 1), 0, 1)
         fade = fade.astype(np.float32)
         del field, carried, moves
-    for t in tqdm(range(num_frames), desc=progress, disable=progress is None, leave=False):
+    for t in range(num_frames):
         made = image.detach().clone()
         if t > 0:
             for rows, columns in tiles:

@@ -16,6 +16,7 @@ from motionanim.motion_kinds import Move, Parts, Sway, Turn, sway_wave, turn_dis
 
 INPAINT = 5.0  # px that cv2.inpaint looks around
 SEARCHES = 3  # fixed-point steps from a pixel to the place that sways there
+PIXEL = 2e-7  # seconds that a pixel of a frame takes, guessed until the first frame is there
 
 Flowing = Callable[..., Iterator[Tensor]]  # `flow_map.frames` or `eulerian.frames`, its options bound
 
@@ -47,19 +48,18 @@ def _whole(angle: float) -> float:
     return float(np.copysign(max(1, round(abs(angle) / circle)) * circle, angle))
 
 
-def photo_frames(photo: Photo, *, num_frames: int, flowing: Flowing, progress: str | None) -> Iterator[Tensor]:
+def photo_frames(photo: Photo, *, num_frames: int, flowing: Flowing) -> Iterator[Tensor]:
     """Frames (3, H, W) in [-1, 1] of all kinds of motion; frame 0 is the photo.
 
     Args:
         num_frames: N; a region that travels rests where its offsets end.
         flowing: What renders the flow.
-        progress: Text before a progress bar; None shows none.
     """
     parts, image = photo.parts, photo.image
     rigid = [*(move.region for move in parts.moves), *(turn.region for turn in parts.turns)]
     mask = photo.mask if not rigid else photo.mask * (1 - torch.stack(rigid).amax(0))
     ground = _uncovered(image, parts.moves)
-    stream = flowing(ground, parts.flow, num_frames=num_frames, mask=mask, progress=progress)
+    stream = flowing(ground, parts.flow, num_frames=num_frames, mask=mask)
     for t, frame in enumerate(stream):
         if t == 0 or parts.flow_only:
             yield image if t == 0 else frame

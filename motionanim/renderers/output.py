@@ -17,6 +17,7 @@ from motionanim.drawing import Controls
 from motionanim.files import atomic_path
 from motionanim.motion_kinds import peak_velocity
 from motionanim.pictures import draw_controls, flow_to_rgb, gif_picture, panels, write_gif, write_picture
+from motionanim.progress import Progress
 
 
 def write_files(
@@ -28,6 +29,7 @@ def write_files(
     overview: Sequence[Tensor],
     record: Mapping[str, Any],
     kept: list[Tensor] | None,
+    progress: Progress,
 ) -> None:
     """Write all files or, on a full disk, none.
 
@@ -37,6 +39,7 @@ def write_files(
         overview: The first pictures of the overview, see `drawn`; five frames of the first video follow.
         record: Of the JSON file; read when all frames were made.
         kept: Takes the frames too.
+        progress: Is told of every frame of every video, as its stage "frames".
     """
     with ExitStack() as stack:
         paths = {name: stack.enter_context(atomic_path(file)) for name, file in files.items() if name != "frames"}
@@ -44,7 +47,7 @@ def write_files(
             folder = files["frames"]
             made = stack.enter_context(TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}."))
             paths["frames"] = Path(made) / "new"
-        shown = _write_frames(paths, videos, num_frames, fps, kept)
+        shown = _write_frames(paths, videos, num_frames, fps, kept, progress)
         paths["record"].write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         write_picture(paths["picture"], panels([*overview, *shown]))
         if "frames" in files:
@@ -64,7 +67,7 @@ def drawn(image: Tensor, controls: Controls, fields: Fields) -> list[Tensor]:
 
 def _write_frames(
     paths: Mapping[str, Path], videos: Sequence[Iterable[Tensor]], num_frames: int, fps: float,
-    kept: list[Tensor] | None,
+    kept: list[Tensor] | None, progress: Progress,
 ) -> list[Tensor]:  # fmt: skip
     """Five of the frames, as panels."""
     chosen, shown, coloured = torch.linspace(0, num_frames - 1, 5).round().int().tolist(), [], []
@@ -80,6 +83,7 @@ def _write_frames(
             if kept is not None:
                 kept.append(frame)
             yield frame
+            progress.done("frames", len(parts))  # encoded
 
     write_video(paths["video"], passing(), fps)
     if "gif" in paths:
