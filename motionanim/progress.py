@@ -22,7 +22,7 @@ def now() -> float:
 class _Stage:
     """Units of about equal cost."""
 
-    def __init__(self, units: float, seconds: float) -> None:
+    def __init__(self, units: float, seconds: float | None) -> None:
         self.units, self.guess = units, seconds
         self.done = self.spent = self.first_done = self.first_spent = 0.0
 
@@ -32,22 +32,24 @@ class _Stage:
         self.done, self.spent = self.done + units, self.spent + seconds
 
     @property
-    def left(self) -> float:
-        """Seconds."""
+    def left(self) -> float | None:
+        """Seconds; None while there is nothing to tell them from."""
+        if self.done >= self.units:
+            return 0.0
         per_unit = self.guess
         if self.done > self.first_done:
-            # The first report holds what is prepared for all units, so it tells nothing about the others.
+            # The first report holds what is prepared for all units.
             per_unit = (self.spent - self.first_spent) / (self.done - self.first_done)
-        elif self.done > 0:
+        elif self.done > 0 and per_unit is None:
             per_unit = self.spent / self.done
-        return max(self.units - self.done, 0) * per_unit
+        return None if per_unit is None else (self.units - self.done) * per_unit
 
 
 class Progress:
     """A bar on standard error that stands at the share of the job's time that is over.
 
-    The time left is the sum over all stages that are expected: of the seconds that a unit has taken so far, or of a
-    guess before the first one. Close it by a `with` statement.
+    The time left is the sum over all stages that are expected: of the seconds that a unit has taken so far, before that
+    of the guess. Close it by a `with` statement.
 
     Args:
         shown: False prints nothing.
@@ -63,10 +65,11 @@ class Progress:
             bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}{postfix}",
         )  # fmt: skip
 
-    def expect(self, stage: str, units: float, *, seconds: float) -> None:
-        """Announce a stage of one run: `units` of about `seconds` each. Later words about the same stage count nothing.
+    def expect(self, stage: str, units: float, *, seconds: float | None = None) -> None:
+        """Announce a stage of one run: `units` of about `seconds` each, None if nobody can guess them.
 
-        So whoever knows all units of a stage speaks first, and a part of it speaks for itself where it is used alone.
+        Only the first word about a stage counts: whoever knows all its units speaks first, and a part of the job speaks
+        for itself where it is used alone.
         """
         if units > 0 and not self._bar.disable:
             self._stages.setdefault(stage, _Stage(units * self._runs, seconds))
@@ -79,16 +82,17 @@ class Progress:
         self._stages.setdefault(stage, _Stage(0, 0)).add(units, time - self._last)
         self._last = time
         elapsed, left = time - self._start, self.left
-        waiting = [name for name, each in self._stages.items() if each.left > 0]
+        waiting = [name for name, each in self._stages.items() if each.left != 0]
         self._bar.set_description_str(stage if stage in waiting or not waiting else waiting[0], refresh=False)
-        self._bar.set_postfix_str(f"{tqdm.format_interval(left)} left", refresh=False)
-        self._bar.total = elapsed + left
+        self._bar.set_postfix_str(f"{'?' if left is None else tqdm.format_interval(left)} left", refresh=False)
+        self._bar.total = None if left is None else elapsed + left
         self._bar.update(elapsed - self._bar.n)
 
     @property
-    def left(self) -> float:
-        """Seconds that the job will take from now on."""
-        return sum(stage.left for stage in self._stages.values())
+    def left(self) -> float | None:
+        """Seconds that the job will take from the last report on; None while a stage can only be measured."""
+        parts = [stage.left for stage in self._stages.values()]
+        return None if None in parts else sum(parts)
 
     def __enter__(self) -> Self:
         return self

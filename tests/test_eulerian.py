@@ -191,7 +191,7 @@ def test_traces_come_in_reverse_whatever_their_number(steps):
     assert all(torch.equal(a, b) for a, b in zip(backwards, forward[:0:-1]))
 
 
-def test_frames_come_one_at_a_time_and_are_those_of_render(capsys):
+def test_frames_come_one_at_a_time_and_are_those_of_render():
     image, flow, mask = picture(12, 12), smooth(2, 12, 12, seed=0), torch.ones(1, 12, 12)
     options = {"num_frames": 40, "loop": False, "mask": mask, "min_density": 0.5}
     stream = eulerian.frames(image, torch.zeros_like(flow), **options)
@@ -199,7 +199,6 @@ def test_frames_come_one_at_a_time_and_are_those_of_render(capsys):
     stream.close()
     again = list(eulerian.frames(image, flow, **options | {"num_frames": 4}))
     assert torch.equal(torch.stack(again), render(image, flow, num_frames=4))
-    assert "drifting" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,6 @@ from motionanim.progress import SILENT, Progress, now
 from motionanim.sampling import Denoise
 from motionanim.types import Condition
 
-CALL = 1.0  # seconds of a call, guessed until the first one is measured
-
 
 class Model(NamedTuple):
     """What a method needs of the network."""
@@ -69,7 +67,7 @@ class Meter:
 
     def expect(self, calls: float) -> None:
         """Announce how many calls the whole video takes."""
-        self._progress.expect("denoising", calls, seconds=CALL)
+        self._progress.expect("denoising", calls)
 
     def denoise(self, z: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
         """As a clip of its own: guidance ramps over the frames of the call."""

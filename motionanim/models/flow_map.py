@@ -187,14 +187,16 @@ def _continued(photo: np.ndarray, field: np.ndarray, may_move: np.ndarray) -> tu
     core |= may_move & ~ndimage.binary_dilation(core, iterations=RIM + 1)  # parts too narrow to have a core
     height, width = may_move.shape
     nearest = ndimage.distance_transform_edt(~core, return_distances=False, return_indices=True)
-    y, x = np.nonzero(~core)
-    near_y, near_x = (n[y, x] for n in nearest)
-    mirror_y, mirror_x = _reflected(2 * near_y - y, height), _reflected(2 * near_x - x, width)
-    outside = ~core[mirror_y, mirror_x]
-    mirror_y[outside], mirror_x[outside] = (n[mirror_y[outside], mirror_x[outside]] for n in nearest)
     source, carried = photo.copy(), field.copy()
-    source[y, x] = photo[mirror_y, mirror_x]
-    carried[y, x] = field[near_y, near_x]
+    for top in range(0, height, TILE[0]):  # places are 8 bytes a number, of a whole photo most of a gigabyte
+        y, x = np.nonzero(~core[top : top + TILE[0]])
+        y += top
+        near_y, near_x = (n[y, x] for n in nearest)
+        mirror_y, mirror_x = _reflected(2 * near_y - y, height), _reflected(2 * near_x - x, width)
+        outside = ~core[mirror_y, mirror_x]
+        mirror_y[outside], mirror_x[outside] = (n[mirror_y[outside], mirror_x[outside]] for n in nearest)
+        source[y, x] = photo[mirror_y, mirror_x]
+        carried[y, x] = field[near_y, near_x]
     return source, carried
 
 
