@@ -16,8 +16,10 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from motionanim.controls import Fields, at_strength, strength_to_px
-from motionanim.drawing import Controls, crop_controls, fit_controls, parse_controls
+from motionanim.data.video import check_video_size
+from motionanim.drawing import Controls, crop_controls, fit_controls, parse_controls, region_files
 from motionanim.entry import quiet
+from motionanim.files import check_kept
 from motionanim.flow import resize_flow
 from motionanim.images import fit, load_image, load_mask, model_size, stretched
 from motionanim.motion_kinds import Parts, doubts, velocity
@@ -47,7 +49,9 @@ def make(
         The frames (N, 3, H, W) in [-1, 1], None without `keep` or above MAX_PIXELS in all; and the record.
     """
     photo = load_image(config.image)
+    _check_size(config, *photo.shape[1:], videos=len(strengths))
     controls, notes = _read_drawing(config, photo)
+    check_kept(files, region_files(_plain(config.arrows)))
     for note in notes:
         warnings.warn(note, stacklevel=2)
     record = {
@@ -77,9 +81,14 @@ def make(
     return None if kept is None else torch.stack(kept), record
 
 
+def _plain(value: Any) -> Any:
+    """A value of a config as Python's own."""
+    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+
+
 def _read_drawing(config: DictConfig, photo: Tensor) -> tuple[Controls, list[str]]:
     """What was drawn, in the photo's pixels, and what a user should know of it, a line each."""
-    drawn = OmegaConf.to_container(config.arrows) if OmegaConf.is_config(config.arrows) else config.arrows
+    drawn = _plain(config.arrows)
     mask, notes = torch.ones_like(photo[:1]), []
     if config.mask == "auto":
         # The drawing is read twice, because the mask that it has to fit is made from it.
@@ -102,16 +111,27 @@ def _read_drawing(config: DictConfig, photo: Tensor) -> tuple[Controls, list[str
     return controls, notes + doubts(shown, span=span, crossings=config.controls.field == "eulerian")
 
 
+def _check_size(config: DictConfig, height: int, width: int, *, videos: int) -> None:
+    """Raises ValueError if a photo of that size gives no video."""
+    listed = OmegaConf.is_list(config.size)
+    if min(height, width) < 2 and not listed:
+        raise ValueError(f"{config.image} is {width}x{height} px: a video needs at least 2x2; give size=[h,w]")
+    if config.size == "model" and config.renderer == "diffusion":
+        return
+    height, width = config.size if listed else (height, width)
+    try:
+        check_video_size(height, width * videos)
+    except ValueError as error:
+        beside = f", {videos} videos side by side" if videos > 1 else ""
+        raise ValueError(f"size={config.size}{beside}: {error}, such as size=[1080,1920]") from error
+
+
 def _at_size(config: DictConfig, photo: Tensor, controls: Controls) -> tuple[Tensor, Controls]:
     """Photo and drawing at the video's size, whose sides are even, as H.264 demands."""
     if OmegaConf.is_list(config.size):
         image, way = fit(photo, *config.size)
         return image, fit_controls(controls, way)
     height, width = (side - side % 2 for side in photo.shape[1:])
-    if min(height, width) < 2:
-        raise ValueError(
-            f"{config.image} is {photo.shape[2]}x{photo.shape[1]} px: a video needs at least 2x2; give size=[h,w]"
-        )
     return photo[:, :height, :width], crop_controls(controls, height, width)
 
 

@@ -111,6 +111,19 @@ def parse_controls(value: Any, mask: Tensor) -> Controls:
     return _placed(arrows, tuple(pins), mask)
 
 
+def region_files(value: Any) -> list[Path]:
+    """The mask files that a drawing names, as `parse_controls` takes it; the drawing must be one that it accepts."""
+    folder = Path()
+    if isinstance(value, str | os.PathLike):
+        value, folder = _from_json(value)
+    if not isinstance(value, Mapping):
+        value = {"arrows": value or []}
+    named = value.get("regions") or {}
+    used = [arrow.get("region") for arrow in _items("arrows", value) if isinstance(arrow, Mapping)]
+    regions = [*named.values(), *(each for each in used if not (isinstance(each, str) and each in named))]
+    return [folder / each for each in regions if isinstance(each, str)]
+
+
 def fit_controls(controls: Controls, fit: Fit) -> Controls:
     """Bring what was drawn on the photo to the model's pixels.
 

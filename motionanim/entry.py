@@ -46,6 +46,12 @@ MEMORY = {
         "trainer.accumulate_grad_batches": "higher by as much",
         "scale.num_workers": "lower, for the host's memory",
     },
+    "renderer": {
+        "size": "[height,width], smaller",
+        "sampling.dtype": "bfloat16",
+        "long_video.batch_size": "lower",
+        "scale.height": "lower, with scale.width",
+    },
     "sampling": {
         "sampling.dtype": "bfloat16",
         "long_video.batch_size": "lower",

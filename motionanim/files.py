@@ -3,7 +3,7 @@
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -44,15 +44,22 @@ def output_files(out: Path, *, gif: bool, png: bool, inputs: Sequence[Path]) -> 
     if gif:
         files["gif"] = out.with_suffix(".gif")
     for path in files.values():
-        if path.resolve() in {each.resolve() for each in inputs}:
-            raise ValueError(f"out={out} would replace the input {path}: choose another name")
         if path.is_dir():
             raise ValueError(f"out={out}: {path} is a folder, choose another name")
     if png:
         folder = files["frames"] = out.with_suffix("")
         if folder.exists() and not (folder.is_dir() and all(NUMBERED.fullmatch(p.name) for p in folder.iterdir())):
             raise ValueError(f"out={out}: frames would go to {folder}, which holds other files: choose another name")
+    check_kept(files, inputs)
     existing = next(parent for parent in out.absolute().parents if parent.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise ValueError(f"out={out}: {existing} cannot be written: choose another folder")
     return files
+
+
+def check_kept(files: Mapping[str, Path], inputs: Iterable[Path]) -> None:
+    """Raises ValueError if one of `output_files` would replace an input, or the folder of frames one inside it."""
+    written = {path.resolve() for path in files.values()}
+    for path in inputs:
+        if not written.isdisjoint((path.resolve(), path.resolve().parent)):
+            raise ValueError(f"out={files['video']} would replace the input {path}: choose another name")

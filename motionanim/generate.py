@@ -27,7 +27,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 DECODE_DTYPES = ("float32", "bfloat16")
 
 # Decoded pixels times weights of the decoder a second, for a first guess of the time left: on a GPU, on a CPU's thread.
-GPU_SPEED, CPU_SPEED = 1e14, 1e11
+GPU_SPEED, CPU_SPEED = 5e14, 5e11
 
 
 def pick_device() -> torch.device:

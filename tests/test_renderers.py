@@ -3,16 +3,19 @@
 import math
 from functools import partial
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from motionanim.flow import pixel_grid
 from motionanim.images import model_size
 from motionanim.long_video.common import Record
 from motionanim.models import flow_map
-from motionanim.motion_kinds import Move, Parts, Sway, Turn
+from motionanim.motion_kinds import Move, Parts, Sway, Turn, turn_displacement
 from motionanim.renderers.diffusion import Rendered, at_photo_size
 from motionanim.renderers.kinds import Photo, looped, photo_frames, swayed_from
 
@@ -78,7 +81,7 @@ def test_a_wheel_turns_by_its_angle() -> None:
 
 def test_what_sways_is_where_its_wave_says() -> None:
     """Content displaced by A(q) w shows at p = q + A(q) w."""
-    back = swayed_from(LEAF, 3)
+    back = swayed_from(LEAF, 3, (slice(0, H), slice(0, W)))
     y, x = torch.meshgrid(torch.arange(H), torch.arange(W), indexing="ij")
     origin = torch.stack([x, y]) + back
     wave = math.sin(2 * math.pi * 3 / 12 + 0.4) - math.sin(0.4)
@@ -101,6 +104,40 @@ def test_sway_and_turn_stay_sharp(kind: str) -> None:
     image, region = texture(), box(8, H - 8, 8, W - 8) if kind == "sway" else disc(40, 32, 18)
     least = min(sharpness(frame, region) for frame in made(parts, 24, image)) / sharpness(image, region)
     assert least >= 0.97
+
+
+def test_only_what_moves_is_looked_up_and_nothing_else_changes() -> None:
+    """To the last bit what a look-up of the whole picture gives, region by region."""
+    image, everything = texture(), (slice(0, H), slice(0, W))
+    small = LEAF._replace(amplitude=LEAF.amplitude * box(30, 50, 2, 17))
+    turn = Turn(disc(60.3, 20.7, 14), (60.3, 20.7), 0.173)
+    for t, frame in enumerate(made(Parts(STILL, (), (small,), (turn,)), 6, image)):
+        wanted, grid = image, pixel_grid(H, W)
+        for where, offset in (
+            ((small.amplitude != 0).any(0), swayed_from(small, t, everything)),
+            (turn.region[0] > 0, turn_displacement(turn, -t)),
+        ):
+            x, y = (grid + offset).numpy()
+            pixels = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
+            found = cv2.remap(pixels, x, y, cv2.INTER_LANCZOS4, borderMode=cv2.BORDER_REFLECT_101)
+            wanted = torch.where(where, torch.from_numpy(found).permute(2, 0, 1).clamp(-1, 1), wanted)
+        assert torch.equal(frame, wanted)
+
+
+@pytest.mark.parametrize("way", [(60.0, 40.0), (-30.0, 2.5), (3.25, -20.0), (500.0, 0.0)])
+def test_what_travels_over_the_border_is_cut_off_there(way: tuple[float, float]) -> None:
+    """As the picture with a wide border around it, cropped again."""
+    image, path = texture(), torch.tensor([[0.0, 0.0], way], dtype=torch.float64)
+    end = made(Parts(STILL, (Move(BOX.region, path),)), 2, image)[1]
+    around = (80, 80, 80, 80)
+    pad = torch.nn.functional.pad
+    wide = Photo(
+        pad(image, around), pad(ONES, around),
+        Parts(torch.zeros(2, H + 160, W + 160), (Move(pad(BOX.region, around), path),)),
+    )  # fmt: skip
+    flowing = partial(flow_map.frames, loop=False, reach=0.08, seed=0)
+    free = list(photo_frames(wide, num_frames=2, flowing=flowing))[1][:, 80 : 80 + H, 80 : 80 + W]
+    torch.testing.assert_close(end, free, atol=2e-3, rtol=0)
 
 
 def test_what_travels_uncovers_ground_and_arrives() -> None:

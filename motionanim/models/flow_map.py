@@ -250,15 +250,12 @@ def _paces(speed: np.ndarray, nodes: np.ndarray, step: int, num_frames: int, loo
     cell = max(1, round(height / 32))
     grown = np.pad(speed, ((0, -height % cell), (0, -width % cell)))
     cells = grown.reshape(grown.shape[0] // cell, cell, -1, cell).max((1, 3))
-    y, x = np.mgrid[: cells.shape[0], : cells.shape[1]] * (cell / (HALVING * height))
-    octave = np.full(cells.shape, np.inf)
     peak = cells.max()
-    for row, column in zip(*np.nonzero(cells)):
-        away = np.hypot(y - y[row, column], x - x[row, column])
-        np.minimum(octave, away + np.log2(peak / cells[row, column]), out=octave)
-    octave = cv2.resize(
-        octave.clip(0, OCTAVES).astype(np.float32), (grown.shape[1], grown.shape[0]), interpolation=cv2.INTER_LINEAR
-    )[:height, :width]
+    slower = np.divide(peak, cells, where=cells > 0, out=np.full_like(cells, np.inf))
+    octave = _lowest_near(np.log2(slower), cell / (HALVING * height))
+    octave = cv2.resize(octave.astype(np.float32), (grown.shape[1], grown.shape[0]), interpolation=cv2.INTER_LINEAR)[
+        :height, :width
+    ]
     octave = np.minimum(octave, octave[speed > 0].max())
     paces: dict[float, np.ndarray] = {}
     for number in range(int(octave.max()) + 1):
@@ -275,6 +272,25 @@ def _paces(speed: np.ndarray, nodes: np.ndarray, step: int, num_frames: int, loo
         for turn, share in paces.items()
         if share.any()
     ]
+
+
+def _lowest_near(octave: np.ndarray, rise: float) -> np.ndarray:
+    """The least of all cells' octaves, each higher by `rise` for every cell that it is away, up to OCTAVES.
+
+    Takes as long as there are cells times those near one of them: a strip has many cells and few near each other.
+    """
+    rows, columns = octave.shape
+    reach = int(OCTAVES / rise)
+    down, across = (range(-min(reach, side - 1), min(reach, side - 1) + 1) for side in (rows, columns))
+    least = np.full(octave.shape, float(OCTAVES))
+    for dy in down:
+        for dx in across:
+            away = np.hypot(dy, dx) * rise
+            if away < OCTAVES:
+                here = least[max(dy, 0) : rows + min(dy, 0), max(dx, 0) : columns + min(dx, 0)]
+                there = octave[max(-dy, 0) : rows + min(-dy, 0), max(-dx, 0) : columns + min(-dx, 0)]
+                np.minimum(here, there + away, out=here)
+    return least
 
 
 def _paths(velocity: np.ndarray, step: int, most: float) -> np.ndarray:

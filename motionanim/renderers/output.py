@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -41,7 +41,7 @@ def write_files(
         kept: Takes the frames too.
         progress: Is told of every frame of every video, as its stage "frames".
     """
-    with ExitStack() as stack:
+    with ExitStack() as stack, _naming(files["video"]):
         paths = {name: stack.enter_context(atomic_path(file)) for name, file in files.items() if name != "frames"}
         if "frames" in files:
             folder = files["frames"]
@@ -53,6 +53,16 @@ def write_files(
         if "frames" in files:
             shutil.rmtree(folder, ignore_errors=True)  # checked before: it holds an earlier video's frames only
             paths["frames"].rename(folder)
+
+
+@contextmanager
+def _naming(out: Path) -> Iterator[None]:
+    """Say of a full disk which file it stopped."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise OSError(f"out={out} is not written ({reason}): free some space or choose another folder") from error
 
 
 def drawn(image: Tensor, controls: Controls, fields: Fields) -> list[Tensor]:
