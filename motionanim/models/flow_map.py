@@ -13,7 +13,6 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import torch
-from scipy import ndimage
 from torch import Tensor
 
 from motionanim.models.eulerian import check_inputs
@@ -86,8 +85,8 @@ def _frames(
         nodes = _nodes(carried, step)
         paces = _paces(np.hypot(field[..., 0], field[..., 1]), nodes, step, num_frames, loop, reach)
         offset = _offset(nodes.shape[:2], len(photo) / step, seed)
-        fade = np.clip(ndimage.distance_transform_edt(np.pad(moves, 1, mode="edge"))[1:-1, 1:-1] / (FADE + 1), 0, 1)
-        fade = fade.astype(np.float32)
+        edge = cv2.distanceTransform(moves.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+        fade = (edge / np.float32(FADE + 1)).clip(0, 1)
         del field, carried, moves
     for t in range(num_frames):
         made = image.detach().clone()
@@ -183,6 +182,8 @@ def _continued(photo: np.ndarray, field: np.ndarray, may_move: np.ndarray) -> tu
     """Picture and field outside the mask as those inside: mirrored at the edge, and of the nearest pixel."""
     if may_move.all():
         return photo, field
+    from scipy import ndimage  # half a second, which a picture without a mask need not wait for
+
     core = ndimage.binary_erosion(may_move, iterations=RIM, border_value=1)
     core |= may_move & ~ndimage.binary_dilation(core, iterations=RIM + 1)  # parts too narrow to have a core
     height, width = may_move.shape
