@@ -190,8 +190,10 @@ def _placed(arrows: Sequence[Arrow], pins: tuple[Point, ...], mask: Tensor) -> C
             continue
         left = arrow.region * mask * (1 - above)
         if not left.any():
-            over = "the mask" if not (arrow.region * mask).any() else "the regions of later arrows, which lie on top,"
-            raise ValueError(f"arrows[{i}]: region: {over} leaves no pixel of it: draw them apart")
+            over = "the mask leaves"
+            if (arrow.region * mask).any():
+                over = "the regions of later arrows, which lie on top, leave"
+            raise ValueError(f"arrows[{i}]: region: {over} no pixel of it: draw them apart")
         cut[id(arrow.region)] = left
         above = torch.maximum(above, left)
     rest = mask * (1 - above)

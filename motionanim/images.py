@@ -189,7 +189,11 @@ def _to_unit(image: Image.Image, background: float) -> np.ndarray:
     if not image.has_transparency_data:
         return _unit(image.convert("RGB"))
     rgba = _unit(image.convert("RGBA"))
-    return background + (rgba[..., :3] - background) * rgba[..., 3:]
+    colours = rgba[..., :3]
+    colours -= background
+    colours *= rgba[..., 3:]
+    colours += background
+    return colours
 
 
 def _unit(image: Image.Image) -> np.ndarray:

@@ -19,7 +19,7 @@ def now() -> float:
     return time.perf_counter()
 
 
-class _Stage:
+class Stage:
     """Units of about equal cost."""
 
     def __init__(self, units: float, seconds: float | None) -> None:
@@ -51,13 +51,16 @@ class Progress:
     The time left is the sum over all stages that are expected: of the seconds that a unit has taken so far, before that
     of the guess. Close it by a `with` statement.
 
+    Attributes:
+        stages: By name, in the order in which they were first named.
+
     Args:
         shown: False prints nothing.
         runs: How often all stages come again, such as once for each video of a sweep.
     """
 
     def __init__(self, *, shown: bool = True, runs: int = 1) -> None:
-        self._runs, self._stages = runs, dict[str, _Stage]()
+        self._runs, self.stages = runs, dict[str, Stage]()
         self._start = self._last = now()
         self._bar = tqdm(
             desc="preparing", total=1, disable=not shown, leave=False, delay=DELAY, miniters=0,
@@ -72,17 +75,17 @@ class Progress:
         for itself where it is used alone.
         """
         if units > 0 and not self._bar.disable:
-            self._stages.setdefault(stage, _Stage(units * self._runs, seconds))
+            self.stages.setdefault(stage, Stage(units * self._runs, seconds))
 
     def done(self, stage: str, units: float = 1) -> None:
         """Report units as done; the time since the last report was theirs."""
         if self._bar.disable:
             return
         time = now()
-        self._stages.setdefault(stage, _Stage(0, 0)).add(units, time - self._last)
+        self.stages.setdefault(stage, Stage(0, 0)).add(units, time - self._last)
         self._last = time
         elapsed, left = time - self._start, self.left
-        waiting = [name for name, each in self._stages.items() if each.left != 0]
+        waiting = [name for name, each in self.stages.items() if each.left != 0]
         self._bar.set_description_str(stage if stage in waiting or not waiting else waiting[0], refresh=False)
         self._bar.set_postfix_str(f"{'?' if left is None else tqdm.format_interval(left)} left", refresh=False)
         self._bar.total = None if left is None else elapsed + left
@@ -91,7 +94,7 @@ class Progress:
     @property
     def left(self) -> float | None:
         """Seconds that the job will take from the last report on; None while a stage can only be measured."""
-        parts = [stage.left for stage in self._stages.values()]
+        parts = [stage.left for stage in self.stages.values()]
         return None if None in parts else sum(parts)
 
     def __enter__(self) -> Self:

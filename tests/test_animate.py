@@ -17,6 +17,7 @@ from motionanim.animate import animate
 from motionanim.data.video import Video
 from motionanim.models.denoiser import Denoiser
 from motionanim.models.lora import add_lora, save_lora
+from motionanim.progress import Progress
 
 
 @pytest.fixture
@@ -161,6 +162,28 @@ def test_a_strength_sweep_stands_side_by_side(photo: Path, tiny: list[str], tmp_
     assert len(made.record["runs"]) == 2
     alone = animate(tiny, image=photo, arrows=ARROW, strength=400, out=tmp_path / "one.mp4")
     assert torch.equal(made.frames[..., 48:], alone.frames)
+
+
+@pytest.mark.parametrize(
+    ("method", "given"),
+    [
+        ("continuous", {"strength": [100, 200]}), ("loop", {"size": "model"}), ("phased", {"arrows": None}),
+        ("continuous", {"renderer": "eulerian", "strength": [100, 200]}),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_the_progress_bar_expects_all_that_is_done_and_no_more(
+    method: str, given: dict, photo: Path, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bars = []
+    monkeypatch.setattr(Progress, "__exit__", lambda self, *_: bars.append(self))
+    overrides = [f"long_video={method}", *(tiny[:-1] if method == "phased" else tiny)]
+    animate(overrides, image=photo, frames=7, out=tmp_path / "o.mp4", **{"arrows": ARROW} | given)
+    (bar,) = bars
+    done = {name: stage.done for name, stage in bar.stages.items()}
+    assert done == {name: pytest.approx(stage.units) for name, stage in bar.stages.items()}
+    assert done["frames"] == 7 * len(given.get("strength", "1"))
+    assert ("denoising" in done) == ("renderer" not in given)
 
 
 def test_loras_change_the_video_by_their_weights(base: Path, photo: Path, tiny: list[str], tmp_path: Path) -> None:
