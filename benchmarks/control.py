@@ -79,7 +79,7 @@ def main() -> None:
     def made(images: Tensor, flows: Tensor, masks: Tensor, strength: Tensor) -> Tensor:
         return generator(
             images, flows, num_frames=frames, fps=config.fps, strength=strength, use_flow=True, mask=masks,
-            long_video=instantiate(config.long_video), seed=0, progress=False,
+            long_video=instantiate(config.long_video), seed=0, progress=None,
         )[0].cpu()  # fmt: skip
 
     def warped(images: Tensor, flows: Tensor) -> Tensor:

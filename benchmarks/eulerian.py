@@ -54,7 +54,7 @@ def scores(made: Tensor, truth: Tensor) -> list[float]:
 
 def animate(render: Callable[..., Iterator[Tensor]], image: Tensor, field: Tensor, loop: bool = False) -> Tensor:
     mask = torch.ones(1, *image.shape[-2:])
-    return torch.stack(list(render(image, field, num_frames=FRAMES, loop=loop, mask=mask, progress=None)))
+    return torch.stack(list(render(image, field, num_frames=FRAMES, loop=loop, mask=mask)))
 
 
 def backward_warp(image: Tensor, field: Tensor) -> Tensor:
@@ -140,7 +140,7 @@ def speed(name: str, render: Callable[..., Iterator[Tensor]], height: int, width
     x, y = x - (width - 1) / 2, y - (height - 1) / 2
     field = torch.stack([-y, x]) / 100 * torch.exp(-(x**2 + y**2) / (height / 3) ** 2)
     wall, cpu = time.perf_counter(), time.process_time()
-    for _ in render(image, field, num_frames=num_frames, loop=True, mask=torch.ones(1, height, width), progress=None):
+    for _ in render(image, field, num_frames=num_frames, loop=True, mask=torch.ones(1, height, width)):
         pass
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     peak = torch.hypot(*field).max()

@@ -54,7 +54,7 @@ def main() -> None:
     ).dense
     render = instantiate(OmegaConf.merge(OmegaConf.load(CONF / "eulerian" / "flow_map.yaml"), {"seed": 0}))
     start = time.perf_counter()
-    made = list(render(image, field, num_frames=options.frames, loop=options.loop, mask=mask, progress=None))
+    made = list(render(image, field, num_frames=options.frames, loop=options.loop, mask=mask))
     seconds = time.perf_counter() - start
     moves = mask * field.ne(0).any(0)
     usual = sharpness(image, moves)

@@ -26,9 +26,10 @@ from training_step import peak, reset, training_rows
 import motionanim.entry
 from motionanim.flow import motion_strength
 from motionanim.generate import Generator
-from motionanim.long_video.common import Record, now
+from motionanim.long_video.common import Record
 from motionanim.models.accounting import count_flops
 from motionanim.models.tiny import build_pipeline, save_pipeline
+from motionanim.progress import Progress, now
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 # Of the sampling and the long video, each by itself.
@@ -65,11 +66,12 @@ def make_video(
     image = torch.rand(1, 3, cfg["height"], cfg["width"], generator=torch.Generator().manual_seed(0)) * 2 - 1
     flow = torch.full((1, cfg["frames"] - 1, 2, cfg["height"], cfg["width"]), cfg["width"] / 256)
     start = now()
-    frames, record = generator(
-        image, flow, num_frames=cfg["frames"], fps=cfg["fps"], strength=motion_strength(flow), use_flow=True,
-        mask=torch.ones_like(image[:, :1]), long_video=instantiate(cfg["long_video"] | long_video), seed=0,
-        progress=True,
-    )  # fmt: skip
+    with Progress() as progress:
+        frames, record = generator(
+            image, flow, num_frames=cfg["frames"], fps=cfg["fps"], strength=motion_strength(flow), use_flow=True,
+            mask=torch.ones_like(image[:, :1]), long_video=instantiate(cfg["long_video"] | long_video), seed=0,
+            progress=progress,
+        )  # fmt: skip
     return frames, record, now() - start
 
 
@@ -106,9 +108,7 @@ def stage_flops(cfg: dict[str, Any], generator: Generator, record: Record) -> di
 
 def inference_lines(cfg: dict[str, Any], device: torch.device, rounds: int, compiled: bool) -> list[str]:
     dtype = getattr(torch, cfg["sampling"]["dtype"])
-    rates = {
-        name: matmul_rate(device, kind) for name, kind in (("denoiser", dtype), ("decoder", torch.float32))
-    }
+    rates = {name: matmul_rate(device, kind) for name, kind in (("denoiser", dtype), ("decoder", torch.float32))}
     best: dict[str, Record] = {}
     total: dict[str, float] = {}
     videos: dict[str, torch.Tensor] = {}

@@ -23,6 +23,7 @@ from motionanim.data.synthetic import SyntheticClips
 from motionanim.flow import motion_strength
 from motionanim.generate import Generator
 from motionanim.metrics.temporal import periodicity, seam_ratio, wrap_ratio
+from motionanim.progress import Progress
 from motionanim.types import ClipBatch
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -68,10 +69,12 @@ def main() -> None:
     for turn in range(args.rounds):
         for name in methods:
             start = time.perf_counter()
-            video, record = generator(
-                clip.image, flow, num_frames=args.frames, fps=base.fps, strength=motion_strength(flow), use_flow=True,
-                mask=torch.ones_like(clip.image[:, :1]), long_video=instantiate(options[name]), seed=0, progress=True,
-            )  # fmt: skip
+            with Progress() as progress:
+                video, record = generator(
+                    clip.image, flow, num_frames=args.frames, fps=base.fps, strength=motion_strength(flow),
+                    use_flow=True, mask=torch.ones_like(clip.image[:, :1]), long_video=instantiate(options[name]),
+                    seed=0, progress=progress,
+                )  # fmt: skip
             seconds, frames = time.perf_counter() - start, video[0].cpu()
             if turn == 0:
                 seam = seam_ratio(frames, record.borders) if record.borders else None

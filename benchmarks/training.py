@@ -26,9 +26,9 @@ import motionanim.entry
 from motionanim.data.engine import ProcessEngine
 from motionanim.data.latents import encode_clips, encode_shard
 from motionanim.data.stream import StreamData
-from motionanim.long_video.common import now
 from motionanim.losses import denoising_loss
 from motionanim.models.codec import Codec
+from motionanim.progress import now
 from motionanim.training.diffusion import DiffusionModule
 from motionanim.types import ClipBatch
 

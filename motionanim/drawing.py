@@ -111,6 +111,19 @@ def parse_controls(value: Any, mask: Tensor) -> Controls:
     return _placed(arrows, tuple(pins), mask)
 
 
+def region_files(value: Any) -> list[Path]:
+    """The mask files that a drawing names, as `parse_controls` takes it; the drawing must be one that it accepts."""
+    folder = Path()
+    if isinstance(value, str | os.PathLike):
+        value, folder = _from_json(value)
+    if not isinstance(value, Mapping):
+        value = {"arrows": value or []}
+    named = value.get("regions") or {}
+    used = [arrow.get("region") for arrow in _items("arrows", value) if isinstance(arrow, Mapping)]
+    regions = [*named.values(), *(each for each in used if not (isinstance(each, str) and each in named))]
+    return [folder / each for each in regions if isinstance(each, str)]
+
+
 def fit_controls(controls: Controls, fit: Fit) -> Controls:
     """Bring what was drawn on the photo to the model's pixels.
 
@@ -177,8 +190,10 @@ def _placed(arrows: Sequence[Arrow], pins: tuple[Point, ...], mask: Tensor) -> C
             continue
         left = arrow.region * mask * (1 - above)
         if not left.any():
-            over = "the mask" if not (arrow.region * mask).any() else "the regions of later arrows, which lie on top,"
-            raise ValueError(f"arrows[{i}]: region: {over} leaves no pixel of it: draw them apart")
+            over = "the mask leaves"
+            if (arrow.region * mask).any():
+                over = "the regions of later arrows, which lie on top, leave"
+            raise ValueError(f"arrows[{i}]: region: {over} no pixel of it: draw them apart")
         cut[id(arrow.region)] = left
         above = torch.maximum(above, left)
     rest = mask * (1 - above)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import torch
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
@@ -47,6 +46,12 @@ MEMORY = {
         "trainer.accumulate_grad_batches": "higher by as much",
         "scale.num_workers": "lower, for the host's memory",
     },
+    "renderer": {
+        "size": "[height,width], smaller",
+        "sampling.dtype": "bfloat16",
+        "long_video.batch_size": "lower",
+        "scale.height": "lower, with scale.width",
+    },
     "sampling": {
         "sampling.dtype": "bfloat16",
         "long_video.batch_size": "lower",
@@ -66,7 +71,9 @@ def memory_advice(cfg: DictConfig) -> str:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """A GPU's or the host's; PyTorch has no type of its own for the latter."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+    torch = sys.modules.get("torch")  # what is not imported has raised nothing
+    gpu = torch is not None and isinstance(error, torch.OutOfMemoryError)
+    return gpu or isinstance(error, MemoryError) or "can't allocate memory" in str(error)
 
 
 def is_misconfiguration(error: BaseException) -> bool:

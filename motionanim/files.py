@@ -2,9 +2,12 @@
 
 import hashlib
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+
+NUMBERED = re.compile(r"\d{5}\.png")
 
 
 @contextmanager
@@ -27,3 +30,36 @@ def file_sha256(path: Path) -> str:
     """SHA-256 of a file's content, 64 hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def output_files(out: Path, *, gif: bool, png: bool, inputs: Sequence[Path]) -> dict[str, Path]:
+    """What will be written beside the video `out`.
+
+    Raises:
+        ValueError: If it cannot be written, or would replace an input.
+    """
+    if out.suffix.lower() != ".mp4":
+        raise ValueError(f"out={out}: must end in .mp4")
+    files = {"video": out, "record": out.with_suffix(".json"), "picture": out.with_suffix(".png")}
+    if gif:
+        files["gif"] = out.with_suffix(".gif")
+    for path in files.values():
+        if path.is_dir():
+            raise ValueError(f"out={out}: {path} is a folder, choose another name")
+    if png:
+        folder = files["frames"] = out.with_suffix("")
+        if folder.exists() and not (folder.is_dir() and all(NUMBERED.fullmatch(p.name) for p in folder.iterdir())):
+            raise ValueError(f"out={out}: frames would go to {folder}, which holds other files: choose another name")
+    check_kept(files, inputs)
+    existing = next(parent for parent in out.absolute().parents if parent.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise ValueError(f"out={out}: {existing} cannot be written: choose another folder")
+    return files
+
+
+def check_kept(files: Mapping[str, Path], inputs: Iterable[Path]) -> None:
+    """Raises ValueError if one of `output_files` would replace an input, or the folder of frames one inside it."""
+    written = {path.resolve() for path in files.values()}
+    for path in inputs:
+        if not written.isdisjoint((path.resolve(), path.resolve().parent)):
+            raise ValueError(f"out={files['video']} would replace the input {path}: choose another name")

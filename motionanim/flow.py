@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+Area = tuple[slice, slice]  # rows and columns of a picture
+
 # Of `trace_back`, as shares of the speed of a step.
 STILL = 0.1  # what a pixel comes from counts as standing still below this
 MOVES = 0.5  # and the pixel as moving on above this
@@ -16,12 +18,24 @@ PROBE = 1.5  # px
 
 def pixel_grid(height: int, width: int, device: torch.device | None = None) -> Tensor:
     """Coordinates of every pixel centre: (2, H, W) float32, channel 0 = x, 1 = y, origin at the first pixel centre."""
-    y, x = torch.meshgrid(
-        torch.arange(height, dtype=torch.float32, device=device),
-        torch.arange(width, dtype=torch.float32, device=device),
-        indexing="ij",
-    )
-    return torch.stack([x, y])
+    return area_grid((slice(0, height), slice(0, width)), device)
+
+
+def area_grid(area: Area, device: torch.device | None = None) -> Tensor:
+    """The same of the pixels of an area: (2, h, w)."""
+    y, x = (torch.arange(side.start, side.stop, dtype=torch.float32, device=device) for side in area)
+    return torch.stack(torch.meshgrid(x, y, indexing="xy"))
+
+
+def area_of(where: Tensor, margin: int = 0) -> Area | None:
+    """The smallest area that holds all of `where` (H, W) and `margin` px around it; None if nothing is there."""
+    sides = []
+    for axis, length in zip((1, 0), where.shape, strict=True):
+        places = where.any(axis).nonzero()
+        if len(places) == 0:
+            return None
+        sides.append(slice(max(int(places[0]) - margin, 0), min(int(places[-1]) + 1 + margin, length)))
+    return sides[0], sides[1]
 
 
 def warp(image: Tensor, displacement: Tensor) -> Tensor:
@@ -34,8 +48,12 @@ def warp(image: Tensor, displacement: Tensor) -> Tensor:
     Returns:
         (B, C, H, W) in the type of `image`.
     """
+    return sample(image, pixel_grid(*image.shape[-2:], image.device) + displacement.float())
+
+
+def sample(image: Tensor, where: Tensor) -> Tensor:
+    """`image` (B, C, H, W) at places `where` (B, 2, h, w) in pixels, as `warp` reads it: (B, C, h, w)."""
     height, width = image.shape[-2:]
-    where = pixel_grid(height, width, image.device) + displacement.float()
     # align_corners=True maps -1 and 1 to the first and last pixel centres, so a zero displacement is the identity.
     scale = torch.tensor([2 / max(width - 1, 1), 2 / max(height - 1, 1)], device=image.device).view(2, 1, 1)
     grid = (where * scale - 1).permute(0, 2, 3, 1)

@@ -12,11 +12,12 @@ from torch import Tensor
 from motionanim.fingerprint import fingerprint
 from motionanim.flow import motion_strength, trace_back, warp
 from motionanim.long_video.chained import holding
-from motionanim.long_video.common import Model, Record, at, now
+from motionanim.long_video.common import Model, Record, at
 from motionanim.models.codec import Codec
 from motionanim.models.denoiser import Denoiser
 from motionanim.models.lora import load_lora, merge_lora
 from motionanim.models.windows import temporal_windows
+from motionanim.progress import SILENT, Progress, now
 from motionanim.sampling import Denoise, guided
 from motionanim.schedule import karras_sigmas
 from motionanim.types import Condition
@@ -24,6 +25,9 @@ from motionanim.types import Condition
 LongVideo = Callable[..., tuple[Tensor, Record]]
 DTYPES = ("float32", "bfloat16", "float16")
 DECODE_DTYPES = ("float32", "bfloat16")
+
+# Decoded pixels times weights of the decoder a second, for a first guess of the time left: on a GPU, on a CPU's thread.
+GPU_SPEED, CPU_SPEED = 5e14, 5e11
 
 
 def pick_device() -> torch.device:
@@ -85,10 +89,16 @@ class Generator:
         return cls(codec, denoiser, sampling=sampling, window=window), found
 
     @torch.no_grad()
-    def through_codec(self, frames: Tensor) -> Tensor:
+    def through_codec(self, frames: Tensor, progress: Progress | None = None) -> Tensor:
         """Frames (B, T, 3, H, W) in [-1, 1], encoded and decoded as a video is."""
         latents = self.codec.encode(frames.to(self.device))
-        return self.codec.decode(latents, dtype=getattr(torch, self.sampling["decode_dtype"]))
+        return self.codec.decode(latents, dtype=getattr(torch, self.sampling["decode_dtype"]), progress=progress)
+
+    def expect_decoding(self, progress: Progress | None, frames: int, pixels: int) -> None:
+        """Announce the decoding of so many frames of so many pixels."""
+        speed = GPU_SPEED if self.device.type == "cuda" else CPU_SPEED * torch.get_num_threads()
+        weights = sum(weight.numel() for weight in self.codec.vae.decoder.parameters())
+        (progress or SILENT).expect("decoding", frames, seconds=weights * pixels / speed)
 
     @property
     def multiple(self) -> int:
@@ -108,7 +118,7 @@ class Generator:
         mask: Tensor,
         long_video: LongVideo,
         seed: int,
-        progress: bool,
+        progress: Progress | None,
         carried: Tensor | None = None,
     ) -> tuple[Tensor, Record]:
         """Make videos.
@@ -124,6 +134,7 @@ class Generator:
             mask: (B, 1, H, W) in {0, 1}; where it is 0 the latents are held at the image's and the pixels are the
                 image's own: nothing moves there.
             long_video: The method, its options bound.
+            progress: Is told of every call and every decoded frame; None shows nothing.
             seed: Of all noise: the same gives the same video, bit for bit on a CPU.
             carried: (B, M, 3, H, W) in [-1, 1], M >= N: the image in motion. It is the prediction of every frame, and
                 the image of each window that begins there; past its end the last frame stays. None carries the image
@@ -197,12 +208,13 @@ class Generator:
             denoise, unguided, self.window, window, predict, begin, rewind, self.codec.vae.config.scaling_factor,
             partial(temporal_windows, self.denoiser), None if first == last else (first, last),
         )  # fmt: skip
+        self.expect_decoding(progress, batch * num_frames, height * width)
         with self.denoiser.motion.remembering():
             latents, record = long_video(
                 model, condition, num_frames=num_frames, sigmas=self.sigmas, generator=generator, progress=progress
             )
         start = now()
-        decoded = self.codec.decode(latents, dtype=getattr(torch, s["decode_dtype"]))
+        decoded = self.codec.decode(latents, dtype=getattr(torch, s["decode_dtype"]), progress=progress)
         frames = torch.where(mask[:, None] > 0, decoded, image[:, None])
         return frames, record._replace(seconds=record.seconds | {"decode": now() - start})
 

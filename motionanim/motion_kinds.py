@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from motionanim.drawing import Arrow, Controls, path_length, turn_angle
-from motionanim.flow import pixel_grid
+from motionanim.flow import Area, area_grid
 from motionanim.hints import along_path
 
 
@@ -79,15 +79,19 @@ def sway_wave(sway: Sway, frames: Tensor) -> Tensor:
     return torch.sin(turn + sway.phase) - math.sin(sway.phase)
 
 
-def turn_displacement(turn: Turn, frames: float) -> Tensor:
+def turn_displacement(turn: Turn, frames: float, area: Area | None = None) -> Tensor:
     """R(p - center) - (p - center) inside the region, (2, H, W) px, R the rotation of that many frames.
 
     Negative `frames` give the way back: what is at p in frame t was at p + turn_displacement(turn, -t) in frame 0.
+
+    Args:
+        area: The pixels that are wanted, (2, h, w); None: all.
     """
     height, width = turn.region.shape[-2:]
-    dx, dy = pixel_grid(height, width) - torch.tensor(turn.center, dtype=torch.float32).view(2, 1, 1)
+    rows, columns = area or (slice(0, height), slice(0, width))
+    dx, dy = area_grid((rows, columns)) - torch.tensor(turn.center, dtype=torch.float32).view(2, 1, 1)
     cos, sin = math.cos(turn.angle * frames), math.sin(turn.angle * frames)
-    return torch.stack([cos * dx - sin * dy - dx, sin * dx + cos * dy - dy]) * turn.region
+    return torch.stack([cos * dx - sin * dy - dx, sin * dx + cos * dy - dy]) * turn.region[:, rows, columns]
 
 
 def shifted(region: Tensor, offset: Sequence[float]) -> Tensor:
@@ -182,7 +186,16 @@ def doubts(controls: Controls, *, span: int, crossings: bool) -> list[str]:
         crossings: Whether the field is steady, so that a path cannot cross itself.
     """
     height, found = controls.mask.shape[1], []
+    drawn = [arrow.region for arrow in controls.arrows if arrow.region is not None]
+    rest = controls.mask if not drawn else controls.mask * (1 - torch.stack(drawn).amax(0))
     for i, arrow in enumerate(controls.arrows):
+        left = _leaves(arrow.path, rest if arrow.region is None else arrow.region) if arrow.kind == "flow" else None
+        if left is not None:
+            place = "what may move" if arrow.region is None else "its region"
+            found.append(
+                f"arrows[{i}] leaves {place} at ({left[0]:.0f}, {left[1]:.0f}): nothing moves outside; draw the "
+                f"{'mask' if arrow.region is None else 'region'} along all of its path, or end the arrow inside"
+            )
         length = path_length(arrow)
         speed = length * arrow.speed / (span - 1)
         if arrow.kind == "flow" and (length > height or speed > FASTEST * height):
@@ -200,8 +213,26 @@ def doubts(controls: Controls, *, span: int, crossings: bool) -> list[str]:
 
 
 RIM = 2  # px around a region that travels
+EDGE = 2  # px that a path may be outside its region: a hand draws no closer
 # A flow arrow above this share of the height per frame is doubted: 8 px at 128, nine times the training median.
 FASTEST = 1 / 16
+
+
+def _leaves(path: Sequence[tuple[float, float]], region: Tensor) -> tuple[float, float] | None:
+    """The first place (x, y) on a path that is more than `EDGE` px outside a region (1, H, W), if any."""
+    corners = torch.tensor(path, dtype=torch.float64)
+    steps = corners.diff(dim=0)
+    counts = torch.linalg.vector_norm(steps, dim=1).ceil().long().clamp(min=1)  # a place every px
+    share = torch.cat([torch.arange(1, count + 1) / count for count in counts.tolist()])
+    places = corners[:-1].repeat_interleave(counts, 0) + share[:, None] * steps.repeat_interleave(counts, 0)
+    x, y = places.round().long().unbind(1)
+    outside = region[0, y, x] == 0
+    if outside.any():
+        size = 2 * EDGE + 1
+        near = torch.nn.functional.max_pool2d(region[None], size, stride=1, padding=EDGE)[0, 0]
+        outside = near[y, x] == 0
+    first = outside.nonzero()
+    return None if len(first) == 0 else tuple(places[int(first[0])].tolist())
 
 
 def crosses_itself(path: Sequence[tuple[float, float]]) -> bool:

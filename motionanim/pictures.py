@@ -81,18 +81,27 @@ def write_picture(path: Path | str, picture: Tensor) -> None:
         temporary.write_bytes(encoded.tobytes())  # cv2.imwrite would not say that a disk is full
 
 
-def panels(pictures: Sequence[Tensor], *, least_height: int = 192, most_height: int = 256, gap: int = 4) -> Tensor:
+def panels(
+    pictures: Sequence[Tensor],
+    *,
+    least_height: int = 192,
+    most_height: int = 256,
+    most_width: int = 2048,
+    gap: int = 4,
+) -> Tensor:
     """Pictures (3, H, W) of one size in a row, white between them: small ones with their pixels visible, large ones
     shrunk to `most_height`.
 
     Returns:
-        (3, H', W') in [-1, 1] with H' at least `least_height`.
+        (3, H', W') in [-1, 1] with H' at least `least_height`, unless a picture would be wider than `most_width` then.
     """
     height, width = pictures[0].shape[1:]
-    if height > most_height:
-        size = (most_height, max(1, round(width * most_height / height)))
+    scale = min(most_height / height, most_width / width)
+    if scale < 1:
+        size = (max(1, round(height * scale)), max(1, round(width * scale)))
+        height, width = size
         pictures = [F.interpolate(picture[None], size=size, mode="bilinear", antialias=True)[0] for picture in pictures]
-    times = max(1, -(-least_height // height))
+    times = max(1, min(-(-least_height // height), most_width // width))
     row: list[Tensor] = []
     for picture in pictures:
         large = picture.repeat_interleave(times, 1).repeat_interleave(times, 2)

@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from motionanim.schedule import euler_step, per_clip
 from motionanim.types import Condition, Kept
@@ -58,21 +57,18 @@ def guided(denoise: Denoise, *, first: float, last: float, motion: float | None)
 
 
 @torch.no_grad()
-def denoise_from(
-    denoise: Denoise, z: Tensor, sigmas: Tensor, condition: Condition, *, progress: str | None = None
-) -> Tensor:
+def denoise_from(denoise: Denoise, z: Tensor, sigmas: Tensor, condition: Condition) -> Tensor:
     """Euler steps from sigmas[0] to sigmas[-1] (Karras et al. 2022, Algorithm 2 without churn).
 
     Args:
         z: (B, T, C, h, w) latents at noise level sigmas[0]; a pure-noise start is noise * sqrt(sigmas[0]^2 + 1).
         sigmas: (S + 1,), falling; to start in the middle of a run pass its tail.
-        progress: Text before a progress bar; None shows none.
 
     Returns:
         (B, T, C, h, w) latents at sigmas[-1]. `z` is left as it was.
     """
     sigmas = sigmas.to(z.device)
-    for i in tqdm(range(len(sigmas) - 1), desc=progress, disable=progress is None, leave=False):
+    for i in range(len(sigmas) - 1):
         sigma = sigmas[i].expand(len(z))
         z = euler_step(z, denoise(z, sigma, condition), sigma, sigmas[i + 1].expand(len(z)))
     return z

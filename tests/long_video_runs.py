@@ -83,11 +83,11 @@ def real_model(denoiser: Denoiser) -> Model:
     return Model(denoiser.eval(), denoiser, L, window, None, begin, rewind, 1.0, partial(temporal_windows, denoiser))
 
 
-def run(method, *, model=None, frames=N, seed=0, given=None, sigmas=SIGMAS, **options):
+def run(method, *, model=None, frames=N, seed=0, given=None, sigmas=SIGMAS, progress=None, **options):
     method = METHODS[method] if isinstance(method, str) else method
     given = condition(frames) if given is None else given
     with torch.no_grad():
         return method(
             predicting(model or toy_model(), given), given, num_frames=frames, sigmas=sigmas,
-            generator=torch.Generator().manual_seed(seed), progress=False, **options,
+            generator=torch.Generator().manual_seed(seed), progress=progress, **options,
         )  # fmt: skip

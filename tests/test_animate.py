@@ -1,6 +1,7 @@
 """The command an artist types, on the tiny random base: files, repeatability, mistakes as one line."""
 
 import json
+import resource
 import subprocess
 import sys
 import warnings
@@ -17,6 +18,7 @@ from motionanim.animate import animate
 from motionanim.data.video import Video
 from motionanim.models.denoiser import Denoiser
 from motionanim.models.lora import add_lora, save_lora
+from motionanim.progress import Progress
 
 
 @pytest.fixture
@@ -163,6 +165,28 @@ def test_a_strength_sweep_stands_side_by_side(photo: Path, tiny: list[str], tmp_
     assert torch.equal(made.frames[..., 48:], alone.frames)
 
 
+@pytest.mark.parametrize(
+    ("method", "given"),
+    [
+        ("continuous", {"strength": [100, 200]}), ("loop", {"size": "model"}), ("phased", {"arrows": None}),
+        ("continuous", {"renderer": "eulerian", "strength": [100, 200]}),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_the_progress_bar_expects_all_that_is_done_and_no_more(
+    method: str, given: dict, photo: Path, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bars = []
+    monkeypatch.setattr(Progress, "__exit__", lambda self, *_: bars.append(self))
+    overrides = [f"long_video={method}", *(tiny[:-1] if method == "phased" else tiny)]
+    animate(overrides, image=photo, frames=7, out=tmp_path / "o.mp4", **{"arrows": ARROW} | given)
+    (bar,) = bars
+    done = {name: stage.done for name, stage in bar.stages.items()}
+    assert done == {name: pytest.approx(stage.units) for name, stage in bar.stages.items()}
+    assert done["frames"] == 7 * len(given.get("strength", "1"))
+    assert ("denoising" in done) == ("renderer" not in given)
+
+
 def test_loras_change_the_video_by_their_weights(base: Path, photo: Path, tiny: list[str], tmp_path: Path) -> None:
     denoiser = Denoiser.from_pretrained(base, downscale=2, motion={
         "channels": 8, "motion_field": True, "motion_keys": "latents", "motion_strength": True,
@@ -220,13 +244,20 @@ def test_without_arrows_the_model_moves_by_itself(photo: Path, tiny: list[str], 
         ({"strength": "fast"}, "strength=fast: must be a number"),
         ({"frames": 7.5}, "frames=7.5: must be a whole number"),
         ({"fps": float("inf")}, "fps=inf"),
-        ({"out": "photo.mp4"}, "would replace the input photo.png"),
+        ({"out": "photo.mp4"}, "would replace the input .*photo.png"),
         ({"renderer": "eulerian", "loras": {"a": 1.0}}, "takes no loras"),
         ({"renderer": "magic"}, "renderer=magic: must be diffusion or eulerian"),
         ({"size": "big"}, "size=big: must be photo, model, or"),
         ({"size": [15, 20]}, r"size=\[15, 20\]: must be photo, model, or"),
         ({"loras": {"gone.safetensors": 1.0}}, "no LoRA file at gone.safetensors"),
         ({"colour": "red"}, "knows no colour"),
+        ({"mask": "nowhere.png"}, "nowhere.png cannot be opened: No such file or directory; give an image file"),
+        ({"arrows": [{"path": [[9, 9], [12, 9]], "region": [[[60, 9], [70, 9], [65, 15]]]}]}, "no pixel is inside"),
+        (
+            {"arrows": [{"path": [[9, 9], [12, 9]], "region": [[[20, 9], [30, 9], [25, 15]]]}]},
+            "px outside its region",
+        ),
+        ({"arrows": [{"path": [[9, 9], [12, 9]], "kind": "sway"}]}, "kind=sway needs period"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -256,21 +287,85 @@ def test_options_out_of_range_are_named(override: str, photo: Path, tiny: list[s
     assert not (tmp_path / "o.mp4").exists()
 
 
-def test_a_full_disk_leaves_the_earlier_files(
-    photo: Path, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out = tmp_path / "o.mp4"
-    animate(tiny, image=photo, arrows=ARROW, png=True, out=out)
+@pytest.mark.parametrize("limit", [0, 20_000], ids=["at the start", "in the middle"])
+def test_a_full_disk_leaves_the_earlier_files(limit: int, tmp_path: Path) -> None:
+    """Really refused by the system, as by a full disk: no file may have more bytes."""
+    GlobalHydra.instance().clear()
+    image, out = tmp_path / "photo.png", tmp_path / "new" / "o.mp4"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (96, 128, 3), dtype=np.uint8)).save(image)
+    given = {"image": image, "arrows": [[20, 12, 26, 12]], "renderer": "eulerian", "png": True, "gif": True, "out": out}
+    animate(frames=3, **given)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-
-    def full(path: Path, picture: torch.Tensor) -> None:
-        if path.suffix == ".png" and "00000" not in path.name:
-            raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("motionanim.renderers.output.write_picture", full)
-    with pytest.raises(OSError, match="No space left"):
-        animate(tiny, image=photo, arrows=ARROW, png=True, seed=1, out=out)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        with pytest.raises(OSError, match=r"out=.*o\.mp4 is not written \(File too large\): free some space or choose"):
+            animate(frames=9, **given)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def drawing(folder: Path) -> Path:
+    """A folder of two .json files that name a mask file, and that file."""
+    Image.new("L", (48, 36), 255).save(folder / "lake.png")
+    (folder / "a.json").write_text(
+        '{"arrows": [{"path": [[20, 12], [26, 12]], "region": "lake"}], "regions": {"lake": "lake.png"}}'
+    )
+    (folder / "b.json").write_text('[{"path": [[20, 12], [26, 12]], "region": "lake.png"}]')
+    return folder
+
+
+@pytest.mark.parametrize("arrows", ["a.json", "b.json"])
+def test_a_mask_file_that_a_drawing_names_is_not_replaced(arrows: str, photo: Path, tmp_path: Path) -> None:
+    GlobalHydra.instance().clear()
+    folder = drawing(tmp_path)
+    before = (folder / "lake.png").read_bytes()
+    given = {"image": photo, "arrows": folder / arrows, "renderer": "eulerian", "frames": 2}
+    with pytest.raises(ValueError, match=r"lake.mp4 would replace the input .*lake\.png: choose another name"):
+        animate(out=folder / "lake.mp4", **given)
+    assert (folder / "lake.png").read_bytes() == before
+    animate(out=folder / "new" / "lake.mp4", **given)
+
+
+def test_a_photo_among_frames_of_an_earlier_video_is_not_replaced(photo: Path, tmp_path: Path) -> None:
+    GlobalHydra.instance().clear()
+    frame = tmp_path / "o" / "00000.png"
+    frame.parent.mkdir()
+    photo.rename(frame)
+    with pytest.raises(ValueError, match=r"would replace the input .*00000\.png"):
+        animate(image=frame, arrows=ARROW, renderer="eulerian", png=True, out=tmp_path / "o.mp4")
+    assert frame.exists()
+
+
+@pytest.mark.parametrize(
+    ("size", "given", "message"),
+    [
+        ((1, 40), {}, "photo.png is 40x1 px: a video needs at least 2x2; give size"),
+        ((40, 1), {}, "photo.png is 1x40 px: a video needs at least 2x2; give size"),
+        ((2, 17000), {}, r"size=photo: a video of 17000x2 px is .* such as size=\[1080,1920\]"),
+        ((2, 9000), {"strength": [1, 2]}, r"size=photo, 2 videos side by side: a video of 18000x2 px is too large"),
+        ((2, 40), {"size": [8000, 8000]}, r"size=\[8000, 8000\]: a video of 8000x8000 px .* 35.7 megapixels"),
+        ((2, 17000), {"size": "model"}, "size=model: a video of 17000x2 px is too large"),
+    ],
+)  # fmt: skip
+def test_a_size_without_a_video_is_said(size: tuple[int, int], given: dict, message: str, tmp_path: Path) -> None:
+    GlobalHydra.instance().clear()
+    Image.new("L", size[::-1], 99).save(tmp_path / "photo.png")
+    arrow = [[0, 0, size[1] - 1, size[0] - 1]]
+    with pytest.raises(ValueError, match=message):
+        animate(image=tmp_path / "photo.png", arrows=arrow, renderer="eulerian", out=tmp_path / "o.mp4", **given)
+
+
+@pytest.mark.parametrize("size", [(2, 2), (3, 5), (2, 3000), (300, 2)])
+def test_the_smallest_and_the_thinnest_photos_are_animated(size: tuple[int, int], tmp_path: Path) -> None:
+    GlobalHydra.instance().clear()
+    Image.new("RGB", size[::-1], (9, 99, 200)).save(tmp_path / "photo.png")
+    arrow = [[0, 0, 1, 0]]
+    made = animate(image=tmp_path / "photo.png", arrows=arrow, renderer="eulerian", frames=2, out=tmp_path / "o.mp4")
+    assert made.frames.shape[2:] == (size[0] // 2 * 2, size[1] // 2 * 2)
+    with Image.open(tmp_path / "o.png") as overview:
+        assert overview.width < 20_000
 
 
 def test_no_image_is_one_line(tiny: list[str]) -> None:
@@ -311,10 +406,16 @@ def test_a_folder_that_cannot_be_written_is_named(photo: Path, tiny: list[str], 
         animate(tiny, image=photo, arrows=ARROW, out=tmp_path / "file" / "out.mp4")
 
 
+def test_help_and_mistakes_wait_for_no_network_library() -> None:
+    """Start-up: PyTorch takes two seconds to import, diffusers, transformers and Lightning ten."""
+    code = "import sys, motionanim.animate; print(*{'torch', 'cv2', 'diffusers'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
 @pytest.mark.slow
-def test_a_mistake_or_the_eulerian_renderer_waits_for_no_network_library() -> None:
-    """Start-up: diffusers, transformers and Lightning take ten seconds to import."""
-    code = "import sys, motionanim.animate; print(*{'diffusers', 'transformers', 'lightning'} & set(sys.modules))"
+def test_the_eulerian_renderer_waits_for_no_network_library() -> None:
+    code = "import sys, motionanim.animation; print(*{'diffusers', 'transformers', 'lightning'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
 

@@ -1,6 +1,8 @@
 import math
+import time
 import weakref
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,9 +17,7 @@ from motionanim.models import flow_map
 
 def frames(image, flow, *, num_frames=12, loop=False, mask=None, reach=0.1, seed=0):
     mask = torch.ones(1, *image.shape[-2:]) if mask is None else mask
-    return flow_map.frames(
-        image, flow, num_frames=num_frames, loop=loop, mask=mask, reach=reach, seed=seed, progress=None
-    )
+    return flow_map.frames(image, flow, num_frames=num_frames, loop=loop, mask=mask, reach=reach, seed=seed)
 
 
 def render(image, flow, **options):
@@ -163,6 +163,25 @@ def test_the_same_seed_gives_the_same_frames_and_another_does_not():
 )
 def test_bad_input_is_named_before_the_first_frame(changes, message):
     good = {"image": torch.zeros(3, 8, 8), "flow": torch.zeros(2, 8, 8), "num_frames": 2, "loop": True,
-            "mask": torch.ones(1, 8, 8), "reach": 0.1, "seed": 0, "progress": None}  # fmt: skip
+            "mask": torch.ones(1, 8, 8), "reach": 0.1, "seed": 0}  # fmt: skip
     with pytest.raises(ValueError, match=message):
         flow_map.frames(**good | changes)
+
+
+@pytest.mark.parametrize("shape", [(32, 43), (1, 40), (9, 80), (5, 2)])
+def test_the_lowest_octave_near_each_cell_is_found(shape):
+    """Against every pair of cells."""
+    rng = np.random.default_rng(0)
+    octave = np.where(rng.random(shape) < 0.1, rng.uniform(0, 8, shape), np.inf)
+    octave.flat[0] = 0
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    away = 0.125 * np.hypot(y[..., None] - y.ravel(), x[..., None] - x.ravel())
+    wanted = (away + octave.ravel()).min(-1).clip(0, flow_map.OCTAVES)
+    np.testing.assert_allclose(flow_map._lowest_near(octave, 0.125), wanted)
+
+
+def test_the_octaves_of_a_strip_take_no_square_of_its_cells():
+    """50 000 cells, each of which has at most 2 400 others near it."""
+    start = time.process_time()
+    assert (flow_map._lowest_near(np.ones((25, 2000)), 0.125) == 1).all()
+    assert time.process_time() - start < 5

@@ -72,7 +72,7 @@ def sample(
     return generator(
         image, flow,
         num_frames=frames, fps=7.0, strength=torch.ones(1), use_flow=use_flow, mask=torch.ones(1, 1, 16, 16),
-        long_video=METHODS.get(method, method), seed=0, progress=False,
+        long_video=METHODS.get(method, method), seed=0, progress=None,
     )[0]  # fmt: skip
 
 

@@ -139,7 +139,7 @@ def test_long_video_with_parts_held_and_everything_given_from_the_cpu(
     def run(device: str) -> Tensor:
         return generator(base, device, motion_guidance=1.5)(
             image, flow, num_frames=8, fps=torch.tensor([7.0, 8.0]), strength=None, use_flow=use_flow, mask=mask,
-            long_video=LONG_VIDEO.get(method, method), seed=0, progress=False,
+            long_video=LONG_VIDEO.get(method, method), seed=0, progress=None,
         )[0]  # fmt: skip
 
     both(run)

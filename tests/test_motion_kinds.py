@@ -230,6 +230,31 @@ def test_what_is_likely_to_look_bad_is_said(drawn, words):
     assert not any("\n" in line for line in found)
 
 
+BAND = [[[0, 10], [30, 10], [30, 20], [0, 20]]]
+
+
+@pytest.mark.parametrize(
+    ("drawn", "place"),
+    [
+        ({"path": [[5, 15], [25, 15]], "region": BAND}, None),
+        ({"path": [[5, 15], [32, 15]], "region": BAND}, None),  # drawn by a hand
+        (
+            {"path": [[5, 15], [40, 15]], "region": BAND},
+            "arrows[0] leaves its region at (33, 15): nothing",
+        ),
+        ({"path": [[5, 15], [5, 30], [6, 15]], "region": BAND}, "arrows[0] leaves its region at (5, 23)"),
+        ({"path": [[5, 15], [40, 15]], "region": BAND, "kind": "move"}, None),
+        ({"path": [[5, 15], [40, 15]], "region": BAND, "kind": "sway", "period": 9}, None),
+        ([5, 15, 40, 15, 0.2], "arrows[0] leaves what may move at (34, 15): nothing moves outside; draw the mask"),
+    ],
+)
+def test_a_path_that_leaves_its_region_is_said(drawn, place):
+    mask = MASK * (pixel_grid(48, 64)[0] < 32)
+    found = doubts(parse_controls([drawn], mask), span=40, crossings=True)
+    assert len(found) == (place is not None)
+    assert all(place in line for line in found)
+
+
 def test_a_path_that_crosses_itself():
     assert crosses_itself([(0, 0), (10, 10), (10, 0), (0, 10)])
     assert not crosses_itself([(0, 0), (10, 10), (10, 0), (9, 0)])

@@ -43,7 +43,7 @@ def test_sheet_and_side_by_side_place_every_frame() -> None:
 
 def test_samples_are_a_function_of_their_arguments(base: Path) -> None:
     module = lora_module(base).eval()
-    options = {"sampling": SAMPLING, "steered": True, "guidance": True, "progress": False}
+    options = {"sampling": SAMPLING, "steered": True, "guidance": True, "progress": None}
     first = sample(module, make_batch(), seed=1, **options)
     assert first.shape == (2, 5, 3, 16, 16)
     assert first.abs().max() <= 1
@@ -53,7 +53,7 @@ def test_samples_are_a_function_of_their_arguments(base: Path) -> None:
 
 def test_left_alone_nothing_of_the_motion_is_told(base: Path) -> None:
     module, batch = lora_module(base).eval(), make_batch()
-    options = {"sampling": SAMPLING, "guidance": False, "progress": False, "seed": 1}
+    options = {"sampling": SAMPLING, "guidance": False, "progress": None, "seed": 1}
     for module_part in module.denoiser.motion.parameters():  # zero at the start: without this nothing would be told
         torch.nn.init.normal_(module_part, std=0.1)
     other = batch._replace(flow=batch.flow * 3 + 1)

@@ -3,16 +3,19 @@
 import math
 from functools import partial
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from motionanim.flow import pixel_grid
 from motionanim.images import model_size
 from motionanim.long_video.common import Record
 from motionanim.models import flow_map
-from motionanim.motion_kinds import Move, Parts, Sway, Turn
+from motionanim.motion_kinds import Move, Parts, Sway, Turn, turn_displacement
 from motionanim.renderers.diffusion import Rendered, at_photo_size
 from motionanim.renderers.kinds import Photo, looped, photo_frames, swayed_from
 
@@ -41,7 +44,7 @@ def disc(x: float, y: float, radius: float) -> Tensor:
 def made(parts: Parts, num_frames: int, image: Tensor | None = None, *, loop: bool = False) -> Tensor:
     flowing = partial(flow_map.frames, loop=loop, reach=0.08, seed=0)
     photo = Photo(texture() if image is None else image, ONES, looped(parts, num_frames) if loop else parts)
-    return torch.stack(list(photo_frames(photo, num_frames=num_frames, flowing=flowing, progress=None)))
+    return torch.stack(list(photo_frames(photo, num_frames=num_frames, flowing=flowing)))
 
 
 def sharpness(frame: Tensor, region: Tensor) -> float:
@@ -72,13 +75,13 @@ def test_a_wheel_turns_by_its_angle() -> None:
     quarter = Turn(region, ((H - 1) / 2, (H - 1) / 2), math.pi / 12)
     flowing = partial(flow_map.frames, loop=False, reach=0.08, seed=0)
     photo = Photo(image, region, Parts(torch.zeros(2, H, H), (), (), (quarter,)))
-    video = list(photo_frames(photo, num_frames=7, flowing=flowing, progress=None))
+    video = list(photo_frames(photo, num_frames=7, flowing=flowing))
     torch.testing.assert_close(video[6], torch.rot90(image, -1, (1, 2)), atol=1e-2, rtol=0)
 
 
 def test_what_sways_is_where_its_wave_says() -> None:
     """Content displaced by A(q) w shows at p = q + A(q) w."""
-    back = swayed_from(LEAF, 3)
+    back = swayed_from(LEAF, 3, (slice(0, H), slice(0, W)))
     y, x = torch.meshgrid(torch.arange(H), torch.arange(W), indexing="ij")
     origin = torch.stack([x, y]) + back
     wave = math.sin(2 * math.pi * 3 / 12 + 0.4) - math.sin(0.4)
@@ -103,6 +106,40 @@ def test_sway_and_turn_stay_sharp(kind: str) -> None:
     assert least >= 0.97
 
 
+def test_only_what_moves_is_looked_up_and_nothing_else_changes() -> None:
+    """To the last bit what a look-up of the whole picture gives, region by region."""
+    image, everything = texture(), (slice(0, H), slice(0, W))
+    small = LEAF._replace(amplitude=LEAF.amplitude * box(30, 50, 2, 17))
+    turn = Turn(disc(60.3, 20.7, 14), (60.3, 20.7), 0.173)
+    for t, frame in enumerate(made(Parts(STILL, (), (small,), (turn,)), 6, image)):
+        wanted, grid = image, pixel_grid(H, W)
+        for where, offset in (
+            ((small.amplitude != 0).any(0), swayed_from(small, t, everything)),
+            (turn.region[0] > 0, turn_displacement(turn, -t)),
+        ):
+            x, y = (grid + offset).numpy()
+            pixels = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
+            found = cv2.remap(pixels, x, y, cv2.INTER_LANCZOS4, borderMode=cv2.BORDER_REFLECT_101)
+            wanted = torch.where(where, torch.from_numpy(found).permute(2, 0, 1).clamp(-1, 1), wanted)
+        assert torch.equal(frame, wanted)
+
+
+@pytest.mark.parametrize("way", [(60.0, 40.0), (-30.0, 2.5), (3.25, -20.0), (500.0, 0.0)])
+def test_what_travels_over_the_border_is_cut_off_there(way: tuple[float, float]) -> None:
+    """As the picture with a wide border around it, cropped again."""
+    image, path = texture(), torch.tensor([[0.0, 0.0], way], dtype=torch.float64)
+    end = made(Parts(STILL, (Move(BOX.region, path),)), 2, image)[1]
+    around = (80, 80, 80, 80)
+    pad = torch.nn.functional.pad
+    wide = Photo(
+        pad(image, around), pad(ONES, around),
+        Parts(torch.zeros(2, H + 160, W + 160), (Move(pad(BOX.region, around), path),)),
+    )  # fmt: skip
+    flowing = partial(flow_map.frames, loop=False, reach=0.08, seed=0)
+    free = list(photo_frames(wide, num_frames=2, flowing=flowing))[1][:, 80 : 80 + H, 80 : 80 + W]
+    torch.testing.assert_close(end, free, atol=2e-3, rtol=0)
+
+
 def test_what_travels_uncovers_ground_and_arrives() -> None:
     image = texture()
     image[:, 10:26, 8:24] = torch.tensor([0.9, -0.9, -0.9]).view(3, 1, 1)
@@ -124,7 +161,7 @@ def test_where_the_model_agrees_the_video_is_the_photo_in_motion() -> None:
     flow[0] = 1.0
     photo, flowing = Photo(texture(), ONES, Parts(flow)), partial(flow_map.frames, loop=False, reach=0.08, seed=0)
     video = made(photo.parts, 8)
-    enlarge = partial(at_photo_size, photo, flowing=flowing, num_frames=8, progress=None)
+    enlarge = partial(at_photo_size, photo, flowing=flowing, num_frames=8)
     torch.testing.assert_close(torch.stack(list(enlarge(rendered(video, 0.0)))), video, atol=1e-6, rtol=0)
     change = torch.zeros(8, 3, 16, 20)
     change[3:, :, 4:8, 5:10] = 0.9
@@ -137,7 +174,7 @@ def test_where_the_model_agrees_the_video_is_the_photo_in_motion() -> None:
 def test_outside_the_region_the_photo_stays_whatever_the_model_says() -> None:
     photo, flowing = Photo(texture(), box(0, H, 0, 40), Parts(STILL)), partial(flow_map.frames, loop=False)
     video = photo.image.expand(4, -1, -1, -1)
-    shown = torch.stack(list(at_photo_size(photo, rendered(video, 1.0), flowing=flowing, num_frames=4, progress=None)))
+    shown = torch.stack(list(at_photo_size(photo, rendered(video, 1.0), flowing=flowing, num_frames=4)))
     assert torch.equal(shown[..., 40:], video[..., 40:])
     assert not torch.equal(shown[1:, ..., :40], video[1:, ..., :40])
 

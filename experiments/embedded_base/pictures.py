@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 import motionanim.entry
 from motionanim.data.synthetic import SyntheticClips
 from motionanim.pictures import flow_to_rgb, write_picture
+from motionanim.progress import Progress
 from motionanim.training.preview import sample, sheet
 
 HERE = Path(__file__).resolve().parent
@@ -33,7 +34,8 @@ def samples() -> torch.Tensor:
     data = instantiate(cfg.data, _convert_="all")
     batch = data.first_val(CLIPS)
     sampling = OmegaConf.to_container(cfg.sampling, resolve=True)
-    videos = sample(module, batch, sampling=sampling, seed=0, steered=True, guidance=True, progress=True)
+    with Progress() as progress:
+        videos = sample(module, batch, sampling=sampling, seed=0, steered=True, guidance=True, progress=progress)
     flow = flow_to_rgb(torch.cat([batch.flow, batch.flow[:, -1:]], dim=1))
     rows = [sheet([batch.frames[i], flow[i], videos[i]], columns=6) for i in range(CLIPS)]
     half = CLIPS // 2

@@ -151,7 +151,7 @@ def main() -> None:
                 videos = generator(
                     batch.image, batch.flow, num_frames=config.scale.num_frames, fps=batch.fps,
                     strength=motion_strength(batch.flow) if steered else None, use_flow=steered,
-                    mask=torch.ones_like(batch.image[:, :1]), long_video=direct, seed=first, progress=False,
+                    mask=torch.ones_like(batch.image[:, :1]), long_video=direct, seed=first, progress=None,
                 )[0].cpu()  # fmt: skip
                 for video, clip in zip(videos, clips[first:], strict=False):
                     for name, score in measure(video, clip, estimate, steered=steered).items():

@@ -25,6 +25,9 @@ _CHUNK = 16
 # From this many px on x264 looks 5 frames ahead instead of 30, which would take it 1.4 GiB at 12 megapixels.
 _LARGE = 4_000_000
 
+# The most that H.264 holds: its highest level, 6.2, of 139 264 blocks of 16x16 px, and x264's longest side.
+MOST_PIXELS, MOST_SIDE = 139_264 * 256, 16_384
+
 # Frames by which a decoder may read ahead of the one it returns, with room to spare.
 _LOOKAHEAD = 48
 
@@ -168,6 +171,15 @@ def cover_size(old_height: int, old_width: int, *, height: int, width: int) -> t
     return max(height, round(old_height * scale)), max(width, round(old_width * scale))
 
 
+def check_video_size(height: int, width: int) -> None:
+    """Raises ValueError if `write_video` cannot write frames so large."""
+    if height * width > MOST_PIXELS or max(height, width) > MOST_SIDE:
+        raise ValueError(
+            f"a video of {width}x{height} px is too large for H.264, which holds {MOST_PIXELS / 1e6:.1f} megapixels "
+            f"and {MOST_SIDE} px on a side: choose a smaller size"
+        )
+
+
 def write_video(path: str | Path, frames: Tensor | Iterable[Tensor], fps: float, *, crf: int = 12) -> None:
     """Write an H.264 yuv420p mp4 file, whole or not at all.
 
@@ -189,6 +201,7 @@ def write_video(path: str | Path, frames: Tensor | Iterable[Tensor], fps: float,
     shape = tuple(frames.shape) if isinstance(frames, Tensor) else (0 if first is None else 1, *_shape(first))
     if len(shape) != 4 or shape[0] < 1 or shape[1] != 3 or shape[2] % 2 or shape[3] % 2:
         raise ValueError(f"frames of shape {shape}: must be (T, 3, H, W) with T >= 1 and H, W even")
+    check_video_size(*shape[2:])
     with atomic_path(path) as partial, av.open(str(partial), "w", options={"movflags": "faststart"}) as container:
         rate = Fraction(fps).limit_denominator(1001)
         options = {"crf": str(crf), "preset": "fast"}

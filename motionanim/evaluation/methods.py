@@ -109,7 +109,7 @@ class Ours(_Maker):
         frames, record = self.generator(
             case.frames[:1], flow, num_frames=len(case.frames), fps=case.fps,
             strength=motion_strength(flow) if self.use_strength else None, use_flow=self.use_flow,
-            mask=self.asked.mask(case)[None], long_video=self.long_video, seed=seed, progress=False,
+            mask=self.asked.mask(case)[None], long_video=self.long_video, seed=seed, progress=None,
         )  # fmt: skip
         return Made(frames[0].cpu(), None, record.calls, record.borders, record.split_sigma)
 
@@ -142,7 +142,7 @@ class Eulerian(Warp):
 
     def __call__(self, case: Case, seed: int) -> Made:
         steady, mask = self.asked.field(case).mean(0), self.asked.mask(case)
-        frames = self.render(case.frames[0], steady, num_frames=len(case.frames), mask=mask, progress=None)
+        frames = self.render(case.frames[0], steady, num_frames=len(case.frames), mask=mask)
         return Made(torch.stack(list(frames)))
 
 

@@ -7,21 +7,29 @@ import torch
 from torch import Tensor
 
 from motionanim.long_video.common import Meter, Model, Record, at, check_frames, draw_noise, ramp, split_at
+from motionanim.progress import Progress
 from motionanim.sampling import Denoise, denoise_from, initial_latents
 from motionanim.types import Condition
 
 
 def direct(
-    model: Model, condition: Condition, *, num_frames: int, sigmas: Tensor, generator: torch.Generator, progress: bool
+    model: Model,
+    condition: Condition,
+    *,
+    num_frames: int,
+    sigmas: Tensor,
+    generator: torch.Generator,
+    progress: Progress | None,
 ) -> tuple[Tensor, Record]:
     """Clip after clip, each conditioned on the last frame of the one before: K T calls, and errors add up.
 
     Every clip is a run of SVD of its own: guidance, where it ramps, begins anew, and so does sharpness.
     """
     check_frames(num_frames)
-    meter, length = Meter(model, len(condition.fps)), model.window
+    meter, length = Meter(model, len(condition.fps), progress), model.window
     clips: list[Tensor] = []
     count = math.ceil(num_frames / length)
+    meter.expect(count * (len(sigmas) - 1))
     for k in range(count):
         if clips:
             with meter.stage("condition"):
@@ -30,8 +38,7 @@ def direct(
             here = model.at(condition, 0, length)
         with meter.stage("denoise"):
             z = initial_latents(draw_noise(condition, length, generator), sigmas)
-            title = f"clip {k + 1} of {count}" if progress else None
-            clips.append(denoise_from(meter.denoise, z, sigmas, here, progress=title))
+            clips.append(denoise_from(meter.denoise, z, sigmas, here))
     return torch.cat(clips, dim=1)[:, :num_frames], meter.record(range(length, num_frames, length))
 
 
@@ -42,7 +49,7 @@ def continuous(
     num_frames: int,
     sigmas: Tensor,
     generator: torch.Generator,
-    progress: bool,
+    progress: Progress | None,
     overlap: int,
     gamma: float | None,
     sigma: float | None,
@@ -70,8 +77,9 @@ def continuous(
     check_frames(num_frames)
     levels, split = split_at(sigmas, gamma=gamma, sigma=sigma)
     _check_overlap(overlap, model.window)
-    meter = Meter(model, len(condition.fps), ramp(model, num_frames))
-    run = _Run(model, meter, condition, sigmas, levels[split:], overlap, generator, warm_start, anchor, progress)
+    meter = Meter(model, len(condition.fps), progress, ramp(model, num_frames))
+    run = _Run(model, meter, condition, sigmas, levels[split:], overlap, generator, warm_start, anchor)
+    meter.expect(_calls(run, num_frames))
     video = _chain(run, num_frames)
     borders = range(model.window, num_frames, model.window - overlap)
     return video[:, :num_frames], meter.record(borders, split, levels)
@@ -84,7 +92,7 @@ def loop(
     num_frames: int,
     sigmas: Tensor,
     generator: torch.Generator,
-    progress: bool,
+    progress: Progress | None,
     overlap: int,
     gamma: float | None,
     sigma: float | None,
@@ -109,7 +117,7 @@ def loop(
     _check_overlap(overlap, length)
     # No frame of a loop is the first: a ramp would end where it does not begin.
     mean = None if model.guidance is None else torch.tensor([sum(model.guidance) / 2])
-    meter = Meter(model, len(condition.fps), mean)
+    meter = Meter(model, len(condition.fps), progress, mean)
     if length < 4:
         raise ValueError(f"scale.num_frames={length}: a loop needs windows of at least 4 frames")
     shared = min(overlap, (num_frames - 1) // 2, max(1, length // 8))
@@ -120,7 +128,8 @@ def loop(
         )  # fmt: skip
     span = min(length, num_frames)  # frames of the closing segment
     start = num_frames + 1 + shared - span
-    run = _Run(model, meter, condition, sigmas, levels[split:], overlap, generator, warm_start, anchor, progress)
+    run = _Run(model, meter, condition, sigmas, levels[split:], overlap, generator, warm_start, anchor)
+    meter.expect(_calls(run, start + shared) + len(run.later) - 1)
     video = _chain(run, start + shared)
     tail, head = video[:, start : start + shared], video[:, 1 : 1 + shared]
     between = span - 2 * shared
@@ -158,22 +167,37 @@ class _Run(NamedTuple):
     generator: torch.Generator
     warm_start: bool
     anchor: bool
-    progress: bool
+
+    @property
+    def stride(self) -> int:
+        return self.model.window - self.overlap
+
+    def segments(self, num_frames: int) -> int:
+        return 1 + max(0, math.ceil((num_frames - self.model.window) / self.stride))
+
+    @property
+    def warm(self) -> bool:
+        """Whether segment 1 starts at the split too."""
+        return self.warm_start and bool(self.condition.use_flow.all())
+
+
+def _calls(run: _Run, num_frames: int) -> int:
+    """Of `_chain`."""
+    first = run.later if run.warm else run.sigmas
+    return len(first) - 1 + (run.segments(num_frames) - 1) * (len(run.later) - 1)
 
 
 def _chain(run: _Run, num_frames: int) -> Tensor:
     """At least `num_frames` frames of `continuous`."""
     model, condition, length = run.model, run.condition, run.model.window
-    stride = length - run.overlap
-    count = 1 + max(0, math.ceil((num_frames - length) / stride))
+    stride, count = run.stride, run.segments(num_frames)
     with run.meter.stage("segment 1"):
         here, noise = model.at(condition, 0, length), draw_noise(condition, length, run.generator)
-        title = f"segment 1 of {count}" if run.progress else None
-        if run.warm_start and condition.use_flow.all():
+        if run.warm:
             z = model.predict(0, length) + run.later[0].to(noise) * noise
-            video = denoise_from(run.meter.at(0), z, run.later, here, progress=title)
+            video = denoise_from(run.meter.at(0), z, run.later, here)
         else:
-            video = denoise_from(run.meter.at(0), initial_latents(noise, run.sigmas), run.sigmas, here, progress=title)
+            video = denoise_from(run.meter.at(0), initial_latents(noise, run.sigmas), run.sigmas, here)
         video = _anchored(run, video)
     held = torch.arange(length) < run.overlap
     for k in range(1, count):
@@ -202,9 +226,8 @@ def _segment(run: _Run, whole: Condition, start: int, estimate: Tensor, held: Te
     with run.meter.stage("later segments"):
         z = estimate + run.later[0].to(estimate) * draw_noise(condition, estimate.shape[1], run.generator)
         stays = held.view(-1, 1, 1, 1).to(z.device)
-        title = "later segment" if run.progress else None
         denoise = holding(run.meter.at(start), estimate, stays)
-        made = denoise_from(denoise, z, run.later, condition, progress=title)
+        made = denoise_from(denoise, z, run.later, condition)
         return torch.where(stays, estimate, _anchored(run, made))
 
 

@@ -7,7 +7,6 @@ windows are computed and the rest is cut.
 """
 
 import math
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import NamedTuple
@@ -15,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from motionanim.progress import SILENT, Progress, now
 from motionanim.sampling import Denoise
 from motionanim.types import Condition
 
@@ -57,16 +57,21 @@ class Meter:
 
     Args:
         batch: B, clips that are made at once.
+        progress: Is told of every call; None shows nothing.
         scales: Guidance of each frame of the video, (N,), as `ramp` gives it: see `at`.
     """
 
-    def __init__(self, model: Model, batch: int, scales: Tensor | None = None) -> None:
+    def __init__(self, model: Model, batch: int, progress: Progress | None, scales: Tensor | None = None) -> None:
         self.calls, self.seconds, self._model, self._batch, self._scales = 0.0, {}, model, batch, scales
+        self._progress = progress or SILENT
+
+    def expect(self, calls: float) -> None:
+        """Announce how many calls the whole video takes."""
+        self._progress.expect("denoising", calls)
 
     def denoise(self, z: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
         """As a clip of its own: guidance ramps over the frames of the call."""
-        self._count(z)
-        return self._model.denoise(z, sigma, condition)
+        return self._counted(self._model.denoise(z, sigma, condition))
 
     def at(self, *starts: int) -> Denoise:
         """`denoise` for windows of the video, one or more for each clip of the batch, from frames `starts` on.
@@ -78,19 +83,20 @@ class Meter:
         scales = self._scales
 
         def run(z: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
-            self._count(z)
             places = torch.tensor(starts)[:, None] + torch.arange(z.shape[1])
             scale = scales[places.clamp(max=len(scales) - 1)].repeat_interleave(self._batch, 0)
-            return self._model.denoise(z, sigma, condition, scale.to(z.device))
+            return self._counted(self._model.denoise(z, sigma, condition, scale.to(z.device)))
 
         return run
 
     def unguided(self, z: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
-        self._count(z)
-        return self._model.unguided(z, sigma, condition)
+        return self._counted(self._model.unguided(z, sigma, condition))
 
-    def _count(self, z: Tensor) -> None:
-        self.calls += len(z) / self._batch * max(1, z.shape[1] / self._model.window)
+    def _counted(self, denoised: Tensor) -> Tensor:
+        calls = len(denoised) / self._batch * max(1, denoised.shape[1] / self._model.window)
+        self.calls += calls
+        self._progress.done("denoising", calls)
+        return denoised
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -109,13 +115,6 @@ def ramp(model: Model, num_frames: int) -> Tensor | None:
     A ramp that began anew in every window would make each begin less sharp than the one before has ended.
     """
     return None if model.guidance is None else torch.linspace(*model.guidance, max(num_frames, model.window))
-
-
-def now() -> float:
-    """Seconds of a clock, once the GPU has done what it was told."""
-    if torch.cuda.is_initialized():
-        torch.cuda.synchronize()
-    return time.perf_counter()
 
 
 def check_frames(num_frames: int) -> None:

@@ -5,9 +5,9 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from motionanim.long_video.common import Meter, Model, Record, check_frames, draw_noise, repeat, split_at
+from motionanim.progress import Progress
 from motionanim.sampling import denoise_from, initial_latents
 from motionanim.schedule import euler_step, to_noise
 from motionanim.types import Condition
@@ -71,7 +71,7 @@ def phased(
     num_frames: int,
     sigmas: Tensor,
     generator: torch.Generator,
-    progress: bool,
+    progress: Progress | None,
     gamma: float | None,
     sigma: float | None,
     omega: float,
@@ -108,23 +108,26 @@ def phased(
         raise ValueError(f"shared_noise={shared_noise!r}: must be 'segment' or 'image'")
     sigmas, split = split_at(sigmas, gamma=gamma, sigma=sigma)
     batch, length = len(condition.fps), model.window
-    meter, segments = Meter(model, batch), math.ceil(num_frames / length)
+    meter, segments = Meter(model, batch, progress), math.ceil(num_frames / length)
+    literal = shared_noise == "image" and split > 0
+    steps = len(sigmas) - 1
+    meter.expect(steps + (segments - 1) * (steps - split) + (literal and segments > 1))
     here = model.at(condition, 0, length)
     z = initial_latents(draw_noise(condition, length, generator), sigmas)
     noise = z / sigmas[0].to(z)
     with meter.stage("phase 1"):
-        for i in tqdm(range(split), desc="shared steps", disable=not progress, leave=False):
+        for i in range(split):
             level, below = (s.to(z).expand(batch) for s in sigmas[i : i + 2])
             denoised = meter.denoise(z, level, here)
             if i == split - 1:
                 noise = to_noise(z, denoised, level)
             z = euler_step(z, denoised, level, below)
         parted = z
-        first = denoise_from(meter.denoise, z, sigmas[split:], here, progress="segment 1" if progress else None)
+        first = denoise_from(meter.denoise, z, sigmas[split:], here)
     clips = [first]
     if segments > 1:
         with meter.stage("phase 2"):
-            if shared_noise == "image" and split > 0:
+            if literal:
                 level = sigmas[split - 1].to(z).expand(batch)
                 image = (condition.image_latents * model.scaling)[:, None]
                 noised = image + sigmas[split - 1].to(z) * draw_noise(condition, length, generator)
@@ -135,9 +138,6 @@ def phased(
             denoise = meter.denoise if guide_later else meter.unguided
             # Only the noise differs from segment 1: with omega = 0 and no shuffle nothing does, to the last bit.
             for part in (parted + sigmas[split].to(z) * (new - noise)).split(batch_size):
-                later = denoise_from(
-                    denoise, part.flatten(0, 1), sigmas[split:], repeat(here, len(part)),
-                    progress="later segments" if progress else None,
-                )  # fmt: skip
+                later = denoise_from(denoise, part.flatten(0, 1), sigmas[split:], repeat(here, len(part)))
                 clips += later.unflatten(0, part.shape[:2])
     return torch.cat(clips, dim=1)[:, :num_frames], meter.record(range(length, num_frames, length), split, sigmas)

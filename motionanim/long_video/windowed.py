@@ -4,9 +4,9 @@ import math
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from motionanim.long_video.common import Meter, Model, Record, check_frames, draw_noise, ramp
+from motionanim.progress import Progress
 from motionanim.sampling import denoise_from, initial_latents
 from motionanim.schedule import euler_step
 from motionanim.types import Condition
@@ -31,7 +31,7 @@ def gen_l_video(
     num_frames: int,
     sigmas: Tensor,
     generator: torch.Generator,
-    progress: bool,
+    progress: Progress | None,
     stride: int,
     batch_size: int,
 ) -> tuple[Tensor, Record]:
@@ -50,8 +50,9 @@ def gen_l_video(
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}: must be at least 1 window")
     length, batch, total = model.window, len(condition.fps), max(num_frames, model.window)
-    meter = Meter(model, batch, ramp(model, num_frames))
+    meter = Meter(model, batch, progress, ramp(model, num_frames))
     starts = window_starts(total, length, stride)
+    meter.expect(len(starts) * (len(sigmas) - 1))
     groups = [starts[first : first + batch_size] for first in range(0, len(starts), batch_size)]
     windows = [
         Condition(*map(torch.cat, zip(*(model.at(condition, start, length) for start in group), strict=True)))
@@ -59,7 +60,7 @@ def gen_l_video(
     ]
     z = initial_latents(draw_noise(condition, total, generator), sigmas)
     with meter.stage("denoise"), torch.no_grad():
-        for i in tqdm(range(len(sigmas) - 1), desc="windows", disable=not progress, leave=False):
+        for i in range(len(sigmas) - 1):
             level, below = sigmas[i : i + 2].to(z)
             summed, counts = torch.zeros_like(z), z.new_zeros(total, 1, 1, 1)
             for group, here in zip(groups, windows, strict=True):
@@ -89,7 +90,7 @@ def freenoise(
     num_frames: int,
     sigmas: Tensor,
     generator: torch.Generator,
-    progress: bool,
+    progress: Progress | None,
     stride: int,
 ) -> tuple[Tensor, Record]:
     """FreeNoise (Qiu et al. 2024): all frames in one pass, from reshuffled noise, with windowed temporal attention.
@@ -103,20 +104,24 @@ def freenoise(
         ValueError: If an option is out of range.
     """
     check_frames(num_frames)
-    meter, length = Meter(model, len(condition.fps)), model.window
+    meter, length = Meter(model, len(condition.fps), progress), model.window
     total = max(num_frames, length)
     window_starts(total, length, stride)
+    meter.expect((len(sigmas) - 1) * total / length)
     noise = rescheduled_noise(draw_noise(condition, length, generator), total, stride, generator)
     with meter.stage("denoise"), model.temporal_windows(length, stride):
-        title = "all frames" if progress else None
-        z = denoise_from(
-            meter.denoise, initial_latents(noise, sigmas), sigmas, model.at(condition, 0, total), progress=title
-        )
+        z = denoise_from(meter.denoise, initial_latents(noise, sigmas), sigmas, model.at(condition, 0, total))
     return z[:, :num_frames], meter.record(())
 
 
 def fifo(
-    model: Model, condition: Condition, *, num_frames: int, sigmas: Tensor, generator: torch.Generator, progress: bool
+    model: Model,
+    condition: Condition,
+    *,
+    num_frames: int,
+    sigmas: Tensor,
+    generator: torch.Generator,
+    progress: Progress | None,
 ) -> tuple[Tensor, Record]:
     """FIFO-Diffusion (Kim et al. 2024), experimental: a queue of T frames at rising noise; each call frees one frame.
 
@@ -125,23 +130,23 @@ def fifo(
     """
     check_frames(num_frames)
     length, batch, steps = model.window, len(condition.fps), len(sigmas) - 1
-    meter = Meter(model, batch, ramp(model, num_frames))
+    meter = Meter(model, batch, progress, ramp(model, num_frames))
     if steps < 2:
         raise ValueError(f"num_steps={steps}: fifo needs at least 2, a frame of its queue for each")
+    windows = math.ceil(steps / length)
+    meter.expect(steps + num_frames * windows)
     with meter.stage("first clip"):
         z = initial_latents(draw_noise(condition, length, generator), sigmas)
-        clip = denoise_from(
-            meter.at(0), z, sigmas, model.at(condition, 0, length), progress="first clip" if progress else None
-        )
+        clip = denoise_from(meter.at(0), z, sigmas, model.at(condition, 0, length))
     # The oldest frame stands first and is the cleanest: frame i is at sigmas[T-1-i].
     levels, below = sigmas[:-1].flip(0).to(clip), sigmas[1:].flip(0).to(clip)
     places = torch.arange(steps).clamp(max=length - 1)
     queue = clip[:, places.to(clip.device)] + levels.view(-1, 1, 1, 1) * draw_noise(condition, steps, generator)
-    size = math.ceil(steps / math.ceil(steps / length))
+    size = math.ceil(steps / windows)
     parts = [slice(first, min(first + size, steps)) for first in range(0, steps, size)]
     frames = []
     with meter.stage("queue"), torch.no_grad():
-        for out in tqdm(range(num_frames), desc="frames", disable=not progress, leave=False):
+        for out in range(num_frames):
             denoised = torch.cat(
                 [
                     meter.at(out + part.start)(

@@ -11,6 +11,7 @@ from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 from motionanim.fingerprint import weights_fingerprint
 from motionanim.flow import trace_back, warp
 from motionanim.models.zeros import skip_zeros
+from motionanim.progress import SILENT, Progress
 from motionanim.schedule import per_clip
 from motionanim.types import Condition
 
@@ -137,13 +138,18 @@ class Codec(nn.Module):
 
     @torch.no_grad()
     def decode(
-        self, latents: Tensor, chunk: int | None = None, context: int = 4, dtype: torch.dtype = torch.float32
+        self,
+        latents: Tensor,
+        chunk: int | None = None,
+        context: int = 4,
+        dtype: torch.dtype = torch.float32,
+        progress: Progress | None = None,
     ) -> Tensor:
         """Scaled latents (B, T, C, h, w) to frames (B, T, 3, H, W) in [-1, 1], `chunk` frames of a clip at a time.
 
         SVD's temporal decoder takes 25 by default, a plain one `CHUNK`. The temporal one also sees `context` frames on
         either side of a chunk, which are thrown away: its chunks would otherwise show their edges. With `dtype`
-        bfloat16 it runs under autocast, at eight bits.
+        bfloat16 it runs under autocast, at eight bits. `progress` is told of all frames, as its stage "decoding".
         """
         chunk, parts = chunk or (25 if self.temporal else self._chunk(latents.device)), []
         with torch.autocast(latents.device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
@@ -154,4 +160,5 @@ class Codec(nn.Module):
                     # SVD's decoder is temporal and must know the frames of a clip; a plain one must not be told.
                     options = {"num_frames": len(seen)} if self.temporal else {}
                     parts.append(self.vae.decode(seen, **options).sample[first - low :][:chunk])
+                    (progress or SILENT).done("decoding", len(parts[-1]))
         return torch.cat(parts).float().unflatten(0, latents.shape[:2]).clamp(-1, 1)

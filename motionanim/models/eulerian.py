@@ -11,7 +11,6 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from motionanim.flow import pixel_grid, warp
 
@@ -24,12 +23,9 @@ def render(
     loop: bool,
     mask: Tensor,
     min_density: float,
-    progress: str | None,
 ) -> Tensor:
     """All of `frames` at once: (N, 3, H, W) float32 in the value range of `image`. Same arguments, same errors."""
-    stream = frames(
-        image, flow, num_frames=num_frames, loop=loop, mask=mask, min_density=min_density, progress=progress
-    )
+    stream = frames(image, flow, num_frames=num_frames, loop=loop, mask=mask, min_density=min_density)
     made = image.new_empty(num_frames, *image.shape)
     for place, frame in zip(made, stream):
         place.copy_(frame)
@@ -44,7 +40,6 @@ def frames(
     loop: bool,
     mask: Tensor,
     min_density: float,
-    progress: str | None,
 ) -> Iterator[Tensor]:
     """Animate a picture, one frame at a time; the memory grows with the square root of `num_frames`.
 
@@ -60,7 +55,6 @@ def frames(
         mask: (1, H, W) in {0, 1}; 1 where pixels may move.
         min_density: Picture pixels that must have gone into an output pixel for it to count in full, above 0; 0.5
             allows a texture to be stretched to twice its area.
-        progress: Text before a progress bar; None shows none.
 
     Yields:
         N frames (3, H, W) in the value range of `image`.
@@ -71,7 +65,7 @@ def frames(
     check_inputs(image, flow, mask, num_frames, least_side=2)
     if not min_density > 0:
         raise ValueError(f"min_density={min_density}: must be above 0, such as 0.5")
-    return _frames(image, flow, num_frames, loop, mask, min_density, progress)
+    return _frames(image, flow, num_frames, loop, mask, min_density)
 
 
 def check_inputs(image: Tensor, flow: Tensor, mask: Tensor, num_frames: int, *, least_side: int) -> None:
@@ -96,14 +90,14 @@ def check_inputs(image: Tensor, flow: Tensor, mask: Tensor, num_frames: int, *, 
 
 
 def _frames(
-    image: Tensor, flow: Tensor, num_frames: int, loop: bool, mask: Tensor, min_density: float, progress: str | None
+    image: Tensor, flow: Tensor, num_frames: int, loop: bool, mask: Tensor, min_density: float
 ) -> Iterator[Tensor]:
     field = flow.float() * mask
     still = (field == 0).all(0)
     source = torch.cat([image * mask, mask.to(image)])
     past = torch.zeros_like(field)
     futures = _traces_reversed(field, num_frames)
-    for t in tqdm(range(num_frames), desc=progress, disable=progress is None, leave=False):
+    for t in range(num_frames):
         future = next(futures)
         if t == 0:
             yield image.clone()

@@ -13,9 +13,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import torch
-from scipy import ndimage
 from torch import Tensor
-from tqdm import tqdm
 
 from motionanim.models.eulerian import check_inputs
 
@@ -46,7 +44,6 @@ class _Pace(NamedTuple):
 
 def frames(
     image: Tensor, flow: Tensor, *, num_frames: int, loop: bool, mask: Tensor, reach: float, seed: int,
-    progress: str | None,
 ) -> Iterator[Tensor]:  # fmt: skip
     """Animate a picture, one frame at a time; the memory does not grow with `num_frames`.
 
@@ -61,7 +58,6 @@ def frames(
         mask: (1, H, W) in {0, 1}; 1 where pixels may move.
         reach: Share of the picture's height that the texture travels in half a period, above 0: fast motion starts
             again more often than slow motion.
-        progress: Text before a progress bar; None shows none.
 
     Yields:
         N frames (3, H, W) float32 in [-1, 1].
@@ -72,12 +68,11 @@ def frames(
     check_inputs(image, flow, mask, num_frames, least_side=1)
     if not reach > 0:
         raise ValueError(f"reach={reach}: must be above 0, a share of the picture's height such as 0.05")
-    return _frames(image, flow, num_frames, loop, mask, reach, seed, progress)
+    return _frames(image, flow, num_frames, loop, mask, reach, seed)
 
 
 def _frames(
     image: Tensor, flow: Tensor, num_frames: int, loop: bool, mask: Tensor, reach: float, seed: int,
-    progress: str | None,
 ) -> Iterator[Tensor]:  # fmt: skip
     may_move = mask[0].cpu().numpy() > 0
     field = np.where(may_move, flow.cpu().float().numpy(), 0).transpose(1, 2, 0)
@@ -90,10 +85,10 @@ def _frames(
         nodes = _nodes(carried, step)
         paces = _paces(np.hypot(field[..., 0], field[..., 1]), nodes, step, num_frames, loop, reach)
         offset = _offset(nodes.shape[:2], len(photo) / step, seed)
-        fade = np.clip(ndimage.distance_transform_edt(np.pad(moves, 1, mode="edge"))[1:-1, 1:-1] / (FADE + 1), 0, 1)
-        fade = fade.astype(np.float32)
+        edge = cv2.distanceTransform(moves.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+        fade = (edge / np.float32(FADE + 1)).clip(0, 1)
         del field, carried, moves
-    for t in tqdm(range(num_frames), desc=progress, disable=progress is None, leave=False):
+    for t in range(num_frames):
         made = image.detach().clone()
         if t > 0:
             for rows, columns in tiles:
@@ -187,18 +182,22 @@ def _continued(photo: np.ndarray, field: np.ndarray, may_move: np.ndarray) -> tu
     """Picture and field outside the mask as those inside: mirrored at the edge, and of the nearest pixel."""
     if may_move.all():
         return photo, field
+    from scipy import ndimage  # half a second, which a picture without a mask need not wait for
+
     core = ndimage.binary_erosion(may_move, iterations=RIM, border_value=1)
     core |= may_move & ~ndimage.binary_dilation(core, iterations=RIM + 1)  # parts too narrow to have a core
     height, width = may_move.shape
     nearest = ndimage.distance_transform_edt(~core, return_distances=False, return_indices=True)
-    y, x = np.nonzero(~core)
-    near_y, near_x = (n[y, x] for n in nearest)
-    mirror_y, mirror_x = _reflected(2 * near_y - y, height), _reflected(2 * near_x - x, width)
-    outside = ~core[mirror_y, mirror_x]
-    mirror_y[outside], mirror_x[outside] = (n[mirror_y[outside], mirror_x[outside]] for n in nearest)
     source, carried = photo.copy(), field.copy()
-    source[y, x] = photo[mirror_y, mirror_x]
-    carried[y, x] = field[near_y, near_x]
+    for top in range(0, height, TILE[0]):  # places are 8 bytes a number, of a whole photo most of a gigabyte
+        y, x = np.nonzero(~core[top : top + TILE[0]])
+        y += top
+        near_y, near_x = (n[y, x] for n in nearest)
+        mirror_y, mirror_x = _reflected(2 * near_y - y, height), _reflected(2 * near_x - x, width)
+        outside = ~core[mirror_y, mirror_x]
+        mirror_y[outside], mirror_x[outside] = (n[mirror_y[outside], mirror_x[outside]] for n in nearest)
+        source[y, x] = photo[mirror_y, mirror_x]
+        carried[y, x] = field[near_y, near_x]
     return source, carried
 
 
@@ -252,15 +251,12 @@ def _paces(speed: np.ndarray, nodes: np.ndarray, step: int, num_frames: int, loo
     cell = max(1, round(height / 32))
     grown = np.pad(speed, ((0, -height % cell), (0, -width % cell)))
     cells = grown.reshape(grown.shape[0] // cell, cell, -1, cell).max((1, 3))
-    y, x = np.mgrid[: cells.shape[0], : cells.shape[1]] * (cell / (HALVING * height))
-    octave = np.full(cells.shape, np.inf)
     peak = cells.max()
-    for row, column in zip(*np.nonzero(cells)):
-        away = np.hypot(y - y[row, column], x - x[row, column])
-        np.minimum(octave, away + np.log2(peak / cells[row, column]), out=octave)
-    octave = cv2.resize(
-        octave.clip(0, OCTAVES).astype(np.float32), (grown.shape[1], grown.shape[0]), interpolation=cv2.INTER_LINEAR
-    )[:height, :width]
+    slower = np.divide(peak, cells, where=cells > 0, out=np.full_like(cells, np.inf))
+    octave = _lowest_near(np.log2(slower), cell / (HALVING * height))
+    octave = cv2.resize(octave.astype(np.float32), (grown.shape[1], grown.shape[0]), interpolation=cv2.INTER_LINEAR)[
+        :height, :width
+    ]
     octave = np.minimum(octave, octave[speed > 0].max())
     paces: dict[float, np.ndarray] = {}
     for number in range(int(octave.max()) + 1):
@@ -277,6 +273,25 @@ def _paces(speed: np.ndarray, nodes: np.ndarray, step: int, num_frames: int, loo
         for turn, share in paces.items()
         if share.any()
     ]
+
+
+def _lowest_near(octave: np.ndarray, rise: float) -> np.ndarray:
+    """The least of all cells' octaves, each higher by `rise` for every cell that it is away, up to OCTAVES.
+
+    Takes as long as there are cells times those near one of them: a strip has many cells and few near each other.
+    """
+    rows, columns = octave.shape
+    reach = int(OCTAVES / rise)
+    down, across = (range(-min(reach, side - 1), min(reach, side - 1) + 1) for side in (rows, columns))
+    least = np.full(octave.shape, float(OCTAVES))
+    for dy in down:
+        for dx in across:
+            away = np.hypot(dy, dx) * rise
+            if away < OCTAVES:
+                here = least[max(dy, 0) : rows + min(dy, 0), max(dx, 0) : columns + min(dx, 0)]
+                there = octave[max(-dy, 0) : rows + min(-dy, 0), max(-dx, 0) : columns + min(-dx, 0)]
+                np.minimum(here, there + away, out=here)
+    return least
 
 
 def _paths(velocity: np.ndarray, step: int, most: float) -> np.ndarray:

@@ -19,7 +19,8 @@ from motionanim.flow import motion_strength
 from motionanim.generate import Generator, LongVideo
 from motionanim.long_video.common import Record
 from motionanim.motion_kinds import swept
-from motionanim.renderers.kinds import Flowing, Photo, looped, photo_frames
+from motionanim.progress import SILENT, Progress
+from motionanim.renderers.kinds import PIXEL, Flowing, Photo, looped, photo_frames
 
 AGREES = 0.15  # change of the prediction, of the pixel range [-1, 1], at which the photo's share has fallen to 1/e
 
@@ -51,12 +52,13 @@ def render(
     flowing: Flowing | None,
     loop: bool,
     seed: int,
-    progress: bool,
+    progress: Progress | None,
 ) -> Rendered:
     """Make a video at the model's size.
 
     Args:
         strength: (1,) what the model is told where there are no arrows; with arrows it is Eq. 8 of the field.
+        progress: Is told of every frame of the prediction, every call, and every decoded frame; None shows nothing.
         flowing: What renders the flow of the prediction; None carries the photo by `flow.trace_back`.
         loop: Whether the last frame leads back to the first.
     """
@@ -64,10 +66,14 @@ def render(
     mask = swept(controls.mask, fields.parts)
     # A model without motion field sees nothing of the field, and its video shows nothing of it either.
     carried, steered = None, bool(controls.arrows) and generator.denoiser.steerable
+    progress = progress or SILENT
+    predicts, pixels = flowing is not None or not steered, image[0].numel()
+    progress.expect("predicting", num_frames * (steered and flowing is not None), seconds=PIXEL * pixels)
+    generator.expect_decoding(progress, num_frames * (2 if predicts else 1), pixels)
     if steered and flowing is not None:
         parts = looped(fields.parts, num_frames) if loop else fields.parts
-        stream = photo_frames(Photo(image, controls.mask, parts), num_frames=num_frames, flowing=flowing, progress=None)
-        carried = torch.stack(list(stream))[None]
+        stream = photo_frames(Photo(image, controls.mask, parts), num_frames=num_frames, flowing=flowing)
+        carried = torch.stack(list(_reported(stream, progress)))[None]
         if loop:
             ahead = max(generator.window, len(generator.sigmas))  # a window may end this much after the video
             carried = carried[:, torch.arange(num_frames + ahead) % num_frames]
@@ -77,15 +83,19 @@ def render(
         long_video=long_video, seed=seed, progress=progress, carried=carried,
     )  # fmt: skip
     prediction = None
-    if carried is not None or not steered:
+    if predicts:
         known = image.expand(1, num_frames, -1, -1, -1) if carried is None else carried[:, :num_frames]
-        prediction = generator.through_codec(known)[0].cpu()
+        prediction = generator.through_codec(known, progress)[0].cpu()
     return Rendered(video[0].cpu(), prediction, record)
 
 
-def at_photo_size(
-    photo: Photo, rendered: Rendered, *, flowing: Flowing, num_frames: int, progress: str | None
-) -> Iterator[Tensor]:
+def _reported(stream: Iterator[Tensor], progress: Progress) -> Iterator[Tensor]:
+    for frame in stream:
+        progress.done("predicting")
+        yield frame
+
+
+def at_photo_size(photo: Photo, rendered: Rendered, *, flowing: Flowing, num_frames: int) -> Iterator[Tensor]:
     """Frames (3, H, W) at the photo's size: the photo in motion, or the model's picture where it made another.
 
     Changes smaller than the model's grain are ignored, because on the sharp photo they would flicker.
@@ -95,7 +105,7 @@ def at_photo_size(
     moves = swept(photo.mask, photo.parts)
     stream: Iterator[Tensor] | Sequence[Tensor] = [photo.image] * num_frames
     if not photo.parts.flow_only or photo.parts.flow.any():
-        stream = photo_frames(photo, num_frames=num_frames, flowing=flowing, progress=progress)
+        stream = photo_frames(photo, num_frames=num_frames, flowing=flowing)
     for t, full in enumerate(stream):
         if t == 0:
             yield full

@@ -18,11 +18,8 @@ def check(controls: Controls, *, field: str, loras: object) -> None:
 
 
 def render(
-    image: Tensor, controls: Controls, fields: Fields, *, num_frames: int, flowing: Flowing, loop: bool, progress: bool
+    image: Tensor, controls: Controls, fields: Fields, *, num_frames: int, flowing: Flowing, loop: bool
 ) -> Iterator[Tensor]:
     """Frames (3, H, W) in [-1, 1] of an image (3, H, W) and its drawing; see `photo_frames`."""
     parts = looped(fields.parts, num_frames) if loop else fields.parts
-    return photo_frames(
-        Photo(image, controls.mask, parts), num_frames=num_frames, flowing=flowing,
-        progress="frames" if progress else None,
-    )  # fmt: skip
+    return photo_frames(Photo(image, controls.mask, parts), num_frames=num_frames, flowing=flowing)

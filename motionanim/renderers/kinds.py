@@ -3,6 +3,7 @@
 Each kind looks every pixel up in the photo itself, so that nothing is blurred more than once, and frame 0 is the photo.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -11,13 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from motionanim.flow import pixel_grid, warp
+from motionanim.flow import Area, area_grid, area_of, sample
 from motionanim.motion_kinds import Move, Parts, Sway, Turn, sway_wave, turn_displacement, with_rim
 
 INPAINT = 5.0  # px that cv2.inpaint looks around
 SEARCHES = 3  # fixed-point steps from a pixel to the place that sways there
+PIXEL = 2e-7  # seconds that a pixel of a frame takes, guessed until the first frame is there
 
-Flowing = Callable[..., Iterator[Tensor]]  # `flow_map.frames` or `eulerian.frames`, its options bound
+# `flow_map.frames` or `eulerian.frames`, its options bound. Every frame is the caller's to change.
+Flowing = Callable[..., Iterator[Tensor]]
 
 
 class Photo(NamedTuple):
@@ -47,53 +50,60 @@ def _whole(angle: float) -> float:
     return float(np.copysign(max(1, round(abs(angle) / circle)) * circle, angle))
 
 
-def photo_frames(photo: Photo, *, num_frames: int, flowing: Flowing, progress: str | None) -> Iterator[Tensor]:
+def photo_frames(photo: Photo, *, num_frames: int, flowing: Flowing) -> Iterator[Tensor]:
     """Frames (3, H, W) in [-1, 1] of all kinds of motion; frame 0 is the photo.
 
     Args:
         num_frames: N; a region that travels rests where its offsets end.
         flowing: What renders the flow.
-        progress: Text before a progress bar; None shows none.
     """
     parts, image = photo.parts, photo.image
     rigid = [*(move.region for move in parts.moves), *(turn.region for turn in parts.turns)]
     mask = photo.mask if not rigid else photo.mask * (1 - torch.stack(rigid).amax(0))
     ground = _uncovered(image, parts.moves)
-    stream = flowing(ground, parts.flow, num_frames=num_frames, mask=mask, progress=progress)
+    stream = flowing(ground, parts.flow, num_frames=num_frames, mask=mask)
+    swaying = [(sway, (sway.amplitude != 0).any(0)) for sway in parts.sways]
+    turning = [(turn, turn.region[0] > 0) for turn in parts.turns]
+    moving = [(kind, where, area_of(where)) for kind, where in (*swaying, *turning) if where.any()]
+    seen = None if parts.flow_only else _pixels(ground)
+    carried = _pixels(image) if parts.moves else None
     for t, frame in enumerate(stream):
         if t == 0 or parts.flow_only:
             yield image if t == 0 else frame
             continue
-        for sway in parts.sways:
-            moves = (sway.amplitude != 0).any(0)
-            frame = torch.where(moves, _looked_up(ground, swayed_from(sway, t)), frame)
-        for turn in parts.turns:
-            frame = torch.where(turn.region > 0, _looked_up(ground, turned_from(turn, t)), frame)
+        for kind, where, (rows, columns) in moving:
+            from_there = swayed_from if isinstance(kind, Sway) else turned_from
+            found = _looked_up(seen, area_grid((rows, columns)) + from_there(kind, t, (rows, columns)))
+            frame[:, rows, columns] = torch.where(where[rows, columns], found, frame[:, rows, columns])
         for move in parts.moves:
-            frame = _pasted(frame, image, move, t)
+            _paste(frame, carried, move, t)
         yield frame
 
 
-def swayed_from(sway: Sway, frame: int) -> Tensor:
-    """Where what is at each pixel of a frame was in the photo, as an offset (2, H, W) px."""
+def swayed_from(sway: Sway, frame: int, area: Area) -> Tensor:
+    """Where what is at each pixel of an area of a frame was in the photo, as an offset (2, h, w) px."""
     wave = float(sway_wave(sway, torch.tensor(frame)))
-    back = -wave * sway.amplitude
+    grid, back = area_grid(area), -wave * sway.amplitude[:, *area]
     for _ in range(SEARCHES):
-        back = -wave * warp(sway.amplitude[None], back[None])[0]
+        back = -wave * sample(sway.amplitude[None], (grid + back)[None])[0]
     return back
 
 
-def turned_from(turn: Turn, frame: int) -> Tensor:
+def turned_from(turn: Turn, frame: int, area: Area) -> Tensor:
     """The same for a wheel: exact."""
-    return turn_displacement(turn, -frame)
+    return turn_displacement(turn, -frame, area)
 
 
-def _looked_up(image: Tensor, offset: Tensor) -> Tensor:
-    """The picture (C, H, W) at p + offset(p), by Lanczos' kernel, which keeps its sharpness; mirrored outside."""
-    x, y = (pixel_grid(*image.shape[-2:]) + offset).numpy()
-    pixels = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
+def _pixels(image: Tensor) -> np.ndarray:
+    """(C, H, W) as OpenCV has it, (H, W, C)."""
+    return np.ascontiguousarray(image.permute(1, 2, 0).numpy())
+
+
+def _looked_up(pixels: np.ndarray, places: Tensor) -> Tensor:
+    """The picture (C, h, w) at places (2, h, w), by Lanczos' kernel, which keeps its sharpness; mirrored outside."""
+    x, y = places.numpy()
     found = cv2.remap(pixels, x, y, cv2.INTER_LANCZOS4, borderMode=cv2.BORDER_REFLECT_101)
-    return torch.from_numpy(found.reshape(pixels.shape)).permute(2, 0, 1).clamp(-1, 1)
+    return torch.from_numpy(found.reshape(*x.shape, -1)).permute(2, 0, 1).clamp(-1, 1)
 
 
 def _uncovered(image: Tensor, moves: tuple[Move, ...]) -> Tensor:
@@ -106,11 +116,21 @@ def _uncovered(image: Tensor, moves: tuple[Move, ...]) -> Tensor:
     return torch.where(torch.from_numpy(holes) > 0, filled / 127.5 - 1, image)
 
 
-def _pasted(frame: Tensor, image: Tensor, move: Move, t: int) -> Tensor:
-    """The travelling region laid over a frame, its edge as smooth as its place between pixels makes it."""
-    offset = -move.offsets[min(t, len(move.offsets) - 1)].float().view(2, 1, 1).expand(2, *image.shape[-2:])
-    cover = warp(move.region[None], offset[None])[0]
+def _paste(frame: Tensor, pixels: np.ndarray, move: Move, t: int) -> None:
+    """Lay the travelling region over a frame, its edge as smooth as its place between pixels makes it."""
+    offset = move.offsets[min(t, len(move.offsets) - 1)].float()
+    height, width = frame.shape[-2:]
+    home = area_of(move.region[0] > 0, margin=2)
+    # Only what the region covers by now, and the pixels that share its edge.
+    rows, columns = (
+        slice(max(math.floor(side.start + way), 0), min(math.ceil(side.stop + way), most))
+        for side, way, most in zip(home, offset.flip(0).tolist(), (height, width))
+    )
+    if rows.start >= rows.stop or columns.start >= columns.stop:
+        return
+    places = area_grid((rows, columns)) - offset.view(2, 1, 1)
+    cover = sample(move.region[None], places[None])[0]
     # What comes from outside the picture was not there: the border is not drawn out.
-    x, y = pixel_grid(*image.shape[-2:]) + offset
-    cover = cover * ((x >= 0) & (y >= 0) & (x <= image.shape[-1] - 1) & (y <= image.shape[-2] - 1))
-    return torch.lerp(frame, _looked_up(image, offset), cover)
+    x, y = places
+    cover = cover * ((x >= 0) & (y >= 0) & (x <= width - 1) & (y <= height - 1))
+    frame[:, rows, columns] = torch.lerp(frame[:, rows, columns], _looked_up(pixels, places), cover)

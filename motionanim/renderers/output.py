@@ -1,11 +1,9 @@
 """What animate leaves: video, picture, record, and on request a GIF and PNG files; all of them or none."""
 
 import json
-import os
-import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,34 +17,7 @@ from motionanim.drawing import Controls
 from motionanim.files import atomic_path
 from motionanim.motion_kinds import peak_velocity
 from motionanim.pictures import draw_controls, flow_to_rgb, gif_picture, panels, write_gif, write_picture
-
-NUMBERED = re.compile(r"\d{5}\.png")
-
-
-def output_files(out: Path, *, gif: bool, png: bool, inputs: Sequence[Path]) -> dict[str, Path]:
-    """What will be written beside the video `out`.
-
-    Raises:
-        ValueError: If it cannot be written, or would replace an input.
-    """
-    if out.suffix.lower() != ".mp4":
-        raise ValueError(f"out={out}: must end in .mp4")
-    files = {"video": out, "record": out.with_suffix(".json"), "picture": out.with_suffix(".png")}
-    if gif:
-        files["gif"] = out.with_suffix(".gif")
-    for path in files.values():
-        if path.resolve() in {each.resolve() for each in inputs}:
-            raise ValueError(f"out={out} would replace the input {path}: choose another name")
-        if path.is_dir():
-            raise ValueError(f"out={out}: {path} is a folder, choose another name")
-    if png:
-        folder = files["frames"] = out.with_suffix("")
-        if folder.exists() and not (folder.is_dir() and all(NUMBERED.fullmatch(p.name) for p in folder.iterdir())):
-            raise ValueError(f"out={out}: frames would go to {folder}, which holds other files: choose another name")
-    existing = next(parent for parent in out.absolute().parents if parent.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise ValueError(f"out={out}: {existing} cannot be written: choose another folder")
-    return files
+from motionanim.progress import Progress
 
 
 def write_files(
@@ -58,28 +29,40 @@ def write_files(
     overview: Sequence[Tensor],
     record: Mapping[str, Any],
     kept: list[Tensor] | None,
+    progress: Progress,
 ) -> None:
     """Write all files or, on a full disk, none.
 
     Args:
-        files: Of `output_files`.
+        files: Of `files.output_files`.
         videos: Their frames (3, H, W) in [-1, 1], one at a time; several stand side by side.
         overview: The first pictures of the overview, see `drawn`; five frames of the first video follow.
         record: Of the JSON file; read when all frames were made.
         kept: Takes the frames too.
+        progress: Is told of every frame of every video, as its stage "frames".
     """
-    with ExitStack() as stack:
+    with ExitStack() as stack, _naming(files["video"]):
         paths = {name: stack.enter_context(atomic_path(file)) for name, file in files.items() if name != "frames"}
         if "frames" in files:
             folder = files["frames"]
             made = stack.enter_context(TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}."))
             paths["frames"] = Path(made) / "new"
-        shown = _write_frames(paths, videos, num_frames, fps, kept)
+        shown = _write_frames(paths, videos, num_frames, fps, kept, progress)
         paths["record"].write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         write_picture(paths["picture"], panels([*overview, *shown]))
         if "frames" in files:
             shutil.rmtree(folder, ignore_errors=True)  # checked before: it holds an earlier video's frames only
             paths["frames"].rename(folder)
+
+
+@contextmanager
+def _naming(out: Path) -> Iterator[None]:
+    """Say of a full disk which file it stopped."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise OSError(f"out={out} is not written ({reason}): free some space or choose another folder") from error
 
 
 def drawn(image: Tensor, controls: Controls, fields: Fields) -> list[Tensor]:
@@ -94,7 +77,7 @@ def drawn(image: Tensor, controls: Controls, fields: Fields) -> list[Tensor]:
 
 def _write_frames(
     paths: Mapping[str, Path], videos: Sequence[Iterable[Tensor]], num_frames: int, fps: float,
-    kept: list[Tensor] | None,
+    kept: list[Tensor] | None, progress: Progress,
 ) -> list[Tensor]:  # fmt: skip
     """Five of the frames, as panels."""
     chosen, shown, coloured = torch.linspace(0, num_frames - 1, 5).round().int().tolist(), [], []
@@ -110,6 +93,7 @@ def _write_frames(
             if kept is not None:
                 kept.append(frame)
             yield frame
+            progress.done("frames", len(parts))  # encoded
 
     write_video(paths["video"], passing(), fps)
     if "gif" in paths:

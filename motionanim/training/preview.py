@@ -18,6 +18,7 @@ from motionanim.generate import Generator
 from motionanim.long_video.chained import direct
 from motionanim.models.lora import enable_lora
 from motionanim.pictures import flow_to_rgb, sheet, write_picture
+from motionanim.progress import Progress
 from motionanim.training.diffusion import DiffusionModule
 from motionanim.training.flow_refiner import FlowRefinerModule
 from motionanim.types import ClipBatch, FlowPairBatch
@@ -34,7 +35,7 @@ def sample(
     seed: int,
     steered: bool,
     guidance: bool,
-    progress: bool,
+    progress: Progress | None,
 ) -> Tensor:
     """Videos (B, T, 3, H, W) from the first frames and the motion of `batch`; equal arguments give equal noise.
 
@@ -84,10 +85,11 @@ class Preview(L.Callback):
             return
         batch = trainer.datamodule.first_val(self.clips)
         # On every process: sharded weights take all of them, and waiting for one would take as long.
-        videos = sample(
-            pl_module, batch, sampling=self.sampling, seed=self.seed, steered=True, guidance=True,
-            progress=trainer.is_global_zero,
-        ).cpu()  # fmt: skip
+        with Progress(shown=trainer.is_global_zero) as progress:
+            videos = sample(
+                pl_module, batch, sampling=self.sampling, seed=self.seed, steered=True, guidance=True,
+                progress=progress,
+            ).cpu()  # fmt: skip
         if not trainer.is_global_zero:
             return
         flow = flow_to_rgb(torch.cat([batch.flow, batch.flow[:, -1:]], dim=1))
@@ -165,7 +167,7 @@ class CameraReport(L.Callback):
                     seed=self.seed + i,
                     steered=False,
                     guidance=False,
-                    progress=False,
+                    progress=None,
                 )
                 for i in tqdm(range(0, self.clips, 4), leave=False, **shown)
             ]

@@ -1,0 +1,250 @@
+"""From a checked config to the written files: what of `animate` needs PyTorch, which takes seconds to import."""
+
+import hashlib
+import sys
+import time
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache, partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import hydra
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from motionanim.controls import Fields, at_strength, strength_to_px
+from motionanim.data.video import check_video_size
+from motionanim.drawing import Controls, crop_controls, fit_controls, parse_controls, region_files
+from motionanim.entry import quiet
+from motionanim.files import check_kept
+from motionanim.flow import resize_flow
+from motionanim.images import fit, load_image, load_mask, model_size, stretched
+from motionanim.models.flow_refiner import FlowRefiner
+from motionanim.motion_kinds import Parts, doubts
+from motionanim.progress import Progress
+from motionanim.regions import propose_region
+from motionanim.renderers import eulerian
+from motionanim.renderers.kinds import PIXEL, Photo, looped
+from motionanim.renderers.output import drawn, write_files
+
+VERSIONS = ("torch", "diffusers", "motionanim")
+
+# Videos of more are in their file only: Python callers would need 12 bytes for each, twice while they are put together.
+MAX_PIXELS = 150_000_000
+
+
+def make(
+    config: DictConfig, *, strengths: list[float | None], files: dict[str, Path], keep: bool
+) -> tuple[Tensor | None, dict[str, Any]]:
+    """Animate as a composed conf/animate.yaml says, and write the files.
+
+    Args:
+        strengths: A video each, side by side.
+        files: Of `files.output_files`.
+        keep: Return the frames too.
+
+    Returns:
+        The frames (N, 3, H, W) in [-1, 1], None without `keep` or above MAX_PIXELS in all; and the record.
+    """
+    photo = load_image(config.image)
+    _check_size(config, *photo.shape[1:], videos=len(strengths))
+    controls, notes = _read_drawing(config, photo)
+    check_kept(files, region_files(_plain(config.arrows)))
+    for note in notes:
+        warnings.warn(note, stacklevel=2)
+    record: dict[str, Any] = {
+        "command": OmegaConf.to_container(config, resolve=True),
+        "image_sha256": hashlib.sha256(Path(config.image).read_bytes()).hexdigest(),
+        "versions": {name: version(name) for name in VERSIONS} | {"python": sys.version.split()[0]},
+        "notes": notes,
+    }
+    start = time.perf_counter()
+    image, controls = _at_size(config, photo, controls)
+    with Progress(shown=config.progress, runs=len(strengths)) as progress:
+        progress.expect("frames", config.frames, seconds=PIXEL * image[0].numel())
+        render = _eulerian if config.renderer == "eulerian" else _diffusion
+        videos, shown, details = render(config, image, controls, strengths, progress)
+        for note in _proposal(shown[0].fields, files["picture"]):
+            notes.append(note)
+            warnings.warn(note, stacklevel=2)
+        pixels = config.frames * len(videos) * shown[0].image[0].numel()
+        kept: list[Tensor] | None = [] if keep and pixels <= MAX_PIXELS else None
+        record |= details
+
+        def timed() -> Iterator[Tensor]:
+            yield from videos[0]
+            record["seconds"] = time.perf_counter() - start
+
+        write_files(
+            files, [timed(), *videos[1:]], num_frames=config.frames, fps=config.fps, overview=drawn(*shown[0]),
+            record=record, kept=kept, progress=progress,
+        )  # fmt: skip
+    return None if kept is None else torch.stack(kept), record
+
+
+def _plain(value: Any) -> Any:
+    """A value of a config as Python's own."""
+    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+
+
+def _read_drawing(config: DictConfig, photo: Tensor) -> tuple[Controls, list[str]]:
+    """What was drawn, in the photo's pixels, and what a user should know of it, a line each."""
+    drawn = _plain(config.arrows)
+    mask, notes = torch.ones_like(photo[:1]), []
+    if config.mask == "auto":
+        # The drawing is read twice, because the mask that it has to fit is made from it.
+        free = parse_controls(drawn, mask)
+        mask = propose_region(photo, [arrow.path for arrow in free.arrows if arrow.region is None], free.pins)
+        regions = [arrow.region for arrow in free.arrows if arrow.region is not None]
+        mask = torch.stack([mask, *regions]).amax(0)
+        picture = Path(config.out).with_suffix(".png")
+        notes.append(
+            f"mask=auto: GrabCut proposes that {float(mask.mean()):.0%} of the photo may move; {picture} shows it: "
+            "paint a mask if it is wrong"
+        )
+    elif config.mask is not None:
+        mask = load_mask(config.mask, *photo.shape[1:])
+    controls = parse_controls(drawn, mask)
+    span, shown = config.controls.span, controls
+    strengths = list(config.strength) if OmegaConf.is_list(config.strength) else [config.strength]
+    if None not in strengths:
+        shown = at_strength(controls, max(strengths), span=span, median_strength=config.scale.median_strength)
+    return controls, notes + doubts(shown, span=span, crossings=config.controls.field == "eulerian")
+
+
+def _check_size(config: DictConfig, height: int, width: int, *, videos: int) -> None:
+    """Raises ValueError if a photo of that size gives no video."""
+    listed = OmegaConf.is_list(config.size)
+    if min(height, width) < 2 and not listed:
+        raise ValueError(f"{config.image} is {width}x{height} px: a video needs at least 2x2; give size=[h,w]")
+    if config.size == "model" and config.renderer == "diffusion":
+        return
+    height, width = config.size if listed else (height, width)
+    try:
+        check_video_size(height, width * videos)
+    except ValueError as error:
+        beside = f", {videos} videos side by side" if videos > 1 else ""
+        raise ValueError(f"size={config.size}{beside}: {error}, such as size=[1080,1920]") from error
+
+
+def _at_size(config: DictConfig, photo: Tensor, controls: Controls) -> tuple[Tensor, Controls]:
+    """Photo and drawing at the video's size, whose sides are even, as H.264 demands."""
+    if OmegaConf.is_list(config.size):
+        image, way = fit(photo, *config.size)
+        return image, fit_controls(controls, way)
+    height, width = (side - side % 2 for side in photo.shape[1:])
+    return photo[:, :height, :width], crop_controls(controls, height, width)
+
+
+class Shown(NamedTuple):
+    """What the overview shows of a video: its image, drawing and field, of one size."""
+
+    image: Tensor
+    controls: Controls
+    fields: Fields
+
+
+# Videos as frames (3, H, W) one at a time, what the overview shows of each, and what the record says.
+Made = tuple[Sequence[Iterable[Tensor]], Sequence[Shown], dict[str, Any]]
+
+
+def _fields(
+    config: DictConfig, image: Tensor, controls: Controls, strengths: list[float | None], *, stepwise: bool
+) -> list[Fields]:
+    """The motion field at each strength."""
+    make = partial(hydra.utils.instantiate(config.controls), num_frames=config.frames, stepwise=stepwise)
+    return [make(controls, strength=each, image=image, refiner=_refiner(config)) for each in strengths]
+
+
+def _refiner(config: DictConfig) -> FlowRefiner | None:
+    """T, where it can be asked: not with a mask, and not for a field that is drawn anew for each step."""
+    asked = config.conditioning.refiner and config.mask is None and config.controls.field == "eulerian"
+    return _load_refiner(str(config.refiner)) if asked and config.refiner is not None else None
+
+
+@cache
+def _load_refiner(path: str) -> FlowRefiner:
+    try:
+        return FlowRefiner.load(path).eval()
+    except FileNotFoundError as error:
+        raise ValueError(f"refiner={path}: no such file; null animates without it") from error
+
+
+def _proposal(fields: Fields, picture: Path) -> list[str]:
+    """A line on what T made of the arrows, if it was asked."""
+    if fields.refined is fields.dense:
+        return []
+    speed = torch.linalg.vector_norm(fields.refined, dim=0)
+    share = float((speed > 0.1 * speed.max()).float().mean())
+    return [
+        f"T proposes that {share:.0%} of the photo move; {picture} shows it: with mask=FILE you decide, refiner=null "
+        "takes the arrows as they are"
+    ]
+
+
+def _eulerian(
+    config: DictConfig, image: Tensor, controls: Controls, strengths: list[float | None], progress: Progress
+) -> Made:
+    """Videos of the image's own size."""
+    eulerian.check(controls, field=config.controls.field, loras=config.loras)
+    made = _fields(config, image, controls, strengths, stepwise=False)
+    options = {"num_frames": config.frames, "loop": config.eulerian.loop}
+    flowing = hydra.utils.instantiate(config.eulerian)
+    videos = [eulerian.render(image, controls, fields, flowing=flowing, **options) for fields in made]
+    return videos, [Shown(image, controls, fields) for fields in made], {}
+
+
+def _diffusion(
+    config: DictConfig, image: Tensor, controls: Controls, strengths: list[float | None], progress: Progress
+) -> Made:
+    """Videos by the model, at its own size or enlarged to the image's."""
+    from motionanim.generate import Generator, pick_device  # seconds, which a mistake in the settings need not wait for
+    from motionanim.renderers import diffusion
+
+    quiet()
+    settings = OmegaConf.to_container(config, resolve=True)
+    generator, base_fingerprint = Generator.load(
+        base=config.scale.base, motion=settings["motion"], sampling=settings["sampling"],
+        loras=[(str(path), float(weight)) for path, weight in (settings["loras"] or {}).items()],
+        window=config.scale.num_frames, device=pick_device(),
+    )  # fmt: skip
+    area = config.height * config.width
+    small, way = stretched(image, *model_size(*image.shape[1:], area=area, multiple=generator.multiple))
+    fitted, loop = fit_controls(controls, way), config.long_video._target_.endswith(".loop")
+    # A field that is drawn anew for each step has no flow map, and no picture at full size.
+    steady = config.controls.field == "eulerian"
+    flowing = hydra.utils.instantiate(config.eulerian, loop=loop) if steady else None
+    full = _fields(config, image, controls, strengths, stepwise=False) if steady and config.size != "model" else []
+    if not generator.denoiser.steerable:
+        full = [fields._replace(parts=Parts(torch.zeros_like(fields.parts.flow))) for fields in full]
+    videos, shown, records = [], [], []
+    for number, fields in enumerate(_fields(config, small, fitted, strengths, stepwise=True)):
+        strength = strengths[number]
+        if strength is not None:
+            px = strength_to_px(strength, median_strength=config.scale.median_strength, width=small.shape[2])
+            strength = torch.tensor([px])
+        rendered = diffusion.render(
+            generator, diffusion.Small(small, fitted, fields), num_frames=config.frames, fps=config.fps,
+            strength=strength, long_video=hydra.utils.instantiate(config.long_video), flowing=flowing, loop=loop,
+            seed=config.seed, progress=progress,
+        )  # fmt: skip
+        records.append(rendered.record._asdict())
+        if full:
+            parts = looped(full[number].parts, config.frames) if loop else full[number].parts
+            videos.append(
+                diffusion.at_photo_size(
+                    Photo(image, controls.mask, parts), rendered, flowing=flowing, num_frames=config.frames
+                )
+            )
+            shown.append(Shown(image, controls, full[number]))
+        else:
+            enlarge = config.size != "model" and small.shape != image.shape
+            videos.append(diffusion.enlarged(rendered.sample, image.shape[1:]) if enlarge else rendered.sample)
+            if enlarge:
+                flow = resize_flow(fields.dense, *image.shape[1:])
+                fields = fields._replace(dense=flow, refined=flow, parts=Parts(flow))
+            shown.append(Shown(image, controls, fields) if enlarge else Shown(small, fitted, fields))
+    return videos, shown, {"base_fingerprint": base_fingerprint, "runs": records, "model_size": list(small.shape[1:])}
