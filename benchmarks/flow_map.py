@@ -1,14 +1,19 @@
-"""Figures of the flow map on a photo: python benchmarks/flow_map.py PHOTO ARROWS [--mask MASK] [--frames 125] [--loop].
+"""Figures of a photo in motion: python benchmarks/flow_map.py PHOTO ARROWS [--mask MASK] [--frames 125] [--loop].
 
-ARROWS is JSON as `animate` takes it. No true clip is needed. It measures how fast DIS sees the picture move at the
-arrows, its sharpness, its new edges, and whether the rest stays the photo, on the frames before they are encoded. It
-prints a row of Markdown; flow_map.md names the columns.
+ARROWS is JSON as `animate` takes it. PHOTO may be scene:N, a held-out scene of the procedural world with its own mask,
+and ARROWS then `true`: up to four arrows from its own motion. The frames are those of the flow map alone, or of all of
+`animate` by one of its methods: --method continuous. No true clip is needed. It measures how fast DIS sees the picture
+move at the arrows, its sharpness, its new edges, and whether the rest stays the photo, on the frames before they are
+encoded. It prints a row of Markdown; flow_map.md names the columns.
 """
 
 import argparse
+import json
+import tempfile
 import time
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +21,10 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import Tensor
 
+from motionanim.animate import animate
 from motionanim.controls import motion_field, parse_controls
+from motionanim.evaluation.cases import Request, SyntheticBenchmark
+from motionanim.evaluation.reading import Reading
 from motionanim.images import load_image, load_mask
 from motionanim.metrics.edges import new_edges
 from motionanim.models.flow_estimator import DisFlow
@@ -24,6 +32,7 @@ from motionanim.pictures import sheet, write_picture
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 SPAN, HALF = 16, 12  # frames of an arrow; px around its start in which DIS is asked
+SIDE, MOST_ARROWS = 256, 4  # of a scene of the procedural world
 HINT = ("sigma", "threshold", "threshold_on", "edge", "normalized")
 
 
@@ -34,27 +43,57 @@ def sharpness(frame: Tensor, where: Tensor) -> float:
     return float((magnitude * where[0, 1:, 1:]).sum() / where[0, 1:, 1:].sum())
 
 
+def scene(number: int, folder: Path) -> tuple[Path, str, Path]:
+    """A held-out scene's first frame, the arrows of its own motion whose tips are in the picture, and its mask."""
+    reading = Reading(num_frames=2, height=SIDE, width=SIDE, fps=7, shape="stretch")
+    request = Request(max_arrows=16, span=SPAN, strength=None, reverse=False, median_strength=0.0067, seed=0)
+    world = {"seed": 1, "moving_camera": 0.0, "split": "val"}
+    case = SyntheticBenchmark(name="scenes", n=number + 1, reading=reading, world=world, request=request).case(number)
+    picture, mask = folder / f"scene_{number}.png", folder / "mask.png"
+    write_picture(picture, case.frames[0])
+    write_picture(mask, case.mask.expand(3, -1, -1) * 2 - 1)
+    drawn = [[*arrow.path[0], *arrow.path[1]] for arrow in case.arrows]
+    inside = [arrow for arrow in drawn if all(0 <= value <= SIDE - 1 for value in arrow)]
+    spread = inside[:: max(1, len(inside) // MOST_ARROWS)][:MOST_ARROWS]
+    return picture, json.dumps([[round(value, 1) for value in arrow] for arrow in spread]), mask
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("photo", type=Path)
+    parser.add_argument("photo")
     parser.add_argument("arrows")
     parser.add_argument("--mask", type=Path)
     parser.add_argument("--frames", type=int, default=125)
     parser.add_argument("--loop", action="store_true")
+    parser.add_argument("--method", help="of conf/long_video: the frames of `animate`, the network included")
     parser.add_argument("--sheet", type=Path, help="write twelve frames here")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    image = load_image(options.photo)
+    with tempfile.TemporaryDirectory() as folder:
+        print(row(options, Path(folder)), flush=True)
+
+
+def row(options: argparse.Namespace, folder: Path) -> str:
+    """The figures of one video; `folder` is for files in between."""
+    photo, arrows, outline = Path(options.photo), options.arrows, options.mask
+    if options.photo.startswith("scene:"):
+        photo, arrows, outline = scene(int(options.photo.removeprefix("scene:")), folder)
+    image = load_image(photo)
     height, width = image.shape[1:]
-    mask = torch.ones(1, height, width) if options.mask is None else load_mask(options.mask, height, width)
-    controls = parse_controls(options.arrows, mask)
+    mask = torch.ones(1, height, width) if outline is None else load_mask(outline, height, width)
+    controls = parse_controls(arrows, mask)
     hint = OmegaConf.load(CONF / "hint" / "default.yaml")
     field = motion_field(
         controls, num_frames=options.frames, span=SPAN, field="eulerian", **{name: hint[name] for name in HINT}
     ).dense
     render = instantiate(OmegaConf.merge(OmegaConf.load(CONF / "eulerian" / "flow_map.yaml"), {"seed": 0}))
     start = time.perf_counter()
-    made = list(render(image, field, num_frames=options.frames, loop=options.loop, mask=mask))
+    if options.method:
+        settings: dict[str, Any] = {"image": photo, "arrows": arrows, "mask": outline, "frames": options.frames}
+        settings |= {"out": folder / "out.mp4", "progress": False}
+        made = list(animate([f"long_video={options.method}"], **settings).frames)
+    else:
+        made = list(render(image, field, num_frames=options.frames, loop=options.loop, mask=mask))
     seconds = time.perf_counter() - start
     moves = mask * field.ne(0).any(0)
     usual = sharpness(image, moves)
@@ -74,13 +113,14 @@ def main() -> None:
     if options.sheet:
         middle = len(made) // 2
         write_picture(options.sheet, sheet([torch.stack(made[:middle]), torch.stack(made[middle : 2 * middle])]))
-    print(
-        f"| {options.photo.stem} {width}x{height}{', mask' if options.mask else ''}{', loop' if options.loop else ''} "
+    way = options.method or ("loop" if options.loop else "")
+    kind = "".join(f", {part}" for part in ("mask" if outline else "", way) if part)
+    return (
+        f"| {photo.stem} {width}x{height}{kind} "
         f"| {edges.mean():.5f} / {edges.max():.5f} | {min(sharp):.3f} to {max(sharp):.3f} "
         f"| {np.mean(gains[:24]):.2f} / {np.mean(gains[-24:]):.2f} / {min(gains):.2f} | {farthest:.1g} "
         f"| {float((made[-1] - made[0]).square().mean().sqrt()) / max(np.median(change), 1e-9):.2f} "
-        f"| {seconds / len(made):.2f} |",
-        flush=True,
+        f"| {seconds / len(made):.2f} |"
     )
 
 

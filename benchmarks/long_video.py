@@ -1,6 +1,6 @@
 """Long-video methods side by side on the embedded base: calls, time, seams, loops.
 
-python benchmarks/long_video.py [--frames 125] [--rounds 3] [--report FILE] [override ...]
+python benchmarks/long_video.py [--frames 125] [--rounds 3] [--picture 0] [--seed 0] [--report FILE] [override ...]
 
 All make the same clip in one run, in turns; the time is the least of the rounds, decoding included. Overrides are those
 of conf/animate.yaml; each method keeps the options of its own YAML. The picture is a frame of the procedural world's
@@ -11,6 +11,8 @@ import argparse
 import os
 import platform
 import time
+from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -28,19 +30,27 @@ from motionanim.types import ClipBatch
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 METHODS = ("direct", "gen_l_video", "freenoise", "phased", "fifo", "continuous", "loop")
-COLUMNS = ("calls", "seconds", "of direct's", "sigma at the split", "seam ratio", "wrap ratio", "periodicity, dB")
+COLUMNS = (
+    "calls", "seconds", "of direct's", "sigma at the split", "seam ratio", "wrap ratio", "periodicity, dB",
+    "largest step of sharpness at a border, %",
+)  # fmt: skip
 
 
-def moving_clip(frames: int, height: int, width: int) -> ClipBatch:
-    """The first held-out clip under a still camera in which a third of the picture or more moves."""
+def moving_clip(number: int, frames: int, height: int, width: int) -> ClipBatch:
+    """A held-out clip, counted from 0, under a still camera in which a third of the picture or more moves."""
     clips = SyntheticClips(
         seed=1, length=64, num_frames=frames, height=height, width=width, fps=7, moving_camera=0.0, split="val"
     )
-    for position in range(len(clips)):
-        clip = clips[position]
-        if (clip.flow[0].abs().sum(0) > 0.1).float().mean() > 1 / 3:
-            return ClipBatch(*(field[None] for field in clip))
-    raise RuntimeError("the world has no such clip")
+    shown = (clips[position] for position in range(len(clips)))
+    moving = (clip for clip in shown if (clip.flow[0].abs().sum(0) > 0.1).float().mean() > 1 / 3)
+    return ClipBatch(*(field[None] for field in next(islice(moving, number, None))))
+
+
+def sharpness_step(frames: torch.Tensor, borders: Sequence[int]) -> float:
+    """The largest change at a segment's border, in percent with its sign, of the mean gradient of the grey."""
+    grey = frames.mean(1)
+    sharp = torch.hypot(grey.diff(dim=1)[:, :, 1:], grey.diff(dim=2)[:, 1:]).mean((1, 2))
+    return max((100 * (sharp[border] / sharp[border - 1] - 1).item() for border in borders), key=abs)
 
 
 def main() -> None:
@@ -48,6 +58,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--frames", type=int, default=125)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--picture", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--report", type=Path)
     parser.add_argument("overrides", nargs="*", default=[])
@@ -62,7 +74,7 @@ def main() -> None:
         base=base.scale.base, motion=settings["motion"], sampling=settings["sampling"], loras=[], window=window,
         device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
     )  # fmt: skip
-    clip = moving_clip(window, base.height, base.width)
+    clip = moving_clip(args.picture, window, base.height, base.width)
     # The field of a steady scene, for as long as the video lasts.
     flow = clip.flow[:, :1].expand(-1, args.frames - 1, -1, -1, -1)
     rows: dict[str, list[float | None]] = {}
@@ -73,12 +85,13 @@ def main() -> None:
                 video, record = generator(
                     clip.image, flow, num_frames=args.frames, fps=base.fps, strength=motion_strength(flow),
                     use_flow=True, mask=torch.ones_like(clip.image[:, :1]), long_video=instantiate(options[name]),
-                    seed=0, progress=progress,
+                    seed=args.seed, progress=progress,
                 )  # fmt: skip
             seconds, frames = time.perf_counter() - start, video[0].cpu()
             if turn == 0:
                 seam = seam_ratio(frames, record.borders) if record.borders else None
-                scores = [seam, wrap_ratio(frames), periodicity(frames, window)]
+                step = sharpness_step(frames, record.borders) if record.borders else None
+                scores = [seam, wrap_ratio(frames), periodicity(frames, window), step]
                 rows[name] = [record.calls, seconds, None, record.split_sigma, *scores]
             rows[name][1] = min(rows[name][1], seconds)
     for row in rows.values():

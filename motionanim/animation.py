@@ -25,7 +25,7 @@ from motionanim.images import fit, load_image, load_mask, model_size, stretched
 from motionanim.models.flow_refiner import FlowRefiner
 from motionanim.motion_kinds import Parts, doubts
 from motionanim.progress import Progress
-from motionanim.regions import propose_region
+from motionanim.regions import example_arrow, propose_region
 from motionanim.renderers import eulerian
 from motionanim.renderers.kinds import PIXEL, Photo, looped
 from motionanim.renderers.output import drawn, write_files
@@ -97,6 +97,7 @@ def _read_drawing(config: DictConfig, photo: Tensor) -> tuple[Controls, list[str
     if config.mask == "auto":
         # The drawing is read twice, because the mask that it has to fit is made from it.
         free = parse_controls(drawn, mask)
+        _undrawn(config, free)
         mask = propose_region(photo, [arrow.path for arrow in free.arrows if arrow.region is None], free.pins)
         regions = [arrow.region for arrow in free.arrows if arrow.region is not None]
         mask = torch.stack([mask, *regions]).amax(0)
@@ -108,11 +109,43 @@ def _read_drawing(config: DictConfig, photo: Tensor) -> tuple[Controls, list[str
     elif config.mask is not None:
         mask = load_mask(config.mask, *photo.shape[1:])
     controls = parse_controls(drawn, mask)
+    notes += _undrawn(config, controls)
     span, shown = config.controls.span, controls
     strengths = list(config.strength) if OmegaConf.is_list(config.strength) else [config.strength]
     if None not in strengths:
         shown = at_strength(controls, max(strengths), span=span, median_strength=config.scale.median_strength)
     return controls, notes + doubts(shown, span=span, crossings=config.controls.field == "eulerian")
+
+
+def _undrawn(config: DictConfig, controls: Controls) -> list[str]:
+    """What a user should know who has drawn no arrows, a line each.
+
+    Raises ValueError, with an arrow to copy, where nothing would come of it that is worth a look: a base of one's own,
+    or SVD, moves a photo by itself, but the embedded one turns it into blotches, so that an explicit `arrows=[]` asks.
+    """
+    if controls.arrows:
+        return []
+    embedded = Path(config.scale.base).is_relative_to(config.paths.assets)
+    asked = OmegaConf.is_list(config.arrows) and len(config.arrows) == 0
+    method, reason = config.long_video._target_.rpartition(".")[2], None
+    if config.renderer == "eulerian":
+        reason = "renderer=eulerian moves along them and nowhere else"
+    elif config.mask == "auto":
+        reason = "mask=auto proposes what they may move"
+    elif embedded and not asked:
+        reason = "left alone, the embedded base turns a photo into blotches (arrows=[] shows it; scale=svd needs none)"
+    if reason is not None:
+        height, width = controls.mask.shape[1:]
+        raise ValueError(
+            f"no arrows: {reason}; draw what moves and which way, [[x0,y0,x1,y1], ...] in the photo's {width}x{height} "
+            f'px, such as arrows="[{str(example_arrow(controls.mask)).replace(" ", "")}]"'
+        )
+    if config.frames > config.scale.num_frames and method in ("continuous", "loop"):
+        return [
+            f"no arrows: after the first {config.scale.num_frames} frames long_video={method} moves little at a low "
+            "long_video.sigma; long_video=direct keeps moving"
+        ]
+    return []
 
 
 def _check_size(config: DictConfig, height: int, width: int, *, videos: int) -> None:
@@ -189,7 +222,7 @@ def _eulerian(
     config: DictConfig, image: Tensor, controls: Controls, strengths: list[float | None], progress: Progress
 ) -> Made:
     """Videos of the image's own size."""
-    eulerian.check(controls, field=config.controls.field, loras=config.loras)
+    eulerian.check(field=config.controls.field, loras=config.loras)
     made = _fields(config, image, controls, strengths, stepwise=False)
     options = {"num_frames": config.frames, "loop": config.eulerian.loop}
     flowing = hydra.utils.instantiate(config.eulerian)

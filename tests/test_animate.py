@@ -1,11 +1,13 @@
 """The command an artist types, on the tiny random base: files, repeatability, mistakes as one line."""
 
 import json
+import re
 import resource
 import subprocess
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import forked
 import numpy as np
@@ -144,7 +146,7 @@ def test_a_proposed_mask_is_said_and_shown(photo: Path, tiny: list[str], tmp_pat
     assert made.record["notes"][0].startswith("mask=auto")
     moved = made.frames.diff(dim=0).abs().amax((0, 1)) > 0
     assert 0 < moved.float().mean() < 0.9
-    with pytest.raises(ValueError, match="mask=auto needs arrows"):
+    with pytest.raises(ValueError, match="no arrows: mask=auto proposes what they may move; draw"):
         animate(tiny, image=photo, mask="auto", out=tmp_path / "o.mp4")
 
 
@@ -220,12 +222,58 @@ def test_eulerian_keeps_the_photos_size_without_a_network(photo: Path, tmp_path:
     assert "runs" not in made.record
 
 
-def test_without_arrows_the_model_moves_by_itself(photo: Path, tiny: list[str], tmp_path: Path) -> None:
-    free, strong = (animate(tiny, image=photo, strength=s, out=tmp_path / "o.mp4").frames for s in (None, 300))
-    assert free.shape == strong.shape == (5, 3, 36, 48)
-    assert not torch.equal(free, strong)
-    with pytest.raises(ValueError, match="renderer=eulerian needs arrows"):
-        animate(tiny, image=photo, renderer="eulerian", out=tmp_path / "o.mp4")
+def test_without_arrows_a_base_of_ones_own_moves_by_itself(photo: Path, tiny: list[str], tmp_path: Path) -> None:
+    free, strong = (animate(tiny, image=photo, strength=s, out=tmp_path / "o.mp4") for s in (None, 300))
+    assert free.frames.shape == strong.frames.shape == (5, 3, 36, 48)
+    assert not torch.equal(free.frames, strong.frames)
+    assert free.record["notes"] == [], "one window moves"
+
+
+def test_without_arrows_later_segments_that_hardly_move_are_said(photo: Path, tiny: list[str], tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="no arrows: after the first 5 frames long_video=loop moves little"):
+        animate([*tiny, "long_video=loop"], image=photo, frames=8, out=tmp_path / "o.mp4")
+    made = animate([*tiny[:-1], "long_video=direct"], image=photo, frames=8, out=tmp_path / "o.mp4")
+    assert made.record["notes"] == []
+
+
+@pytest.mark.filterwarnings("ignore:mask=auto")
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"strength": 300},
+        {"arrows": {"pins": [[3, 3]]}},
+        {"arrows": '{"arrows": []}'},
+        {"arrows": [], "renderer": "eulerian"},
+        {"arrows": [], "mask": "auto"},
+    ],
+)
+def test_without_arrows_the_embedded_base_says_what_to_draw(
+    photo: Path, tiny: list[str], tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    mask = np.zeros((36, 48), dtype=np.uint8)
+    mask[20:33, 4:19] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    embedded, out = [*tiny, f"paths.assets={Path(tiny[0].removeprefix('scale.base=')).parent}"], tmp_path / "o.mp4"
+    given = {"image": photo, "out": out, "mask": tmp_path / "mask.png"} | settings
+    with pytest.raises(
+        ValueError, match=r"^no arrows: .*; draw .* in the photo's 48x36 px, such as arrows="
+    ) as refused:
+        animate(embedded, **given)
+    assert not out.exists()
+    (copied,) = re.findall(r'arrows="(.*)"$', str(refused.value))
+    wanted = [[11, 26, 16, 26]] if given["mask"] != "auto" else [[23, 17, 28, 17]]
+    assert json.loads(copied) == wanted, "from the middle of what may move"
+    moved = animate(embedded, **given | {"arrows": copied, "renderer": "eulerian"}).frames
+    assert not torch.equal(moved[0], moved[1]), "the line's own example is one that moves"
+
+
+def test_what_the_embedded_base_makes_by_itself_is_there_for_who_asks(
+    photo: Path, tiny: list[str], tmp_path: Path
+) -> None:
+    embedded = [*tiny, f"paths.assets={Path(tiny[0].removeprefix('scale.base=')).parent}"]
+    asked = animate([*embedded, "arrows=[]"], image=photo, out=tmp_path / "asked.mp4").frames
+    assert torch.equal(asked, animate(tiny, image=photo, out=tmp_path / "own.mp4").frames)
 
 
 @pytest.mark.parametrize(

@@ -126,7 +126,8 @@ def camera(drawing: Drawing, out: Path, run: Path, made_by: str) -> page.Item:
     films, figures = [], {}
     for name, loras in (("without", {}), ("with", {str(run / "lora.safetensors"): 1.0})):
         made = animate(
-            image=drawing.photo, loras=loras or None, frames=16, size="model", out=out / f"camera_{name}.mp4"
+            image=drawing.photo, arrows=[], loras=loras or None, frames=16, size="model",
+            out=out / f"camera_{name}.mp4",
         )  # fmt: skip
         films.append(page.Film(f"{name} the LoRA", made.files[0]))
         figures[f"camera residual {name} it, here"] = f"{camera_residual(estimate(made.frames), None):.5f}"

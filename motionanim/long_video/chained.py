@@ -4,6 +4,7 @@ import math
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from motionanim.long_video.common import Meter, Model, Record, at, check_frames, draw_noise, ramp, split_at
@@ -103,9 +104,10 @@ def loop(
 
     The closing segment holds its first frames at the end of the video so far, and its last at frames 1, 2, ... of the
     video's beginning. In between it starts from the image carried on along the field, cross-faded with the image
-    carried against the field from the beginning (without a field: from the held frames, standing still). Frame 0 is
-    among those made anew: as the model's own first frame it is cleaner than any other, and the way back to it would be
-    a jump. For the same reason guidance, where it ramps, is the ramp's mean throughout.
+    carried against the field from the beginning (without a field: from the held frames, standing still), and its last
+    frames are cross-faded with that start. Frame 0 is among those made anew: as the model's own first frame it is
+    cleaner than any other, and the way back to it would be a jump. For the same reason guidance, where it ramps, is
+    the ramp's mean throughout.
 
     Args:
         overlap, gamma, sigma, warm_start, anchor: As in `continuous`; the closing segment shares at most L/8 frames on
@@ -142,14 +144,14 @@ def loop(
     else:
         leaving, returning = (frame[:, None].expand(-1, between, -1, -1, -1) for frame in (tail[:, -1], head[:, 0]))
     share = (torch.arange(1, between + 1).to(head) / (between + 1)).view(-1, 1, 1, 1)
-    estimate = torch.cat([tail, torch.lerp(leaving, returning, share), head], dim=1)
+    estimate = torch.cat([tail, _cross_faded(leaving, returning, share), head], dim=1)
     held = torch.zeros(span, dtype=torch.bool)
     held[:shared] = held[span - shared :] = True
     closing = _segment(run, circular, start, estimate, held)
     # The network knows the beginning only through the held frames: merge triangularly with what leads up to them.
-    last = torch.arange(span - shared - min(shared, between), span - shared)
+    last = torch.arange(span - shared - min(2 * shared, between), span - shared)
     weight = (torch.arange(1, len(last) + 1).to(head) / (len(last) + 1)).view(-1, 1, 1, 1)
-    closing[:, last] = torch.lerp(closing[:, last], estimate[:, last], weight)
+    closing[:, last] = _anchored(run, _cross_faded(closing[:, last], estimate[:, last], weight))
     borders = [b for b in (1, *range(length, start + shared, length - overlap), start + shared) if b < num_frames]
     first, rest = closing[:, num_frames - start], closing[:, : num_frames - start]
     return torch.cat([first[:, None], video[:, 1:start], rest], dim=1), meter.record(borders, split, levels)
@@ -239,6 +241,24 @@ def _anchored(run: _Run, video: Tensor) -> Tensor:
     spread, mean = torch.std_mean(video, dim=(-2, -1), keepdim=True)
     like_spread, like_mean = torch.std_mean(image, dim=(-2, -1), keepdim=True)
     return (video - mean) / spread.clamp_min(1e-6) * like_spread + like_mean
+
+
+def _cross_faded(first: Tensor, second: Tensor, share: Tensor) -> Tensor:
+    """`torch.lerp` that keeps the contrast: where two pictures differ, their mean has less than either.
+
+    In windows of 5 x 5 latents the deviation from the local mean gets the variance that the two have on average
+    (variance-preserving blending, Heitz and Neyret 2018); at most twice its own, that of two unrelated pictures.
+    """
+
+    def local(video: Tensor) -> tuple[Tensor, Tensor]:
+        frames = video.flatten(0, 1)
+        mean, square = (F.avg_pool2d(part, 5, 1, 2, count_include_pad=False) for part in (frames, frames.square()))
+        return mean.view_as(video), (square - mean.square()).view_as(video).clamp_min(0)
+
+    mixed = torch.lerp(first, second, share)
+    mean, variance = local(mixed)
+    wanted = torch.lerp(local(first)[1], local(second)[1], share)
+    return mean + (mixed - mean) * (wanted / variance.clamp_min(1e-6)).clamp(1, 2).sqrt()
 
 
 def holding(denoise: Denoise, known: Tensor, where: Tensor) -> Denoise:

@@ -9,10 +9,8 @@ from motionanim.drawing import Controls
 from motionanim.renderers.kinds import Flowing, Photo, looped, photo_frames
 
 
-def check(controls: Controls, *, field: str, loras: object) -> None:
-    """Raises ValueError if the drawing or a setting asks for what this renderer has not."""
-    if not controls.arrows:
-        raise ValueError("renderer=eulerian needs arrows: it moves along them and nowhere else")
+def check(*, field: str, loras: object) -> None:
+    """Raises ValueError if a setting asks for what this renderer has not."""
     if loras or field != "eulerian":
         raise ValueError("renderer=eulerian takes no loras, and one steady field: controls.field=eulerian")
 
