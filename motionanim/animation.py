@@ -189,12 +189,13 @@ def _fields(
 ) -> list[Fields]:
     """The motion field at each strength."""
     make = partial(hydra.utils.instantiate(config.controls), num_frames=config.frames, stepwise=stepwise)
-    return [make(controls, strength=each, image=image, refiner=_refiner(config)) for each in strengths]
+    return [make(controls, strength=each, image=image, refiner=_refiner(config, controls)) for each in strengths]
 
 
-def _refiner(config: DictConfig) -> FlowRefiner | None:
+def _refiner(config: DictConfig, controls: Controls) -> FlowRefiner | None:
     """T, where it can be asked: not with a mask, and not for a field that is drawn anew for each step."""
-    asked = config.conditioning.refiner and config.mask is None and config.controls.field == "eulerian"
+    drawn = bool(controls.arrows) and config.mask is None
+    asked = drawn and config.conditioning.refiner and config.controls.field == "eulerian"
     return _load_refiner(str(config.refiner)) if asked and config.refiner is not None else None
 
 
