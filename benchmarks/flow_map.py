@@ -28,9 +28,11 @@ from motionanim.evaluation.reading import Reading
 from motionanim.images import load_image, load_mask
 from motionanim.metrics.edges import new_edges
 from motionanim.models.flow_estimator import DisFlow
+from motionanim.models.flow_refiner import FlowRefiner
 from motionanim.pictures import sheet, write_picture
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
+T = str(CONF.parent / "motionanim" / "assets" / "flow-refiner" / "flow_refiner.safetensors")
 SPAN, HALF = 16, 12  # frames of an arrow; px around its start in which DIS is asked
 SIDE, MOST_ARROWS = 256, 4  # of a scene of the procedural world
 HINT = ("sigma", "threshold", "threshold_on", "edge", "normalized")
@@ -66,6 +68,7 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=125)
     parser.add_argument("--loop", action="store_true")
     parser.add_argument("--method", help="of conf/long_video: the frames of `animate`, the network included")
+    parser.add_argument("--refiner", default=T, help="T, which decides what moves where there is no mask; none")
     parser.add_argument("--sheet", type=Path, help="write twelve frames here")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -83,14 +86,16 @@ def row(options: argparse.Namespace, folder: Path) -> str:
     mask = torch.ones(1, height, width) if outline is None else load_mask(outline, height, width)
     controls = parse_controls(arrows, mask)
     hint = OmegaConf.load(CONF / "hint" / "default.yaml")
+    refiner = None if outline or options.refiner == "none" else FlowRefiner.load(options.refiner).eval()
     field = motion_field(
-        controls, num_frames=options.frames, span=SPAN, field="eulerian", **{name: hint[name] for name in HINT}
-    ).dense
+        controls, num_frames=options.frames, span=SPAN, field="eulerian", **{name: hint[name] for name in HINT},
+        image=image, refiner=refiner, stepwise=False,
+    ).refined  # fmt: skip
     render = instantiate(OmegaConf.merge(OmegaConf.load(CONF / "eulerian" / "flow_map.yaml"), {"seed": 0}))
     start = time.perf_counter()
     if options.method:
         settings: dict[str, Any] = {"image": photo, "arrows": arrows, "mask": outline, "frames": options.frames}
-        settings |= {"out": folder / "out.mp4", "progress": False}
+        settings |= {"refiner": None if options.refiner == "none" else options.refiner, "out": folder / "out.mp4", "progress": False}
         made = list(animate([f"long_video={options.method}"], **settings).frames)
     else:
         made = list(render(image, field, num_frames=options.frames, loop=options.loop, mask=mask))
