@@ -95,7 +95,8 @@ def row(options: argparse.Namespace, folder: Path) -> str:
     start = time.perf_counter()
     if options.method:
         settings: dict[str, Any] = {"image": photo, "arrows": arrows, "mask": outline, "frames": options.frames}
-        settings |= {"refiner": None if options.refiner == "none" else options.refiner, "out": folder / "out.mp4", "progress": False}
+        settings |= {"refiner": None if options.refiner == "none" else options.refiner, "progress": False}
+        settings |= {"out": folder / "out.mp4"}
         made = list(animate([f"long_video={options.method}"], **settings).frames)
     else:
         made = list(render(image, field, num_frames=options.frames, loop=options.loop, mask=mask))
