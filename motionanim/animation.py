@@ -263,7 +263,7 @@ def _diffusion(
         rendered = diffusion.render(
             generator, diffusion.Small(small, fitted, fields), num_frames=config.frames, fps=config.fps,
             strength=strength, long_video=hydra.utils.instantiate(config.long_video), flowing=flowing, loop=loop,
-            seed=config.seed, progress=progress,
+            compared=bool(full), seed=config.seed, progress=progress,
         )  # fmt: skip
         records.append(rendered.record._asdict())
         if full:

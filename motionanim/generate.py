@@ -88,10 +88,12 @@ class Generator:
             denoiser.compile_unet(sampling["compile"])
         return cls(codec, denoiser, sampling=sampling, window=window), found
 
-    @torch.no_grad()
-    def through_codec(self, frames: Tensor, progress: Progress | None = None) -> Tensor:
-        """Frames (B, T, 3, H, W) in [-1, 1], encoded and decoded as a video is."""
-        latents = self.codec.encode(frames.to(self.device))
+    def encode(self, frames: Tensor) -> Tensor:
+        """Frames (B, T, 3, H, W) in [-1, 1] to scaled latents (B, T, C, h, w)."""
+        return self.codec.encode(frames.to(self.device))
+
+    def decode(self, latents: Tensor, progress: Progress | None = None) -> Tensor:
+        """What `encode` gave, and what the denoiser makes, to frames."""
         return self.codec.decode(latents, dtype=getattr(torch, self.sampling["decode_dtype"]), progress=progress)
 
     def expect_decoding(self, progress: Progress | None, frames: int, pixels: int) -> None:
@@ -120,6 +122,7 @@ class Generator:
         seed: int,
         progress: Progress | None,
         carried: Tensor | None = None,
+        carried_latents: Tensor | None = None,
     ) -> tuple[Tensor, Record]:
         """Make videos.
 
@@ -139,6 +142,7 @@ class Generator:
             carried: (B, M, 3, H, W) in [-1, 1], M >= N: the image in motion. It is the prediction of every frame, and
                 the image of each window that begins there; past its end the last frame stays. None carries the image
                 along `flow`.
+            carried_latents: (B, M', C, h, w) of the first M' frames of `carried`, scaled, where they are known.
 
         Returns:
             (B, N, 3, H, W) in [-1, 1], and the method's record with the seconds of decoding.
@@ -174,7 +178,8 @@ class Generator:
             carry = partial(_chosen, carried.to(self.device))
         elif use_flow:
             carry = partial(_warped, image, trace_back(torch.cat([flow, beyond], dim=1).float()))
-        predict = _predictor(self.codec, carry)
+        known = [] if carried is None or carried_latents is None else carried_latents.unbind(1)
+        predict = _predictor(self.codec, carry, known)
         predicts = use_flow and self.denoiser.predicts
         condition = encode(image, flow, None)
 
@@ -214,7 +219,7 @@ class Generator:
                 model, condition, num_frames=num_frames, sigmas=self.sigmas, generator=generator, progress=progress
             )
         start = now()
-        decoded = self.codec.decode(latents, dtype=getattr(torch, s["decode_dtype"]), progress=progress)
+        decoded = self.decode(latents, progress)
         frames = torch.where(mask[:, None] > 0, decoded, image[:, None])
         return frames, record._replace(seconds=record.seconds | {"decode": now() - start})
 
@@ -230,9 +235,11 @@ def _chosen(carried: Tensor, frames: list[int]) -> Tensor:
     return carried[:, [min(frame, carried.shape[1] - 1) for frame in frames]]
 
 
-def _predictor(codec: Codec, carry: Callable[[list[int]], Tensor] | None) -> Callable[[int, int], Tensor]:
+def _predictor(
+    codec: Codec, carry: Callable[[list[int]], Tensor] | None, known: Sequence[Tensor]
+) -> Callable[[int, int], Tensor]:
     """`Model.predict`: windows share frames, and each costs a pass of the VAE, so they are kept."""
-    made: dict[int, Tensor] = {}
+    made: dict[int, Tensor] = dict(enumerate(known))
 
     def predict(start: int, length: int) -> Tensor:
         frames = list(range(start, start + length))

@@ -64,15 +64,16 @@ def load(
 
 
 def sample(
-    generator: Generator, method: str | LongVideo, *, frames: int, flow: Tensor | None = None, use_flow: bool = True
-) -> Tensor:
+    generator: Generator, method: str | LongVideo, *, frames: int, flow: Tensor | None = None, use_flow: bool = True,
+    **carried: Tensor,
+) -> Tensor:  # fmt: skip
     random = torch.Generator().manual_seed(1)
     image = torch.rand(1, 3, 16, 16, generator=random) * 2 - 1
     flow = torch.randn(1, frames - 1, 2, 16, 16, generator=random) if flow is None else flow
     return generator(
         image, flow,
         num_frames=frames, fps=7.0, strength=torch.ones(1), use_flow=use_flow, mask=torch.ones(1, 1, 16, 16),
-        long_video=METHODS.get(method, method), seed=0, progress=None,
+        long_video=METHODS.get(method, method), seed=0, progress=None, **carried,
     )[0]  # fmt: skip
 
 
@@ -198,9 +199,22 @@ def test_only_what_is_read_is_carried_and_encoded_and_that_once(
     generator = load(base, guidance=1.0, warped_latent=warped)
     predictor, seen = motionanim.generate._predictor, []
 
-    def counted(codec: Codec, carry: Callable[[list[int]], Tensor] | None) -> Callable[[int, int], Tensor]:
-        return predictor(codec, lambda frames: carry(frames) if seen.extend(frames) is None else None)
+    def counted(codec: Codec, carry: Callable[[list[int]], Tensor], *known: object) -> Callable[[int, int], Tensor]:
+        return predictor(codec, lambda frames: carry(frames) if seen.extend(frames) is None else None, *known)
 
     monkeypatch.setattr(motionanim.generate, "_predictor", counted)
     sample(generator, method, frames=frames)
     assert len(seen) == len(set(seen)) == encoded
+
+
+def test_latents_that_are_known_are_not_made_again_and_change_nothing(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = load(base, guidance=1.0, warped_latent=True)
+    carried = torch.rand(1, 14, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    plain = sample(generator, "continuous", frames=12, carried=carried)
+    latents, encode, seen = generator.encode(carried), Codec.encode, []
+    monkeypatch.setattr(Codec, "encode", lambda self, frames: seen.append(frames.shape[1]) or encode(self, frames))
+    known = sample(generator, "continuous", frames=12, carried=carried, carried_latents=latents)
+    assert seen == [1] * len(seen), "single images of windows, no frames of the prediction"
+    torch.testing.assert_close(known, plain, atol=1e-5, rtol=1e-4)

@@ -179,10 +179,19 @@ def test_flow_is_the_same_beside_other_kinds(field):
     assert beside[:, :, 22, 45].ne(0).any()
 
 
+class Everything:
+    """A refiner that moves all there is."""
+
+    side = 48
+
+    def refine(self, image, hint, mask):
+        return hint.flow + 1
+
+
 def test_t_cannot_move_a_wheel():
     drawn = parse_controls([[10, 10, 20, 10], WHEEL_ARROW], MASK)
     image = torch.zeros(3, 48, 64)
-    made = motion_field(drawn, **OPTIONS, image=image, refiner=lambda _, hint, __: hint + 1)
+    made = motion_field(drawn, **OPTIONS, image=image, refiner=Everything())
     wheel = drawn.arrows[1].region[0] > 0
     torch.testing.assert_close(made.per_step[0][:, wheel], turn_displacement(made.parts.turns[0], 1)[:, wheel])
     assert made.refined[:, 40, 10].ne(0).all()

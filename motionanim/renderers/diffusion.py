@@ -37,7 +37,7 @@ class Rendered(NamedTuple):
     """A video of the model, and what it was predicted to be."""
 
     sample: Tensor  # (N, 3, h, w) in [-1, 1], decoded
-    prediction: Tensor | None  # (N, 3, h, w) its prediction through the same decoder; None where it has none
+    prediction: Tensor | None  # (N, 3, h, w) its prediction through the same decoder; None where nobody asks
     record: Record
 
 
@@ -51,12 +51,14 @@ def render(
     long_video: LongVideo,
     flowing: Flowing | None,
     loop: bool,
+    compared: bool,
     seed: int,
     progress: Progress | None,
 ) -> Rendered:
     """Make a video at the model's size.
 
     Args:
+        compared: Whether the prediction is returned too, for `at_photo_size`; arrows then need `flowing`.
         strength: (1,) what the model is told where there are no arrows; with arrows it is Eq. 8 of the field.
         progress: Is told of every frame of the prediction, every call, and every decoded frame; None shows nothing.
         flowing: What renders the flow of the prediction; None carries the photo by `flow.trace_back`.
@@ -67,25 +69,26 @@ def render(
     # A model without motion field sees nothing of the field, and its video shows nothing of it either.
     carried, steered = None, bool(controls.arrows) and generator.denoiser.steerable
     progress = progress or SILENT
-    predicts, pixels = flowing is not None or not steered, image[0].numel()
+    pixels = image[0].numel()
     progress.expect("predicting", num_frames * (steered and flowing is not None), seconds=PIXEL * pixels)
-    generator.expect_decoding(progress, num_frames * (2 if predicts else 1), pixels)
+    generator.expect_decoding(progress, num_frames * (1 + compared), pixels)
     if steered and flowing is not None:
         parts = looped(fields.parts, num_frames) if loop else fields.parts
         stream = photo_frames(Photo(image, controls.mask, parts), num_frames=num_frames, flowing=flowing)
         carried = torch.stack(list(_reported(stream, progress)))[None]
-        if loop:
-            ahead = max(generator.window, len(generator.sigmas))  # a window may end this much after the video
-            carried = carried[:, torch.arange(num_frames + ahead) % num_frames]
+    latents = None
+    if compared:
+        # Encoded once, to predict and to compare.
+        latents = generator.encode(image.expand(1, num_frames, -1, -1, -1) if carried is None else carried)
+    if carried is not None and loop:
+        ahead = max(generator.window, len(generator.sigmas))  # a window may end this much after the video
+        carried = carried[:, torch.arange(num_frames + ahead) % num_frames]
     video, record = generator(
         image[None], fields.per_step[None], num_frames=num_frames, fps=fps,
         strength=motion_strength(fields.per_step[None]) if steered else strength, use_flow=steered, mask=mask[None],
-        long_video=long_video, seed=seed, progress=progress, carried=carried,
+        long_video=long_video, seed=seed, progress=progress, carried=carried, carried_latents=latents,
     )  # fmt: skip
-    prediction = None
-    if predicts:
-        known = image.expand(1, num_frames, -1, -1, -1) if carried is None else carried[:, :num_frames]
-        prediction = generator.through_codec(known, progress)[0].cpu()
+    prediction = None if latents is None else generator.decode(latents, progress)[0].cpu()
     return Rendered(video[0].cpu(), prediction, record)
 
 
