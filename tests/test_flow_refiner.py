@@ -161,7 +161,8 @@ def test_in_use_the_drawing_holds_on_its_lines_and_far_from_all_of_them():
     assert flow[:, :, apart > 2.0].abs().max() < 1e-30
     assert free.flow[:, :, apart > 2.0].abs().max() > 0
     between = (apart > 1.0) & (apart < 1.5) & (hint.arrows[0, 2] < 1e-6)
-    torch.testing.assert_close(flow[:, :, between], free.flow[:, :, between], atol=1e-5, rtol=1e-4)
+    decided = free.flow * torch.sigmoid(2 * free.moves) / torch.sigmoid(free.moves)
+    torch.testing.assert_close(flow[:, :, between], decided[:, :, between], atol=1e-5, rtol=1e-4)
 
 
 def test_likeness_is_one_under_the_arrows_and_follows_the_colour_but_not_a_pin():
@@ -420,7 +421,8 @@ def test_example_pictures_are_frames(tmp_path):
     for picture in pictures.values():
         assert picture.shape == (2, 3, 24, 24)
         assert picture.abs().max() <= 1
-    torch.testing.assert_close(pictures["hint"], pictures["refined"], atol=0.1, rtol=0)  # untrained
+    for name in ("hint", "refined", "truth"):
+        assert pictures[name].ne(1).any(), "white stands still"
     still = (batch.mask == 0).expand(-1, 3, -1, -1)
     assert pictures["truth"][still].eq(1).all()
 

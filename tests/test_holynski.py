@@ -13,9 +13,7 @@ from motionanim.data.video import VideoError
 from motionanim.example_arrows import sample_hint
 from motionanim.flow import resize_flow
 
-HINT = functools.partial(
-    sample_hint, max_arrows=4, max_frames=16, sigma=0.3, normalized="exact"
-)
+HINT = functools.partial(sample_hint, max_arrows=4, max_frames=16, sigma=0.3, normalized="exact")
 
 
 def field():

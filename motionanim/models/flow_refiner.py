@@ -20,7 +20,8 @@ _FORMAT = "motionanim.flow_refiner.4"
 _LIKENESS = (0.5, 4.0)  # widths at which pixels count as alike, in squared standard deviations of the luminance
 _ON_PATH = 0.3  # coverage of the arrows' picture from which a pixel lies under an arrow
 _PATH_PIXELS = 48  # most of them that all pixels are compared with
-_FADE = (1.5, 2.0)  # sigmas from the nearest arrow between which the flow in use fades to nothing
+_FADE = (1.75, 2.0)  # sigmas from the nearest arrow between which the flow in use fades to nothing
+_DECIDED = 2.0  # factor of the logit in use: a layer of half the speed is neither water nor bank
 # Hint 2, reach 1, arrows 3, mask 1, colour 3, likeness 2.
 CONDITION_CHANNELS = 12
 
@@ -132,9 +133,9 @@ class FlowRefiner(nn.Module):
     def refine(self, image: Tensor, hint: Hint, mask: Tensor) -> Tensor:
         """The steady flow of an image: what T says, within what the drawing says.
 
-        On the arrows and pins themselves the drawing holds; from 1.5 to 2 sigma of Eq. 6 away from all arrows the flow
-        fades to nothing, so that an arrow does not move what its user does not think of. On held-out scenes the first
-        costs nothing and the second 2 % of the error.
+        On the arrows and pins themselves the drawing holds; from 1.75 to 2 sigma of Eq. 6 away from all arrows the flow
+        fades to nothing, so that an arrow does not move what its user does not think of. What moves is decided more
+        sharply than in training. On held-out scenes the three change the error by 0, +3 and -1 %.
 
         Args:
             image: (B, 3, H, W) float32 in [-1, 1], RGB, of about `side`² pixels.
@@ -154,9 +155,11 @@ class FlowRefiner(nn.Module):
                 raise ValueError(
                     f"{name} of shape {tuple(value.shape)}: must be {(batch, channels, height, width)}, as the image"
                 )
-        flow, cover = self(image, hint, mask).flow, hint.arrows[:, 2:]
+        flow, moves, _ = self(image, hint, mask)
+        flow = flow * torch.exp(F.logsigmoid(_DECIDED * moves) - F.logsigmoid(moves))
         near, far = (math.exp(-(sigmas**2)) for sigmas in _FADE)
-        return (flow * ((hint.reach - far) / (near - far)).clamp(0, 1)).lerp(hint.flow, cover) * mask
+        flow = flow * ((hint.reach - far) / (near - far)).clamp(0, 1)
+        return flow.lerp(hint.flow, hint.arrows[:, 2:]) * mask
 
     def save(self, path: Path | str) -> None:
         """Write the weights and the config that rebuilds the network, as safetensors, whole or not at all."""
