@@ -79,7 +79,7 @@ def phased(
     renormalize: bool,
     shared_noise: Literal["segment", "image"],
     guide_later: bool,
-    batch_size: int,
+    batch_size: int | None,
 ) -> tuple[Tensor, Record]:
     """The paper's method (Sec. 3.4): segment 1 runs all T steps, later segments inherit M and resample the rest.
 
@@ -95,15 +95,18 @@ def phased(
         shared_noise: n(t) of Eq. 10: segment 1's own noise at its last inherited step, or, for one call more, the
             network's noise for the noised input image (the literal reading).
         guide_later: Guidance in phase 2 too; without, its calls cost half.
-        batch_size: Segments denoised at once, at least 1: bounds the memory.
+        batch_size: Segments denoised at once, at least 1: bounds the memory. None takes 2 on a CPU, where more fall
+            out of its caches and take up to 1.6 times as long, and 8 elsewhere.
 
     Raises:
         ValueError: If an option is out of range.
     """
     check_frames(num_frames)
     _check_noise(omega, shuffle)
+    if batch_size is None:
+        batch_size = 2 if condition.image_latents.device.type == "cpu" else 8
     if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size}: must be at least 1 segment")
+        raise ValueError(f"batch_size={batch_size}: must be at least 1 segment, or null")
     if shared_noise not in ("segment", "image"):
         raise ValueError(f"shared_noise={shared_noise!r}: must be 'segment' or 'image'")
     sigmas, split = split_at(sigmas, gamma=gamma, sigma=sigma)
