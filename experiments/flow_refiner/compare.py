@@ -1,4 +1,4 @@
-"""How far from the true field are arrows without a mask, and T? Writes errors.json, examples.png and clips.png here.
+"""How far from the true field are arrows without a mask, and T? Writes errors.json and examples.png beside this file.
 
 python experiments/flow_refiner/compare.py "T=FILE" "T, no image=FILE" --clips FOLDER ...
 (files that experiment=flow_refiner left; folders of real videos, whose mean optical flow stands for the truth)
@@ -116,6 +116,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("refiners", nargs="*", metavar="LABEL=FILE")
     parser.add_argument("--clips", nargs="*", type=Path, default=[], metavar="FOLDER", help="of real videos")
+    parser.add_argument("--clips-picture", type=Path, default=Path("runs/flow_refiner/clips.png"))
     parser.add_argument("--n", type=int, default=256, help="held-out scenes")
     parser.add_argument("--side", type=int, default=64, help="px")
     parser.add_argument("--examples", type=int, default=8)
@@ -145,7 +146,7 @@ def main() -> None:
                 for label in made[0]
             }  # fmt: skip
     if rows:
-        write_picture(HERE / "clips.png", torch.cat(rows, dim=-2))
+        write_picture(args.clips_picture, torch.cat(rows, dim=-2))
     (HERE / "errors.json").write_text(json.dumps(table, indent=1) + "\n")
     print(f"{'':32} error, px per frame       IoU of what moves")
     for label, each in table["world"].items():
