@@ -11,6 +11,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -24,8 +25,11 @@ from torchmetrics.functional.image import peak_signal_noise_ratio, structural_si
 from torchvision.utils import make_grid
 
 from motionanim.data.video import Video
+from motionanim.files import file_sha256
 from motionanim.flow import integrate_flow, pixel_grid, warp
+from motionanim.metrics.perceptual import LPIPS
 from motionanim.models.flow_estimator import DisFlow, steady_field
+from motionanim.models.pretrained import lpips_backbone
 from motionanim.pictures import write_picture
 
 CONF = Path(__file__).resolve().parents[1] / "conf" / "eulerian"
@@ -45,11 +49,12 @@ def clip(path: Path) -> Tensor:
     return torch.cat(halves)
 
 
-def scores(made: Tensor, truth: Tensor) -> list[float]:
-    """Mean PSNR and SSIM of frames 1 to 15, on values in [0, 1]."""
+def scores(made: Tensor, truth: Tensor, lpips: LPIPS | None) -> list[float]:
+    """Mean PSNR and SSIM of frames 1 to 15, on values in [0, 1], and LPIPS where there are weights for it."""
+    seen = [] if lpips is None else [float(lpips.score(made[None], truth[None])[0, 0])]
     made, truth = (made[1:] + 1) / 2, (truth[1:] + 1) / 2
     psnr = peak_signal_noise_ratio(made, truth, data_range=1.0, dim=(1, 2, 3), reduction="elementwise_mean")
-    return [float(psnr), float(structural_similarity_index_measure(made, truth, data_range=1.0))]
+    return [float(psnr), float(structural_similarity_index_measure(made, truth, data_range=1.0)), *seen]
 
 
 def animate(render: Callable[..., Iterator[Tensor]], image: Tensor, field: Tensor, loop: bool = False) -> Tensor:
@@ -94,43 +99,46 @@ def symmetric_splatting(image: Tensor, field: Tensor) -> Tensor:
     return torch.stack(made)
 
 
-def quality(root: Path, sheet: Path | None) -> list[str]:
+def quality(root: Path, sheet: Path | None, lpips: LPIPS | None) -> list[str]:
     scenes = sorted(path.name for path in (root / "ground_truth").glob("*.mp4"))
     truth = {scene: clip(root / "ground_truth" / scene) for scene in scenes}
     estimate, small = DisFlow(preset="medium", min_side=512), DisFlow(preset="medium", min_side=256)
     fields = {lag: {scene: steady_field(truth[scene], estimate, lag=lag) for scene in scenes} for lag in LAGS}
-    rows = {}
+    rows, score = {}, partial(scores, lpips=lpips)
     for method in sorted(path.name for path in root.iterdir() if path.is_dir() and path.name != "ground_truth"):
-        rows[f"published: {method}"] = [scores(clip(root / method / scene), truth[scene]) for scene in scenes]
-    rows["static copy of frame 0"] = [scores(truth[s][:1].expand_as(truth[s]), truth[s]) for s in scenes]
+        rows[f"published: {method}"] = [score(clip(root / method / scene), truth[scene]) for scene in scenes]
+    rows["static copy of frame 0"] = [score(truth[s][:1].expand_as(truth[s]), truth[s]) for s in scenes]
     rows["backward warp, mean DIS flow at 256 px*"] = [
-        scores(backward_warp(truth[s][0], steady_field(truth[s], small, lag=1)), truth[s]) for s in scenes
+        score(backward_warp(truth[s][0], steady_field(truth[s], small, lag=1)), truth[s]) for s in scenes
     ]
     for name, method in (("backward warp", backward_warp), ("symmetric splatting (loop)", symmetric_splatting)):
         rows[f"{name}, steady field, lag {LAG}*"] = [
-            scores(method(truth[s][0], fields[LAG][s]), truth[s]) for s in scenes
+            score(method(truth[s][0], fields[LAG][s]), truth[s]) for s in scenes
         ]
     for name, render in (("symmetric", SYMMETRIC), ("flow map", FLOW_MAP)):
         rows[f"ours, {name}, loop, steady field, lag {LAG}*"] = [
-            scores(animate(render, truth[s][0], fields[LAG][s], loop=True), truth[s]) for s in scenes
+            score(animate(render, truth[s][0], fields[LAG][s], loop=True), truth[s]) for s in scenes
         ]
     rows[f"**ours, flow map, steady field, lag {LAG}***"] = [
-        scores(animate(FLOW_MAP, truth[s][0], fields[LAG][s]), truth[s]) for s in scenes
+        score(animate(FLOW_MAP, truth[s][0], fields[LAG][s]), truth[s]) for s in scenes
     ]
     for lag in LAGS:
         mark = "**" if lag == LAG else ""
         made = [animate(SYMMETRIC, truth[s][0], fields[lag][s]) for s in scenes]
         name = f"{mark}ours, symmetric, steady field, lag {lag}*{mark}"
-        rows[name] = [scores(m, truth[s]) for m, s in zip(made, scenes)]
+        rows[name] = [score(m, truth[s]) for m, s in zip(made, scenes)]
         if lag == LAG and sheet:
             shown = [picked[::5] for m, s in zip(made, scenes) for picked in (m, truth[s])]
             write_picture(sheet, make_grid(torch.cat(shown), nrow=4))
     names = [Path(scene).stem for scene in scenes]
-    lines = ["| method | PSNR, dB | SSIM | " + " | ".join(names) + " |", "|---|---|---|" + "---|" * len(names)]
+    digits = ("PSNR, dB", 2), ("SSIM", 3), ("LPIPS", 3)
+    shown = digits if lpips else digits[:2]
+    titles = [*(title for title, _ in shown), *names]
+    lines = [f"| method | {' | '.join(titles)} |", "|---" * (1 + len(titles)) + "|"]
     for name, values in rows.items():
-        psnr, ssim = np.mean(values, axis=0)
-        each = " | ".join(f"{p:.2f} / {s:.3f}" for p, s in values)
-        lines.append(f"| {name} | {psnr:.2f} | {ssim:.3f} | {each} |")
+        mean = " | ".join(f"{value:.{places}f}" for value, (_, places) in zip(np.mean(values, axis=0), shown))
+        each = " | ".join(f"{psnr:.2f} / {ssim:.3f}" for psnr, ssim, *_ in values)
+        lines.append(f"| {name} | {mean} | {each} |")
     return lines
 
 
@@ -155,9 +163,14 @@ def main() -> None:
     parser.add_argument("root", type=Path)
     parser.add_argument("--out", type=Path, help="write the report here")
     parser.add_argument("--sheet", type=Path, help="write a picture here: frames 0, 5, 10, 15, ours above the truth")
+    parser.add_argument("--lpips", type=Path, help="weights of AlexNet: one column more")
     options = parser.parse_args()
     torch.set_num_threads(2)
-    lines = quality(options.root, options.sheet)
+    lpips = None
+    if options.lpips:
+        backbone = lpips_backbone("alex", str(options.lpips), file_sha256(options.lpips))
+        lpips = LPIPS(net="alex", backbone=backbone, batch=16)
+    lines = quality(options.root, options.sheet, lpips)
     report = "\n".join(
         [
             "# The Eulerian renderer",

@@ -54,10 +54,13 @@ def scene(number: int, folder: Path) -> tuple[Path, str, Path]:
     picture, mask = folder / f"scene_{number}.png", folder / "mask.png"
     write_picture(picture, case.frames[0])
     write_picture(mask, case.mask.expand(3, -1, -1) * 2 - 1)
-    drawn = [[*arrow.path[0], *arrow.path[1]] for arrow in case.arrows]
-    inside = [arrow for arrow in drawn if all(0 <= value <= SIDE - 1 for value in arrow)]
+    inside = [arrow for arrow in case.arrows if all(0 <= value <= SIDE - 1 for point in arrow.path for value in point)]
     spread = inside[:: max(1, len(inside) // MOST_ARROWS)][:MOST_ARROWS]
-    return picture, json.dumps([[round(value, 1) for value in arrow] for arrow in spread]), mask
+    drawn = [
+        {"path": [[round(value, 2) for value in point] for point in arrow.path], "speed": arrow.speed}
+        for arrow in spread
+    ]
+    return picture, json.dumps(drawn), mask
 
 
 def main() -> None:

@@ -41,9 +41,10 @@ COMMANDS = {
         "'T, no image=runs/flow_refiner/blind/flow_refiner.safetensors'",
     ],
     "table1": [
-        "evaluate.py -m sweep=table1 mask=false sampling.dtype=bfloat16",
-        "evaluate.py name=table1 mask=false method=warp conditioning=full,no_refiner -m sampling.dtype=bfloat16",
-        "evaluate.py name=table1 mask=false method=eulerian",
+        "evaluate.py -m sweep=table1 mask=false",
+        "evaluate.py -m name=table1 mask=false method=warp conditioning=full,no_refiner "
+        "'method.label=\"warp, ${hydra:runtime.choices.conditioning}\"'",
+        "evaluate.py name=table1 method=warp 'method.label=\"warp, mask given\"'",
     ],
     "table2": ["evaluate.py -m sweep=table2 sampling.dtype=bfloat16 n=6"],
     "gamma": [

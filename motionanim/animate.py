@@ -85,10 +85,15 @@ def _files(config: DictConfig) -> dict[str, Path]:
     """What will be written; raises ValueError before any work if it cannot be."""
     if OmegaConf.is_missing(config, "image"):
         raise ValueError("no image given: pass image=photo.jpg")
-    for path in (config.image, None if config.mask == "auto" else config.mask):
+    for name in ("image", "mask"):
+        path = config[name]
+        if name == "mask" and path in (None, "auto"):
+            continue
+        if not isinstance(path, str):
+            raise ValueError(f"{name}={path}: must be the name of an image file" + " or auto" * (name == "mask"))
         try:
-            open(path or os.devnull, "rb").close()
-        except (OSError, ValueError, TypeError) as error:
+            open(path, "rb").close()
+        except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             raise ValueError(f"{path} cannot be opened: {reason}; give an image file") from error
     inputs = [Path(str(config[name])) for name in ("image", "mask", "arrows", "refiner") if config[name]]

@@ -5,7 +5,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cache, partial
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,11 +15,12 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from motionanim.controls import Fields, at_strength, strength_to_px
+from motionanim.controls import Fields, at_strength, may_refine, strength_to_px
 from motionanim.data.video import check_video_size
 from motionanim.drawing import Controls, crop_controls, fit_controls, parse_controls, region_files
 from motionanim.entry import quiet
 from motionanim.files import check_kept
+from motionanim.fingerprint import weights_fingerprint
 from motionanim.flow import resize_flow
 from motionanim.images import fit, load_image, load_mask, model_size, stretched
 from motionanim.models.flow_refiner import FlowRefiner
@@ -63,13 +64,15 @@ def make(
     }
     start = time.perf_counter()
     image, controls = _at_size(config, photo, controls)
+    refiner = _refiner(config, controls)
+    if refiner is not None:
+        record["refiner_fingerprint"] = weights_fingerprint(refiner)
+        notes.append(_proposal(config, image, controls, refiner, files["picture"]))
+        warnings.warn(notes[-1], stacklevel=2)
     with Progress(shown=config.progress, runs=len(strengths)) as progress:
         progress.expect("frames", config.frames, seconds=PIXEL * image[0].numel())
-        render = _eulerian if config.renderer == "eulerian" else _diffusion
-        videos, shown, details = render(config, image, controls, strengths, progress)
-        for note in _proposal(shown[0].fields, files["picture"]):
-            notes.append(note)
-            warnings.warn(note, stacklevel=2)
+        render = _eulerian if config.renderer == "eulerian" else partial(_diffusion, progress=progress)
+        videos, shown, details = render(config, image, controls, strengths, refiner)
         pixels = config.frames * len(videos) * shown[0].image[0].numel()
         kept: list[Tensor] | None = [] if keep and pixels <= MAX_PIXELS else None
         record |= details
@@ -185,46 +188,48 @@ Made = tuple[Sequence[Iterable[Tensor]], Sequence[Shown], dict[str, Any]]
 
 
 def _fields(
-    config: DictConfig, image: Tensor, controls: Controls, strengths: list[float | None], *, stepwise: bool
-) -> list[Fields]:
+    config: DictConfig, image: Tensor, controls: Controls, strengths: list[float | None], refiner: FlowRefiner | None,
+    *, stepwise: bool,
+) -> list[Fields]:  # fmt: skip
     """The motion field at each strength."""
     make = partial(hydra.utils.instantiate(config.controls), num_frames=config.frames, stepwise=stepwise)
-    return [make(controls, strength=each, image=image, refiner=_refiner(config, controls)) for each in strengths]
+    return [make(controls, strength=each, image=image, refiner=refiner) for each in strengths]
 
 
 def _refiner(config: DictConfig, controls: Controls) -> FlowRefiner | None:
-    """T, where it can be asked: not with a mask, and not for a field that is drawn anew for each step."""
-    drawn = bool(controls.arrows) and config.mask is None
-    asked = drawn and config.conditioning.refiner and config.controls.field == "eulerian"
-    return _load_refiner(str(config.refiner)) if asked and config.refiner is not None else None
-
-
-@cache
-def _load_refiner(path: str) -> FlowRefiner:
+    """T, where it will be asked: for flow arrows that neither a mask nor a region bounds."""
+    free = any(arrow.kind == "flow" and arrow.region is None for arrow in controls.arrows)
+    wanted = config.refiner is not None and config.conditioning.refiner and config.mask is None and free
+    if not wanted or not may_refine(config.controls.field, config.controls.entries, config.controls.normalized):
+        return None
     try:
-        return FlowRefiner.load(path).eval()
+        return FlowRefiner.load(str(config.refiner)).eval()
     except FileNotFoundError as error:
-        raise ValueError(f"refiner={path}: no such file; null animates without it") from error
+        raise ValueError(f"refiner={config.refiner}: no such file; refiner=null animates without it") from error
 
 
-def _proposal(fields: Fields, picture: Path) -> list[str]:
-    """A line on what T made of the arrows, if it was asked."""
-    if fields.refined is fields.dense:
-        return []
-    speed = torch.linalg.vector_norm(fields.refined, dim=0)
+def _proposal(config: DictConfig, image: Tensor, controls: Controls, refiner: FlowRefiner, picture: Path) -> str:
+    """A line on what T makes of the arrows."""
+    small, way = stretched(image, *model_size(*image.shape[1:], area=refiner.side**2, multiple=1))
+    free = tuple(arrow for arrow in controls.arrows if arrow.kind == "flow" and arrow.region is None)
+    asked = fit_controls(Controls(free, controls.pins, torch.ones_like(image[:1])), way)
+    field = hydra.utils.instantiate(config.controls)(
+        asked, num_frames=config.frames, image=small, refiner=refiner, stepwise=False
+    ).refined
+    speed = torch.linalg.vector_norm(field, dim=0)
     share = float((speed > 0.1 * speed.max()).float().mean())
-    return [
+    return (
         f"T proposes that {share:.0%} of the photo move; {picture} shows it: with mask=FILE you decide, refiner=null "
         "takes the arrows as they are"
-    ]
+    )
 
 
 def _eulerian(
-    config: DictConfig, image: Tensor, controls: Controls, strengths: list[float | None], progress: Progress
+    config: DictConfig, image: Tensor, controls: Controls, strengths: list[float | None], refiner: FlowRefiner | None
 ) -> Made:
     """Videos of the image's own size."""
     eulerian.check(field=config.controls.field, loras=config.loras)
-    made = _fields(config, image, controls, strengths, stepwise=False)
+    made = _fields(config, image, controls, strengths, refiner, stepwise=False)
     options = {"num_frames": config.frames, "loop": config.eulerian.loop}
     flowing = hydra.utils.instantiate(config.eulerian)
     videos = [eulerian.render(image, controls, fields, flowing=flowing, **options) for fields in made]
@@ -232,8 +237,9 @@ def _eulerian(
 
 
 def _diffusion(
-    config: DictConfig, image: Tensor, controls: Controls, strengths: list[float | None], progress: Progress
-) -> Made:
+    config: DictConfig, image: Tensor, controls: Controls, strengths: list[float | None], refiner: FlowRefiner | None,
+    *, progress: Progress,
+) -> Made:  # fmt: skip
     """Videos by the model, at its own size or enlarged to the image's."""
     from motionanim.generate import Generator, pick_device  # seconds, which a mistake in the settings need not wait for
     from motionanim.renderers import diffusion
@@ -251,11 +257,13 @@ def _diffusion(
     # A field that is drawn anew for each step has no flow map, and no picture at full size.
     steady = config.controls.field == "eulerian"
     flowing = hydra.utils.instantiate(config.eulerian, loop=loop) if steady else None
-    full = _fields(config, image, controls, strengths, stepwise=False) if steady and config.size != "model" else []
+    full = []
+    if steady and config.size != "model":
+        full = _fields(config, image, controls, strengths, refiner, stepwise=False)
     if not generator.denoiser.steerable:
         full = [fields._replace(parts=Parts(torch.zeros_like(fields.parts.flow))) for fields in full]
     videos, shown, records = [], [], []
-    for number, fields in enumerate(_fields(config, small, fitted, strengths, stepwise=True)):
+    for number, fields in enumerate(_fields(config, small, fitted, strengths, refiner, stepwise=True)):
         strength = strengths[number]
         if strength is not None:
             px = strength_to_px(strength, median_strength=config.scale.median_strength, width=small.shape[2])

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from motionanim.drawing import Arrow, Controls, Kind, fit_controls, parse_controls, path_length
+from motionanim.drawing import Arrow, Controls, fit_controls, parse_controls, path_length
 from motionanim.flow import resize_flow
 from motionanim.hints import Edge, Normalized, along_path, arrow_vectors, bounded_flow
 from motionanim.images import model_size, stretched
@@ -39,7 +39,7 @@ class Fields(NamedTuple):
     """The motion field and what it was made from, px per frame."""
 
     dense: Tensor  # (2, H, W) Eq. 5-7 of the flow arrows, at the first frame
-    refined: Tensor  # (2, H, W) `dense` after T; `dense` itself without T
+    refined: Tensor  # (2, H, W) what T makes of the same arrows; `dense` itself where it is not asked
     per_step: Tensor  # (N-1, 2, H, W) of all kinds; flow alone is steady: one piece of memory seen N-1 times
     parts: Parts  # the same by kind, for renderers; its flow is `refined`
 
@@ -62,7 +62,7 @@ def motion_field(
     refiner: Refiner | None = None,
     stepwise: bool = True,
 ) -> Fields:
-    """The motion field of a clip from a drawing: Eq. 5, 6, 7, then T; and the motion of all other kinds.
+    """The motion field of a clip from a drawing: Eq. 5 to 7, or T instead of Eq. 7; and the motion of all other kinds.
 
     A flow arrow of speed 1 carries what starts at its tail to its tip in `span` - 1 steps, at constant speed along its
     path. Outside the mask nothing moves. Arrows of one region share it, by Eq. 6; regions know nothing of each other.
@@ -79,16 +79,16 @@ def motion_field(
         sigma, threshold, threshold_on, normalized, edge: As in `hints.bounded_flow`; pins need "exact".
         median_strength, strength: As in `at_strength`; a strength needs both.
         image: (3, H, W) in [-1, 1], which `refiner` wants.
-        refiner: T, which decides how far the flow arrows reach where neither a region nor a mask says it; elsewhere it
-            is not asked. It works on the image at its own size.
+        refiner: T, which decides how far the flow arrows reach where neither a region nor a mask says it. It works on
+            the image at its own size. Elsewhere it is not asked, nor where `may_refine` says that it knows no such
+            arrows.
         stepwise: False leaves `per_step` empty, (0, 2, H, W): of a large photo it can take gigabytes.
 
     Returns:
         The fields, float32; all zero without arrows.
 
     Raises:
-        ValueError: If an option is not as above, T is asked for an advected field (it knows the first frame only), or
-            there are arrows and none of them moves anything.
+        ValueError: If an option is not as above, or there are arrows and none of them moves anything.
     """
     if num_frames < 2 or span < 2:
         raise ValueError(f"num_frames={num_frames}, span={span}: motion needs at least 2 frames")
@@ -97,8 +97,8 @@ def motion_field(
             raise ValueError(f"{name}={value!r}: must be {known[0]!r} or {known[1]!r}")
     if controls.pins and normalized != "exact":
         raise ValueError(f"normalized={normalized}: {len(controls.pins)} pins need 'exact', else they would be moved")
-    if refiner is not None and (image is None or field != "eulerian"):
-        raise ValueError(f"field={field!r}: a refiner needs the image and field='eulerian'")
+    if refiner is not None and image is None:
+        raise ValueError("image=None: a refiner needs the image that the arrows are drawn on")
     if strength is not None:
         controls = at_strength(controls, strength, span=span, median_strength=median_strength)
     options = {
@@ -132,7 +132,8 @@ def motion_field(
         )
     refined = dense
     free = [arrow for arrow in flowing if arrow.region is None]
-    if refiner is not None and free and bool((controls.mask > 0).all()):
+    asked = refiner is not None and may_refine(field, entries, normalized)
+    if asked and free and bool((controls.mask > 0).all()):
         refined = _refined(refiner, image, free, pins, span=span, sigma=sigma, normalized=normalized) * _rest(controls)
         refined += _by_region([arrow for arrow in flowing if arrow.region is not None], controls, steady)
     swaying = [arrow for arrow in controls.arrows if arrow.kind == "sway"]
@@ -144,6 +145,11 @@ def motion_field(
     parts = Parts(refined, moves, sways, turns)
     per_step = velocity(parts, num_frames, flow=steps) if stepwise else dense.new_empty(0, *dense.shape)
     return Fields(dense, refined, per_step, parts)
+
+
+def may_refine(field: str, entries: str, normalized: Normalized) -> bool:
+    """Whether T knows such arrows: it has learned from whole paths that are met exactly, in a steady field."""
+    return field == "eulerian" and entries == "path" and normalized == "exact"
 
 
 def _refined(
@@ -234,9 +240,9 @@ def _by_region(
     return made
 
 
-def _rest(controls: Controls, *kinds: Kind) -> Tensor:
-    """The mask less all regions but those of `kinds`, (1, H, W)."""
-    taken = [each.region for each in controls.arrows if each.region is not None and each.kind not in kinds]
+def _rest(controls: Controls) -> Tensor:
+    """The mask less all regions, (1, H, W)."""
+    taken = [each.region for each in controls.arrows if each.region is not None]
     return controls.mask if not taken else controls.mask * (1 - torch.stack(taken).amax(0))
 
 

@@ -65,8 +65,10 @@ MEMORY = {
 def memory_advice(cfg: DictConfig) -> str:
     """The settings of a command that decide about its memory, as they are, and where to move them."""
     part = next(part for part in MEMORY if part in cfg)
-    found = {name: (OmegaConf.select(cfg, name), change) for name, change in MEMORY[part].items()}
-    return ", ".join(f"{name}={value} ({change})" for name, (value, change) in found.items() if value is not None)
+    missing = object()
+    found = {name: (OmegaConf.select(cfg, name, default=missing), change) for name, change in MEMORY[part].items()}
+    shown = {name: ("null" if value is None else value, change) for name, (value, change) in found.items()}
+    return ", ".join(f"{name}={value} ({change})" for name, (value, change) in shown.items() if value is not missing)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

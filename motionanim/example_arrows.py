@@ -18,32 +18,38 @@ def follow(flow: Tensor, start: tuple[float, float], steps: int, mask: Tensor) -
     Args:
         flow: (2, H, W) px per frame.
         start: x, y.
-        steps: Most steps, at least 1; the first is always made.
-        mask: (1, H, W) in {0, 1}; the way ends at its edge and at the frame's.
+        steps: Most steps, at least 1; the first is always made, along the flow at the start, which is not zero.
+        mask: (1, H, W) in {0, 1}; the way ends at its edge and at the frame's. The flow outside is never read.
 
     Returns:
-        (K, 2) float64 px, K from 2 to `steps` + 1.
+        (K, 2) float64 px, K from 2 to `steps` + 1, no two neighbours equal.
     """
     height, width = flow.shape[1:]
     field, moves = flow.double().numpy(), mask[0].numpy() > 0
 
     def at(place: np.ndarray) -> np.ndarray:
+        # Bilinear, over those of the four pixels that move: the others would slow the way down at the region's edge.
         x, y = np.clip(place, 0, (width - 1, height - 1))
         left, top = min(int(x), max(width - 2, 0)), min(int(y), max(height - 2, 0))
-        across, down = x - left, y - top
-        corners = field[:, top : top + 2, left : left + 2]
-        rows = corners[..., 0] + (corners[..., -1] - corners[..., 0]) * across
-        return rows[:, 0] + (rows[:, -1] - rows[:, 0]) * down
+        corners = (slice(top, top + 2), slice(left, left + 2))
+        weight = np.outer([1 - (y - top), y - top], [1 - (x - left), x - left])[: height - top, : width - left]
+        weight = weight * moves[corners]
+        return (field[:, *corners] * weight).sum((1, 2)) / max(weight.sum(), 1e-9)
+
+    def inside(place: np.ndarray) -> bool:
+        x, y = np.rint(place).astype(int)
+        return 0 <= x < width and 0 <= y < height and bool(moves[y, x])
 
     way = [np.array(start, np.float64)]
     for _ in range(steps):
-        place = way[-1] + at(way[-1] + at(way[-1]) / 2)  # the midpoint rule
-        x, y = np.rint(place).astype(int)
-        outside = not (0 <= x < width and 0 <= y < height and moves[y, x])
-        if outside and len(way) > 1:
-            break
-        way.append(place)
-        if outside:
+        step = at(way[-1])
+        middle = way[-1] + step / 2
+        if inside(middle):
+            step = at(middle)  # the midpoint rule
+        ends = not inside(way[-1] + step) or not step.any()
+        if not ends or len(way) == 1:
+            way.append(way[-1] + (step if step.any() else at(way[-1])))
+        if ends:
             break
     return torch.from_numpy(np.stack(way))
 

@@ -362,11 +362,17 @@ def test_t_works_at_its_own_size_whatever_the_photo_s():
     torch.testing.assert_close(whole.refined, resize_flow(shrunk.refined, 96, 96), atol=1e-4, rtol=1e-3)
 
 
-def test_t_needs_the_image_and_a_steady_field():
-    with pytest.raises(ValueError, match="needs the image and field='eulerian'"):
+def test_t_needs_the_image():
+    with pytest.raises(ValueError, match="image=None: a refiner needs the image"):
         field(of([[20, 20, 36, 30]]), refiner=refiner())
-    with pytest.raises(ValueError, match="field='advected': a refiner needs"):
-        field(of([[20, 20, 36, 30]]), image=torch.zeros(3, 48, 64), refiner=refiner(), field="advected")
+
+
+@pytest.mark.parametrize("change", [{"field": "advected"}, {"entries": "start"}, {"normalized": True}])
+def test_t_is_not_asked_about_arrows_of_another_kind_than_it_has_learned(change):
+    options = {"image": torch.zeros(3, 48, 64), "refiner": refiner(), **change}
+    made = field(of([[20, 20, 36, 30]]), **options)
+    assert torch.equal(made.refined, made.dense)
+    assert made.dense.any()
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ def fill_the_gpu() -> None:
         ("train", "experiment=motion_lora", ["scale.batch_size=4 (lower)", "scale.checkpoint_width=0 (1280",
                                              "trainer.accumulate_grad_batches=1 (higher by as much)"]),
         ("animate", "long_video=phased", ["size=photo ([height,width], smaller)",
-                                           "sampling.dtype=float32 (bfloat16)", "long_video.batch_size=8 (lower)"]),
+                                           "sampling.dtype=float32 (bfloat16)", "long_video.batch_size=null (lower)"]),
         ("evaluate", "long_video=direct", ["sampling.dtype=float32 (bfloat16), scale.height="]),
         ("encode", "clips=3", ["scale.num_frames=16 (lower)"]),
         ("prepare", "engine.workers=2", ["engine.workers=2 (lower)"]),

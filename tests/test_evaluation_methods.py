@@ -10,8 +10,11 @@ from conftest import MOTION
 from evaluation_runs import SIDE, run, synthetic
 from safetensors.torch import load_file, save_file
 
+from motionanim.controls import Controls, motion_field
 from motionanim.evaluation.methods import Control, Eulerian, Ours, Warp
+from motionanim.fingerprint import weights_fingerprint
 from motionanim.models.eulerian import render
+from motionanim.models.flow_refiner import FlowRefiner
 
 
 def test_the_warp_carries_the_image_inside_the_mask_only() -> None:
@@ -45,6 +48,37 @@ def test_the_eulerian_baseline_moves_along_the_exact_field(tmp_path: Path) -> No
         Eulerian(label="e", request="exact", controls=None, refiner=None, use_refiner=False, mask=False, render=render)
     # With a mask T is not asked, and so not missed.
     Eulerian(label="e", request="arrows", controls=None, refiner=None, use_refiner=True, mask=True, render=render)
+
+
+def test_without_a_mask_a_method_gets_arrows_alone_and_t(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    refiner = FlowRefiner(width=8, depth=2, side=SIDE, sees_image=True)
+    torch.nn.init.normal_(refiner.head.weight, std=0.1)
+    refiner.save(tmp_path / "t.safetensors")
+    controls = partial(
+        motion_field, span=5, field="eulerian", sigma=0.332, threshold=0.05, threshold_on="weight", normalized="exact",
+        edge="soft",
+    )  # fmt: skip
+    case = next(case for case in map(synthetic(8).case, range(8)) if case.arrows and not case.mask.all())
+
+    def asked(mask: bool, use_refiner: bool) -> Warp:
+        return Warp(
+            label="warp", request="arrows", controls=controls, refiner=str(tmp_path / "t.safetensors"),
+            use_refiner=use_refiner, mask=mask,
+        )  # fmt: skip
+
+    given, free, refined = asked(True, True), asked(False, False), asked(False, True)
+    assert [each.label for each in (given, free, refined)] == ["warp", "warp, no mask", "warp, no mask"]
+    assert [each.identity["refiner"] for each in (given, free)] == [None, None]
+    assert refined.identity["refiner"] == weights_fingerprint(refiner)
+    still = (case.mask == 0).expand(2, -1, -1)
+    assert given.asked.field(case)[0][still].eq(0).all()
+    assert free.asked.field(case)[0][still].any()
+    drawn = Controls(case.arrows, (), torch.ones_like(case.mask))
+    expected = controls(drawn, num_frames=5, image=case.frames[0], refiner=refiner).per_step
+    torch.testing.assert_close(refined.asked.field(case), expected)
+    assert not torch.equal(refined.asked.field(case), free.asked.field(case))
+    assert not torch.equal(refined(case, 0).frames[1:], given(case, 0).frames[1:])
 
 
 def test_a_base_that_differs_in_one_inner_layer_is_another_method(base: Path, tmp_path: Path) -> None:

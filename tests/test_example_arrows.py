@@ -39,6 +39,28 @@ def test_the_way_ends_where_the_region_or_the_picture_ends_but_has_a_first_step(
     assert follow(flow, (1.0, 3.0), 2, mask)[:, 0].tolist() == [1, 3, 5]
 
 
+@pytest.mark.parametrize("speed", [0.3, 1.0, 2.0, 4.0, 9.0])
+def test_at_the_edge_of_what_moves_the_way_is_as_fast_as_inside(speed):
+    """Fields are zero outside their region: what stands still there must not slow an arrow down, nor stop it."""
+    mask = torch.zeros(1, 8, 20)
+    mask[..., 5:12] = 1
+    flow = torch.tensor([speed, 0.0]).view(2, 1, 1) * mask
+    for start in range(5, 12):
+        way = follow(flow, (float(start), 3.0), 6, mask)
+        steps = way.diff(dim=0)
+        torch.testing.assert_close(steps, torch.tensor([speed, 0.0], dtype=torch.float64).expand_as(steps))
+        assert len(way) == 7 or way[-1, 0] + speed > 11.5 - 1e-9 or len(way) == 2
+
+
+def test_an_arrow_has_the_speed_of_the_motion_wherever_it_begins():
+    mask = torch.zeros(1, 16, 64)
+    mask[..., 20:30] = 1
+    flow = torch.tensor([3.0, 0.0]).view(2, 1, 1) * mask
+    for seed in range(30):
+        hint = sample_hint(flow, mask, np.random.default_rng(seed), **OPTIONS | {"max_arrows": 1})
+        torch.testing.assert_close(hint.flow, torch.tensor([3.0, 0.0]).view(2, 1, 1).expand(2, 16, 64))
+
+
 def test_starts_are_pixels_that_may_move_and_do():
     flow, mask = torch.zeros(2, 9, 9), torch.zeros(1, 9, 9)
     assert choose_starts(flow, mask + 1, np.random.default_rng(0), max_arrows=3) == []

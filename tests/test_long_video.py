@@ -147,6 +147,17 @@ def test_later_segments_in_one_batch_equal_one_at_a_time(denoiser: Denoiser) -> 
     assert batched[1].calls == one[1].calls
 
 
+def test_segments_go_two_at_a_time_on_a_cpu_where_nothing_is_said(denoiser: Denoiser) -> None:
+    seen = []
+
+    def denoise(z, sigma, condition, *scale):
+        seen.append(len(z))
+        return z * 0
+
+    run(phased, model=real_model(denoiser)._replace(denoise=denoise, unguided=denoise), **PHASED | {"batch_size": None})
+    assert max(seen) == 2
+
+
 def test_segment_1_is_what_direct_begins_with(denoiser: Denoiser) -> None:
     model = real_model(denoiser)
     plain = run(direct, model=model, frames=L, given=condition())[0]

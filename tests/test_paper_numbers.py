@@ -21,9 +21,11 @@ def test_flow_refiner() -> None:
     assert cfg.model.lr == 5e-3
     assert cfg.data.batch_size == 32
     assert cfg.trainer.max_steps == 10_000
-    assert cfg.hint.threshold == 0.05
-    assert cfg.hint.sigma * 512 == 170
-    assert (cfg.hint.threshold_on, cfg.hint.normalized) == ("magnitude", False)
+    assert cfg.data.hint.sigma * 512 == 170
+    assert cfg.data.hint.normalized is False
+    assert (cfg.model.error_weight, cfg.model.beta1, cfg.model.weight_decay) == (100, 0.5, 0), "pix2pix's"
+    assert (cfg.model.warmup_share, cfg.model.decay_share) == (0, 0), "constant learning rate"
+    assert (cfg.model.refiner.width, cfg.model.refiner.depth, cfg.model.discriminator.width) == (64, 8, 64)
 
 
 def test_long_video() -> None:

@@ -21,13 +21,14 @@ from torch import Tensor
 import motionanim.entry
 from gpu_parts.results import Results, arguments, read_rows
 from motionanim.generate import Generator
-from motionanim.long_video.common import now, phase_split, repeat
+from motionanim.long_video.common import phase_split, repeat
 from motionanim.losses import denoising_loss
 from motionanim.models.accounting import count_flops
 from motionanim.models.codec import Codec
 from motionanim.models.denoiser import Denoiser
 from motionanim.models.lora import add_lora
 from motionanim.models.tiny import build_pipeline
+from motionanim.progress import now
 from motionanim.types import Condition
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -28,8 +28,8 @@ from gpu_parts.results import Results, arguments, read_rows
 from gpu_parts.svd_size import reset
 from motionanim.data.stream import as_floats, collate
 from motionanim.fingerprint import fingerprint
-from motionanim.long_video.common import now
 from motionanim.losses import denoising_loss
+from motionanim.progress import now
 from motionanim.training.diffusion import VAL_SIGMAS, DiffusionModule
 from motionanim.training.optim import adamw, check_finite
 from motionanim.types import ClipBatch, LatentBatch

@@ -1,7 +1,8 @@
 """How far from the true field are arrows without a mask, and T? Writes errors.json and examples.png beside this file.
 
 python experiments/flow_refiner/compare.py "T=FILE" "T, no image=FILE" --clips FOLDER ...
-(files that experiment=flow_refiner left; folders of real videos, whose mean optical flow stands for the truth)
+(files that experiment=flow_refiner left; folders of real videos, whose mean optical flow stands for the truth. Without
+folders the figures of the last clips stay.)
 """
 
 import argparse
@@ -31,6 +32,7 @@ from motionanim.pictures import flow_to_rgb, write_picture
 from motionanim.types import Hint
 
 HERE = Path(__file__).resolve().parent
+ERRORS = HERE / "errors.json"
 HINT = partial(sample_hint, max_arrows=4, sigma=170 / 512, normalized="exact")
 DRAWINGS = 4  # of each real clip
 MOVES = 0.2  # a pixel of a real clip moves if it is faster than this share of the clip's fast ones
@@ -132,6 +134,8 @@ def main() -> None:
             rows.append(row(pair, made, refiners, 128))
     write_picture(HERE / "examples.png", torch.cat(rows, dim=-2))
     table = {"world": {label: _intervals(values) for label, values in scores.items()}, "clips": {}}
+    if not args.clips and ERRORS.exists():
+        table["clips"] = json.loads(ERRORS.read_text())["clips"]
     rows = []
     for folder in args.clips:
         for name, pairs in clips(folder, args.side):
@@ -147,11 +151,11 @@ def main() -> None:
             }  # fmt: skip
     if rows:
         write_picture(args.clips_picture, torch.cat(rows, dim=-2))
-    (HERE / "errors.json").write_text(json.dumps(table, indent=1) + "\n")
+    ERRORS.write_text(json.dumps(table, indent=1) + "\n")
     print(f"{'':32} error, px per frame       IoU of what moves")
     for label, each in table["world"].items():
         print("{:32} {:.3f} [{:.3f}, {:.3f}]    {:.2f}".format(label, *each["error"][:3], each["iou"][0]))
-    if table["clips"]:
+    if args.clips and table["clips"]:
         print(f"{len(table['clips'])} real clips: median of error over that of no motion, mean IoU")
         for label in next(iter(table["clips"].values())):
             errors, ious = zip(*(each[label] for each in table["clips"].values()))

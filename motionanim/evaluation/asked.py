@@ -42,7 +42,7 @@ class Asked:
         if request == "exact" and not mask:
             raise ValueError("mask=false: the exact motion tells what moves; use method.request=arrows")
         self.request, self.controls, self.gives_mask = request, controls, mask
-        self.refiner = _load(refiner) if use_refiner and not mask else None
+        self.refiner = _load(refiner) if use_refiner and not mask and request == "arrows" else None
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -72,10 +72,10 @@ class Asked:
 def _load(path: str | None) -> FlowRefiner:
     if path is None:
         raise ValueError(
-            "refiner=null: this conditioning has the refiner T; give refiner=FILE that experiment=flow_refiner left, "
-            "or evaluate conditioning=no_refiner"
+            "refiner=null: this conditioning has the refiner T; leave out refiner= for the one that is shipped, or "
+            "evaluate conditioning=no_refiner"
         )
     try:
         return FlowRefiner.load(path).eval()
     except FileNotFoundError as error:
-        raise ValueError(f"refiner={path}: no such file") from error
+        raise ValueError(f"refiner={path}: no such file; leave it out for the one that is shipped") from error
