@@ -41,7 +41,7 @@ COMMANDS = {
         "'T, no image=runs/flow_refiner/blind/flow_refiner.safetensors'",
     ],
     "table1": [
-        "evaluate.py -m sweep=table1 mask=false",
+        "evaluate.py -m sweep=table1",
         "evaluate.py -m name=table1 mask=false method=warp conditioning=full,no_refiner "
         "'method.label=\"warp, ${hydra:runtime.choices.conditioning}\"'",
         "evaluate.py name=table1 method=warp 'method.label=\"warp, mask given\"'",

@@ -76,8 +76,8 @@ def spread_paths(
         paths, speeds, pins, sigma, normalized: As in `path_flow`.
 
     Returns:
-        The flow (2, H, W) px per frame, everywhere as fast as the arrows, and the sum of the arrows' weights (1, H, W):
-        1 and more on a path, towards 0 far from all.
+        The flow (2, H, W) px per frame, if `normalized` everywhere as fast as the arrows. And the sum of the arrows'
+        weights (1, H, W): 1 and more on a path, towards 0 far from all.
     """
     shrink = min(1.0, math.sqrt(_MOST_PIXELS / (height * width)))
     size = max(1, round(height * shrink)), max(1, round(width * shrink))

@@ -11,7 +11,7 @@ from torchmetrics import MeanMetric
 
 from motionanim.models.flow_refiner import FlowRefiner, PatchDiscriminator, Refined
 from motionanim.pictures import flow_to_rgb
-from motionanim.training.optim import check_end, check_finite, trapezoid
+from motionanim.training.optim import check_finite, trapezoid
 from motionanim.types import FlowPairBatch
 
 # An error counts up to this many times the hint's speed: a scene whose arrows miss the motion would outweigh the rest.
@@ -81,7 +81,13 @@ class FlowRefinerModule(L.LightningModule):
         for name in ("warmup_share", "decay_share", "mask_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"model.{name}={getattr(self, name)}: must be in [0, 1]")
-        check_end(self._steps(self.decay_share), self.trainer.max_steps)
+        for name, least in (("error_weight", 1e-9), ("moves_weight", 0.0)):
+            if not least <= getattr(self, name) < math.inf:
+                raise ValueError(f"model.{name}={getattr(self, name)}: must be {'above' if least else 'at least'} 0")
+        if self.decay_share and self.trainer.max_steps < 1:
+            raise ValueError(
+                f"model.decay_share={self.decay_share} needs an end: set trainer.max_steps, or model.decay_share=0"
+            )
 
     def training_step(self, batch: FlowPairBatch, batch_idx: int) -> None:
         ends = {"warmup": self._steps(self.warmup_share), "decay": self._steps(self.decay_share)}
