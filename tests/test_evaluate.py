@@ -66,7 +66,7 @@ def test_a_sweep_leaves_one_report_of_all_its_runs_and_a_wandb_run_each(base: Pa
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["mask=false", "refiner=null"], r"error: refiner=null: .*conditioning=no_refiner"),
+        (["mask=false", "conditioning=full", "refiner=null"], r"error: refiner=null: .*conditioning=no_refiner"),
         (["benchmark=folder", "benchmark.root=/nowhere"], r"error: .*/nowhere.* is not a folder"),
         (["metrics.required=[lpips]"], r"error: .*alexnet-owt-7be5be79.pth does not exist"),
         (["method=external", "method.folders=/nowhere"], r"error: method.folders=/nowhere: no such folder"),

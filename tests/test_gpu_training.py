@@ -116,7 +116,7 @@ def refiner_step(device: str, folder: Path) -> tuple[list[Tensor], list[Tensor]]
     awake(module.refiner)
     run = trainer(folder, 1, accelerator=device, callbacks=[seen])
     run.fit(module, pairs())
-    losses = [run.logged_metrics[f"train/loss_{name}"] for name in ("gan", "l1", "discriminator")]
+    losses = [run.logged_metrics[f"train/loss_{name}"] for name in ("error", "moves", "gan", "discriminator")]
     return losses, seen.gradients
 
 

@@ -15,6 +15,7 @@ from motionanim.data import layers, scenes, synthetic, textures
 from motionanim.data.cameras import Camera
 from motionanim.data.stream import rng
 from motionanim.data.synthetic import SyntheticClips, SyntheticFlowPairs, render_clip, synthetic_data
+from motionanim.types import Hint
 
 CONF = Path(__file__).parents[1] / "conf"
 SIZE = {"num_frames": 6, "height": 48, "width": 64}
@@ -233,15 +234,17 @@ def test_flow_pairs_hold_the_steady_field_and_the_hint_made_from_it():
 
     def hint(flow, mask, generator):
         seen.append((flow, mask, generator.random()))
-        return flow * 0.5
+        return Hint(flow * 0.5, mask, torch.zeros(3, 48, 64))
 
     pairs = SyntheticFlowPairs(seed=2, length=3, height=48, width=64, split="train", hint=hint)
     for position in (0, 1, 2, 40):
         pair = pairs[position]
-        assert [tuple(t.shape) for t in pair] == [(3, 48, 64), (2, 48, 64), (1, 48, 64), (2, 48, 64), ()]
+        sizes = [(3, 48, 64), (2, 48, 64), (1, 48, 64), (3, 48, 64), (1, 48, 64), (2, 48, 64), ()]
+        assert [tuple(t.shape) for t in pair] == sizes
         assert torch.count_nonzero(pair.flow) > 0
         assert torch.count_nonzero(pair.flow * (1 - pair.mask)) == 0
-        assert torch.equal(pair.hint, pair.flow * 0.5)
+        assert torch.equal(pair.hint.flow, pair.flow * 0.5)
+        assert torch.equal(pair.hint.reach, pair.mask)
         assert torch.equal(seen[-1][1], pair.mask)
         assert torch.equal(pairs[position].image, pair.image)
         assert seen[-1][2] == seen[-2][2]
@@ -277,7 +280,9 @@ def test_config_builds_the_kind_of_item_that_the_experiment_reads(name, share, c
     with initialize_config_dir(str(CONF), version_base=None):
         groups = ["+scale=tiny", "+hint=default", "+reading=default", f"+data={name}"]
         config = compose(overrides=[*groups, "+paths.cache=c", "+items=clips"])
-    options = OmegaConf.to_container(config.data, resolve=True) | {"hint": lambda flow, mask, generator: flow}
+    options = OmegaConf.to_container(config.data, resolve=True) | {
+        "hint": lambda flow, mask, generator: Hint(flow, mask, torch.zeros(3, 128, 128))
+    }
     assert options.pop("_target_") == "motionanim.data.synthetic.synthetic_data"
     data = synthetic_data(**options)
     for split, clips in (("train", data.train), ("val", data.val)):
@@ -285,6 +290,6 @@ def test_config_builds_the_kind_of_item_that_the_experiment_reads(name, share, c
         assert clips.options["split"] == split
         assert clips[0].frames.shape == (16, 3, 128, 128)
     pairs = synthetic_data(**options | {"items": "pairs"})
-    assert pairs.train[0].hint.shape == (2, 128, 128)
+    assert pairs.train[0].hint.flow.shape == (2, 128, 128)
     with pytest.raises(ValueError, match="items=frames: must be clips or pairs"):
         synthetic_data(**options | {"items": "frames"})
