@@ -1,5 +1,6 @@
 import functools
 import json
+import math
 
 import lightning as L
 import numpy as np
@@ -163,6 +164,17 @@ def test_in_use_the_drawing_holds_on_its_lines_and_far_from_all_of_them():
     between = (apart > 1.0) & (apart < 1.5) & (hint.arrows[0, 2] < 1e-6)
     decided = free.flow * torch.sigmoid(2 * free.moves) / torch.sigmoid(free.moves)
     torch.testing.assert_close(flow[:, :, between], decided[:, :, between], atol=1e-5, rtol=1e-4)
+
+
+def test_several_arrows_in_one_place_reach_a_little_farther():
+    image, _, _ = inputs(64, 64, batch=1)
+    path = torch.tensor([[8.0, 8.0], [20.0, 8.0]])
+    drawn = path_hint([path] * 4, [1.5] * 4, torch.zeros(0, 2), 64, 64, sigma=0.2, normalized="exact")
+    flow = refiner().refine(image, Hint(*(each[None] for each in drawn)), torch.ones(1, 1, 64, 64))
+    apart = nearest_on_path(path, 64, 64)[0].sqrt() / (0.2 * 64)
+    farthest = math.sqrt(2.0**2 + math.log(4))  # four weights of exp(-d²) sum to exp(-4) here
+    assert flow[:, :, apart > farthest + 1e-3].abs().max() < 1e-30
+    assert flow[:, :, (apart > 2.0) & (apart < farthest - 0.1)].abs().max() > 0
 
 
 def test_likeness_is_one_under_the_arrows_and_follows_the_colour_but_not_a_pin():
