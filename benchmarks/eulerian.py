@@ -178,7 +178,8 @@ def main() -> None:
             *lines,
             "",
             f"Frames 1 to {FRAMES - 1} of {FRAMES} at {SIZE}x{SIZE} against the ground truth, mean over the scenes; "
-            "the scenes' own PSNR / SSIM follow. Rows with * **used ground-truth motion**: one constant field a scene, "
+            "the scenes' own PSNR / SSIM follow. LPIPS (where shown): AlexNet, version 0.1. Rows with * **used ground-"
+            "truth motion**: one constant field a scene, "
             "estimated by DIS from the ground truth's frames (`steady_field`, medium preset, frames enlarged to 512 px "
             "unless the row says otherwise), while most of the published methods had to guess it, and some were given "
             "another frame rate. So the table compares renderers with each other, and says of the published rows only "
