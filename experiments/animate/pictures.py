@@ -49,7 +49,7 @@ def main() -> None:
     for name in ("eulerian", "proposal", "diffusion"):
         (HERE / f"{name}.png").write_bytes((OUT / f"{name}.png").read_bytes())
     sweep = sheet([made["strength"].frames], columns=3)
-    write_picture(HERE / "strength.png", sweep.repeat_interleave(2, 1).repeat_interleave(2, 2))
+    write_picture(HERE / "strength.png", sweep)
     for name, animation in made.items():
         seconds, shape = animation.record["seconds"], tuple(animation.frames.shape)
         print(f"{name}: {shape[0]} frames of {shape[2]}x{shape[3]} in {seconds:.0f} s")
