@@ -121,10 +121,11 @@ def _read_drawing(config: DictConfig, photo: Tensor) -> tuple[Controls, list[str
 
 
 def _undrawn(config: DictConfig, controls: Controls) -> list[str]:
-    """What a user should know who has drawn no arrows, a line each.
+    """Notes on a drawing without arrows, a line each.
 
-    Raises ValueError, with an arrow to copy, where nothing would come of it that is worth a look: a base of one's own,
-    or SVD, moves a photo by itself, but the embedded one turns it into blotches, so that an explicit `arrows=[]` asks.
+    Raises:
+        ValueError: With an arrow to copy, if the renderer or the mask needs arrows; or if the base is the embedded one,
+            which turns a photo into blotches when left alone, and the user did not ask for that by `arrows=[]`.
     """
     if controls.arrows:
         return []
@@ -209,7 +210,7 @@ def _refiner(config: DictConfig, controls: Controls) -> FlowRefiner | None:
 
 
 def _proposal(config: DictConfig, image: Tensor, controls: Controls, refiner: FlowRefiner, picture: Path) -> str:
-    """A line on what T makes of the arrows."""
+    """A note on how much of the photo T moves, made before the video so that a user can stop."""
     small, way = stretched(image, *model_size(*image.shape[1:], area=refiner.side**2, multiple=1))
     free = tuple(arrow for arrow in controls.arrows if arrow.kind == "flow" and arrow.region is None)
     asked = fit_controls(Controls(free, controls.pins, torch.ones_like(image[:1])), way)

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from motionanim.drawing import Arrow, Controls, fit_controls, parse_controls, path_length
+from motionanim.drawing import Arrow, Controls, fit_controls, parse_controls, path_length, unclaimed
 from motionanim.flow import resize_flow
 from motionanim.hints import Edge, Normalized, along_path, arrow_vectors, bounded_flow
 from motionanim.images import model_size, stretched
@@ -134,7 +134,8 @@ def motion_field(
     free = [arrow for arrow in flowing if arrow.region is None]
     asked = refiner is not None and may_refine(field, entries, normalized)
     if asked and free and bool((controls.mask > 0).all()):
-        refined = _refined(refiner, image, free, pins, span=span, sigma=sigma, normalized=normalized) * _rest(controls)
+        refined = _refined(refiner, image, free, pins, span=span, sigma=sigma, normalized=normalized)
+        refined *= unclaimed(controls)
         refined += _by_region([arrow for arrow in flowing if arrow.region is not None], controls, steady)
     swaying = [arrow for arrow in controls.arrows if arrow.kind == "sway"]
     sways = tuple(
@@ -236,14 +237,8 @@ def _by_region(
     made = torch.zeros(*steps, 2, *controls.mask.shape[1:])
     for region in {id(arrow.region): arrow.region for arrow in arrows}.values():
         own = [arrow for arrow in arrows if arrow.region is region]
-        made += spread(own, controls.mask) * _rest(controls) if region is None else spread(own, region)
+        made += spread(own, controls.mask) * unclaimed(controls) if region is None else spread(own, region)
     return made
-
-
-def _rest(controls: Controls) -> Tensor:
-    """The mask less all regions, (1, H, W)."""
-    taken = [each.region for each in controls.arrows if each.region is not None]
-    return controls.mask if not taken else controls.mask * (1 - torch.stack(taken).amax(0))
 
 
 def _paths(arrows: Sequence[Arrow]) -> list[Tensor]:

@@ -168,6 +168,12 @@ def crop_controls(controls: Controls, height: int, width: int) -> Controls:
     return controls._replace(arrows=arrows, mask=controls.mask[:, :height, :width])
 
 
+def unclaimed(controls: Controls) -> Tensor:
+    """The mask less all regions, (1, H, W): what arrows without a region may move."""
+    regions = [arrow.region for arrow in controls.arrows if arrow.region is not None]
+    return controls.mask * (1 - torch.stack(regions).amax(0)) if regions else controls.mask
+
+
 def path_length(arrow: Arrow) -> float:
     """Of an arrow's path, px."""
     return sum(math.dist(start, end) for start, end in pairwise(arrow.path))

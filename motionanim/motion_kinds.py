@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from motionanim.drawing import Arrow, Controls, path_length, turn_angle
+from motionanim.drawing import Arrow, Controls, path_length, turn_angle, unclaimed
 from motionanim.flow import Area, area_grid
 from motionanim.hints import along_path
 
@@ -186,8 +186,7 @@ def doubts(controls: Controls, *, span: int, crossings: bool) -> list[str]:
         crossings: Whether the field is steady, so that a path cannot cross itself.
     """
     height, found = controls.mask.shape[1], []
-    drawn = [arrow.region for arrow in controls.arrows if arrow.region is not None]
-    rest = controls.mask if not drawn else controls.mask * (1 - torch.stack(drawn).amax(0))
+    rest = unclaimed(controls)
     for i, arrow in enumerate(controls.arrows):
         left = _leaves(arrow.path, rest if arrow.region is None else arrow.region) if arrow.kind == "flow" else None
         if left is not None:

@@ -37,7 +37,7 @@ class Rendered(NamedTuple):
     """A video of the model, and what it was predicted to be."""
 
     sample: Tensor  # (N, 3, h, w) in [-1, 1], decoded
-    prediction: Tensor | None  # (N, 3, h, w) its prediction through the same decoder; None where nobody asks
+    prediction: Tensor | None  # (N, 3, h, w) its prediction through the same decoder; None unless it was asked for
     record: Record
 
 
@@ -58,7 +58,7 @@ def render(
     """Make a video at the model's size.
 
     Args:
-        compared: Whether the prediction is returned too, for `at_photo_size`; arrows then need `flowing`.
+        compared: True returns the prediction too, which `at_photo_size` needs; arrows then need `flowing`.
         strength: (1,) what the model is told where there are no arrows; with arrows it is Eq. 8 of the field.
         progress: Is told of every frame of the prediction, every call, and every decoded frame; None shows nothing.
         flowing: What renders the flow of the prediction; None carries the photo by `flow.trace_back`.
