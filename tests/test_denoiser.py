@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from motionanim.fingerprint import fingerprint
 from motionanim.models.denoiser import Denoiser
+from motionanim.models.shortcuts import use_shortcuts
 from motionanim.models.tiny import save_pipeline
 from motionanim.schedule import per_clip
 
@@ -34,6 +35,22 @@ def test_untrained_motion_leaves_svd_exactly_as_it_is(base: Path, denoiser: Deno
     s = per_clip(sigma, z)
     # Equal up to the order of one multiplication in the attention kernel, which sees values twice as wide.
     torch.testing.assert_close(ours, v * (-s / (s**2 + 1) ** 0.5) + z / (s**2 + 1), atol=2e-6, rtol=1e-5)
+
+
+def test_cheaper_layers_are_the_plain_ones(base: Path) -> None:
+    plain, cheap = (UNetSpatioTemporalConditionModel.from_pretrained(base, subfolder="unet") for _ in range(2))
+    use_shortcuts(cheap)
+    assert [*plain.state_dict()] == [*cheap.state_dict()]
+    generator = torch.Generator().manual_seed(2)
+    inputs = torch.randn(2, 5, plain.config.in_channels, 8, 8, generator=generator)
+    for tokens in (1, 3):
+        embed = torch.randn(2, tokens, plain.config.cross_attention_dim, generator=generator)
+        with torch.no_grad():
+            outs = [unet(inputs, 0.3, embed, torch.ones(2, 3), return_dict=False)[0] for unet in (plain, cheap)]
+        torch.testing.assert_close(*outs, atol=2e-6, rtol=1e-5)
+    # Every weight keeps its gradient, though the query of one token's is zero.
+    cheap(inputs, 0.3, embed[:, :1], torch.ones(2, 3), return_dict=False)[0].sum().backward()
+    assert all(parameter.grad is not None for parameter in cheap.parameters())
 
 
 @pytest.fixture

@@ -174,8 +174,8 @@ def split_at(sigmas: Tensor, *, gamma: float | None, sigma: float | None) -> tup
     Args:
         sigmas: (T + 1,), falling to 0.
         gamma: As in `phase_split`.
-        sigma: The noise level. Between two of the grid it becomes a level of its own, one step more: the grids of 10
-            and 25 steps have only 1.50 or 0.43 and 1.72 or 1.27 next below 2.
+        sigma: The noise level. Between two levels of the grid it becomes a level of its own, one step more: the grid of
+            8 steps has 2.33 and then 0.66.
 
     Returns:
         The noise levels of the run, `sigmas` or one more, and M, the steps before the split. Their M-th level is the

@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from motionanim.files import atomic_path
 from motionanim.models.motion import MotionConditioner
+from motionanim.models.shortcuts import use_shortcuts
 from motionanim.schedule import per_clip, to_denoised
 from motionanim.types import Condition
 
@@ -39,6 +40,7 @@ class Denoiser(nn.Module):
     def __init__(self, unet: UNetSpatioTemporalConditionModel, *, downscale: int, motion: dict[str, float]) -> None:
         super().__init__()
         self.unet = unet
+        use_shortcuts(unet)
         self.motion_config = dict(motion)
         latent_channels = unet.config.out_channels
         self.motion = MotionConditioner(unet, latent_channels=latent_channels, downscale=downscale, **motion)
