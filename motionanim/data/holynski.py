@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from motionanim.data.clips import Rejections, check_root, clip_data, file_data, load_usable
+from motionanim.data.clips import check_root, clip_data, file_data
 from motionanim.data.names import Names
+from motionanim.data.rejections import Rejections, load_usable
 from motionanim.data.stream import StreamData, as_float, rng
 from motionanim.data.video import VideoError, cover_size
 from motionanim.flow import resize_flow
