@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from motionanim.data.latents import PreparedLatents
 from motionanim.data.rejections import Rejections, load_usable
+from motionanim.data.shots import kept_borders, starts_within
 from motionanim.data.stream import StreamData, as_float, rng
 from motionanim.data.video import Video, VideoError
 from motionanim.types import ClipBatch
@@ -30,7 +31,8 @@ class VideoClips(Dataset[ClipBatch]):
     """Clips of `num_frames` from video files, with their optical flow: frames uint8 (T, H, W, 3), flow float16.
 
     Flow is estimated on frames that are resized but not yet cropped, so that what enters the crop has its flow too, and
-    a cached flow serves any crop. A clip starts at any tick of the video's frame grid (`Video.grid`).
+    a cached flow serves any crop. A clip starts at any tick of the video's frame grid (`Video.grid`) from which it lies
+    within one shot, as far as `motionanim.data.prepare` has looked for shots.
 
     A video that cannot be used is handed to `rejections`, and another in the list takes its place.
 
@@ -45,7 +47,8 @@ class VideoClips(Dataset[ClipBatch]):
         seed: Of the stream.
         random: True draws file, start and crop from (seed, position); False takes file `position`, middle and centre.
         flow_estimator: Frames (T, 3, H', W') in [-1, 1] to flow (T-1, 2, H', W'); its `name` is in the cache's key.
-        flow_cache: Folder of flows that `motionanim.data.prepare` filled; what is missing there is estimated.
+        flow_cache: Folder of flows and shots that `motionanim.data.prepare` filled; a missing flow is estimated, a
+            video without shots is taken for one.
         rejections: Where unusable videos go.
     """
 
@@ -96,7 +99,10 @@ class VideoClips(Dataset[ClipBatch]):
         usable = len(indices) if cached is None else len(cached) + 1
         if usable < self.num_frames:
             raise VideoError(path, f"is too short: {usable} frames at {fps:.3g} a second, {self.num_frames} are needed")
-        start = _place(usable - self.num_frames, generator)
+        starts = starts_within(indices[:usable], self.num_frames, kept_borders(self.flow_cache, path))
+        if not len(starts):
+            raise VideoError(path, f"has no shot of {self.num_frames} frames at {fps:.3g} a second")
+        start = int(starts[_place(len(starts) - 1, generator)])
         pixels = video.read(indices[start : start + self.num_frames], height=self.height, width=self.width)
         top = _place(pixels.shape[1] - self.height, generator)
         left = _place(pixels.shape[2] - self.width, generator)
