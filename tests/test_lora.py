@@ -94,7 +94,7 @@ def test_wrong_files_are_refused_in_words(denoiser: Denoiser, tmp_path: Path) ->
     with_random_lora(denoiser, rank=4)
     path = tmp_path / "lora.safetensors"
     save_lora(denoiser.unet, path)
-    torch.manual_seed(0)
+    torch.manual_seed(5)  # the base is of seed 0
     with torch.device("cpu"):
         other = type(denoiser.unet).from_config(denoiser.unet.config)
     with pytest.raises(ValueError, match="trained on another base"):
