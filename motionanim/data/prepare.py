@@ -33,7 +33,7 @@ from motionanim.data.rejections import MOST_IN_A_ROW
 from motionanim.data.shots import VERSION, crossed, find_borders, keep_borders, starts_within
 from motionanim.data.stream import as_float
 from motionanim.data.video import Video, VideoError
-from motionanim.entry import one_line_errors
+from motionanim.entry import CONF, one_line_errors
 from motionanim.files import atomic_path
 
 logger = logging.getLogger(__name__)
@@ -283,7 +283,7 @@ def _write_results(out: Path, root: Path, records: Iterator[dict], width: int, m
     return dict(counts)
 
 
-@hydra.main(config_path=str(Path(__file__).parents[2] / "conf"), config_name="prepare", version_base="1.3")
+@hydra.main(config_path=str(CONF), config_name="prepare", version_base="1.3")
 @one_line_errors
 def main(config: DictConfig) -> None:
     """Prepare `root`: see conf/prepare.yaml."""
