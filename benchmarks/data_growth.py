@@ -20,6 +20,7 @@ from pathlib import Path
 import pyarrow
 import torch
 
+from motionanim.data import hdvila, hdvila_index
 from motionanim.data.engine import ProcessEngine
 from motionanim.data.hdvila import hdvila_clips
 from motionanim.data.hdvila_index import IndexedNames
@@ -64,7 +65,10 @@ def read(folder: Path, clips: int, reads: int) -> PreparedLatents:
 
 
 def index(folder: Path, clips: int, reads: int) -> tuple[IndexedNames, IndexedNames]:
-    os.path.isfile = lambda path: True  # the clips themselves are not there
+    # The clips themselves are not there.
+    hdvila._files = lambda video: {f"{os.path.basename(video)}.{k}.mp4" for k in range(10)}
+    hdvila_index.changes = lambda path, root: None
+    os.path.isfile = lambda path: True
     return hdvila_clips(folder, jsonl=folder / "meta.jsonl", val_share=0.01, index=folder / "index")
 
 

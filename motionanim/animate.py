@@ -13,13 +13,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from motionanim.entry import one_line_errors, quiet
+from motionanim.entry import CONF, one_line_errors, quiet
 from motionanim.files import output_files
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-CONF = Path(__file__).parents[1] / "conf"
 
 
 class Animation(NamedTuple):

@@ -14,12 +14,21 @@ from urllib.parse import urlsplit
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
+from motionanim.bases import motion_setting
+
+# Inside the package where it was installed, beside it in a checkout.
+CONF = next(folder / "conf" for folder in Path(__file__).parents[:2] if (folder / "conf").is_dir())
+
 # ${package:assets/tiny-svd} in a YAML is a path inside the installed package, wherever the command is run from.
 OmegaConf.register_new_resolver("package", lambda path: str(Path(__file__).parent / path), replace=True)
 
 # ${unless:${.gamma},2.0} is 2.0, and null where gamma is given: of two keys that exclude each other either can be given
 # alone, whichever has the default.
 OmegaConf.register_new_resolver("unless", lambda other, value: value if other is None else None, replace=True)
+
+
+# ${of_base:${scale.base},channels,64} is what the base's motion weights were made with, and 64 where it has none.
+OmegaConf.register_new_resolver("of_base", motion_setting, replace=True)
 
 
 def wandb_offline() -> bool:

@@ -6,17 +6,6 @@ import torch
 from torch import Tensor, nn
 
 
-def fingerprint(unet: nn.Module) -> str:
-    """What a LoRA remembers of its UNet: a hash of the first and last convolution.
-
-    Rounded to bf16 first, so that weights loaded in fp32, fp16 or bf16 give the same.
-    """
-    digest = hashlib.sha256()
-    for weight in (unet.conv_in.weight, unet.conv_out.weight):
-        digest.update(weight.detach().cpu().to(torch.bfloat16).view(torch.int16).numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
 def weights_fingerprint(module: nn.Module, *more: Tensor) -> str:
     """Sixteen hex digits of a hash of all weights, with their names, and of further tensors."""
     digest = hashlib.sha256()

@@ -9,13 +9,12 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from motionanim.fingerprint import fingerprint
 from motionanim.flow import motion_strength, trace_back, warp
 from motionanim.long_video.chained import holding
 from motionanim.long_video.common import Model, Record, at
 from motionanim.models.codec import Codec
 from motionanim.models.denoiser import Denoiser
-from motionanim.models.lora import load_lora, merge_lora
+from motionanim.models.lora import base_fingerprint, load_lora, merge_lora
 from motionanim.models.windows import temporal_windows
 from motionanim.progress import SILENT, Progress, now
 from motionanim.sampling import Denoise, guided
@@ -62,7 +61,7 @@ class Generator:
         window: int,
         device: torch.device,
     ) -> tuple[Self, str]:
-        """A generator of a base with any number of LoRA files folded in, and the fingerprint of the base's UNet.
+        """A generator of a base with any number of LoRA files folded in, and the base's `base_fingerprint`.
 
         Args:
             base: StableVideoDiffusionPipeline folder or hub id.
@@ -77,9 +76,9 @@ class Generator:
                 raise ValueError(f"sampling.{name}={sampling[name]}: must be one of {', '.join(known)}")
         codec = Codec.from_pretrained(base).to(device)
         denoiser = Denoiser.from_pretrained(base, downscale=codec.downscale, motion=dict(motion)).eval()
-        found = fingerprint(denoiser.unet)
+        found = base_fingerprint(denoiser.unet)
         for path, weight in loras:
-            load_lora(denoiser.unet, Path(path), weight=weight)
+            load_lora(denoiser.unet, Path(path), weight=weight, base=found)
             merge_lora(denoiser.unet)
         denoiser.to(device, getattr(torch, sampling["dtype"]))
         if sampling["channels_last"]:

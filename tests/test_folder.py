@@ -8,12 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, default_collate
 
-from motionanim.data.clips import Rejections, VideoClips, clip_data, flow_path
+from motionanim.data.clips import VideoClips, clip_data, flow_path
 from motionanim.data.folder import folder_clips, folder_names
 from motionanim.data.names import Names, split_names
 from motionanim.data.prepare import cached_flow
+from motionanim.data.rejections import Rejections
 from motionanim.data.stream import as_float, as_floats, collate
-from motionanim.data.video import Video, VideoError, write_video
+from motionanim.data.video import Video, write_video
 
 
 class Brightness:
@@ -215,16 +216,6 @@ def test_too_many_unusable_videos_stop_the_run(damaged, tmp_path):
     with pytest.raises(ValueError, match=r"2 of 8 clips cannot be used.*max_rejected_share=0\.2") as caught:
         [clips[k] for k in range(8)]
     assert "\n" not in str(caught.value)
-
-
-def test_rejections_are_counted_over_processes_and_once_each(tmp_path):
-    one, two = (Rejections(tmp_path / "r.csv", total=10, max_share=0.2) for _ in range(2))
-    one.add(VideoError("a", "is empty"))
-    two.add(VideoError("a", "is empty"))
-    one.add(VideoError("b, c", "is\nbroken"))
-    assert len((tmp_path / "r.csv").read_text().splitlines()) == 4
-    with pytest.raises(ValueError, match="3 of 10"):
-        two.add(VideoError("c", "is empty"))
 
 
 def test_plain_videos_hold_no_pairs():

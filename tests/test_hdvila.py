@@ -1,8 +1,13 @@
 import json
+import os
+import shutil
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
+from motionanim.data import hdvila
+from motionanim.data.encode import portable
 from motionanim.data.hdvila import hdvila_clips, hdvila_names, hdvila_static_clips, video_of
 from motionanim.data.layouts import write_hdvila
 
@@ -21,6 +26,75 @@ def test_all_clips_are_listed(layout):
     assert names[:3] == ["vid-0/vid-0.0.mp4", "vid-1/vid-1.0.mp4", "vid-1/vid-1.1.mp4"]
     first = json.loads(jsonl.read_text().splitlines()[1])["clip"][1]
     assert first == {"clip_id": "vid-1.1.mp4", "span": ["00:00:00.200", "00:00:00.400"]}
+
+
+@pytest.fixture
+def parts(layout, tmp_path):
+    """The list in three files, and the folder of clips."""
+    jsonl, root = layout
+    lines = jsonl.read_text().splitlines(keepends=True)
+    for k in range(3):
+        (tmp_path / f"hdvila_part{k}.jsonl").write_text("".join(lines[2 * k : 2 * k + 2]))
+    (tmp_path / "res [v2]").mkdir()
+    (tmp_path / "res [v2]" / "part[0].jsonl").write_text(lines[0])
+    return tmp_path, root
+
+
+@pytest.mark.parametrize(
+    ("given", "count"),
+    [
+        ("{}", 12), ("{}/hdvila_part*.jsonl", 12), ("{}/hdvila_part0.jsonl", 3), ("{}/res [v2]/part[0].jsonl", 1),
+        (["{}/hdvila_part0.jsonl", "{}/*2.jsonl", "{}/hdvila_part0.jsonl"], 8), ("{}/res [v2]", 1),
+    ],
+)  # fmt: skip
+def test_the_list_comes_in_parts(parts, given, count):
+    folder, root = parts
+    given = [each.format(folder) for each in given] if isinstance(given, list) else given.format(folder)
+    assert len(set(hdvila_names(root, jsonl=given))) == count
+    config = OmegaConf.create({"data": {"jsonl": given}})
+    assert list(portable(config).data.jsonl) == list(given), "Hydra's lists too"
+
+
+@pytest.mark.parametrize("given", [None, "", "{}/none*.jsonl", "{}/none.jsonl", ["{}/hdvila_part0.jsonl", "{}/none"]])
+def test_a_list_that_is_not_there_is_named(parts, given):
+    folder, root = parts
+    given = [each.format(folder) for each in given] if isinstance(given, list) else given and given.format(folder)
+    with pytest.raises(ValueError, match=r"jsonl=.* does not exist: pass the dataset's lists of videos") as caught:
+        list(hdvila_names(root, jsonl=given))
+    assert not isinstance(given, list) or "/none does" in str(caught.value)
+
+
+def test_a_folder_is_listed_once_and_no_clip_asked_for(parts, monkeypatch):
+    folder, root = parts
+    listed, asked = [], []
+    scandir, isfile = os.scandir, os.path.isfile
+    monkeypatch.setattr(hdvila.os, "scandir", lambda path: listed.append(str(path)) or scandir(path))
+    monkeypatch.setattr(hdvila.os.path, "isfile", lambda path: asked.append(str(path)) or isfile(path))
+    assert len(list(hdvila_names(root, jsonl=folder))) == 12
+    listed = [each for each in listed if each.startswith(str(root))]
+    assert sorted(set(listed)) == sorted(listed)
+    assert len(listed) == 1 + 6, "the root and each video's folder"
+    assert sum(each.endswith(".mp4") for each in asked) == 1, "the last, at the end: is the disk still there?"
+
+
+def test_clips_may_lie_directly_in_the_folder(parts):
+    folder, root = parts
+    flat = folder / "flat"
+    flat.mkdir()
+    for clip in root.rglob("*.mp4"):
+        os.link(clip, flat / clip.name)
+    assert len(list(hdvila_names(flat, jsonl=folder))) == 12
+
+
+def test_a_disk_that_goes_away_leaves_no_short_list(parts):
+    folder, root = parts
+    copy = folder / "copy"
+    shutil.copytree(root, copy)
+    names = hdvila_names(copy, jsonl=folder)
+    next(names)
+    shutil.rmtree(copy)
+    with pytest.raises(ValueError, match="went away while its clips were looked for"):
+        list(names)
 
 
 def test_clips_of_a_video_stay_together(layout, tmp_path):

@@ -4,8 +4,11 @@ import gc
 import json
 import os
 import pickle
+import subprocess
+import sys
+import time
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from motionanim.data import hdvila, hdvila_index
 from motionanim.data.hdvila import hdvila_clips, hdvila_names, video_of
-from motionanim.data.hdvila_index import IndexedNames, split_index, write_index
+from motionanim.data.hdvila_index import IndexedNames, changes, split_index, write_index
 from motionanim.data.layouts import write_hdvila
 from motionanim.data.names import split_names
 from motionanim.data.stream import shuffled_index
@@ -72,7 +75,7 @@ def test_loader_processes_read_it(tmp_path: Path, start: str) -> None:
 
 
 def test_a_list_is_read_once_and_anew_when_it_changes(
-    layout: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    layout: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     source, root = layout
     jsonl = tmp_path / "meta.jsonl"
@@ -90,10 +93,56 @@ def test_a_list_is_read_once_and_anew_when_it_changes(
     again = hdvila_clips(root, val_share=0.8, **options)
     assert len(reads) == 1, "another split needs no other index"
     assert sorted([*first[0], *first[1]]) == sorted([*again[0], *again[1]])
+    assert caplog.text.count("is made: there is none yet") == 1
     jsonl.write_text("".join(source.read_text().splitlines(keepends=True)[:3]))
     shorter = hdvila_clips(root, val_share=0.4, **options)
     assert len(reads) == 2
     assert len(shorter[0]) + len(shorter[1]) == 6
+
+
+def added_folder(root: Path) -> None:
+    (root / "vid-9").mkdir()
+    (root / "vid-9" / "vid-9.0.mp4").write_bytes(b"")
+
+
+def added_clip(root: Path) -> None:
+    (root / "vid-1" / "vid-1.1.mp4").write_bytes(b"")
+
+
+def removed_clip(root: Path) -> None:
+    (root / "vid-0" / "vid-0.0.mp4").unlink()
+
+
+@pytest.mark.parametrize(
+    ("change", "count", "why"),
+    [(added_folder, 4, "came or went"), (added_clip, 4, "vid-1 changed"), (removed_clip, 2, "vid-0.0.mp4 is gone")],
+)
+def test_a_stale_index_is_made_anew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, change: Callable[[Path], None], count: int, why: str
+) -> None:
+    root, jsonl, index = tmp_path / "clips", tmp_path / "meta.jsonl", tmp_path / "index"
+    lines = [{"video_id": f"vid-{k}", "clip": [{"clip_id": f"vid-{k}.{n}.mp4"} for n in (0, 1)]} for k in (0, 1, 2, 9)]
+    jsonl.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for k in range(3):
+        (root / f"vid-{k}").mkdir(parents=True)
+        (root / f"vid-{k}" / f"vid-{k}.0.mp4").write_bytes(b"")
+    assert sum(map(len, hdvila_clips(root, jsonl=jsonl, val_share=0.4, index=index))) == 3
+    time.sleep(0.02)  # longer than a tick of the disk's clock
+    change(root)
+    caplog.clear()
+    assert sum(map(len, hdvila_clips(root, jsonl=jsonl, val_share=0.4, index=index))) == count
+    assert why in caplog.text
+
+
+def test_processes_of_one_run_have_one_list(layout: tuple[Path, Path], tmp_path: Path) -> None:
+    _, root = layout
+    write_index(tmp_path / "i.arrow", [("a/a.0.mp4", "a")], root=root)
+    assert "a.0.mp4 is gone" in changes(tmp_path / "i.arrow", root)
+    code = "import sys, time; from pathlib import Path; from motionanim.data import hdvila_index as h; "
+    code += "h._STARTED = float(sys.argv[3]); print(h.changes(Path(sys.argv[1]), Path(sys.argv[2])))"
+    for started, said in ((time.time() - 60, "None"), (time.time() + 60, "is gone")):
+        command = [sys.executable, "-c", code, tmp_path / "i.arrow", root, str(started)]
+        assert said in subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def test_an_index_that_is_interrupted_leaves_nothing(layout: tuple[Path, Path], tmp_path: Path) -> None:
@@ -152,7 +201,9 @@ def peak(root: Path, lines: int) -> tuple[int, int]:
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os.path, "isfile", lambda path: True)  # 200 000 clips on disk
+    # 200 000 clips on disk
+    monkeypatch.setattr(hdvila, "_files", lambda folder: {f"{os.path.basename(folder)}.0.mp4"})
+    monkeypatch.setattr(os.path, "isfile", lambda path: True)
     peak(tmp_path, 5_000)  # what is allocated once
     small, large = peak(tmp_path, 20_000), peak(tmp_path, 200_000)
     assert large[0] < 1.1 * small[0] < 8e6

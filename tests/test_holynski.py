@@ -6,6 +6,8 @@ import lz4.frame
 import numpy as np
 import pytest
 import torch
+from hydra.utils import instantiate
+from test_configs import _fresh_hydra, composed  # noqa: F401  the fixture clears Hydra's global state
 
 from motionanim.data.holynski import holynski_clips, holynski_data, read_motion
 from motionanim.data.layouts import write_holynski
@@ -16,6 +18,9 @@ from motionanim.flow import resize_flow
 HINT = functools.partial(sample_hint, max_arrows=4, max_frames=16, sigma=0.3, normalized="exact")
 
 
+CLIPS = ("00001_00000", "00979_00120", "00980_00000", "01010_00030")
+
+
 def field():
     flow = torch.zeros(2, 24, 48)
     flow[0, :, 24:], flow[1, :, 24:] = 1.5, -0.5
@@ -24,10 +29,10 @@ def field():
 
 @pytest.fixture
 def root(tmp_path):
-    for number in (1, 979, 980, 1010):
+    for clip in CLIPS:
         frames = torch.full((3, 3, 48, 96), -0.5)
         frames[:, :, :, 48:] = 0.5
-        write_holynski(tmp_path, number, frames, field(), fps=30)
+        write_holynski(tmp_path, clip, frames, field(), fps=30)
     return tmp_path
 
 
@@ -62,12 +67,25 @@ def write(path, value):
 
 def test_the_official_split(root):
     train, val = holynski_clips(root, suffix="_motion.pth")
-    assert list(train) == ["00001_motion.pth", "00979_motion.pth"]
-    assert list(val) == ["00980_motion.pth", "01010_motion.pth"]
-    assert list(holynski_clips(root, suffix="_gt.mp4")[0]) == ["00001_gt.mp4", "00979_gt.mp4"]
+    assert list(train) == ["00001_00000_motion.pth", "00979_00120_motion.pth"]
+    assert list(val) == ["00980_00000_motion.pth", "01010_00030_motion.pth"]
+    assert list(holynski_clips(root, suffix="_gt.mp4")[0]) == ["00001_00000_gt.mp4", "00979_00120_gt.mp4"]
+    (root / "00002_motion.pth").write_bytes(b"")  # as in copies with one clip a video
+    assert len(holynski_clips(root, suffix="_motion.pth")[0]) == 3
     (root / "extra_motion.pth").write_bytes(b"")
-    with pytest.raises(ValueError, match="must be a number"):
+    with pytest.raises(ValueError, match="extra_motion.pth: must be named by its video and first frame, such as 00001"):
         holynski_clips(root, suffix="_motion.pth")
+
+
+@pytest.mark.parametrize("frames", [16, 25])
+def test_a_clip_of_the_real_length_holds_the_frames_of_either_scale(tmp_path, frames):
+    for clip in CLIPS[1:3]:
+        write_holynski(tmp_path, clip, torch.zeros(60, 3, 32, 64), field(), fps=30)
+    size = (f"scale.num_frames={frames}", "scale.height=32", "scale.width=32")
+    cfg = composed("experiment=diffusion", "data=holynski", f"data.root={tmp_path}", *size)
+    assert cfg.scale.fps == 7, "which alone would leave 15 of the 60 frames"
+    clip = instantiate(cfg.data, _convert_="all").val[0]
+    assert (len(clip.frames), clip.fps) == (frames, 15)
 
 
 def test_a_side_without_files_is_named(tmp_path):
@@ -149,10 +167,10 @@ def test_files_that_are_not_lz4_or_missing_are_named(tmp_path):
 
 
 def test_an_unusable_pair_is_replaced_and_named(root):
-    (root / "00980_motion.pth").write_bytes(b"broken")
+    (root / "00980_00000_motion.pth").write_bytes(b"broken")
     pairs = data(root)
     assert torch.equal(pairs.val[0].image, pairs.val[1].image)
-    assert "00980_motion.pth" in (root / "rejected.csv").read_text()
-    (root / "00001_input.jpg").unlink()
+    assert "00980_00000_motion.pth" in (root / "rejected.csv").read_text()
+    (root / "00001_00000_input.jpg").unlink()
     with pytest.raises(ValueError, match="2 of 4 clips cannot be used"):
         [pairs.train[k] for k in range(2)]

@@ -118,7 +118,7 @@ def test_a_killed_rank_fails_the_run_within_a_minute(
 
 # As the real one with --kill-on-bad-exit: the first that fails ends the others, with all that they have started.
 SRUN = """#!/bin/bash
-[ "$1" = --kill-on-bad-exit=1 ] && shift || exit 3
+[ "$1 $2" = "--kill-on-bad-exit=1 --cpus-per-task=3" ] && shift 2 || exit 3
 for rank in 0 1; do
     SLURM_PROCID=$rank SLURM_LOCALID=$rank setsid "$@" & pids="$pids $!"
 done
@@ -139,7 +139,8 @@ def test_a_slurm_job_at_its_time_limit_saves_and_goes_back_into_the_queue(base: 
     slurm = {
         "PATH": f"{programs}:{Path(sys.executable).parent}:{os.environ['PATH']}", "SLURM_JOB_ID": job,
         "SLURM_JOB_NAME": "train", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NNODES": "1",
-        "SLURM_NODEID": "0", "SLURM_NODELIST": "localhost", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()),
+        "SLURM_CPUS_PER_TASK": "3", "SLURM_NODEID": "0", "SLURM_NODELIST": "localhost", "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
     }  # fmt: skip
 
     def sbatch(steps: int) -> subprocess.Popen:
@@ -178,3 +179,12 @@ def test_a_sweep_through_submitit_leaves_a_run_a_job(base: Path, tmp_path: Path)
     assert done.returncode == 0, done.stderr[-2000:]
     small, large = (tmp_path / "runs" / "motion_lora" / "sweep" / job / "lora.safetensors" for job in "01")
     assert small.stat().st_size < large.stat().st_size
+
+
+@pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.sbatch")), ids=lambda path: path.stem)
+def test_a_recipe_passes_its_cores_on_to_srun(recipe: Path, tmp_path: Path) -> None:
+    (tmp_path / "srun").write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/called\n')
+    (tmp_path / "srun").chmod(0o755)
+    slurm = {f"SLURM_{name}": "3" for name in ("NTASKS", "NTASKS_PER_NODE", "NNODES", "JOB_ID", "CPUS_PER_TASK")}
+    subprocess.run(["bash", recipe], env={**slurm, "PATH": f"{tmp_path}:{os.environ['PATH']}"}, check=True)
+    assert "--cpus-per-task=3 " in (tmp_path / "called").read_text()

@@ -6,9 +6,18 @@ import pytest
 import torch
 from conftest import MOTION, make_condition
 from diffusers import UNetSpatioTemporalConditionModel
+from safetensors.torch import save_file
 
 from motionanim.models.denoiser import Denoiser
-from motionanim.models.lora import add_lora, enable_lora, load_lora, lora_layers, merge_lora, save_lora
+from motionanim.models.lora import (
+    add_lora,
+    base_fingerprint,
+    enable_lora,
+    load_lora,
+    lora_layers,
+    merge_lora,
+    save_lora,
+)
 
 Z, SIGMA = torch.randn(2, 5, 4, 8, 8, generator=torch.Generator().manual_seed(1)), torch.tensor([1.0, 5.0])
 
@@ -85,7 +94,7 @@ def test_wrong_files_are_refused_in_words(denoiser: Denoiser, tmp_path: Path) ->
     with_random_lora(denoiser, rank=4)
     path = tmp_path / "lora.safetensors"
     save_lora(denoiser.unet, path)
-    torch.manual_seed(0)
+    torch.manual_seed(5)  # the base is of seed 0
     with torch.device("cpu"):
         other = type(denoiser.unet).from_config(denoiser.unet.config)
     with pytest.raises(ValueError, match="trained on another base"):
@@ -95,9 +104,35 @@ def test_wrong_files_are_refused_in_words(denoiser: Denoiser, tmp_path: Path) ->
     (tmp_path / "junk.safetensors").write_bytes(b"not a tensor file")
     with pytest.raises(ValueError, match="not a readable safetensors file"):
         load_lora(denoiser.unet, tmp_path / "junk.safetensors")
+    save_file({"a": torch.zeros(1)}, tmp_path / "old.safetensors", {"format": "motionanim-lora-1"})
+    with pytest.raises(ValueError, match="of this version: it has format 'motionanim-lora-1'.*train it again"):
+        load_lora(denoiser.unet, tmp_path / "old.safetensors")
     with pytest.raises(ValueError, match="rank=0"):
         add_lora(other, rank=0, alpha=1)
     torch.manual_seed(0)
+
+
+def test_a_lora_knows_its_base_by_the_layers_that_it_adapts(base: Path, denoiser: Denoiser, tmp_path: Path) -> None:
+    path, plain = tmp_path / "lora.safetensors", base_fingerprint(denoiser.unet)
+    save_lora(with_random_lora(denoiser).unet, path)
+    merge_lora(denoiser.unet)
+    assert base_fingerprint(denoiser.unet) != plain, "what is merged in is another base"
+    load_lora(denoiser.unet, path, base=plain)  # a second LoRA beside the first
+    for dtype in (torch.float16, torch.bfloat16):
+        assert base_fingerprint(Denoiser.from_pretrained(base, downscale=2, motion=MOTION).unet.to(dtype)) == plain
+
+    def changed(part: str) -> torch.nn.Module:
+        unet = Denoiser.from_pretrained(base, downscale=2, motion=MOTION).unet
+        with torch.no_grad():
+            for name, parameter in unet.named_parameters():
+                if part in name:
+                    parameter.sub_(parameter.sign() * 1e-3)  # some 30 steps of AdamW at the paper's learning rate
+        return unet
+
+    load_lora(changed("conv_in"), path)
+    load_lora(changed("conv_out"), path)
+    with pytest.raises(ValueError, match="trained on another base, with other temporal attention"):
+        load_lora(changed(".temporal_transformer_blocks."), path)
 
 
 def test_rank_must_match_the_lora_present(base: Path, denoiser: Denoiser, tmp_path: Path) -> None:

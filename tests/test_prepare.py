@@ -1,5 +1,7 @@
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -8,11 +10,15 @@ import numpy as np
 import pytest
 import torch
 
+from motionanim.data import prepare as prepare_module
+from motionanim.data.clips import VideoClips
 from motionanim.data.engine import ProcessEngine
 from motionanim.data.folder import folder_names
 from motionanim.data.hdvila import hdvila_names, hdvila_static_clips
+from motionanim.data.journal import opened_journal
 from motionanim.data.layouts import write_hdvila
 from motionanim.data.prepare import Settings, camera_speed, prepare
+from motionanim.data.rejections import Rejections
 from motionanim.data.stream import as_float
 from motionanim.data.video import Video, write_video
 from motionanim.models.flow_estimator import DisFlow
@@ -71,7 +77,7 @@ def index(out):
 
 def test_results_say_what_was_found(videos, tmp_path):
     counts = run(videos, tmp_path)
-    assert counts == {"clips": 4, "static": 1, "moving": 1, "rejected": 2, "resumed": 0}
+    assert counts == {"clips": 4, "static": 1, "moving": 1, "rejected": 2, "joined": 0, "resumed": 0}
     records = index(tmp_path)
     assert (tmp_path / "static.txt").read_text() == "still.mp4\n"
     assert records["still.mp4"]["camera_speed"] < LIMIT / 3
@@ -140,6 +146,69 @@ def test_hdvila_gives_the_static_subset(tmp_path):
     assert all(name.endswith(".0.mp4") for name in chosen)
     train, val = hdvila_static_clips(root, names=tmp_path / "out" / "static.txt", val_share=0.5)
     assert sorted([*train, *val]) == chosen
+
+
+def test_shots_are_told_apart_and_no_clip_crosses_a_border(tmp_path):
+    root, bright = tmp_path / "videos", scene(0).flip(-1) * 0.5 + 0.5
+    write_video(root / "joined.mp4", torch.cat([scene(0), bright]), 10)
+    write_video(root / "still.mp4", scene(0, count=32), 10)
+    write_video(root / "short.mp4", torch.cat([scene(0)[:6], bright[:6]]), 10)
+    counts = run(root, tmp_path, settings=SETTINGS._replace(max_frames=99))
+    assert counts == {"clips": 3, "static": 1, "moving": 1, "rejected": 1, "joined": 1, "resumed": 0}
+    assert (tmp_path / "static.txt").read_text() == "still.mp4\n", "two still scenes are no still scene"
+    joined, still = (index(tmp_path)[name] for name in ("joined.mp4", "still.mp4"))
+    assert (joined["borders"], still["borders"]) == ([[15, 16]], [])
+    assert joined["motion_strength"] < 2 * still["motion_strength"], "without the step across the border"
+    assert "has no shot of 4 frames: each of its 2 is shorter" in (tmp_path / "rejected.csv").read_text()
+    options = {"flow_cache": tmp_path / "flow", "seed": 0, "num_frames": 4, "fps": 5, "stride": None}
+    for estimator in (DIS, Other()):  # with a cached flow and without
+        clips = VideoClips(
+            root=root, names=["joined.mp4"], random=True, height=64, width=64, flow_estimator=estimator,
+            rejections=Rejections(tmp_path / "r.csv", total=9, max_share=1), **options,
+        )  # fmt: skip
+        means = torch.stack([clips[position].frames.float().mean((1, 2, 3)) for position in range(24)])
+        assert (means.amax(1) - means.amin(1)).max() < 20
+        assert means.max() - means.min() > 40, "clips of both shots"
+
+
+class Other:
+    name = "other"
+
+    def __call__(self, frames):
+        return torch.zeros(len(frames) - 1, 2, *frames.shape[2:])
+
+
+def test_two_runs_cannot_write_one_folder(videos, tmp_path):
+    with opened_journal(tmp_path), pytest.raises(ValueError, match=rf"is being written by process {os.getpid()} on "):
+        run(videos, tmp_path)
+    code = "import os, sys; from motionanim.data.journal import opened_journal as o; from pathlib import Path; "
+    code += "o(Path(sys.argv[1])).__enter__(); os.kill(os.getpid(), 9)"
+    assert subprocess.run([sys.executable, "-c", code, tmp_path]).returncode == -9
+    assert run(videos, tmp_path)["clips"] == 4, "a killed run holds no lock"
+
+
+def test_what_an_earlier_pair_of_runs_wrote_twice_counts_once(videos, tmp_path):
+    first = run(videos, tmp_path)
+    journal = tmp_path / "journal.jsonl"
+    journal.write_text(journal.read_text() * 2 + "{torn\n" + journal.read_text())
+    assert run(videos, tmp_path, estimator=Refuses()) == first | {"resumed": 4}
+
+
+def test_a_disk_that_goes_away_stops_the_run_and_costs_nothing(videos, tmp_path, monkeypatch):
+    names = [f"{k}.mp4" for k in range(300)]
+    for name in names:
+        os.link(videos / "empty.mp4", tmp_path / name)
+    seen = []
+
+    def gone_after(name, *rest):
+        seen.append(name)
+        reason = "cannot be opened: Stale file handle" if len(seen) >= 50 else "is empty (0 bytes)"
+        return {"name": name, "key": rest[0], "reason": reason}
+
+    monkeypatch.setattr(prepare_module, "examine", gone_after)
+    with pytest.raises(ValueError, match="100 clips in a row cannot be opened, the last: .*148.mp4: see whether"):
+        run(tmp_path, tmp_path / "out", names=names)
+    assert len((tmp_path / "out" / "journal.jsonl").read_text().splitlines()) == 49, "the others are asked again"
 
 
 @pytest.mark.slow

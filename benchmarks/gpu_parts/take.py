@@ -12,7 +12,7 @@ from diffusers import UNetSpatioTemporalConditionModel
 from gpu_parts import weights
 from gpu_parts.results import read_rows
 from motionanim.files import atomic_path
-from motionanim.fingerprint import fingerprint
+from motionanim.fingerprint import weights_fingerprint
 from motionanim.models.codec import Codec
 from motionanim.models.denoiser import MOTION_FOLDER, Denoiser
 from motionanim.models.tiny import save_pipeline
@@ -71,7 +71,7 @@ def take(folder: Path, *, reports: Path, assets: Path) -> list[str]:
 
 
 def _fingerprint(base: Path) -> str:
-    return fingerprint(UNetSpatioTemporalConditionModel.from_pretrained(base, subfolder="unet"))
+    return weights_fingerprint(UNetSpatioTemporalConditionModel.from_pretrained(base, subfolder="unet"))
 
 
 def _take_weights(folder: Path, files: list[str], assets: Path) -> None:

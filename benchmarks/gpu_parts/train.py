@@ -27,7 +27,7 @@ from gpu_parts.pool import Pool
 from gpu_parts.results import Results, arguments, read_rows
 from gpu_parts.svd_size import reset
 from motionanim.data.stream import as_floats, collate
-from motionanim.fingerprint import fingerprint
+from motionanim.fingerprint import weights_fingerprint
 from motionanim.losses import denoising_loss
 from motionanim.progress import now
 from motionanim.training.diffusion import VAL_SIGMAS, DiffusionModule
@@ -67,7 +67,7 @@ class Run:
         self.average = {name: p.detach().clone() for name, p in self.trained.items()}
         earlier = read_rows(source / "train.json") if source else {}
         # The weights that --take may replace: those that all calls of this training began with.
-        results.put("base", **earlier.get("base", {"fingerprint": fingerprint(self.module.denoiser.unet)}))
+        results.put("base", **earlier.get("base", {"fingerprint": weights_fingerprint(self.module.denoiser.unet)}))
         self.before = dict(earlier.get("total", {"steps": 0, "minutes": 0.0, "clips": 0, "calls": 0}))
         if "checkpoint" in earlier:
             weights.load(source, earlier["checkpoint"]["weights"], self.trained)

@@ -1,14 +1,10 @@
 """Clips cut from video files, as every real data source yields them; the sources differ in how they list files."""
 
-import csv
-import fcntl
 import hashlib
-import io
-import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -16,13 +12,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from motionanim.data.latents import PreparedLatents
-from motionanim.data.stream import StreamData, as_float, rng, shuffled_index
+from motionanim.data.rejections import Rejections, load_usable
+from motionanim.data.shots import kept_borders, starts_within
+from motionanim.data.stream import StreamData, as_float, rng
 from motionanim.data.video import Video, VideoError
 from motionanim.types import ClipBatch
-
-logger = logging.getLogger(__name__)
-
-Item = TypeVar("Item", covariant=True)
 
 
 class FlowEstimator(Protocol):
@@ -33,87 +27,14 @@ class FlowEstimator(Protocol):
     def __call__(self, frames: Tensor) -> Tensor: ...
 
 
-class Rejections:
-    """The videos that cannot be used: logged, kept in a CSV file, and counted over all loader processes.
-
-    Args:
-        path: The CSV file (path, reason); made with its folder at the first rejection, appended to by all processes.
-        total: How many clips there are.
-        max_share: Share of them that may fail before training stops, in [0, 1].
-    """
-
-    def __init__(self, path: str | Path, *, total: int, max_share: float) -> None:
-        if not 0 <= max_share <= 1:
-            raise ValueError(f"max_rejected_share={max_share}: must be in [0, 1]")
-        self.path, self.total, self.max_share = Path(path), total, max_share
-        self._known: set[str] = set()
-
-    def add(self, error: VideoError) -> None:
-        """Record one video, once.
-
-        Raises:
-            ValueError: If more than the allowed share has failed.
-        """
-        if error.path in self._known:
-            return
-        self._known.add(error.path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path, "a+", encoding="utf-8", newline="") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # released when the file closes, or its process dies
-            file.seek(0)
-            earlier = {row[0] for row in csv.reader(file) if len(row) == 2} - {"path"}
-            if error.path not in earlier:
-                logger.warning("rejected: %s", error)
-                lines = io.StringIO()
-                rows = [] if file.tell() else [("path", "reason")]
-                csv.writer(lines).writerows([*rows, (error.path, error.reason)])
-                file.write(lines.getvalue())
-        count = len(earlier | {error.path})
-        if count > self.max_share * self.total:
-            raise ValueError(
-                f"{count} of {self.total} clips cannot be used, more than max_rejected_share={self.max_share} allows; "
-                f"the last: {error}; all are named in {self.path}: mend or remove them, or allow more"
-            ) from error
-
-
-class FileItems(Protocol[Item]):
-    """What `load_usable` needs of a dataset over files."""
-
-    root: Path
-    names: Sequence[str]
-    seed: int
-    random: bool
-    rejections: Rejections
-
-    def load(self, path: Path, position: int) -> Item: ...
-
-
-def load_usable(dataset: FileItems[Item], position: int) -> Item:
-    """The item at a position; a file that cannot be used is recorded, and the next in the list takes its place.
-
-    Raises:
-        ValueError: If too many files, or all, are unusable.
-        IndexError: If `position` is past the end of a dataset that is not random.
-    """
-    length = len(dataset.names)
-    if not dataset.random and not 0 <= position < length:
-        raise IndexError(f"item {position} of {length}")
-    first = shuffled_index(dataset.seed, position, length) if dataset.random else position
-    for attempt in range(length):
-        try:
-            return dataset.load(dataset.root / dataset.names[(first + attempt) % length], position)
-        except VideoError as error:
-            dataset.rejections.add(error)
-    raise ValueError(f"none of {length} files under {dataset.root} can be used: see {dataset.rejections.path}")
-
-
 class VideoClips(Dataset[ClipBatch]):
     """Clips of `num_frames` from video files, with their optical flow: frames uint8 (T, H, W, 3), flow float16.
 
     Flow is estimated on frames that are resized but not yet cropped, so that what enters the crop has its flow too, and
-    a cached flow serves any crop. A clip starts at any tick of the video's frame grid (`Video.grid`).
+    a cached flow serves any crop. A clip starts at any tick of the video's frame grid (`Video.grid`) from which it lies
+    within one shot, as far as `motionanim.data.prepare` has looked for shots.
 
-    A video that cannot be used is handed to `rejections`, and the next one in the list takes its place.
+    A video that cannot be used is handed to `rejections`, and another in the list takes its place.
 
     Args:
         root: Folder that the names are relative to.
@@ -126,7 +47,8 @@ class VideoClips(Dataset[ClipBatch]):
         seed: Of the stream.
         random: True draws file, start and crop from (seed, position); False takes file `position`, middle and centre.
         flow_estimator: Frames (T, 3, H', W') in [-1, 1] to flow (T-1, 2, H', W'); its `name` is in the cache's key.
-        flow_cache: Folder of flows that `motionanim.data.prepare` filled; what is missing there is estimated.
+        flow_cache: Folder of flows and shots that `motionanim.data.prepare` filled; a missing flow is estimated, a
+            video without shots is taken for one.
         rejections: Where unusable videos go.
     """
 
@@ -177,7 +99,10 @@ class VideoClips(Dataset[ClipBatch]):
         usable = len(indices) if cached is None else len(cached) + 1
         if usable < self.num_frames:
             raise VideoError(path, f"is too short: {usable} frames at {fps:.3g} a second, {self.num_frames} are needed")
-        start = _place(usable - self.num_frames, generator)
+        starts = starts_within(indices[:usable], self.num_frames, kept_borders(self.flow_cache, path))
+        if not len(starts):
+            raise VideoError(path, f"has no shot of {self.num_frames} frames at {fps:.3g} a second")
+        start = int(starts[_place(len(starts) - 1, generator)])
         pixels = video.read(indices[start : start + self.num_frames], height=self.height, width=self.width)
         top = _place(pixels.shape[1] - self.height, generator)
         left = _place(pixels.shape[2] - self.width, generator)

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from motionanim.data.latents import encode_clips, encode_shard
 from motionanim.data.remote import is_remote
-from motionanim.entry import one_line_errors, quiet
+from motionanim.entry import CONF, one_line_errors, quiet
 
 # What a folder may differ in: none of it changes a clip. `names` counts by the list that it gives. `flow_cache` is only
 # a place; what lies there does matter, as flow that `prepare` has cached bounds where a clip begins.
@@ -33,6 +33,8 @@ def portable(config: DictConfig) -> DictConfig:
     def absolute(node: Any, key: str = "") -> Any:
         if isinstance(node, dict):
             return {key: absolute(value, key) for key, value in node.items()}
+        if isinstance(node, list):
+            return [absolute(value, key) for value in node]
         if not isinstance(node, str) or is_remote(node):
             return node
         is_path = key in _PATHS or (key in _PATHS_OR_NAMES and Path(node).exists())
@@ -84,7 +86,7 @@ def make_shard(positions: range, folder: Path, *, config: str) -> None:
     _work(config)(positions, folder)
 
 
-@hydra.main(config_path=str(Path(__file__).parents[2] / "conf"), config_name="encode", version_base="1.3")
+@hydra.main(config_path=str(CONF), config_name="encode", version_base="1.3")
 @one_line_errors
 def main(config: DictConfig) -> None:
     """Encode `clips` positions of the training stream of `data` into `out`: see conf/encode.yaml."""

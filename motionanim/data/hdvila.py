@@ -1,13 +1,14 @@
-"""HD-VILA-100M (Xue et al., CVPR 2022) as its own scripts leave it: a JSONL of videos and a folder of cut clips.
+"""HD-VILA-100M (Xue et al., CVPR 2022) as its own scripts leave it: JSONL files of videos and a folder of cut clips.
 
 Each line is {"video_id": ..., "url": ..., "clip": [{"clip_id": "ID.0.mp4", "span": [start, end]}, ...]}; a clip lies at
 root/video_id/clip_id, or directly at root/clip_id. Lines are streamed: the full set lists 100 M clips.
 """
 
+import glob
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from motionanim.data.clips import check_root
@@ -17,26 +18,51 @@ from motionanim.data.names import Names, split_names
 logger = logging.getLogger(__name__)
 
 
+Lists = str | Path | Sequence[str | Path] | None
+
+
 def hdvila_clips(
-    root: str | Path | None, *, jsonl: str | Path | None, val_share: float, index: str | Path
+    root: str | Path | None, *, jsonl: Lists, val_share: float, index: str | Path
 ) -> tuple[IndexedNames, IndexedNames]:
     """Training and validation clips that are on disk, split by a hash of the video that they are cut from.
 
     Args:
         root: Folder of cut clips.
-        jsonl: The dataset's list of videos.
+        jsonl: The dataset's lists of videos, as `metafiles` takes them.
         val_share: Share of the videos that validate, in (0, 1).
-        index: Folder where the list is kept once it was read. The same list is not read again: delete the folder when
-            clips came or went.
+        index: Folder where the lists are kept once they were read. The same lists are read again only if clips came or
+            went, as far as `changes` sees it.
 
     Raises:
         ValueError: As `hdvila_names` does, or if the clips come from fewer than two videos.
     """
-    root, jsonl = check_root(root), _check_jsonl(jsonl)
-    state = jsonl.stat()
-    about = f"{root.absolute()}|{jsonl.absolute()}|{state.st_size}|{state.st_mtime_ns}"
+    root, files = check_root(root), metafiles(jsonl)
+    states = [(path.absolute(), path.stat()) for path in files]
+    about = "|".join([f"{root.absolute()}", *(f"{path}|{s.st_size}|{s.st_mtime_ns}" for path, s in states)])
     listed = ((name, video_of(name)) for name in hdvila_names(root, jsonl=jsonl))
-    return split_index(kept_index(Path(index), about, listed), val_share=val_share)
+    return split_index(kept_index(Path(index), about, listed, root=root), val_share=val_share)
+
+
+def metafiles(jsonl: Lists) -> list[Path]:
+    """The dataset's lists of videos: a JSONL file, a glob, a folder of them, or a list of these.
+
+    Raises:
+        ValueError: If one of them is missing or has no JSONL file.
+    """
+    found: dict[Path, None] = {}  # each once, in order
+    for each in [jsonl] if jsonl is None or isinstance(jsonl, str | Path) else jsonl:
+        name = "" if each is None else str(each)
+        if os.path.isfile(name):  # which may look like a glob
+            files = [name]
+        else:
+            files = sorted(glob.glob(os.path.join(glob.escape(name), "*.jsonl") if os.path.isdir(name) else name))
+        if not files:
+            raise ValueError(
+                f"jsonl={each} does not exist: pass the dataset's lists of videos, a file such as meta_part0.jsonl, a "
+                'folder of such files, a glob such as "hdvila/hdvila_part*.jsonl", or a list of these'
+            )
+        found |= dict.fromkeys(map(Path, files))
+    return list(found)
 
 
 def hdvila_static_clips(root: str | Path | None, *, names: str | Path, val_share: float) -> tuple[Names, Names]:
@@ -65,44 +91,66 @@ def video_of(name: str) -> str:
     return stem if stem and number.isdigit() else name
 
 
-def hdvila_names(root: str | Path | None, *, jsonl: str | Path | None) -> Iterator[str]:
+def hdvila_names(root: str | Path | None, *, jsonl: Lists) -> Iterator[str]:
     """Paths, relative to `root`, of the listed clips that are on disk; how many are not is logged.
 
+    A video's folder is listed once. To ask for each clip takes a day for 100 M of them on a network disk.
+
     Raises:
-        ValueError: If `root` is no folder, `jsonl` is missing, one of its lines is wrong, or no clip is on disk.
+        ValueError: If `root` is no folder or goes away, `jsonl` is missing, a line is wrong, or no clip is on disk.
     """
-    root, jsonl = check_root(root), _check_jsonl(jsonl)
-    found = missing = 0
-    with open(jsonl, encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                video_id, clip_ids = _parse(line)
-            except ValueError as error:
-                raise ValueError(f"{jsonl}, line {number}: {error}") from error
+    root, files = check_root(root), metafiles(jsonl)
+    beside = _has_files(root)  # clips that lie directly in it
+    last, found, missing = "", 0, 0
+    for path in files:
+        for video_id, clip_ids in _videos(path):
+            there = _files(os.path.join(root, video_id))
             for clip_id in clip_ids:
-                for name in (os.path.join(video_id, clip_id), clip_id):
-                    if os.path.isfile(os.path.join(root, name)):
-                        found += 1
-                        yield name
-                        break
+                if clip_id in there:
+                    last = os.path.join(video_id, clip_id)
+                elif beside and os.path.isfile(os.path.join(root, clip_id)):
+                    last = clip_id
                 else:
                     missing += 1
+                    continue
+                found += 1
+                yield last
+    shown = ", ".join(map(str, files[:3])) + (f" and {len(files) - 3} more" if len(files) > 3 else "")
     if not found:
         raise ValueError(
-            f"none of the {missing} clips that {jsonl} lists is under root={root}: pass the folder of cut clips"
+            f"none of the {missing} clips that {shown} lists is under root={root}: pass the folder of cut clips"
         )
+    if not os.path.isfile(os.path.join(root, last)):
+        raise ValueError(f"root={root} went away while its clips were looked for: run this again when it is back")
     if missing:
         logger.warning(
-            "%d of the %d clips in %s are not under %s and are left out", missing, found + missing, jsonl, root
+            "%d of the %d clips in %s are not under %s and are left out", missing, found + missing, shown, root
         )
 
 
-def _check_jsonl(jsonl: str | Path | None) -> Path:
-    if jsonl is None or not Path(jsonl).is_file():
-        raise ValueError(f"jsonl={jsonl} does not exist: pass the dataset's list of videos, such as meta_part0.jsonl")
-    return Path(jsonl)
+def _files(folder: str) -> set[str]:
+    """Names of the files in a folder; none if there is no such folder."""
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name for entry in entries if entry.is_file()}
+    except (FileNotFoundError, NotADirectoryError):
+        return set()
+
+
+def _has_files(folder: Path) -> bool:
+    with os.scandir(folder) as entries:
+        return any(entry.is_file() for entry in entries)
+
+
+def _videos(jsonl: Path) -> Iterator[tuple[str, list[str]]]:
+    """Video id and clip ids of each line."""
+    with open(jsonl, encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                try:
+                    yield _parse(line)
+                except ValueError as error:
+                    raise ValueError(f"{jsonl}, line {number}: {error}") from error
 
 
 def _parse(line: str) -> tuple[str, list[str]]:

@@ -6,7 +6,9 @@ position; only a count for each batch of rows is held. Batches are read, not map
 
 import fcntl
 import hashlib
+import logging
 import os
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -19,6 +21,10 @@ from tqdm import tqdm
 from motionanim.data.names import hash_share, split_border
 from motionanim.files import atomic_path
 
+logger = logging.getLogger(__name__)
+
+_STARTED = time.time()
+LOOKS = 200  # files at which an index is compared with the disk
 ROWS = 1024  # of a batch: what is held while writing, and read to find a name
 _SCHEMA = pa.schema([("name", pa.large_binary()), ("share", pa.float64())])
 
@@ -76,34 +82,68 @@ def split_index(path: Path, *, val_share: float) -> tuple[IndexedNames, IndexedN
     return IndexedNames(path, border, 1.0), IndexedNames(path, 0.0, border)
 
 
-def write_index(path: Path, names: Iterable[tuple[str, str]]) -> None:
-    """Write pairs of a name and its group as they come; a run that is killed leaves no index."""
+def write_index(path: Path, names: Iterable[tuple[str, str]], *, root: Path | None = None) -> None:
+    """Write pairs of a name and its group as they come; a run that is killed leaves no index.
+
+    Args:
+        root: Folder that the names are relative to; its state is kept beside them, for `changes`.
+    """
+    # Taken before the names are: what changes while they are listed has changed since.
+    state = "" if root is None else str(root.stat().st_mtime_ns)
+    schema = _SCHEMA.with_metadata({"root": state, "seconds": str(time.time()), "process": str(os.getpid())})
     names = iter(names)
     with (
         atomic_path(path) as partial,
-        pa.ipc.new_file(str(partial), _SCHEMA) as file,
+        pa.ipc.new_file(str(partial), schema) as file,
         tqdm(desc="index", unit="clip", unit_scale=True) as progress,
     ):
         while rows := list(islice(names, ROWS)):
             shares = np.array([hash_share(group) for _, group in rows])
-            file.write_batch(pa.record_batch([[os.fsencode(name) for name, _ in rows], shares], schema=_SCHEMA))
+            file.write_batch(pa.record_batch([[os.fsencode(name) for name, _ in rows], shares], schema=schema))
             progress.update(len(rows))
 
 
-def kept_index(folder: Path, about: str, names: Iterable[tuple[str, str]]) -> Path:
-    """The index of a source under `folder`, written on the first call.
+def kept_index(folder: Path, about: str, names: Iterable[tuple[str, str]], *, root: Path) -> Path:
+    """The index of a source under `folder`, written on the first call and when files came or went.
 
     Args:
         about: Tells sources and their versions apart.
-        names: As `write_index` takes them; consumed only if there is no index yet.
+        names: As `write_index` takes them; consumed only if an index is to be written.
+        root: Folder that the names are relative to.
     """
     path = folder / f"{hashlib.sha256(os.fsencode(about)).hexdigest()[:16]}.arrow"
     folder.mkdir(parents=True, exist_ok=True)
     with open(path.with_suffix(".lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # of several training processes one writes
-        if not path.exists():
-            write_index(path, names)
+        change = changes(path, root) if path.exists() else "there is none yet"
+        if change is None:
+            logger.info("the list of clips in %s is used", path)
+        else:
+            logger.warning("the list of clips in %s is made: %s", path, change)
+            write_index(path, names, root=root)
     return path
+
+
+def changes(path: Path, root: Path) -> str | None:
+    """What shows that files under `root` came or went since an index was written; None if nothing does.
+
+    Looked at are `root` itself, which changes with its folders, and `LOOKS` files and their folders from all parts of
+    the list: asking for all of them would take as long as a new index.
+    """
+    kept = _opened(path).schema.metadata or {}  # none in indexes of an earlier version
+    if path.stat().st_mtime > _STARTED and kept.get(b"process") != str(os.getpid()).encode():
+        return None  # by another process of this run: all must have the same list, even while clips come in
+    if kept.get(b"root") != str(root.stat().st_mtime_ns).encode():
+        return f"folders in {root} came or went since"
+    written = float(kept[b"seconds"])
+    names = IndexedNames(path, 0.0, 1.0)
+    for number in range(min(LOOKS, len(names))):
+        file = root / names[number * len(names) // min(LOOKS, len(names))]
+        if not file.is_file():
+            return f"{file} is gone"
+        if file.parent != root and file.parent.stat().st_mtime > written:
+            return f"{file.parent} changed since"
+    return None
 
 
 def _shares(path: Path) -> Iterator[np.ndarray]:

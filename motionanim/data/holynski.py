@@ -1,10 +1,13 @@
 """Eulerian-motion clips (Holynski et al., CVPR 2021): an image, the video that it starts, and its steady flow.
 
-Files of clip 00001: `00001_input.jpg`, `00001_gt.mp4`, `00001_motion.pth`. Clips up to 00979 train, the rest validate.
+Files of a clip: `00001_00030_input.jpg`, `00001_00030_gt.mp4`, `00001_00030_motion.pth`. The first number is the
+video's, the second is the frame where the clip begins (0, 30 to 120). Videos up to 00979 train, the rest validate. A
+clip has 60 frames, 30 a second, and its flow is px from one of them to the next.
 """
 
 import io
 import pickle
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,15 +19,17 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from motionanim.data.clips import Rejections, check_root, clip_data, file_data, load_usable
+from motionanim.data.clips import check_root, clip_data, file_data
 from motionanim.data.names import Names
+from motionanim.data.rejections import Rejections, load_usable
 from motionanim.data.stream import StreamData, as_float, rng
 from motionanim.data.video import VideoError, cover_size
 from motionanim.flow import resize_flow
 from motionanim.types import FlowPairBatch, Hint
 
 _DAMAGE = (OSError, EOFError, RuntimeError, ValueError, TypeError, LookupError, AttributeError, MemoryError)
-_LAST_TRAIN = 979
+_LAST_TRAIN = 979  # of the videos
+_CLIP = re.compile(r"(\d+)(_\d+)?")  # copies without the second number are about, a clip a video
 _MAX_FLOW_BYTES = 2**28  # 2 float32 channels of 5792 x 5792: a bomb must not fill the memory
 
 
@@ -36,15 +41,15 @@ def holynski_clips(root: str | Path | None, *, suffix: str) -> tuple[Names, Name
         suffix: `_gt.mp4` for the videos, `_motion.pth` for the flows.
 
     Raises:
-        ValueError: If `root` is no folder, a file's name does not start with a number, or a side has no file.
+        ValueError: If `root` is no folder, a file's name is of another form, or a side has no file.
     """
     root = check_root(root)
     sides: tuple[list[str], list[str]] = ([], [])
     for path in sorted(root.rglob(f"*{suffix}")):
-        number = path.name.removesuffix(suffix)
-        if not number.isdigit():
-            raise ValueError(f"{path}: must be a number followed by {suffix}, such as 00001{suffix}")
-        sides[int(number) > _LAST_TRAIN].append(str(path.relative_to(root)))
+        clip = _CLIP.fullmatch(path.name.removesuffix(suffix))
+        if clip is None:
+            raise ValueError(f"{path}: must be named by its video and first frame, such as 00001_00030{suffix}")
+        sides[int(clip[1]) > _LAST_TRAIN].append(str(path.relative_to(root)))
     if not all(sides):
         raise ValueError(
             f"root={root} has {len(sides[0])} files *{suffix} up to {_LAST_TRAIN:05} and {len(sides[1])} above: the "

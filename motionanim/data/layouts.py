@@ -40,21 +40,21 @@ def write_hdvila(folder: str | Path, clips: dict[str, list[Tensor]], *, fps: flo
     return jsonl, folder / "video_clips"
 
 
-def write_holynski(folder: str | Path, number: int, frames: Tensor, flow: Tensor, *, fps: float) -> None:
+def write_holynski(folder: str | Path, clip: str, frames: Tensor, flow: Tensor, *, fps: float) -> None:
     """Write one clip of the Eulerian-motion set: image, video and steady flow.
 
     Args:
         folder: Where to.
-        number: Of the clip; up to 979 trains, above validates.
+        clip: Video and first frame, such as `00001_00030`; videos up to 00979 train, above validate.
         frames: (T, 3, H, W) in [-1, 1].
         flow: (2, H', W') px per frame at its own resolution.
         fps: Frames per second.
     """
     folder = Path(folder)
-    write_video(folder / f"{number:05}_gt.mp4", frames, fps)
+    write_video(folder / f"{clip}_gt.mp4", frames, fps)
     image = ((frames[0] + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
-    cv2.imwrite(str(folder / f"{number:05}_input.jpg"), np.ascontiguousarray(image[..., ::-1]))
-    with lz4.frame.open(folder / f"{number:05}_motion.pth", "wb") as file:
+    cv2.imwrite(str(folder / f"{clip}_input.jpg"), np.ascontiguousarray(image[..., ::-1]))
+    with lz4.frame.open(folder / f"{clip}_motion.pth", "wb") as file:
         file.write(pickle.dumps(flow[None].float().numpy()))
 
 

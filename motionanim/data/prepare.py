@@ -28,9 +28,12 @@ from motionanim.data.clips import FlowEstimator, check_root, flow_path, open_flo
 from motionanim.data.engine import Engine
 from motionanim.data.folder import folder_names
 from motionanim.data.hdvila import hdvila_names
+from motionanim.data.journal import digest, opened_journal
+from motionanim.data.rejections import MOST_IN_A_ROW
+from motionanim.data.shots import VERSION, crossed, find_borders, keep_borders, starts_within
 from motionanim.data.stream import as_float
 from motionanim.data.video import Video, VideoError
-from motionanim.entry import one_line_errors
+from motionanim.entry import CONF, one_line_errors
 from motionanim.files import atomic_path
 
 logger = logging.getLogger(__name__)
@@ -124,19 +127,29 @@ def examine(name: str, key: str, root: Path, cache: Path, settings: Settings, fl
             pairs=settings.camera_pairs,
             short_side=settings.camera_short_side,
         )
-        static = speed <= settings.max_camera_speed
+        slow = speed <= settings.max_camera_speed
+        cached = slow or settings.cache_moving
+        used = indices[: settings.max_frames] if cached else indices  # what training can show
+        borders = find_borders(video, int(used[-1]) + 1)
+        if not len(starts_within(used, settings.num_frames, borders)):
+            reason = f"has no shot of {settings.num_frames} frames: each of its {len(borders) + 1} is shorter"
+            raise VideoError(path, reason)
+        keep_borders(cache, path, borders)
         strength = None
-        if static or settings.cache_moving:
+        if cached:
             size = {"height": settings.height, "width": settings.width}
             where = flow_path(
                 cache, path, estimator=flow_estimator.name, fps=settings.fps, stride=settings.stride, **size
             )
-            flow = cached_flow(video, indices[: settings.max_frames], flow_estimator, where, **size)
+            flow = cached_flow(video, used, flow_estimator, where, **size)[~crossed(used[:-1], used[1:], borders)]
             strength = float(np.mean([np.hypot(x, y).mean(dtype=np.float64) for x, y in flow.astype(np.float32)]))
     except VideoError as error:
         return record | {"reason": error.reason}
     info = video.info._asdict() | {"height": height, "width": width}
-    return record | info | {"camera_speed": speed, "static": static, "motion_strength": strength}
+    static = slow and not borders  # two still scenes joined are no still scene
+    return record | info | {
+        "camera_speed": speed, "static": static, "motion_strength": strength, "borders": borders
+    }  # fmt: skip
 
 
 def prepare(
@@ -163,40 +176,45 @@ def prepare(
         max_static: Most clips in `static.txt`: those with the lowest hash, a random but repeatable choice.
 
     Returns:
-        Counts: clips, static, moving, rejected, resumed.
+        Counts: clips, static, moving, rejected, joined (those of several shots, which count as moving), resumed.
 
     Raises:
-        ValueError: If the engine fails, or no clip is usable.
+        ValueError: If another run writes to `out`, the engine fails, the videos' disk goes away, or no clip is usable.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    journal = out / "journal.jsonl"
-    _cut_torn_line(journal)
-    done = {_digest(record["key"]) for record in _records(journal)}
     wanted: set[int] = set()
     resumed = 0
+    with opened_journal(out) as journal, tqdm(desc="prepare", unit="clip") as progress:
+        done = {digest(record["key"]) for record in journal.records()}
 
-    def missing() -> Iterator[tuple[Any, ...]]:
-        nonlocal resumed
-        for name in names:
-            key = _key(root / name, f"{settings}|{flow_estimator.name}")
-            if _digest(key) in wanted:
-                continue  # listed twice
-            wanted.add(_digest(key))
-            if _digest(key) in done:
-                resumed += 1
-            else:
-                yield name, key, root, cache, settings, flow_estimator
+        def missing() -> Iterator[tuple[Any, ...]]:
+            nonlocal resumed
+            for name in names:
+                key = _key(root / name, f"{settings}|{flow_estimator.name}|shots {VERSION}")
+                if digest(key) in wanted:
+                    continue  # listed twice
+                wanted.add(digest(key))
+                if digest(key) in done:
+                    resumed += 1
+                else:
+                    yield name, key, root, cache, settings, flow_estimator
 
-    with open(journal, "a", encoding="utf-8") as file, tqdm(desc="prepare", unit="clip") as progress:
+        held: list[dict] = []  # clips that could not be opened, until one can be: their disk may have gone away
         for record in engine(examine, missing()):
-            file.write(json.dumps(record) + "\n")
-            file.flush()
+            held.append(record)
             progress.update()
             if "reason" in record:
                 logger.warning("rejected: %s %s", root / record["name"], record["reason"])
-    counts = _write_results(
-        out, root, (r for r in _records(journal) if _digest(r["key"]) in wanted), settings.width, max_static
-    )
+            if record.get("reason", "").startswith("cannot be opened"):
+                if len(held) == MOST_IN_A_ROW:
+                    raise ValueError(
+                        f"{len(held)} clips in a row cannot be opened, the last: {root / record['name']}: see whether "
+                        "their disk is still there, then run this again: it goes on"
+                    )
+            else:
+                journal.add(*held)
+                held.clear()
+        journal.add(*held)
+        counts = _write_results(out, root, journal.chosen(wanted), settings.width, max_static)
     if counts["clips"] == counts["rejected"]:
         raise ValueError(f"none of {counts['clips']} videos under {root} can be used: see {out / 'rejected.csv'}")
     return counts | {"resumed": resumed}
@@ -212,28 +230,8 @@ def _key(path: Path, settings: str) -> str:
     return hashlib.sha256(os.fsencode(f"{path.absolute()}|{identity}|{settings}")).hexdigest()[:16]
 
 
-def _digest(key: str) -> int:
-    return int(key, 16)  # 100 M of them fit in memory as numbers
-
-
-def _cut_torn_line(journal: Path) -> None:
-    """A kill can leave half a line at the end."""
-    if journal.exists():
-        with open(journal, "rb+") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - 2**20))
-            tail = file.read()
-            file.truncate(size - len(tail) + tail.rfind(b"\n") + 1)
-
-
-def _records(journal: Path) -> Iterator[dict]:
-    if journal.exists():
-        with open(journal, encoding="utf-8") as file:
-            yield from map(json.loads, file)
-
-
 def _write_results(out: Path, root: Path, records: Iterator[dict], width: int, max_static: int) -> dict[str, int]:
-    counts: Counter[str] = Counter(clips=0, static=0, moving=0, rejected=0)
+    counts: Counter[str] = Counter(clips=0, static=0, moving=0, rejected=0, joined=0)
     reasons: Counter[str] = Counter()
     static: list[tuple[int, str]] = []
     strengths = array("d")
@@ -253,12 +251,13 @@ def _write_results(out: Path, root: Path, records: Iterator[dict], width: int, m
                 table.writerow((root / record["name"], record["reason"]))
                 continue
             counts["static" if record["static"] else "moving"] += 1
+            counts["joined"] += bool(record["borders"])
             clips.write(json.dumps(record) + "\n")
             if record["motion_strength"] is not None:
                 strengths.append(record["motion_strength"] / width)
             if record["static"]:
                 # The lowest stay: a heap has its smallest first, and the highest is to go.
-                heapq.heappush(static, (-_digest(record["key"]), record["name"]))
+                heapq.heappush(static, (-digest(record["key"]), record["name"]))
                 if len(static) > max_static:
                     heapq.heappop(static)
     chosen = sorted(name for _, name in static)
@@ -284,7 +283,7 @@ def _write_results(out: Path, root: Path, records: Iterator[dict], width: int, m
     return dict(counts)
 
 
-@hydra.main(config_path=str(Path(__file__).parents[2] / "conf"), config_name="prepare", version_base="1.3")
+@hydra.main(config_path=str(CONF), config_name="prepare", version_base="1.3")
 @one_line_errors
 def main(config: DictConfig) -> None:
     """Prepare `root`: see conf/prepare.yaml."""

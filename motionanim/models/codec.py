@@ -8,6 +8,7 @@ from diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion 
 from torch import Tensor, nn
 from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 
+from motionanim.bases import in_any_variant
 from motionanim.fingerprint import weights_fingerprint
 from motionanim.flow import trace_back, warp
 from motionanim.models.zeros import skip_zeros
@@ -42,7 +43,7 @@ class Codec(nn.Module):
     @classmethod
     def from_pretrained(cls, base: Path | str) -> "Codec":
         # The pipeline's own index says which class each part is; the UNet is Denoiser's to load.
-        pipeline = StableVideoDiffusionPipeline.from_pretrained(base, unet=None, scheduler=None)
+        pipeline = in_any_variant(StableVideoDiffusionPipeline.from_pretrained, base, unet=None, scheduler=None)
         return cls(pipeline.vae.float(), pipeline.image_encoder.float(), pipeline.feature_extractor)
 
     @property

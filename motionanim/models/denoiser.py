@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from motionanim.bases import MOTION_FOLDER, in_any_variant, motion_config, motion_file
 from motionanim.files import atomic_path
 from motionanim.models.motion import MotionConditioner
 from motionanim.models.shortcuts import use_shortcuts
@@ -23,7 +24,15 @@ from motionanim.schedule import per_clip, to_denoised
 from motionanim.types import Condition
 
 COMPILE = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")  # of torch.compile
-MOTION_FOLDER = "motion"  # beside unet/ and vae/ in the pipeline folder
+
+# What of a base's motion config must agree with the command's, and the condition that weights of a name belong to.
+_SETTINGS = {
+    "channels": "scale.motion_channels",
+    "median_strength": "scale.median_strength",
+    "residual_std": "conditioning.residual_std",
+    "motion_keys": "conditioning.motion_keys",
+}
+_CONDITIONS = {"strength": "motion_strength", "warped": "warped_latent"}  # all others are of motion_field
 
 
 class Denoiser(nn.Module):
@@ -57,41 +66,42 @@ class Denoiser(nn.Module):
 
     @classmethod
     def from_pretrained(cls, base: Path | str, *, downscale: int, motion: dict[str, float]) -> "Denoiser":
-        """Load the UNet and, where the folder has them, the motion weights.
+        """Load the UNet and, where the base has them, the motion weights.
 
         Args:
-            base: Pipeline folder or hub id.
+            base: Pipeline folder or hub id; one that was saved with `variant="fp16"` too.
             downscale: Pixels per latent pixel (`Codec.downscale`).
-            motion: Arguments of MotionConditioner. Conditions that are off here are left out even if the folder has
-                weights for them (Table 1's ablations); the other settings must agree with the folder's.
+            motion: Arguments of MotionConditioner. Conditions that are off here are left out even if the base has
+                weights for them (Table 1's ablations); the other settings must agree with the base's.
 
         Raises:
-            ValueError: If the folder's motion weights were made with other settings.
+            ValueError: If the base's motion weights were made with other settings.
         """
-        unet = UNetSpatioTemporalConditionModel.from_pretrained(base, subfolder="unet", torch_dtype=torch.float32)
-        denoiser = cls(unet, downscale=downscale, motion=motion)
-        folder = Path(base) / MOTION_FOLDER
-        if folder.is_dir():
-            made_with = json.loads((folder / "config.json").read_text())
-            if "motion_keys" not in made_with:
+        load = partial(UNetSpatioTemporalConditionModel.from_pretrained, subfolder="unet", torch_dtype=torch.float32)
+        denoiser = cls(in_any_variant(load, base), downscale=downscale, motion=motion)
+        made_with = motion_config(base)
+        if not made_with:
+            return denoiser
+        if "motion_keys" not in made_with:
+            raise ValueError(
+                f"the motion weights of {base} are of an earlier version, whose residual_std meant something else: "
+                "train the base again"
+            )
+        for key, setting in _SETTINGS.items():
+            if made_with[key] != motion[key] and (key != "motion_keys" or motion["motion_field"]):
                 raise ValueError(
-                    f"motion weights in {folder} are of an earlier version, whose residual_std meant something else: "
-                    "train the base again"
+                    f"the motion weights of {base} have {key}={made_with[key]}, the command asks for {motion[key]}: "
+                    f"leave out {setting}, which then follows the base, or train from a base without motion weights"
                 )
-            keys = ["motion_keys"] if motion["motion_field"] else []
-            for key in ("channels", "median_strength", "residual_std", *keys):
-                found = made_with[key]
-                if found != motion[key]:
-                    raise ValueError(
-                        f"motion weights in {folder} have {key}={found}, the config asks for {motion[key]}: "
-                        f"set model.motion.{key}={found} or train from a base without motion weights"
-                    )
-            weights = load_file(folder / "motion.safetensors")
-            wanted = denoiser.motion.state_dict()
-            missing = [name for name in wanted if name not in weights]
-            if missing:
-                raise ValueError(f"motion weights in {folder} lack {missing[0]}: switch that condition off")
-            denoiser.motion.load_state_dict({name: weights[name] for name in wanted})
+        path = motion_file(base, "motion.safetensors")
+        if path is None:
+            raise ValueError(f"{base} has {MOTION_FOLDER}/config.json but no {MOTION_FOLDER}/motion.safetensors")
+        weights, wanted = load_file(path), denoiser.motion.state_dict()
+        for name in wanted:
+            if name not in weights:
+                condition = _CONDITIONS.get(name.partition(".")[0], "motion_field")
+                raise ValueError(f"{base} was trained without {condition}: leave out conditioning.{condition}=true")
+        denoiser.motion.load_state_dict({name: weights[name] for name in wanted})
         return denoiser
 
     def save_motion(self, base: Path | str) -> None:

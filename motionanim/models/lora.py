@@ -4,8 +4,11 @@
 sees one context token, so its to_q and to_k get no gradient.
 """
 
+import hashlib
+import re
 from pathlib import Path
 
+import numpy as np
 from diffusers import UNetSpatioTemporalConditionModel
 from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model, set_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
@@ -13,10 +16,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from motionanim.files import atomic_path
-from motionanim.fingerprint import fingerprint
 
 TARGET = r".*\.temporal_transformer_blocks\.\d+\.attn1\.(to_q|to_k|to_v|to_out\.0)"
 ADAPTER = "motion"
+FORMAT = "motionanim-lora-2"  # 1 knew its base by its first and last convolution, which the LoRA does not depend on
 
 
 def add_lora(unet: UNetSpatioTemporalConditionModel, *, rank: int, alpha: float) -> None:
@@ -37,22 +40,40 @@ def lora_layers(unet: UNetSpatioTemporalConditionModel) -> list[LoraLayer]:
     return [module for module in unet.modules() if isinstance(module, LoraLayer)]
 
 
+def base_fingerprint(unet: UNetSpatioTemporalConditionModel) -> str:
+    """What a LoRA remembers of its base: 16 hex digits of a hash of the layers that it adapts, without the LoRA.
+
+    Of the weights' signs only: rounding to fp16 or bf16 keeps them, and any training changes some.
+    """
+    digest = hashlib.sha256()
+    for name, module in unet.named_modules():
+        if re.fullmatch(TARGET, name):
+            layer = module.get_base_layer() if isinstance(module, LoraLayer) else module
+            digest.update(np.packbits(layer.weight.detach().signbit().cpu().numpy()).tobytes())
+    return digest.hexdigest()[:16]
+
+
 def save_lora(unet: UNetSpatioTemporalConditionModel, path: Path | str) -> None:
     """Write the LoRA of `unet` as one safetensors file; rank, alpha and the base's fingerprint go in its header."""
     layer = lora_layers(unet)[0]
     metadata = {
-        "format": "motionanim-lora-1",
+        "format": FORMAT,
         "rank": str(layer.r[ADAPTER]),
         "alpha": str(layer.lora_alpha[ADAPTER]),
-        "base": fingerprint(unet),
+        "base": base_fingerprint(unet),
     }
     weights = get_peft_model_state_dict(unet, adapter_name=ADAPTER)
     with atomic_path(path) as temporary:
         save_file({name: weight.float().contiguous().cpu() for name, weight in weights.items()}, temporary, metadata)
 
 
-def load_lora(unet: UNetSpatioTemporalConditionModel, path: Path | str, *, weight: float = 1.0) -> None:
+def load_lora(
+    unet: UNetSpatioTemporalConditionModel, path: Path | str, *, weight: float = 1.0, base: str | None = None
+) -> None:
     """Load a LoRA file onto `unet`, in place, scaled by `weight`; onto a UNet that has one, replace its values.
+
+    Args:
+        base: `base_fingerprint` of the UNet before any LoRA was merged into it; None takes it now.
 
     Raises:
         ValueError: If the file is no motion LoRA, belongs to another base, or its rank differs from the LoRA present.
@@ -64,12 +85,16 @@ def load_lora(unet: UNetSpatioTemporalConditionModel, path: Path | str, *, weigh
         raise ValueError(f"no LoRA file at {path}: train one with `python train.py experiment=motion_lora`") from None
     except Exception as error:  # safetensors' own error type derives straight from Exception
         raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
-    if metadata.get("format") != "motionanim-lora-1":
-        raise ValueError(f"{path} is not a motion LoRA of this project: format {metadata.get('format')!r}")
-    if metadata["base"] != fingerprint(unet):
+    if metadata.get("format") != FORMAT:
         raise ValueError(
-            f"{path} was trained on another base (fingerprint {metadata['base']}, this base has {fingerprint(unet)}): "
-            "choose the base it was trained on with scale.base=..."
+            f"{path} is no motion LoRA of this version: it has format {metadata.get('format')!r}, not {FORMAT!r}; "
+            "train it again with `python train.py experiment=motion_lora`"
+        )
+    base = base or base_fingerprint(unet)
+    if metadata["base"] != base:
+        raise ValueError(
+            f"{path} was trained on another base, with other temporal attention (fingerprint {metadata['base']}, this "
+            f"base has {base}): choose the base it was trained on with scale.base=..."
         )
     rank, alpha = int(metadata["rank"]), float(metadata["alpha"])
     present = lora_layers(unet)

@@ -18,6 +18,8 @@ from diffusers import (
 )
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
+from motionanim.bases import in_any_variant
+
 # SVD's own scheduler settings: facts of the base, not choices of an experiment.
 _SCHEDULER = {
     "num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
@@ -59,7 +61,7 @@ def save_pipeline(
 ) -> None:
     """Write a pipeline folder in fp16: `pipeline`, or the one at `base`, with `unet` in place of its own if given."""
     if pipeline is None:
-        pipeline = StableVideoDiffusionPipeline.from_pretrained(base)
+        pipeline = in_any_variant(StableVideoDiffusionPipeline.from_pretrained, base)
     if unet is not None:
         # A copy, because .to() below converts in place; a plain one, without the hooks that motion hangs on it.
         plain = UNetSpatioTemporalConditionModel.from_config(unet.config)

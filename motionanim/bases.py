@@ -1,0 +1,67 @@
+"""What a base holds besides diffusers' own parts, a pipeline folder or a hub id alike: its motion weights' files.
+
+No PyTorch here: configurations ask a base for its settings before any work.
+"""
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+logger = logging.getLogger(__name__)
+
+Part = TypeVar("Part")
+
+MOTION_FOLDER = "motion"  # beside unet/ and vae/
+
+
+def motion_file(base: str | Path, name: str) -> Path | None:
+    """A file of the base's motion folder, downloaded if `base` is a hub id; None if the base has none."""
+    if Path(base).is_dir():
+        path = Path(base) / MOTION_FOLDER / name
+        return path if path.is_file() else None
+    # Imported here: it takes a second, and folders do not need it.
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(str(base), f"{MOTION_FOLDER}/{name}"))
+    except LocalEntryNotFoundError:
+        if name not in _unknown.setdefault(str(base), set()):
+            _unknown[str(base)].add(name)
+            logger.warning(
+                "the hub cannot be asked whether %s has motion weights, and none are in its cache: none are used", base
+            )
+        return None
+    except (EntryNotFoundError, HFValidationError, OSError):  # whatever is wrong with `base` itself, its UNet tells
+        return None
+
+
+_unknown: dict[str, set[str]] = {}  # what was said already
+
+
+def motion_config(base: str | Path) -> dict[str, Any]:
+    """The settings that the base's motion weights were made with; empty if it has none."""
+    path = motion_file(base, "config.json")
+    return {} if path is None else json.loads(path.read_text(encoding="utf-8"))
+
+
+def motion_setting(base: str | Path, key: str, default: Any) -> Any:
+    """One of these settings, or `default`: ${of_base:BASE,KEY,DEFAULT} in the configurations."""
+    return motion_config(base).get(key, default)
+
+
+def in_any_variant(load: Callable[..., Part], base: str | Path, **options: Any) -> Part:
+    """`load(base)`, a diffusers `from_pretrained`; of a base that was saved with `variant="fp16"` only, that one.
+
+    Raises:
+        OSError: If the base is neither.
+    """
+    try:
+        return load(base, **options)
+    except OSError as error:
+        try:
+            return load(base, variant="fp16", **options)
+        except (OSError, ValueError):
+            raise error from None

@@ -1,0 +1,120 @@
+"""Files that cannot be used: named, counted over all processes, and replaced by others of the list."""
+
+import csv
+import fcntl
+import io
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from motionanim.data.stream import shuffled_index
+from motionanim.data.video import VideoError
+
+logger = logging.getLogger(__name__)
+
+Item = TypeVar("Item", covariant=True)
+
+MOST_IN_A_ROW = 100  # failures: so many together are a disk that went away, not bad files
+
+
+class Rejections:
+    """The videos that cannot be used: logged, kept in a CSV file, and counted over all loader processes.
+
+    Args:
+        path: The CSV file (path, reason); made with its folder at the first rejection, appended to by all processes.
+        total: How many clips there are.
+        max_share: Share of them that may fail before training stops, in [0, 1].
+    """
+
+    def __init__(self, path: str | Path, *, total: int, max_share: float) -> None:
+        if not 0 <= max_share <= 1:
+            raise ValueError(f"max_rejected_share={max_share}: must be in [0, 1]")
+        self.path, self.total, self.max_share = Path(path), total, max_share
+        self._known: set[str] = set()  # by all processes, as far as the file was read
+        self._read = 0  # bytes of the file: reading all of it at every rejection would be quadratic
+        self._in_a_row = 0
+
+    def add(self, error: VideoError) -> None:
+        """Record one video, once.
+
+        Raises:
+            ValueError: If more than the allowed share has failed, or `MOST_IN_A_ROW` without a usable one between.
+        """
+        self._in_a_row += 1
+        if error.path not in self._known:
+            self._record(error)
+            if len(self._known) > self.max_share * self.total:
+                raise ValueError(
+                    f"{len(self._known)} of {self.total} clips cannot be used, more than "
+                    f"max_rejected_share={self.max_share} allows; the last: {error}; all are named in {self.path}: "
+                    "mend or remove them, or allow more"
+                ) from error
+        if self._in_a_row >= MOST_IN_A_ROW:
+            raise ValueError(
+                f"{self._in_a_row} clips in a row cannot be used, the last: {error}: see whether their disk is still "
+                f"there, or remove those named in {self.path}; then resume"
+            ) from error
+
+    def succeeded(self) -> None:
+        """A video could be used: what fails next is not in a row with what failed before."""
+        self._in_a_row = 0
+
+    def _record(self, error: VideoError) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.path, "ab+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # released when the file closes, or its process dies
+            file.seek(self._read)
+            found = csv.reader(io.StringIO(file.read().decode(errors="surrogateescape"), newline=""))
+            self._known |= {row[0] for row in found if len(row) == 2 and row != ["path", "reason"]}
+            if error.path not in self._known:
+                logger.warning("rejected: %s", error)
+                lines = io.StringIO()
+                rows = [] if file.tell() else [("path", "reason")]
+                csv.writer(lines).writerows([*rows, (error.path, error.reason)])
+                file.write(lines.getvalue().encode(errors="surrogateescape"))
+                self._known.add(error.path)
+            self._read = file.tell()
+
+
+class FileItems(Protocol[Item]):
+    """What `load_usable` needs of a dataset over files."""
+
+    root: Path
+    names: Sequence[str]
+    seed: int
+    random: bool
+    rejections: Rejections
+
+    def load(self, path: Path, position: int) -> Item: ...
+
+
+def load_usable(dataset: FileItems[Item], position: int) -> Item:
+    """The item at a position; a file that cannot be used is recorded, and another in the list takes its place.
+
+    Raises:
+        ValueError: If too many files, too many in a row, or all are unusable.
+        IndexError: If `position` is past the end of a dataset that is not random.
+    """
+    length = len(dataset.names)
+    if not dataset.random and not 0 <= position < length:
+        raise IndexError(f"item {position} of {length}")
+    first = shuffled_index(dataset.seed, position, length) if dataset.random else position
+    for index in _far_apart(first, length):
+        try:
+            item = dataset.load(dataset.root / dataset.names[index], position)
+        except VideoError as error:
+            dataset.rejections.add(error)
+        else:
+            dataset.rejections.succeeded()
+            return item
+    raise ValueError(f"none of {length} files under {dataset.root} can be used: see {dataset.rejections.path}")
+
+
+def _far_apart(first: int, length: int) -> Iterator[int]:
+    """All indices, each once: neighbours in a list are often of one folder and fail together."""
+    step = max(1, round(0.618 * length))
+    while math.gcd(step, length) > 1:
+        step += 1
+    return ((first + number * step) % length for number in range(length))
