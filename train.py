@@ -11,11 +11,13 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 
 from motionanim.entry import find_checkpoint, one_line_errors, quiet
+from motionanim.settings import command
 from motionanim.training.callbacks import set_metrics_aside
 from motionanim.training.checkpoints import TimeIsUp, check_checkpoint, requeue
 from motionanim.training.strategies import check_strategy
 
 
+@command
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 @one_line_errors
 def main(cfg: DictConfig) -> None:

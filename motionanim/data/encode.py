@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from motionanim.data.latents import encode_clips, encode_shard
 from motionanim.data.remote import is_remote
 from motionanim.entry import one_line_errors, quiet
+from motionanim.settings import command
 
 # What a folder may differ in: none of it changes a clip. `names` counts by the list that it gives. `flow_cache` is only
 # a place; what lies there does matter, as flow that `prepare` has cached bounds where a clip begins.
@@ -84,6 +85,7 @@ def make_shard(positions: range, folder: Path, *, config: str) -> None:
     _work(config)(positions, folder)
 
 
+@command
 @hydra.main(config_path=str(Path(__file__).parents[2] / "conf"), config_name="encode", version_base="1.3")
 @one_line_errors
 def main(config: DictConfig) -> None:

@@ -32,6 +32,7 @@ from motionanim.data.stream import as_float
 from motionanim.data.video import Video, VideoError
 from motionanim.entry import one_line_errors
 from motionanim.files import atomic_path
+from motionanim.settings import command
 
 logger = logging.getLogger(__name__)
 
@@ -284,6 +285,7 @@ def _write_results(out: Path, root: Path, records: Iterator[dict], width: int, m
     return dict(counts)
 
 
+@command
 @hydra.main(config_path=str(Path(__file__).parents[2] / "conf"), config_name="prepare", version_base="1.3")
 @one_line_errors
 def main(config: DictConfig) -> None:
