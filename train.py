@@ -11,9 +11,11 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 
 from motionanim.entry import find_checkpoint, one_line_errors, quiet
-from motionanim.settings import command
+from motionanim.generate import size_multiple
+from motionanim.settings import check_size, command
 from motionanim.training.callbacks import set_metrics_aside
 from motionanim.training.checkpoints import TimeIsUp, check_checkpoint, requeue
+from motionanim.training.diffusion import DiffusionModule
 from motionanim.training.strategies import check_strategy
 
 
@@ -27,6 +29,8 @@ def main(cfg: DictConfig) -> None:
 
     data = hydra.utils.instantiate(cfg.data, _convert_="all")
     model = hydra.utils.instantiate(cfg.model, _convert_="all")
+    if isinstance(model, DiffusionModule):
+        check_size(cfg.scale.height, cfg.scale.width, size_multiple(model.codec, model.denoiser))
     trainer: L.Trainer = hydra.utils.instantiate(
         cfg.trainer,
         logger=list(hydra.utils.instantiate(cfg.logger).values()),

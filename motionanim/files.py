@@ -99,3 +99,17 @@ def check_kept(files: Mapping[str, Path], inputs: Iterable[Path]) -> None:
     for path in inputs:
         if not written.isdisjoint((path.resolve(), path.resolve().parent)):
             raise ValueError(f"out={files['video']} would replace the input {path}: choose another name")
+
+
+def check_own(folder: Path, names: Sequence[str], marks: Sequence[str], *, option: str) -> None:
+    """Raises ValueError if a folder holds any of `names`, which are to be written, but not all of `marks`.
+
+    Args:
+        marks: Files that every earlier run of the command left there.
+        option: The option that gave the folder, as the user writes it.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{option}{folder} is a file: choose another folder")
+    strange = [name for name in names if (folder / name).exists()]
+    if strange and not all((folder / mark).exists() for mark in marks):
+        raise ValueError(f"{option}{folder} holds {strange[0]}, which no run left there: choose another folder")

@@ -158,6 +158,12 @@ def check_seed(value: Any) -> None:
         raise ValueError(f"seed={value}: must be a whole number from 0 to {MOST_SEED}")
 
 
+def check_size(height: int, width: int, multiple: int) -> None:
+    """Raises ValueError if a size in pixels is none of a base."""
+    if height < 1 or width < 1 or height % multiple or width % multiple:
+        raise ValueError(f"scale.height={height}, scale.width={width}: must be multiples of {multiple} for this base")
+
+
 def lora_weights(loras: Any) -> list[tuple[str, float]]:
     """LoRA files and their weights, as the setting `loras` gives them: {file: weight, ...}, or that as text.
 

@@ -31,7 +31,7 @@ from motionanim.data.hdvila import hdvila_names
 from motionanim.data.stream import as_float
 from motionanim.data.video import Video, VideoError
 from motionanim.entry import one_line_errors
-from motionanim.files import atomic_path
+from motionanim.files import atomic_path, check_own
 from motionanim.settings import command
 
 logger = logging.getLogger(__name__)
@@ -167,8 +167,9 @@ def prepare(
         Counts: clips, static, moving, rejected, resumed.
 
     Raises:
-        ValueError: If the engine fails, or no clip is usable.
+        ValueError: If `out` holds files that no `prepare` left, the engine fails, or no clip is usable.
     """
+    check_own(out, ("index.jsonl", "static.txt", "rejected.csv", "report.md"), ("journal.jsonl",), option="out=")
     out.mkdir(parents=True, exist_ok=True)
     journal = out / "journal.jsonl"
     _cut_torn_line(journal)
