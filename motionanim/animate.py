@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from motionanim.entry import one_line_errors, quiet
 from motionanim.files import output_files
-from motionanim.settings import check_seed, command, quoted, readable
+from motionanim.settings import check_seed, command, lora_weights, quoted, readable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -77,6 +77,7 @@ def run(config: DictConfig, *, overrides: Sequence[str], keep: bool) -> Animatio
 def _check_numbers(config: DictConfig) -> list[float | None]:
     """The strengths; raises ValueError for a number that is none or out of range."""
     check_seed(config.seed)
+    lora_weights(config.loras)
     for name in ("gif", "png", "progress"):
         if not isinstance(config[name], bool):
             raise ValueError(f"{name}={config[name]}: must be true or false")

@@ -90,10 +90,10 @@ def is_mistake(error: BaseException) -> bool:
     return isinstance(error, known) or (module is not None and isinstance(error, module.MisconfigurationException))
 
 
-def wrongly_typed() -> str | None:
-    """Of a running Hydra command, the first setting whose value is of another kind than its default, and what is right.
+def wrong_setting(error: BaseException) -> str | None:
+    """Of a running Hydra command that failed, the first setting of another kind than its default, and what is right.
 
-    Known only once something has failed, because it composes the configuration a second time.
+    Asked only then, because it composes the configuration a second time.
     """
     if not HydraConfig.initialized():
         return None
@@ -104,7 +104,9 @@ def wrongly_typed() -> str | None:
         for override, name in zip(ran.overrides.task, names, strict=True)
         if name.partition("@")[0] in ran.runtime.choices or name.startswith(("+", "~"))
     ]
-    return mistyped(ran.overrides.task, hydra.compose(ran.job.config_name, kept))
+    return mistyped(
+        ran.overrides.task, hydra.compose(ran.job.config_name, kept), zero=isinstance(error, ZeroDivisionError)
+    )
 
 
 def one_line_errors(main: Callable[..., Any]) -> Callable[..., Any]:
@@ -133,9 +135,12 @@ def one_line_errors(main: Callable[..., Any]) -> Callable[..., Any]:
                 # A loader worker sends its whole traceback as the message; its last line is the error itself.
                 text = text.rsplit("\n", 1)[-1].partition(": ")[2]
             of_python = isinstance(cause, TypeError | AttributeError | ZeroDivisionError | RuntimeError)
+            of_python = of_python and not isinstance(cause, OmegaConfBaseException)
             if is_out_of_memory(cause):
                 text = f"out of memory ({text}): change {memory_advice(args[0])}; what was finished before is kept"
-            elif (of_python or "could not convert" in text or "invalid literal" in text) and (wrong := wrongly_typed()):
+            elif (of_python or "could not convert" in text or "invalid literal" in text) and (
+                wrong := wrong_setting(cause)
+            ):
                 text = wrong
             elif isinstance(cause, RuntimeError) or not is_mistake(error):
                 raise  # a bug of ours

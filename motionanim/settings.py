@@ -97,14 +97,11 @@ def explained(error: Exception, arguments: Sequence[str]) -> str:
         if "=" not in error.override:
             return f"{error.override}: no setting; give NAME=VALUE, or --help"
         return f"{error.override}: brackets or quotes do not match; text in quotes reads as it is: \"NAME='TEXT'\""
-    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
-    if (
-        isinstance(error, HydraException)
-        and isinstance(cause, OmegaConfBaseException)
-        and cause.parent_node is not None
-    ):
-        near = difflib.get_close_matches(str(cause.full_key), list(_keys(cause.parent_node)), n=3, cutoff=0.5)
-        return f"{cause.full_key}: no such setting" + f"; did you mean {' or '.join(near)}?" * bool(near)
+    cause = error.__cause__
+    if isinstance(error, HydraException) and isinstance(cause, OmegaConfBaseException):
+        name = (re.findall(r"Could not override '(.+?)'", str(error)) or [cause.full_key])[0]
+        near = difflib.get_close_matches(str(name), list(_keys(cause.parent_node)), n=3)
+        return f"{name}: no such setting" + f"; did you mean {' or '.join(near)}?" * bool(near)
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key} is missing: give {error.full_key}=..."
     if isinstance(error, OmegaConfBaseException):
@@ -112,26 +109,27 @@ def explained(error: Exception, arguments: Sequence[str]) -> str:
         return str(error) if gone is None else f"{gone}: this command needs {error.full_key}; leave that out"
     if isinstance(error, OSError) and error.filename is not None:
         text = f"{error.filename}: {error.strerror}"
-        values = ((argument, argument.partition("=")[2].strip("'\"")) for argument in arguments)
-        cause = next((argument for argument, value in values if value and value in str(error.filename)), None)
-        return text if cause is None else f"{cause}: {text}; choose another place"
+        values = {argument.partition("=")[2].strip("'\""): argument for argument in arguments}
+        given = [value for value in values if value and value in str(error.filename)]
+        return f"{values[max(given, key=len)]}: {text}; choose another place" if given else text
     return str(error)
 
 
 def _keys(node: Any) -> Iterator[str]:
-    """Full names of all settings below a node, and their last parts where these are unlike."""
+    """Full names of all settings below a node."""
     for key in node if isinstance(node, DictConfig) else ():
         yield node._get_full_key(key)
         if not OmegaConf.is_missing(node, key) and not OmegaConf.is_interpolation(node, key):
             yield from _keys(node[key])
 
 
-def mistyped(overrides: Sequence[str], defaults: DictConfig) -> str | None:
+def mistyped(overrides: Sequence[str], defaults: DictConfig, *, zero: bool) -> str | None:
     """The first override whose value is of another kind than the default, and the kind that is right.
 
     Args:
         overrides: NAME=VALUE each; others are passed over.
         defaults: The same composition without them.
+        zero: Whether 0 is wrong too, where the default is not 0.
     """
     for text in overrides:
         override = _parsed(text)
@@ -148,6 +146,8 @@ def mistyped(overrides: Sequence[str], defaults: DictConfig) -> str | None:
                 value = override.value()
                 if not isinstance(value, takes) or (kind is not bool and isinstance(value, bool)):
                     return f"{text}: must be {told}, such as {str(usual).lower()}"
+                if zero and kind is not bool and value == 0 and usual:
+                    return f"{text}: must be {told} above 0, such as {usual}"
                 break
     return None
 

@@ -27,7 +27,7 @@ MISTAKES = [
     ("train", LORA + "data=holynsky", r"Could not find 'data/holynsky' .* holynski"),
     ("train", LORA + "scale=big", r"Could not find 'scale/big' .* svd tiny"),
     ("train", LORA + "logger=none", r"Could not find 'logger/none'"),
-    ("train", LORA + "scael.height=64", r"^error: scael: no such setting; did you mean scale"),
+    ("train", LORA + "scael.height=64", r"^error: scael.height: no such setting; did you mean scale.height"),
     ("train", LORA + "scale.heigth=64", r"^error: scale.heigth: no such setting; did you mean scale.height"),
     ("train", LORA + "max_steps=9", r"^error: max_steps: no such setting; did you mean .*\.max_steps"),
     ("train", LORA + "model.rank=4,16", r"Ambiguous value for argument 'model.rank=4,16'"),
@@ -36,7 +36,13 @@ MISTAKES = [
     ("train", LORA + "trainer.precision=half", r"half"),
     ("train", LORA + "trainer.devices=0", r"devices.*0"),
     ("train", LORA + "trainer.gradient_clip_val=a", r"gradient_clip_val.*a"),
-    ("train", LORA + "trainer.accumulate_grad_batches=0", r"accumulate_grad_batches"),
+    ("train", LORA + "trainer.accumulate_grad_batches=0", r"accumulate_grad_batches=0: must be a whole number above 0"),
+    ("train", LORA + "trainer.val_check_interval=0", r"val_check_interval=0"),
+    ("train", LORA + "model.lr=1e-4x", r"^error: model.lr=1e-4x: must be a number, such as 0.005"),
+    ("train", LORA + "scale.batch_size=four", r"^error: scale.batch_size=four: must be a whole number, such as 4"),
+    ("train", LORA + "data=folder data.root=. data.latents=/nowhere", r"/nowhere"),
+    ("evaluate", "n=all", r"^error: n=all: must be a whole number, such as 48"),
+    ("evaluate", "n=0 metrics=frame", r"n=0"),
     ("train", LORA + "seed=2**64", r"^error: seed=2\*\*64: must be a whole number from 0 to 4294967295"),
     ("train", LORA + "seed=-1", r"^error: seed=-1: must be a whole number from 0"),
     ("train", LORA + "~logger", r"^error: ~logger: this command needs logger; leave that out"),
@@ -101,7 +107,8 @@ MISTAKES = [
     ("study", "make own gone --out own", r"own exists: votes belong to the study they were given in"),
     ("study", "count gone.json v.json --out own", r"--out own holds report.md, which no run left there"),
     ("report", "gone --out new", r"gone"),
-    ("report", "own --out own --strips -1", r"--strips -1: must be at least 0"),
+    ("report", "own --out own", r"--out own holds report.md, which no run left there"),
+    ("report", "gone --out new --strips -1", r"--strips -1: must be at least 0"),
 ]  # fmt: skip
 
 

@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from motionanim.files import atomic_path, check_own
+from motionanim.files import atomic_path
 from motionanim.report.document import all_keys, build
 from motionanim.report.page import html
 from motionanim.report.runs import find_runs, names, read_runs
@@ -46,7 +46,6 @@ def write_report(
         out = Path(os.path.commonpath([path.resolve().parent for path in find_runs(folders)])) / "report"
     if out.exists() and (not out.is_dir() or (out / "result.json").exists() or (out / "clips.jsonl").exists()):
         raise ValueError(f"--out {out} is a file or a run itself: choose another folder")
-    check_own(out, (*FILES, "plots"), FILES, option="--out ")
     runs, left_out = read_runs(folders, skip_unfinished=skip_unfinished)
     called = names(runs)
     found = blocks(runs, called, against)
