@@ -24,6 +24,9 @@ from motionanim.training.strategies import check_strategy
 @one_line_errors
 def main(cfg: DictConfig) -> None:
     quiet()
+    for name in ("val_check_interval", "accumulate_grad_batches"):
+        if not cfg.trainer[name] > 0:
+            raise ValueError(f"trainer.{name}={cfg.trainer[name]}: must be above 0")
     checkpoint = find_checkpoint(cfg)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
 

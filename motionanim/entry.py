@@ -90,7 +90,7 @@ def is_mistake(error: BaseException) -> bool:
     return isinstance(error, known) or (module is not None and isinstance(error, module.MisconfigurationException))
 
 
-def wrong_setting(error: BaseException) -> str | None:
+def wrong_setting() -> str | None:
     """Of a running Hydra command that failed, the first setting of another kind than its default, and what is right.
 
     Asked only then, because it composes the configuration a second time.
@@ -134,7 +134,7 @@ def one_line_errors(main: Callable[..., Any]) -> Callable[..., Any]:
             if text.startswith("Caught ") and "worker process" in text:
                 # A loader worker sends its whole traceback as the message; its last line is the error itself.
                 text = text.rsplit("\n", 1)[-1].partition(": ")[2]
-            of_python = isinstance(cause, TypeError | AttributeError | ZeroDivisionError | RuntimeError)
+            of_python = isinstance(cause, TypeError | AttributeError | RuntimeError)
             of_python = of_python and not isinstance(cause, OmegaConfBaseException)
             if is_out_of_memory(cause):
                 text = f"out of memory ({text}): change {memory_advice(args[0])}; what was finished before is kept"

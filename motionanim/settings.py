@@ -123,13 +123,12 @@ def _keys(node: Any) -> Iterator[str]:
             yield from _keys(node[key])
 
 
-def mistyped(overrides: Sequence[str], defaults: DictConfig, *, zero: bool) -> str | None:
+def mistyped(overrides: Sequence[str], defaults: DictConfig) -> str | None:
     """The first override whose value is of another kind than the default, and the kind that is right.
 
     Args:
         overrides: NAME=VALUE each; others are passed over.
         defaults: The same composition without them.
-        zero: Whether 0 is wrong too, where the default is not 0.
     """
     for text in overrides:
         override = _parsed(text)
@@ -146,8 +145,6 @@ def mistyped(overrides: Sequence[str], defaults: DictConfig, *, zero: bool) -> s
                 value = override.value()
                 if not isinstance(value, takes) or (kind is not bool and isinstance(value, bool)):
                     return f"{text}: must be {told}, such as {str(usual).lower()}"
-                if zero and kind is not bool and value == 0 and usual:
-                    return f"{text}: must be {told} above 0, such as {usual}"
                 break
     return None
 
