@@ -104,9 +104,7 @@ def wrong_setting() -> str | None:
         for override, name in zip(ran.overrides.task, names, strict=True)
         if name.partition("@")[0] in ran.runtime.choices or name.startswith(("+", "~"))
     ]
-    return mistyped(
-        ran.overrides.task, hydra.compose(ran.job.config_name, kept), zero=isinstance(error, ZeroDivisionError)
-    )
+    return mistyped(ran.overrides.task, hydra.compose(ran.job.config_name, kept))
 
 
 def one_line_errors(main: Callable[..., Any]) -> Callable[..., Any]:
