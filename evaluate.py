@@ -18,6 +18,7 @@ from motionanim.evaluation.scoring import FeatureCache, Missing, Scorer
 from motionanim.generate import pick_device
 from motionanim.models.pretrained import MissingWeights
 from motionanim.report import write_report
+from motionanim.settings import command
 
 LOGGED = "wandb.logged"  # left once W&B has a run
 
@@ -25,6 +26,7 @@ LOGGED = "wandb.logged"  # left once W&B has a run
 NOT_SETTINGS = ("label", "base", "refiner", "loras", "folders", "side")
 
 
+@command
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
 @one_line_errors
 def main(cfg: DictConfig) -> None:

@@ -11,20 +11,29 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 
 from motionanim.entry import find_checkpoint, one_line_errors, quiet
+from motionanim.generate import size_multiple
+from motionanim.settings import check_size, command
 from motionanim.training.callbacks import set_metrics_aside
 from motionanim.training.checkpoints import TimeIsUp, check_checkpoint, requeue
+from motionanim.training.diffusion import DiffusionModule
 from motionanim.training.strategies import check_strategy
 
 
+@command
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 @one_line_errors
 def main(cfg: DictConfig) -> None:
     quiet()
+    for name in ("val_check_interval", "accumulate_grad_batches"):
+        if not cfg.trainer[name] > 0:
+            raise ValueError(f"trainer.{name}={cfg.trainer[name]}: must be above 0")
     checkpoint = find_checkpoint(cfg)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
 
     data = hydra.utils.instantiate(cfg.data, _convert_="all")
     model = hydra.utils.instantiate(cfg.model, _convert_="all")
+    if isinstance(model, DiffusionModule):
+        check_size(cfg.scale.height, cfg.scale.width, size_multiple(model.codec, model.denoiser))
     trainer: L.Trainer = hydra.utils.instantiate(
         cfg.trainer,
         logger=list(hydra.utils.instantiate(cfg.logger).values()),

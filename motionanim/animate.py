@@ -3,18 +3,22 @@
 PyTorch is imported when a run begins, so that help and most mistakes need not wait for it.
 """
 
+import json
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from motionanim.entry import CONF, one_line_errors, quiet
 from motionanim.files import output_files
+from motionanim.settings import check_seed, command, lora_weights, quoted, readable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,31 +42,44 @@ def animate(overrides: Sequence[str] = (), **settings: Any) -> Animation:
     Raises:
         ValueError: If an input is unusable; nothing is then written.
     """
+    given = [readable(override) for override in overrides]
     with hydra.initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
-        config = hydra.compose("animate", list(overrides))
+        config = hydra.compose("animate", given)
     unknown = sorted(set(settings) - set(config))
     if unknown:
         raise ValueError(f"animate knows no {', '.join(unknown)}: see the keys of conf/animate.yaml")
     for name, value in settings.items():
-        config[name] = str(value) if isinstance(value, os.PathLike) else value
-    return run(config, keep=True)
+        config[name] = os.path.expanduser(value) if isinstance(value, str | os.PathLike) else value
+        text = json.dumps(value) if isinstance(value, Mapping) else OmegaConf.to_container(config)[name]
+        given.append(f"{name}={quoted(text)}")
+    return run(config, overrides=given, keep=True)
 
 
-def run(config: DictConfig, *, keep: bool) -> Animation:
-    """Animate as a composed conf/animate.yaml says; without `keep` the result holds no frames."""
+def run(config: DictConfig, *, overrides: Sequence[str], keep: bool) -> Animation:
+    """Animate as a composed conf/animate.yaml says; without `keep` the result holds no frames.
+
+    Args:
+        overrides: What it was composed with, for the record.
+    """
     strengths = _check_numbers(config)
     if config.renderer not in ("diffusion", "eulerian"):
         raise ValueError(f"renderer={config.renderer}: must be diffusion or eulerian")
     files = _files(config)
     from motionanim.animation import make
 
-    frames, record = make(config, strengths=strengths, files=files, keep=keep)
+    repeat = [override for override in overrides if override.partition("=")[0] not in ("arrows", "out")]
+    frames, record = make(config, strengths=strengths, files=files, repeat=repeat, keep=keep)
     return Animation(frames, list(files.values()), record)
 
 
 def _check_numbers(config: DictConfig) -> list[float | None]:
     """The strengths; raises ValueError for a number that is none or out of range."""
-    for name, least in (("frames", 2), ("height", 1), ("width", 1), ("seed", 0)):
+    check_seed(config.seed)
+    lora_weights(config.loras)
+    for name in ("gif", "png", "progress"):
+        if not isinstance(config[name], bool):
+            raise ValueError(f"{name}={config[name]}: must be true or false")
+    for name, least in (("frames", 2), ("height", 1), ("width", 1)):
         if not isinstance(config[name], int) or config[name] < least:
             raise ValueError(f"{name}={config[name]}: must be a whole number of at least {least}")
     if not isinstance(config.fps, int | float) or not 0.1 <= config.fps <= 1000:
@@ -98,12 +115,18 @@ def _files(config: DictConfig) -> dict[str, Path]:
     return output_files(Path(config.out), gif=config.gif, png=config.png, inputs=inputs)
 
 
+@command
 @hydra.main(config_path=str(CONF), config_name="animate", version_base="1.3")
 @one_line_errors
 def main(config: DictConfig) -> None:
+    """In a sweep, `animate -m seed=0,1`, each job's number goes into its name: out-0.mp4, out-1.mp4."""
     quiet(networks=False)
+    ran = HydraConfig.get()
+    if ran.mode is RunMode.MULTIRUN:
+        out = Path(config.out)
+        config.out = str(out.with_stem(f"{out.stem}-{ran.job.num}"))
     warnings.showwarning = lambda message, *_: print(f"note: {message}", file=sys.stderr)
-    made = run(config, keep=False)
+    made = run(config, overrides=ran.overrides.task, keep=False)
     for cost in made.record.get("runs", []):
         split = "" if cost["split_sigma"] is None else f", segments part at sigma {cost['split_sigma']:.3g}"
         print(f"{cost['calls']:g} denoiser calls{split}")

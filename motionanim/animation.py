@@ -1,6 +1,7 @@
 """From a checked config to the written files: what of `animate` needs PyTorch, which takes seconds to import."""
 
-import hashlib
+import json
+import shlex
 import sys
 import time
 import warnings
@@ -17,10 +18,9 @@ from torch import Tensor
 
 from motionanim.controls import Fields, at_strength, may_refine, strength_to_px
 from motionanim.data.video import check_video_size
-from motionanim.drawing import Controls, crop_controls, fit_controls, parse_controls, region_files
+from motionanim.drawing import Controls, crop_controls, fit_controls, inlined, parse_controls, region_files
 from motionanim.entry import quiet
-from motionanim.files import check_kept
-from motionanim.fingerprint import weights_fingerprint
+from motionanim.files import check_kept, file_sha256
 from motionanim.flow import resize_flow
 from motionanim.images import fit, load_image, load_mask, model_size, stretched
 from motionanim.models.flow_refiner import FlowRefiner
@@ -30,6 +30,7 @@ from motionanim.regions import example_arrow, propose_region
 from motionanim.renderers import eulerian
 from motionanim.renderers.kinds import PIXEL, Photo, looped
 from motionanim.renderers.output import drawn, write_files
+from motionanim.settings import lora_weights, quoted
 
 VERSIONS = ("torch", "diffusers", "motionanim")
 
@@ -38,13 +39,14 @@ MAX_PIXELS = 150_000_000
 
 
 def make(
-    config: DictConfig, *, strengths: list[float | None], files: dict[str, Path], keep: bool
+    config: DictConfig, *, strengths: list[float | None], files: dict[str, Path], repeat: Sequence[str], keep: bool
 ) -> tuple[Tensor | None, dict[str, Any]]:
     """Animate as a composed conf/animate.yaml says, and write the files.
 
     Args:
         strengths: A video each, side by side.
         files: Of `files.output_files`.
+        repeat: Hydra overrides of the run but arrows and out, for the record.
         keep: Return the frames too.
 
     Returns:
@@ -53,12 +55,18 @@ def make(
     photo = load_image(config.image)
     _check_size(config, *photo.shape[1:], videos=len(strengths))
     controls, notes = _read_drawing(config, photo)
-    check_kept(files, region_files(_plain(config.arrows)))
+    arrows = _plain(config.arrows)
+    masks = region_files(arrows)
+    check_kept(files, masks)
     for note in notes:
         warnings.warn(note, stacklevel=2)
+    arrows = inlined(arrows) if isinstance(arrows, str) else arrows
+    drawing = None if arrows is None else json.dumps(arrows, ensure_ascii=False)
+    again = [*repeat, f"arrows={quoted(drawing)}", f"out={quoted(config.out)}"]
+    read = [config.image, *([] if config.mask in (None, "auto") else [config.mask]), *masks]
     record: dict[str, Any] = {
-        "command": OmegaConf.to_container(config, resolve=True),
-        "image_sha256": hashlib.sha256(Path(config.image).read_bytes()).hexdigest(),
+        "repeat": shlex.join(["python", "-m", "motionanim.animate", *again]),
+        "command": OmegaConf.to_container(config, resolve=True) | {"arrows": arrows},
         "versions": {name: version(name) for name in VERSIONS} | {"python": sys.version.split()[0]},
         "notes": notes,
     }
@@ -66,7 +74,7 @@ def make(
     image, controls = _at_size(config, photo, controls)
     refiner = _refiner(config, controls)
     if refiner is not None:
-        record["refiner_fingerprint"] = weights_fingerprint(refiner)
+        read.append(config.refiner)
         notes.append(_proposal(config, image, controls, refiner, files["picture"]))
         warnings.warn(notes[-1], stacklevel=2)
     with Progress(shown=config.progress, runs=len(strengths)) as progress:
@@ -76,6 +84,8 @@ def make(
         pixels = config.frames * len(videos) * shown[0].image[0].numel()
         kept: list[Tensor] | None = [] if keep and pixels <= MAX_PIXELS else None
         record |= details
+        read += [path for path, _ in lora_weights(config.loras)]
+        record["sha256"] = {str(path): file_sha256(Path(path)) for path in read}
 
         def timed() -> Iterator[Tensor]:
             yield from videos[0]
@@ -249,7 +259,7 @@ def _diffusion(
     settings = OmegaConf.to_container(config, resolve=True)
     generator, base_fingerprint = Generator.load(
         base=config.scale.base, motion=settings["motion"], sampling=settings["sampling"],
-        loras=[(str(path), float(weight)) for path, weight in (settings["loras"] or {}).items()],
+        loras=lora_weights(settings["loras"]),
         window=config.scale.num_frames, device=pick_device(),
     )  # fmt: skip
     area = config.height * config.width

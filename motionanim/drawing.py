@@ -111,17 +111,29 @@ def parse_controls(value: Any, mask: Tensor) -> Controls:
     return _placed(arrows, tuple(pins), mask)
 
 
-def region_files(value: Any) -> list[Path]:
-    """The mask files that a drawing names, as `parse_controls` takes it; the drawing must be one that it accepts."""
+def inlined(value: Any) -> dict[str, Any]:
+    """A drawing that `parse_controls` accepts, without its .json file: mask files relative to the working folder."""
     folder = Path()
     if isinstance(value, str | os.PathLike):
         value, folder = _from_json(value)
-    if not isinstance(value, Mapping):
-        value = {"arrows": value or []}
-    named = value.get("regions") or {}
-    used = [arrow.get("region") for arrow in _items("arrows", value) if isinstance(arrow, Mapping)]
-    regions = [*named.values(), *(each for each in used if not (isinstance(each, str) and each in named))]
-    return [folder / each for each in regions if isinstance(each, str)]
+    drawing = dict(value) if isinstance(value, Mapping) else {"arrows": value}
+    named = drawing.get("regions") or {}
+
+    def placed(arrow: Any) -> Any:
+        region = arrow.get("region") if isinstance(arrow, Mapping) else None
+        return {**arrow, "region": str(folder / region)} if isinstance(region, str) and region not in named else arrow
+
+    drawing["regions"] = {k: str(folder / each) if isinstance(each, str) else each for k, each in named.items()}
+    return drawing | {"arrows": [placed(arrow) for arrow in _items("arrows", drawing)]}
+
+
+def region_files(value: Any) -> list[Path]:
+    """The mask files that a drawing names, as `parse_controls` takes it; the drawing must be one that it accepts."""
+    drawing = inlined(value)
+    used = [arrow.get("region") for arrow in drawing["arrows"] if isinstance(arrow, Mapping)]
+    named, used = drawing["regions"], [each for each in used if isinstance(each, str)]
+    regions = [*named.values(), *(each for each in used if each not in named)]
+    return [Path(each) for each in regions if isinstance(each, str)]
 
 
 def fit_controls(controls: Controls, fit: Fit) -> Controls:

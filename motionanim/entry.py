@@ -11,8 +11,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from motionanim.settings import check_seed, explained, mistyped
 
 from motionanim.bases import motion_setting
 
@@ -87,35 +92,67 @@ def is_out_of_memory(error: BaseException) -> bool:
     return gpu or isinstance(error, MemoryError) or "can't allocate memory" in str(error)
 
 
-def is_misconfiguration(error: BaseException) -> bool:
-    """Whether Lightning refused a setting. Lightning is not imported to find out, because that takes seconds."""
+def is_mistake(error: BaseException) -> bool:
+    """Whether an error is a user's mistake or the system's; of Lightning's own type too, whose import takes seconds."""
     module = sys.modules.get("lightning.pytorch.utilities.exceptions")
-    return module is not None and isinstance(error, module.MisconfigurationException)
+    known = (ValueError, OSError, InstantiationException, MemoryError, OmegaConfBaseException)
+    return isinstance(error, known) or (module is not None and isinstance(error, module.MisconfigurationException))
+
+
+def wrong_setting() -> str | None:
+    """Of a running Hydra command that failed, the first setting of another kind than its default, and what is right.
+
+    Asked only then, because it composes the configuration a second time.
+    """
+    if not HydraConfig.initialized():
+        return None
+    ran = HydraConfig.get()
+    names = [override.partition("=")[0] for override in ran.overrides.task]
+    kept = [
+        override
+        for override, name in zip(ran.overrides.task, names, strict=True)
+        if name.partition("@")[0] in ran.runtime.choices or name.startswith(("+", "~"))
+    ]
+    return mistyped(ran.overrides.task, hydra.compose(ran.job.config_name, kept))
 
 
 def one_line_errors(main: Callable[..., Any]) -> Callable[..., Any]:
-    """Turn `ValueError`, `OSError`, bad configurations and lack of memory into `error: ...` and exit code 2."""
+    """Turn a user's mistakes, failures of the system, Ctrl-C and lack of memory into `error: ...` and exit code 2.
+
+    `ValueError`, `OSError` and bad configurations are mistakes; so is any error of Python's where a setting is of
+    another kind than its default.
+    """
 
     @functools.wraps(main)
     def run(*args: Any, **kwargs: Any) -> Any:
         try:
+            if args and OmegaConf.is_config(args[0]) and "seed" in args[0]:
+                check_seed(args[0].seed)
             return main(*args, **kwargs)
+        except KeyboardInterrupt:
+            print("error: stopped by Ctrl-C; what was finished before is kept", file=sys.stderr)
+            sys.exit(130)
         except Exception as error:
-            known = (ValueError, OSError, InstantiationException, MemoryError, RuntimeError)
-            if not isinstance(error, known) and not is_misconfiguration(error):
-                raise
             # Hydra wraps what a constructor raised; the innermost cause is the line the user needs.
-            cause: BaseException = error
-            while isinstance(cause, InstantiationException) and cause.__cause__ is not None:
-                cause = cause.__cause__
-            text = str(cause).strip()
+            cause, target = error, ""
+            while isinstance(cause, InstantiationException) and isinstance(cause.__cause__, Exception):
+                cause, target = cause.__cause__, str(cause)
+            text = explained(cause, sys.argv[1:]).strip()
             if text.startswith("Caught ") and "worker process" in text:
                 # A loader worker sends its whole traceback as the message; its last line is the error itself.
                 text = text.rsplit("\n", 1)[-1].partition(": ")[2]
+            of_python = isinstance(cause, TypeError | AttributeError | RuntimeError)
+            of_python = of_python and not isinstance(cause, OmegaConfBaseException)
             if is_out_of_memory(cause):
                 text = f"out of memory ({text}): change {memory_advice(args[0])}; what was finished before is kept"
-            elif isinstance(cause, RuntimeError) and not isinstance(error, InstantiationException):
+            elif (of_python or "could not convert" in text or "invalid literal" in text) and (
+                wrong := wrong_setting(cause)
+            ):
+                text = wrong
+            elif isinstance(cause, RuntimeError) or not is_mistake(error):
                 raise  # a bug of ours
+            elif of_python:
+                text = target  # which names what was called
             print(f"error: {' '.join(text.split())}", file=sys.stderr)
             sys.exit(2)
 

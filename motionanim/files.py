@@ -1,26 +1,28 @@
-"""Writing files so that a killed run or a full disk leaves the earlier version, whole; and telling files apart."""
+"""Where a command may write, and writing so that a killed run or a full disk leaves the earlier version, whole."""
 
 import hashlib
+import json
 import os
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-
-NUMBERED = re.compile(r"\d{5}\.png")
 
 
 @contextmanager
 def atomic_path(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it replaces `path` in one step, on failure it is removed.
 
-    The temporary name keeps the suffix, because encoders and plotters choose their format by it.
+    The temporary name keeps the suffix, because encoders and plotters choose their format by it. The file gets the mode
+    that the umask gives, whichever library writes it: safetensors alone would leave 600.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode
         yield temporary
+        temporary.chmod(mode)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -32,11 +34,22 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def content_sha256(path: Path) -> str:
+    """SHA-256 of a file's content, or of the names and contents of a folder, 64 hex digits."""
+    if not path.is_dir():
+        return file_sha256(path)
+    parts = sorted(f"{each.name} {content_sha256(each)}\n" for each in path.iterdir())
+    return hashlib.sha256("".join(parts).encode(errors="surrogateescape")).hexdigest()
+
+
 def output_files(out: Path, *, gif: bool, png: bool, inputs: Sequence[Path]) -> dict[str, Path]:
     """What will be written beside the video `out`.
 
+    What lies there already may be replaced only if the record beside it names it, with the SHA-256 that it still has:
+    then an earlier run of the same `out` made it.
+
     Raises:
-        ValueError: If it cannot be written, or would replace an input.
+        ValueError: If it cannot be written, or would replace an input or anything that no run made.
     """
     if out.suffix.lower() != ".mp4":
         raise ValueError(f"out={out}: must end in .mp4")
@@ -47,14 +60,37 @@ def output_files(out: Path, *, gif: bool, png: bool, inputs: Sequence[Path]) -> 
         if path.is_dir():
             raise ValueError(f"out={out}: {path} is a folder, choose another name")
     if png:
-        folder = files["frames"] = out.with_suffix("")
-        if folder.exists() and not (folder.is_dir() and all(NUMBERED.fullmatch(p.name) for p in folder.iterdir())):
-            raise ValueError(f"out={out}: frames would go to {folder}, which holds other files: choose another name")
+        files["frames"] = out.with_suffix("")
     check_kept(files, inputs)
     existing = next(parent for parent in out.absolute().parents if parent.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise ValueError(f"out={out}: {existing} cannot be written: choose another folder")
+    made = made_before(files["record"])
+    for name, path in files.items():
+        empty = path.is_dir() and not any(path.iterdir())
+        if name != "record" and path.exists() and not empty and made.get(path.name) != content_sha256(path):
+            raise ValueError(f"out={out} would replace {path}, which no run left like that: choose another name")
     return files
+
+
+def made_before(record: Path) -> dict[str, str]:
+    """Name and SHA-256 of each file that earlier runs left beside their record.
+
+    Raises:
+        ValueError: If `record` is a file that no run left.
+    """
+    try:
+        content = json.loads(record.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError:
+        content = None
+    made = content.get("files") if isinstance(content, dict) else None
+    if not isinstance(made, dict):
+        raise ValueError(
+            f"out={record.with_suffix('.mp4')} would replace {record}, which is no record of a run: choose another name"
+        )
+    return made
 
 
 def check_kept(files: Mapping[str, Path], inputs: Iterable[Path]) -> None:
@@ -63,3 +99,17 @@ def check_kept(files: Mapping[str, Path], inputs: Iterable[Path]) -> None:
     for path in inputs:
         if not written.isdisjoint((path.resolve(), path.resolve().parent)):
             raise ValueError(f"out={files['video']} would replace the input {path}: choose another name")
+
+
+def check_own(folder: Path, names: Sequence[str], marks: Sequence[str], *, option: str) -> None:
+    """Raises ValueError if a folder holds any of `names`, which are to be written, but not all of `marks`.
+
+    Args:
+        marks: Files that every earlier run of the command left there.
+        option: The option that gave the folder, as the user writes it.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{option}{folder} is a file: choose another folder")
+    strange = [name for name in names if (folder / name).exists()]
+    if strange and not all((folder / mark).exists() for mark in marks):
+        raise ValueError(f"{option}{folder} holds {strange[0]}, which no run left there: choose another folder")

@@ -19,6 +19,7 @@ from motionanim.models.windows import temporal_windows
 from motionanim.progress import SILENT, Progress, now
 from motionanim.sampling import Denoise, guided
 from motionanim.schedule import karras_sigmas
+from motionanim.settings import check_size
 from motionanim.types import Condition
 
 LongVideo = Callable[..., tuple[Tensor, Record]]
@@ -34,6 +35,11 @@ def pick_device() -> torch.device:
     return (
         torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if torch.cuda.is_available() else torch.device("cpu")
     )
+
+
+def size_multiple(codec: Codec, denoiser: Denoiser) -> int:
+    """Height and width must be multiples of this: the VAE's and the UNet's halvings."""
+    return codec.downscale * 2 ** (len(denoiser.unet.config.block_out_channels) - 1)
 
 
 class Generator:
@@ -104,7 +110,7 @@ class Generator:
     @property
     def multiple(self) -> int:
         """Height and width must be multiples of this: the VAE's and the UNet's halvings."""
-        return self.codec.downscale * 2 ** (len(self.denoiser.unet.config.block_out_channels) - 1)
+        return size_multiple(self.codec, self.denoiser)
 
     @torch.no_grad()
     def __call__(
@@ -150,8 +156,7 @@ class Generator:
             ValueError: If H or W is no multiple of `multiple`.
         """
         height, width = image.shape[-2:]
-        if height % self.multiple or width % self.multiple:
-            raise ValueError(f"height={height}, width={width}: must be multiples of {self.multiple} for this base")
+        check_size(height, width, self.multiple)
         generator, batch = torch.Generator().manual_seed(seed), len(image)
         image, flow, mask = (value.to(self.device) for value in (image, flow, mask))
         on = torch.ones(batch, device=self.device)

@@ -132,7 +132,18 @@ def gif_picture(frame: Tensor) -> Image.Image:
 
 
 def write_gif(path: Path | str, pictures: Sequence[Image.Image], fps: float) -> None:
-    """Write pictures of one size as a GIF that repeats for ever; its clock knows hundredths of a second only."""
-    first, *rest = pictures
+    """Write pictures of one size as a GIF that repeats for ever, at the speed of `fps`.
+
+    Its clock counts hundredths of a second, and browsers slow down what is shown for less than two. So each picture
+    begins at the hundredth nearest to its time, and one that begins less than two after the last one is left out.
+    """
+    starts = [round(100 * number / fps) for number in range(len(pictures) + 1)]
+    kept = [0]
+    for number in range(1, len(pictures)):
+        if min(starts[number] - starts[kept[-1]], starts[-1] - starts[number]) >= 2:
+            kept.append(number)
+    ends = [*(starts[number] for number in kept[1:]), max(starts[-1], starts[kept[-1]] + 2)]
+    durations = [10 * (end - starts[number]) for number, end in zip(kept, ends, strict=True)]
+    first, *rest = (pictures[number] for number in kept)
     with atomic_path(path) as temporary:
-        first.save(temporary, save_all=True, append_images=rest, duration=round(1000 / fps), loop=0)
+        first.save(temporary, save_all=True, append_images=rest, duration=durations, loop=0)

@@ -18,6 +18,7 @@ from PIL import Image
 
 from motionanim.animate import animate
 from motionanim.data.video import Video
+from motionanim.files import file_sha256
 from motionanim.models.denoiser import Denoiser
 from motionanim.models.lora import add_lora, save_lora
 from motionanim.progress import Progress
@@ -58,8 +59,9 @@ def test_it_leaves_video_picture_and_what_repeats_it(photo: Path, tiny: list[str
     record = json.loads(out.with_suffix(".json").read_text())
     assert record["runs"][0]["calls"] == 3 + 2 * 0, "gamma 0.8 of 3 steps is all of them"
     assert record["command"]["arrows"] == ARROW
-    assert len(record["image_sha256"]) == 64
+    assert record["sha256"][str(photo)] == file_sha256(photo)
     assert set(made.files) == {out, *(out.with_suffix(s) for s in (".png", ".json", ".gif", ""))}
+    assert record["files"].keys() == {path.name for path in made.files} - {"out.json"}
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_does_not(photo: Path, tiny: list[str], tmp_path: Path) -> None:
@@ -203,7 +205,9 @@ def test_loras_change_the_video_by_their_weights(base: Path, photo: Path, tiny: 
 
     def frames(**loras: float) -> torch.Tensor:
         given = {str(tmp_path / f"{name}.safetensors"): weight for name, weight in loras.items()}
-        return animate(tiny, image=photo, arrows=ARROW, loras=given, out=tmp_path / "o.mp4").frames
+        made = animate(tiny, image=photo, arrows=ARROW, loras=given, out=tmp_path / "o.mp4")
+        assert given.keys() < made.record["sha256"].keys()
+        return made.frames
 
     plain, full = frames(), frames(lora=1.0)
     assert not torch.allclose(plain, full, atol=1e-3)
@@ -315,6 +319,8 @@ def test_a_mistake_is_named_and_an_earlier_video_stays(
     monkeypatch.chdir(tmp_path)
     earlier = tmp_path / "out.mp4"
     earlier.write_bytes(b"earlier")
+    made = {"files": {"out.mp4": file_sha256(earlier)}}
+    earlier.with_suffix(".json").write_text(json.dumps(made))
     with pytest.raises(ValueError, match=message) as caught:
         animate(tiny, **{"image": photo, "arrows": ARROW, "out": earlier} | settings)
     assert "\n" not in str(caught.value)
@@ -370,7 +376,7 @@ def test_a_mask_file_that_a_drawing_names_is_not_replaced(arrows: str, photo: Pa
     folder = drawing(tmp_path)
     before = (folder / "lake.png").read_bytes()
     given = {"image": photo, "arrows": folder / arrows, "renderer": "eulerian", "frames": 2}
-    with pytest.raises(ValueError, match=r"lake.mp4 would replace the input .*lake\.png: choose another name"):
+    with pytest.raises(ValueError, match=r"lake.mp4 would replace .*lake\.png.*: choose another name"):
         animate(out=folder / "lake.mp4", **given)
     assert (folder / "lake.png").read_bytes() == before
     animate(out=folder / "new" / "lake.mp4", **given)
@@ -444,7 +450,7 @@ def test_a_folder_of_frames_holds_this_video_only(photo: Path, tiny: list[str], 
         animate(tiny, image=photo, arrows=ARROW, frames=frames, png=True, out=tmp_path / "o.mp4")
     assert sorted(p.name for p in (tmp_path / "o").iterdir()) == [f"{i:05}.png" for i in range(3)]
     (tmp_path / "o" / "notes.txt").write_text("mine")
-    with pytest.raises(ValueError, match="holds other files"):
+    with pytest.raises(ValueError, match="would replace .*o, which no run left like that"):
         animate(tiny, image=photo, arrows=ARROW, png=True, out=tmp_path / "o.mp4")
 
 

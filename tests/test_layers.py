@@ -13,7 +13,7 @@ ENTRY_POINTS = {
 }  # fmt: skip
 
 LAYERS = {
-    "types": 0, "files": 0, "bases": 0, "fingerprint": 0, "interval": 0, "precision": 0, "progress": 0,
+    "types": 0, "files": 0, "bases": 0, "settings": 0, "fingerprint": 0, "interval": 0, "precision": 0, "progress": 0,
     "flow": 1, "schedule": 1, "camera": 1, "hints": 1, "pictures": 1, "images": 1,
     "paths": 1, "example_arrows": 1, "regions": 1, "drawing": 1, "motion_kinds": 1,
     "report": 2, "losses": 2, "sampling": 2, "models": 2, "data": 2, "metrics": 2, "controls": 2,
@@ -37,7 +37,7 @@ FENCES = {
         "tests/",
         "benchmarks/",
     ),
-    "hydra": (*ENTRY_POINTS, "motionanim/animation.py", "tests/", "benchmarks/"),
+    "hydra": (*ENTRY_POINTS, "motionanim/animation.py", "motionanim/settings.py", "tests/", "benchmarks/"),
     "fsspec": ("motionanim/data/remote.py", "tests/"),
     "litdata": ("benchmarks/",),
     "pyarrow": ("motionanim/data/hdvila_index.py", "tests/", "benchmarks/data_growth.py"),

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from motionanim.data.latents import encode_clips, encode_shard
 from motionanim.data.remote import is_remote
 from motionanim.entry import CONF, one_line_errors, quiet
+from motionanim.settings import check_size, command
 
 # What a folder may differ in: none of it changes a clip. `names` counts by the list that it gives. `flow_cache` is only
 # a place; what lies there does matter, as flow that `prepare` has cached bounds where a clip begins.
@@ -86,6 +87,7 @@ def make_shard(positions: range, folder: Path, *, config: str) -> None:
     _work(config)(positions, folder)
 
 
+@command
 @hydra.main(config_path=str(CONF), config_name="encode", version_base="1.3")
 @one_line_errors
 def main(config: DictConfig) -> None:
@@ -98,12 +100,14 @@ def main(config: DictConfig) -> None:
         )
     config = portable(config)
     data = hydra.utils.instantiate(config.data, _convert_="all")
+    codec = hydra.utils.instantiate(config.codec)
+    check_size(config.scale.height, config.scale.width, codec.downscale)
     made = encode_clips(
         functools.partial(make_shard, config=OmegaConf.to_yaml(config)),
         count=config.clips,
         shard_clips=config.shard_clips,
         predict=config.predict,
-        vae=hydra.utils.instantiate(config.codec).fingerprint(),
+        vae=codec.fingerprint(),
         size={name: config.scale[name] for name in ("num_frames", "height", "width")},
         source=clip_source(config.data, getattr(data.train, "names", ())),
         folder=Path(config.out),

@@ -1,6 +1,7 @@
 """Who prepares the data: processes of this machine, or Ray on many machines. The work and its bytes are the same."""
 
 import multiprocessing
+import signal
 import socket
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -41,7 +42,7 @@ class ProcessEngine:
             return
         # Spawned: a forked process inherits the locks of OpenCV's and torch's threads, and no use of a GPU.
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(self.workers, mp_context=context, initializer=_one_thread) as pool:
+        with ProcessPoolExecutor(self.workers, mp_context=context, initializer=_start_worker) as pool:
             running: dict[Future, str] = {}
             try:
                 for task in tasks:
@@ -67,7 +68,8 @@ def _finished(running: dict[Future, str]) -> list[Any]:
     return results
 
 
-def _one_thread() -> None:
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to answer, in one line
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
 

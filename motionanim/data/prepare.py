@@ -34,7 +34,8 @@ from motionanim.data.shots import VERSION, crossed, find_borders, keep_borders, 
 from motionanim.data.stream import as_float
 from motionanim.data.video import Video, VideoError
 from motionanim.entry import CONF, one_line_errors
-from motionanim.files import atomic_path
+from motionanim.files import atomic_path, check_own
+from motionanim.settings import command
 
 logger = logging.getLogger(__name__)
 
@@ -179,8 +180,10 @@ def prepare(
         Counts: clips, static, moving, rejected, joined (those of several shots, which count as moving), resumed.
 
     Raises:
-        ValueError: If another run writes to `out`, the engine fails, the videos' disk goes away, or no clip is usable.
+        ValueError: If `out` holds files that no `prepare` left, another run writes to it, the engine fails, the
+            videos' disk goes away, or no clip is usable.
     """
+    check_own(out, ("index.jsonl", "static.txt", "rejected.csv", "report.md"), ("journal.jsonl",), option="out=")
     wanted: set[int] = set()
     resumed = 0
     with opened_journal(out) as journal, tqdm(desc="prepare", unit="clip") as progress:
@@ -283,6 +286,7 @@ def _write_results(out: Path, root: Path, records: Iterator[dict], width: int, m
     return dict(counts)
 
 
+@command
 @hydra.main(config_path=str(CONF), config_name="prepare", version_base="1.3")
 @one_line_errors
 def main(config: DictConfig) -> None:

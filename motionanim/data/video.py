@@ -11,6 +11,7 @@ import av
 import cv2
 import decord
 import numpy as np
+from av.video.reformatter import ColorRange, Colorspace
 from torch import Tensor
 
 from motionanim.files import atomic_path
@@ -27,6 +28,9 @@ _LARGE = 4_000_000
 
 # The most that H.264 holds: its highest level, 6.2, of 139 264 blocks of 16x16 px, and x264's longest side.
 MOST_PIXELS, MOST_SIDE = 139_264 * 256, 16_384
+
+# ITU-T H.273's number of BT.709, as colour matrix, primaries and transfer.
+_BT709 = 1
 
 # Frames by which a decoder may read ahead of the one it returns, with room to spare.
 _LOOKAHEAD = 48
@@ -183,6 +187,9 @@ def check_video_size(height: int, width: int) -> None:
 def write_video(path: str | Path, frames: Tensor | Iterable[Tensor], fps: float, *, crf: int = 12) -> None:
     """Write an H.264 yuv420p mp4 file, whole or not at all.
 
+    Its colours are BT.709 of limited range, and its tags say so: players take files without tags for BT.601 or BT.709
+    by their number of lines.
+
     Args:
         path: Target; its folder is made, and an older file is replaced only once the new one is complete.
         frames: (T, 3, H, W) float in [-1, 1], RGB; H and W even, as yuv420p demands. Or its frames (3, H, W) one at a
@@ -209,11 +216,14 @@ def write_video(path: str | Path, frames: Tensor | Iterable[Tensor], fps: float,
             options["rc-lookahead"] = "5"
         video = container.add_stream("libx264", rate=rate, options=options)
         video.height, video.width, video.pix_fmt = shape[2], shape[3], "yuv420p"
+        tags = video.codec_context
+        tags.colorspace = tags.color_primaries = tags.color_trc = _BT709
+        tags.color_range = ColorRange.MPEG
         for number, frame in enumerate(chain([first], stream)):
             if _shape(frame) != shape[1:]:
                 raise ValueError(f"frame {number} of shape {_shape(frame)}: must be {shape[1:]} as the first one is")
             picture = av.VideoFrame.from_ndarray(to_pixels(frame), format="rgb24")
-            container.mux(video.encode(picture))
+            container.mux(video.encode(picture.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709)))
         container.mux(video.encode())
 
 

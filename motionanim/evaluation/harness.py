@@ -1,5 +1,6 @@
 """A method on a benchmark: one row per clip, a summary, and pictures; resumed wherever it was stopped."""
 
+import hashlib
 import json
 import math
 import os
@@ -92,7 +93,7 @@ def evaluate(
     label = method.label + benchmark.request.label
     identity = digest(FORMAT, benchmark.settings, method.identity, settings, seed)
     # Two folders of clips may have the same settings; their rows tell them apart, and so must their summaries.
-    folder = root / f"{_slug(label)}-{digest(identity, benchmark.place, method.place)[:8]}"
+    folder = root / f"{_plain(label)}-{digest(identity, benchmark.place, method.place)[:8]}"
     rows, wanted = Rows(folder / "clips.jsonl"), scorer.fingerprints
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     cases = [benchmark.identity(index) for index in range(len(benchmark.ids))]
@@ -103,7 +104,7 @@ def evaluate(
         row = rows.by_key.get(keys[index])
         if row is not None and wanted.items() <= row["protocols"].items():
             continue
-        case, kept = benchmark.case(index), folder / "frames" / f"{_slug(benchmark.ids[index])}-{keys[index]}.npz"
+        case, kept = benchmark.case(index), folder / "frames" / f"{_plain(benchmark.ids[index])}-{keys[index]}.npz"
         answer = _load(kept) if row is not None else None
         if answer is None:
             start = time.perf_counter()
@@ -248,8 +249,14 @@ def _picture(folder: Path, case: Case, answer: Made) -> None:
     write_video(folder / "videos" / f"{name}.mp4", even, case.fps)
 
 
-def _slug(text: str) -> str:
+def _plain(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9]+", "_", text).strip("_")
+
+
+def _slug(text: str) -> str:
+    """A file name for each text of its own: one that is no plain name already ends in its hash."""
+    name = _plain(text)
+    return name if name == text and len(name) <= 80 else f"{name[:80]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def _hardware() -> str:

@@ -27,6 +27,7 @@ from motionanim.fingerprint import weights_fingerprint
 from motionanim.flow import motion_strength, trace_back, warp
 from motionanim.generate import Generator, LongVideo, pick_device
 from motionanim.models.codec import PREDICTION
+from motionanim.settings import lora_weights
 
 
 class Made(NamedTuple):
@@ -82,13 +83,13 @@ class Ours(_Maker):
         base: str,
         motion: Mapping[str, Any],
         sampling: Mapping[str, Any],
-        loras: Mapping[str, float] | None,
+        loras: Mapping[str, float] | str | None,
         window: int,
         long_video: LongVideo,
     ) -> None:
         self.asked = Asked(request=request, controls=controls, refiner=refiner, use_refiner=use_refiner, mask=mask)
         self.label, self.saw_motion, self.long_video = label + self.asked.label, request == "exact", long_video
-        pairs = [(str(path), float(weight)) for path, weight in (loras or {}).items()]
+        pairs = lora_weights(loras)
         # A base without motion weights gets random ones behind a zero: the same in every run.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)

@@ -70,6 +70,8 @@ def save_pipeline(
     for module in (pipeline.vae, pipeline.unet):  # transformers loads fp16 as fp16, diffusers as fp32: CLIP stays fp32
         torch.nn.Module.to(module, torch.float16)  # diffusers' own .to() warns on every folder
     pipeline.save_pretrained(folder)
+    for file in Path(folder).rglob("*.safetensors"):  # safetensors leaves mode 600, whatever the umask
+        file.chmod(Path(folder, "model_index.json").stat().st_mode)
     for file in (Path(folder, "model_index.json"), *Path(folder).glob("*/config.json")):
         # diffusers notes where a part was loaded from: a path of this machine, and of no use on another.
         config = json.loads(file.read_text())

@@ -14,7 +14,7 @@ from torch import Tensor
 from motionanim.controls import Fields
 from motionanim.data.video import write_video
 from motionanim.drawing import Controls
-from motionanim.files import atomic_path
+from motionanim.files import atomic_path, content_sha256, made_before
 from motionanim.motion_kinds import peak_velocity
 from motionanim.pictures import draw_controls, flow_to_rgb, gif_picture, panels, write_gif, write_picture
 from motionanim.progress import Progress
@@ -37,7 +37,8 @@ def write_files(
         files: Of `files.output_files`.
         videos: Their frames (3, H, W) in [-1, 1], one at a time; several stand side by side.
         overview: The first pictures of the overview, see `drawn`; five frames of the first video follow.
-        record: Of the JSON file; read when all frames were made.
+        record: Of the JSON file; read when all frames were made. The names and SHA-256 of all files that runs left
+            under this name are added to it, as "files", by which a later run knows what it may replace.
         kept: Takes the frames too.
         progress: Is told of every frame of every video, as its stage "frames".
     """
@@ -48,10 +49,12 @@ def write_files(
             made = stack.enter_context(TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}."))
             paths["frames"] = Path(made) / "new"
         shown = _write_frames(paths, videos, num_frames, fps, kept, progress)
-        paths["record"].write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         write_picture(paths["picture"], panels([*overview, *shown]))
+        made = {files[name].name: content_sha256(path) for name, path in paths.items() if name != "record"}
+        text = json.dumps({**record, "files": made_before(files["record"]) | made}, indent=2)
+        paths["record"].write_text(text + "\n", encoding="utf-8")
         if "frames" in files:
-            shutil.rmtree(folder, ignore_errors=True)  # checked before: it holds an earlier video's frames only
+            shutil.rmtree(folder, ignore_errors=True)  # checked before: it holds an earlier run's frames only
             paths["frames"].rename(folder)
 
 

@@ -8,7 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from motionanim.report.write import write_report
+from motionanim.files import check_own
+from motionanim.report.write import FILES, write_report
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,6 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = vars(parser.parse_args(arguments))
     try:
+        if options["out"] is not None:
+            check_own(options["out"], (*FILES, "plots"), FILES, option="--out ")
         page = write_report(options.pop("folders"), options.pop("out"), **options)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -12,6 +12,8 @@ from motionanim.report.runs import find_runs, names, read_runs
 from motionanim.report.tables import blocks, rank
 from motionanim.report.text import comma_separated, latex, markdown
 
+FILES = ("report.md", "report.csv", "report.tex", "report.html")
+
 
 def write_report(
     folders: Sequence[Path],

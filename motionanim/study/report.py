@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 
-from motionanim.files import atomic_path
+from motionanim.files import atomic_path, check_own
 from motionanim.study.make import QUESTIONS
 from motionanim.study.tally import Estimate, agreement, shares, strengths, win_rates
 from motionanim.study.votes import TIE, Sheet, Vote, read_key, read_sheets
@@ -20,6 +20,9 @@ clips) and Student's t. Strengths are Bradley-Terry's (of several shown, Luce's)
 method d stronger than another is chosen e^d times as often. Alpha is Krippendorff's. A dash is a number that these
 votes do not give.
 """
+
+
+FILES = ("report.md", "shares.csv", "pairwise.csv", "votes.csv", "shares.png")
 
 
 class Result(NamedTuple):
@@ -43,8 +46,10 @@ def count_study(key_file: Path, files: Sequence[Path], out: Path, *, exclude_fai
         What was counted and what was not, line by line; the report begins with the same.
 
     Raises:
-        ValueError: If a file does not fit the study or its page, a participant comes twice, or no vote is left.
+        ValueError: If `out` holds files of these names that no count left, a file does not fit the study or its page, a
+            participant comes twice, or no vote is left.
     """
+    check_own(out, FILES, FILES, option="--out ")
     key = read_key(key_file)
     sheets = read_sheets(list(files), key)
     left_out = [sheet for sheet in sheets if exclude_failed and sheet.failed]
