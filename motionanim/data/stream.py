@@ -97,8 +97,10 @@ def collate(items: Sequence[Batch]) -> Batch:
 def _serve_to_the_end(_: int) -> None:
     """In a loader process: leave when the training process says so, not when the whole job is told to stop.
 
-    SLURM signals all processes of a job, and the training process needs clips until it has saved.
+    SLURM signals all processes of a job, a terminal's Ctrl-C too, and the training process needs clips until it has
+    saved.
     """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform != "linux":
         return
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
