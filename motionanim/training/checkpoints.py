@@ -84,6 +84,8 @@ class Checkpoint(ModelCheckpoint):
             shared = torch.tensor(told, device=trainer.strategy.root_device)
             told = int(trainer.strategy.reduce(shared, reduce_op="max"))
         if told:
+            trainer._logger_connector.on_batch_end()  # Lightning logs a step after this hook: it would never be logged
+            trainer._logger_connector.update_train_step_metrics()
             raise self._STOPS[told]
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
