@@ -28,7 +28,6 @@ def main(cfg: DictConfig) -> None:
     quiet()
     out, first = Path(cfg.paths.run), rank_zero_only.rank == 0  # of all processes, however they were started
     checkpoint = find_checkpoint(cfg)
-    lock = claim(out, checkpoint) if first else None
     try:
         train(cfg, out, checkpoint, first=first)
     except KeyboardInterrupt:
@@ -36,8 +35,6 @@ def main(cfg: DictConfig) -> None:
         sys.exit(130)
     finally:
         wandb.finish()  # the next run of a sweep is a run of its own
-        if lock is not None:
-            lock.close()
 
 
 def train(cfg: DictConfig, out: Path, checkpoint: str | None, *, first: bool) -> None:
@@ -62,6 +59,7 @@ def train(cfg: DictConfig, out: Path, checkpoint: str | None, *, first: bool) ->
             return
         if first:
             print(f"going on from {checkpoint}, step {step}", *changes, sep="\n  ")
+    lock = claim(out, checkpoint) if first else None  # nothing was written before
     trainer: L.Trainer = hydra.utils.instantiate(
         cfg.trainer,
         logger=loggers(cfg, out, first=first),
@@ -80,28 +78,34 @@ def train(cfg: DictConfig, out: Path, checkpoint: str | None, *, first: bool) ->
             sys.exit(0)  # srun --kill-on-bad-exit would end the first process before it has asked for the requeue
         told = "stopped by Ctrl-C" if isinstance(stop, CtrlC) else "stopped by SIGTERM"
         told = requeue() if isinstance(stop, TimeIsUp) else told
-        print(f"{told} after step {trainer.global_step}; {kept(cfg, out)}")
+        print(f"{told} after step {trainer.global_step}; {kept(out)}")
         sys.exit(130 if isinstance(stop, CtrlC) else 1)
     except SystemExit:  # Lightning's answer to a Ctrl-C that cannot wait
         if trainer.is_global_zero:
-            print(f"stopped by Ctrl-C in step {trainer.global_step}; {kept(cfg, out)}")
+            print(f"stopped by Ctrl-C in step {trainer.global_step}; {kept(out)}")
         sys.exit(130)
     except Diverged as error:
-        raise Diverged(f"{error}; {kept(cfg, out)}") from error
+        raise Diverged(f"{error}; {kept(out)}") from error
     except OSError as error:
         if not is_full(error):
             raise
-        raise OSError(f"the disk of {out} is full ({error}); {kept(cfg, out)} once there is room") from error
-    if trainer.is_global_zero:
+        raise OSError(f"the disk of {out} is full ({error}); {kept(out)} once there is room") from error
+    if lock is not None:
         print(f"done: {out}")
+        lock.close()  # held up to here by this name alone
 
 
-def kept(cfg: DictConfig, out: Path) -> str:
+def kept(out: Path) -> str:
     """What a run that ended early can go on from."""
     found = [f"{path} (step {read_checkpoint(path, ['global_step'])['global_step']})" for path in checkpoints(out)]
     if not found:
         return "nothing was saved before"
-    return f"kept: {', '.join(reversed(found))}; run={cfg.run} ckpt_path=last goes on"
+    return f"kept: {', '.join(reversed(found))}; run={run_of(out)} ckpt_path=last goes on"
+
+
+def run_of(out: Path) -> str:
+    """As the command line gives it: of a job the sweep's."""
+    return out.parent.name if HydraConfig.get().mode == RunMode.MULTIRUN else out.name
 
 
 def loggers(cfg: DictConfig, out: Path, *, first: bool) -> list[Logger]:
@@ -112,9 +116,13 @@ def loggers(cfg: DictConfig, out: Path, *, first: bool) -> list[Logger]:
         reason = None if node.offline else wandb_unreachable()
         if reason is not None:
             print(f"W&B cannot be reached ({reason}): this run is logged offline, `wandb sync` uploads it later")
-        job = f"/{HydraConfig.get().job.num}" if HydraConfig.get().mode == RunMode.MULTIRUN else ""
-        own = {"id": tracking_id(out), "name": f"{node.name}{job}", "offline": node.offline or reason is not None}
-    return [hydra.utils.instantiate(node, **own if name == "wandb" else {}) for name, node in cfg.logger.items()]
+        job = f"/{out.name}" if run_of(out) != out.name else ""
+        own = {
+            "id": tracking_id(out),
+            "name": f"{cfg.name}/{run_of(out)}{job}",
+            "offline": node.offline or bool(reason),
+        }
+    return [hydra.utils.instantiate(node, **own if key == "wandb" else {}) for key, node in cfg.logger.items()]
 
 
 if __name__ == "__main__":

@@ -148,9 +148,9 @@ def one_line_errors(main: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def run_name(ckpt_path: str | None, experiment: str, fresh: str) -> str:
-    """The name of a run that the command does not name: `fresh`, or with ckpt_path=last that of the newest run."""
-    return (newest_run(Path(experiment)) if ckpt_path == "last" else None) or fresh
+def run_name(ckpt_path: str | None, experiment: str, run: str, fresh: str) -> str:
+    """The folder of a run: its name, or with ckpt_path=last and none given (it is the `fresh` one) the newest run's."""
+    return (newest_run(Path(experiment)) if ckpt_path == "last" and run == fresh else None) or run
 
 
 OmegaConf.register_new_resolver("run_name", run_name, replace=True, use_cache=True)

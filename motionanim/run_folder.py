@@ -18,12 +18,8 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def newest_run(experiment: Path) -> str | None:
-    """Name of the run, or of the sweep, whose checkpoint is the newest in an experiment's folder."""
-    found = {
-        path.stat().st_mtime_ns: path.relative_to(experiment).parts[0]
-        for depth in ("*", "*/*")
-        for path in experiment.glob(f"{depth}/checkpoints/*.ckpt")
-    }
+    """Name of the run whose checkpoint is the newest in an experiment's folder; the jobs of sweeps do not count."""
+    found = {path.stat().st_mtime_ns: path.parts[-3] for path in experiment.glob("*/checkpoints/*.ckpt")}
     return found[max(found)] if found else None
 
 

@@ -85,8 +85,10 @@ def test_last_and_auto_are_the_newest_checkpoint_of_this_run(tmp_path: Path, run
 
 
 def test_last_without_a_name_is_the_newest_run_of_the_experiment_in_its_own_folder(tmp_path: Path) -> None:
-    assert run_name("last", str(tmp_path / "x"), "now") == "now"
-    saved(tmp_path, "x/s/1/checkpoints/last.ckpt", "x/b/checkpoints/last.ckpt", "y/c/checkpoints/last.ckpt")
-    assert run_name("last", str(tmp_path / "x"), "now") == "s", "of a sweep it is the sweep"
-    assert {run_name(path, str(tmp_path / "x"), "now") for path in (None, "auto", "a.ckpt")} == {"now"}
+    x = str(tmp_path / "x")
+    assert run_name("last", x, "now", "now") == "now"
+    saved(tmp_path, "x/s/1/checkpoints/last.ckpt", "x/b/checkpoints/last.ckpt", "x/a/checkpoints/last.ckpt")
+    assert run_name("last", x, "now", "now") == "b"
+    assert run_name("last", x, "given", "now") == "given"
+    assert {run_name(path, x, "now", "now") for path in (None, "auto", "a.ckpt")} == {"now"}
     assert [path.name for path in checkpoints(tmp_path / "x" / "b")] == ["last.ckpt"]
