@@ -46,6 +46,7 @@ def export(ckpt: str, out: Path | None, base: str | None) -> Path:
         if "base" not in settings:
             raise ValueError(f"base={base}: what {ckpt} holds stands by itself; leave base out")
         settings["base"] = base
+    torch.manual_seed(saved["config"]["seed"])  # what is frozen and not in the base is as it was drawn for the training
     module = hydra.utils.instantiate(settings, _convert_="all")
     if frozen_fingerprint(module) != saved["frozen"]:
         raise ValueError(f"{ckpt} was trained on another base than {settings.get('base')}: give it by base=FOLDER")

@@ -83,7 +83,7 @@ def test_broken_weights_leave_the_two_newest_good_checkpoints(base: Path, tmp_pa
     saves = Checkpoint(tmp_path, save_last=True, every_n_train_steps=every, save_top_k=0, save_on_exception=True)
     breaks = At(4, lambda module: trained(module).fill_(value))  # as an exploding gradient in step 4 would
     with pytest.raises(Diverged, match=r"NaN or infinite|the loss is (nan|inf) at step 4"):
-        make_trainer(tmp_path, 9, breaks, saves).fit(lora_module(base), stream())
+        make_trainer(tmp_path, 9, breaks, saves, plugins=[WholeFile()]).fit(lora_module(base), stream())
     assert steps(tmp_path) == {"last.ckpt": 4, "previous.ckpt": 4 - every}
 
 
@@ -105,7 +105,7 @@ def test_weights_that_a_step_breaks_are_not_saved_after_it(base: Path, tmp_path:
 
     module.configure_optimizers = exploding
     with pytest.raises(Diverged, match="weights are NaN or infinite after step 3: lower model.lr"):
-        make_trainer(tmp_path, 9, checkpoint(tmp_path)).fit(module, stream())
+        make_trainer(tmp_path, 9, checkpoint(tmp_path), plugins=[WholeFile()]).fit(module, stream())
     assert steps(tmp_path) == {"last.ckpt": 2, "previous.ckpt": 1}
 
 
@@ -125,7 +125,7 @@ def test_a_full_disk_is_not_written_to_again(base: Path, tmp_path: Path, error: 
 
 def test_a_resumed_run_has_one_last_checkpoint_the_newest(base: Path, last: Path, tmp_path: Path) -> None:
     shutil.copy(last, tmp_path / "last.ckpt")
-    make_trainer(tmp_path, 4, checkpoint(tmp_path)).fit(
+    make_trainer(tmp_path, 4, checkpoint(tmp_path), plugins=[WholeFile()]).fit(
         lora_module(base), stream(), ckpt_path=str(tmp_path / "last.ckpt"), weights_only=True
     )
     assert steps(tmp_path) == {"last.ckpt": 4, "previous.ckpt": 3}

@@ -13,6 +13,7 @@ from test_training import NUMBERS, Losses, lora_module, make_trainer, stream
 
 from motionanim.export import export
 from motionanim.training.callbacks import Ema, Export
+from motionanim.training.checkpoints import WholeFile
 from motionanim.training.motion_lora import MotionLoraModule
 from motionanim.training.resume import Settings
 
@@ -44,7 +45,9 @@ def run(folder: Path, config: dict[str, Any], steps: int, *callbacks, resume: Pa
     torch.manual_seed(0)
     module = MotionLoraModule(**{name: value for name, value in config["model"].items() if name != "_target_"})
     losses = Losses()
-    trainer = make_trainer(folder, steps, losses, checkpoint(folder), Settings(config, module), *callbacks)
+    trainer = make_trainer(
+        folder, steps, losses, checkpoint(folder), Settings(config, module), *callbacks, plugins=[WholeFile()]
+    )
     trainer.fit(module, stream(), ckpt_path=resume and str(resume), weights_only=True)
     return trainer, losses.losses
 
