@@ -86,7 +86,7 @@ def train(cfg: DictConfig, out: Path, checkpoint: str | None, *, first: bool) ->
         sys.exit(130)
     except Diverged as error:
         raise Diverged(f"{error}; {kept(out)}") from error
-    except OSError as error:
+    except Exception as error:
         if not is_full(error):
             raise
         raise OSError(f"the disk of {out} is full ({error}); {kept(out)} once there is room") from error

@@ -27,7 +27,7 @@ import motionanim.training.motion_lora as motion_lora
 from motionanim.data.synthetic import SyntheticClips
 
 
-def at_step(step: int, action: Callable[[], object]) -> Callable[[], None]:
+def at_step(step: int, action: Callable[[motion_lora.DiffusionModule], object]) -> Callable[[], None]:
     """In the training process: before the batch of that step do something that nothing in a config does."""
 
     def install() -> None:
@@ -35,7 +35,7 @@ def at_step(step: int, action: Callable[[], object]) -> Callable[[], None]:
 
         def changed(self, *args, **options):
             if self.training and self.global_step == step:
-                made = action()
+                made = action(self)
                 if made is not None:
                     return torch.full((1,), made, requires_grad=True), torch.ones(1)
             return losses(self, *args, **options)
@@ -59,17 +59,15 @@ def slow_save() -> None:
     checkpoints.torch.save = half
 
 
-def broken_weights() -> None:
-    """From now on every optimizer step writes infinity, as an exploding gradient does."""
-    step = torch.optim.AdamW.step
+def broken_weights(module: motion_lora.MotionLoraModule) -> None:
+    """From the next step on every optimizer step leaves infinity, as an exploding gradient does."""
+    step = module.optimizer_step
 
-    def infinite(self, *args, **options):
-        made = step(self, *args, **options)
-        with torch.no_grad():
-            self.param_groups[0]["params"][0].fill_(torch.inf)
-        return made
+    def explode(*args, **options) -> None:
+        step(*args, **options)
+        next(p for p in module.parameters() if p.requires_grad).data.fill_(torch.inf)
 
-    torch.optim.AdamW.step = infinite
+    module.optimizer_step = explode
 
 
 def files_up_to(size: int) -> None:
@@ -122,11 +120,11 @@ def stopped_by_signals(bench: Bench) -> Iterator[Row]:
 
 def stopped_by_faults(bench: Bench) -> Iterator[Row]:
     step = bench.half + 5
-    run = bench.train("nan", before=at_step(step, lambda: float("nan")))
+    run = bench.train("nan", before=at_step(step, lambda _: float("nan")))
     yield bench.row("a NaN loss (as by one broken clip)", run.wait(), "nan")
-    run = bench.train("inf", before=at_step(bench.half + EVERY - 1, broken_weights))
+    run = bench.train("inf", before=at_step(bench.half // EVERY * EVERY + EVERY - 2, broken_weights))
     yield bench.row("infinite weights in a step that saves", run.wait(), "inf")
-    run = bench.train("fsize", before=at_step(step, lambda: files_up_to(100_000)))
+    run = bench.train("fsize", before=at_step(step, lambda _: files_up_to(100_000)))
     yield bench.row("no file may grow (RLIMIT_FSIZE)", run.wait(), "fsize")
     with small_disk(24) as disk:
         bench.run("full").symlink_to(disk)
@@ -139,7 +137,7 @@ def stopped_by_faults(bench: Bench) -> Iterator[Row]:
         yield bench.row("a full disk", run, "full")
         bench.run("full").unlink()
 
-    def lost() -> None:
+    def lost(_: object) -> None:
         SyntheticClips.__getitem__ = lambda *_: (_ for _ in ()).throw(
             OSError(5, "Input/output error", "/data/clip.mp4")
         )

@@ -13,7 +13,7 @@ from conftest import MOTION
 from test_training import NUMBERS, Losses, RandomClips, lora_module, make_trainer, stream
 
 from motionanim.training.callbacks import Ema
-from motionanim.training.checkpoints import Checkpoint, CtrlC, WholeFile, check_checkpoint, requeue
+from motionanim.training.checkpoints import Checkpoint, CtrlC, WholeFile, check_checkpoint, is_full, requeue
 from motionanim.training.diffusion import DiffusionModule
 from motionanim.training.optim import Diverged
 
@@ -121,6 +121,13 @@ def test_a_full_disk_is_not_written_to_again(base: Path, tmp_path: Path, error: 
     with pytest.raises(OSError, match=error.strerror):
         make_trainer(tmp_path, 9, At(3, fail), saves).fit(lora_module(base), stream())
     assert steps(tmp_path)["last.ckpt"] == kept
+
+
+def test_a_full_disk_is_known_by_any_librarys_error() -> None:
+    full = Exception("Error while serializing: I/O error: No space left on device (os error 28)")
+    assert [is_full(error) for error in (full, OSError(28, "full"), OSError(5, "lost"), ValueError("28"))] == [
+        True, True, False, False,
+    ]  # fmt: skip
 
 
 def test_a_resumed_run_has_one_last_checkpoint_the_newest(base: Path, last: Path, tmp_path: Path) -> None:

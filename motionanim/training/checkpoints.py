@@ -4,6 +4,7 @@ import copy
 import errno
 import os
 import pickle
+import re
 import shutil
 import signal
 import subprocess
@@ -152,8 +153,10 @@ class WholeFile(TorchCheckpointIO):
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether there was no room to write."""
-    return isinstance(error, OSError) and error.errno in FULL
+    """Whether there was no room to write. Of safetensors' own error type only the text says so."""
+    text = re.search(r"\(os error (\d+)\)", str(error))
+    number = error.errno if isinstance(error, OSError) else text and int(text[1])
+    return number in FULL
 
 
 def requeue() -> str:
