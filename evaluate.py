@@ -10,7 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
-from motionanim.entry import one_line_errors, quiet, wandb_offline
+from motionanim.entry import one_line_errors, quiet, wandb_offline, wandb_unreachable
 from motionanim.evaluation.cases import Benchmark
 from motionanim.evaluation.harness import Finished, Options, evaluate
 from motionanim.evaluation.methods import Method
@@ -18,6 +18,7 @@ from motionanim.evaluation.scoring import FeatureCache, Missing, Scorer
 from motionanim.generate import pick_device
 from motionanim.models.pretrained import MissingWeights
 from motionanim.report import write_report
+from motionanim.run_folder import tracking_id
 from motionanim.settings import command
 
 LOGGED = "wandb.logged"  # left once W&B has a run
@@ -98,10 +99,13 @@ def build_scorer(cfg: DictConfig) -> Scorer:
 
 def log(cfg: DictConfig, done: Finished) -> None:
     """One W&B run per method: its summary, a row per clip, samples, their strips of frames, and the report's plots."""
-    result = done.result
+    result, offline = done.result, wandb_offline()
+    if not offline and (reason := wandb_unreachable()) is not None:
+        print(f"W&B cannot be reached ({reason}): {result['label']} is logged offline, `wandb sync` uploads it later")
+        offline = True
     run = wandb.init(
-        project="motionanim", group=cfg.name, job_type="evaluate", name=result["label"], id=done.folder.name[-8:],
-        resume="allow", dir=done.folder, mode="offline" if wandb_offline() else None,
+        project="motionanim", group=cfg.name, job_type="evaluate", name=result["label"], id=tracking_id(done.folder),
+        resume="allow", dir=done.folder, mode="offline" if offline else None,
         config={key: result[key] for key in ("benchmark", "n", "control", "saw_motion", "seed", "settings")},
         settings=wandb.Settings(silent=True),
     )  # fmt: skip

@@ -6,17 +6,23 @@ from pathlib import Path
 import hydra
 import lightning as L
 import wandb
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 
-from motionanim.entry import find_checkpoint, one_line_errors, quiet
+from motionanim.entry import find_checkpoint, one_line_errors, quiet, wandb_unreachable
 from motionanim.generate import size_multiple
+from motionanim.run_folder import checkpoints, claim, set_records_aside, tracking_id, write_records
 from motionanim.settings import check_size, command
 from motionanim.training.callbacks import set_metrics_aside
-from motionanim.training.checkpoints import TimeIsUp, check_checkpoint, requeue
+from motionanim.training.checkpoints import CtrlC, TimeIsUp, check_checkpoint, is_full, read_checkpoint, requeue
 from motionanim.training.diffusion import DiffusionModule
-from motionanim.training.strategies import check_strategy
+from motionanim.training.optim import Diverged
+from motionanim.training.resume import Settings
+from motionanim.training.strategies import check_strategy, check_trainer
 
 
 @command
@@ -27,49 +33,105 @@ def main(cfg: DictConfig) -> None:
     for name in ("val_check_interval", "accumulate_grad_batches"):
         if not cfg.trainer[name] > 0:
             raise ValueError(f"trainer.{name}={cfg.trainer[name]}: must be above 0")
+    out, first = Path(cfg.paths.run), rank_zero_only.rank == 0  # of all processes, however they were started
     checkpoint = find_checkpoint(cfg)
-    L.seed_everything(cfg.seed, workers=True, verbose=False)
+    try:
+        train(cfg, out, checkpoint, first=first)
+    except KeyboardInterrupt:
+        print("stopped by Ctrl-C before the training began: nothing to save")
+        sys.exit(130)
+    finally:
+        wandb.finish()  # the next run of a sweep is a run of its own
 
+
+def train(cfg: DictConfig, out: Path, checkpoint: str | None, *, first: bool) -> None:
+    """Train in the folder `out`, on from `checkpoint` if there is one.
+
+    Raises:
+        ValueError: If a setting is wrong or the loss diverges; OSError if the disk is full.
+    """
+    L.seed_everything(cfg.seed, workers=True, verbose=False)
     data = hydra.utils.instantiate(cfg.data, _convert_="all")
     model = hydra.utils.instantiate(cfg.model, _convert_="all")
     if isinstance(model, DiffusionModule):
         check_size(cfg.scale.height, cfg.scale.width, size_multiple(model.codec, model.denoiser))
-    trainer: L.Trainer = hydra.utils.instantiate(
-        cfg.trainer,
-        logger=list(hydra.utils.instantiate(cfg.logger).values()),
-        callbacks=list(hydra.utils.instantiate(cfg.callbacks).values()),
-    )
-    check_strategy(trainer, model, data)
+    settings = Settings(OmegaConf.to_container(cfg, resolve=True), model)
     if checkpoint is not None:
         step = check_checkpoint(checkpoint, model, data)
-        if 0 <= trainer.max_steps <= step:
+        changes = settings.check(checkpoint)
+        if 0 <= cfg.trainer.max_steps <= step:
             told = f"{checkpoint} has its {step} steps: give a trainer.max_steps above {step} to train on"
             if cfg.ckpt_path != "auto":
                 raise ValueError(told)
-            if rank_zero_only.rank == 0:  # the same command again, in a script or a queue
+            if first:  # the same command again, in a script or a queue
                 print(f"nothing to do: {told}")
             return
-    out = Path(cfg.paths.run)
-    if rank_zero_only.rank == 0:  # one process of all, however they were started
-        out.mkdir(parents=True, exist_ok=True)
+        if first:
+            print(f"going on from {checkpoint}, step {step}", *changes, sep="\n  ")
+    lock = claim(out, checkpoint) if first else None  # nothing was written before
+    trainer: L.Trainer = hydra.utils.instantiate(
+        cfg.trainer,
+        logger=loggers(cfg, out, first=first),
+        callbacks=[*hydra.utils.instantiate(cfg.callbacks).values(), settings],
+    )
+    check_trainer(trainer)
+    check_strategy(trainer, model, data)
+    if first:
         set_metrics_aside(out)
-        OmegaConf.save(cfg, out / "config.yaml", resolve=True)
+        set_records_aside(out)
+        write_records(out, OmegaConf.to_yaml(cfg, resolve=True), HydraConfig.get().overrides.task)
     try:
         trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     except SIGTERMException as stop:
         if not trainer.is_global_zero:
             sys.exit(0)  # srun --kill-on-bad-exit would end the first process before it has asked for the requeue
-        told = requeue() if isinstance(stop, TimeIsUp) else "stopped by SIGTERM"
-        print(f"{told}; saved after step {trainer.global_step}: the same command with ckpt_path=last goes on")
-        sys.exit(1)
-    except SystemExit:  # Lightning's answer to Ctrl-C
+        told = "stopped by Ctrl-C" if isinstance(stop, CtrlC) else "stopped by SIGTERM"
+        told = requeue() if isinstance(stop, TimeIsUp) else told
+        print(f"{told} after step {trainer.global_step}; {kept(out)}")
+        sys.exit(130 if isinstance(stop, CtrlC) else 1)
+    except SystemExit:  # Lightning's answer to a Ctrl-C that cannot wait
         if trainer.is_global_zero:
-            print(f"stopped by Ctrl-C after step {trainer.global_step}: ckpt_path=last resumes the last checkpoint")
-        raise
-    finally:
-        wandb.finish()  # the next run of a sweep is a run of its own
-    if trainer.is_global_zero:
+            print(f"stopped by Ctrl-C in step {trainer.global_step}; {kept(out)}")
+        sys.exit(130)
+    except Diverged as error:
+        raise Diverged(f"{error}; {kept(out)}") from error
+    except Exception as error:
+        if not is_full(error):
+            raise
+        raise OSError(f"the disk of {out} is full ({error}); {kept(out)} once there is room") from error
+    if lock is not None:
         print(f"done: {out}")
+        lock.close()  # held up to here by this name alone
+
+
+def kept(out: Path) -> str:
+    """What a run that ended early can go on from."""
+    found = [f"{path} (step {read_checkpoint(path, ['global_step'])['global_step']})" for path in checkpoints(out)]
+    if not found:
+        return "nothing was saved before"
+    return f"kept: {', '.join(reversed(found))}; run={run_of(out)} ckpt_path=last goes on"
+
+
+def run_of(out: Path) -> str:
+    """As the command line gives it: of a job the sweep's."""
+    return out.parent.name if HydraConfig.get().mode == RunMode.MULTIRUN else out.name
+
+
+def loggers(cfg: DictConfig, out: Path, *, first: bool) -> list[Logger]:
+    """The configured ones. All parts of a run are one W&B run; one whose server does not answer is logged offline."""
+    own = {}
+    if "wandb" in cfg.logger and first:
+        node = cfg.logger.wandb
+        reason = None if node.offline else wandb_unreachable()
+        if reason is not None:
+            print(f"W&B cannot be reached ({reason}): this run is logged offline, `wandb sync` uploads it later")
+        job = f"/{out.name}" if run_of(out) != out.name else ""
+        own = {
+            "id": tracking_id(out),
+            "name": f"{cfg.name}/{run_of(out)}{job}",
+            "offline": node.offline or bool(reason),
+        }
+    return [hydra.utils.instantiate(node, **own if key == "wandb" else {}) for key, node in cfg.logger.items()]
 
 
 if __name__ == "__main__":

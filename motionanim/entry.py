@@ -4,12 +4,16 @@ import functools
 import logging
 import netrc
 import os
+import queue
 import sys
+import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 from urllib.parse import urlsplit
+from urllib.request import urlopen
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -17,9 +21,9 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from motionanim.settings import check_seed, explained, mistyped
-
 from motionanim.bases import motion_setting
+from motionanim.run_folder import checkpoints, newest_run
+from motionanim.settings import check_seed, explained, mistyped
 
 # Inside the package where it was installed, beside it in a checkout.
 CONF = next(folder / "conf" for folder in Path(__file__).parents[:2] if (folder / "conf").is_dir())
@@ -50,6 +54,35 @@ def wandb_offline() -> bool:
 
 
 OmegaConf.register_new_resolver("wandb_offline", wandb_offline, replace=True)
+
+
+WANDB_PATIENCE = 10  # s
+
+
+@functools.cache
+def wandb_unreachable() -> str | None:
+    """Why W&B's server does not answer within ten seconds; None if it does, or if the environment chose a mode.
+
+    W&B itself tries for minutes, which a compute node without a network would wait for.
+    """
+    if os.environ.get("WANDB_MODE", "online") != "online":
+        return None
+    url, answer = os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai", queue.Queue()
+
+    def ask() -> None:
+        try:
+            with urlopen(url, timeout=WANDB_PATIENCE):
+                answer.put(None)
+        except HTTPError:
+            answer.put(None)  # it answers
+        except (OSError, ValueError) as error:
+            answer.put(str(getattr(error, "reason", error)))
+
+    threading.Thread(target=ask, daemon=True).start()  # looking up a name knows no time limit
+    try:
+        return answer.get(timeout=WANDB_PATIENCE)
+    except queue.Empty:
+        return f"no answer in {WANDB_PATIENCE} s"
 
 
 # What to change where memory is short, cheapest first, by the part of a config that tells the commands apart.
@@ -159,8 +192,16 @@ def one_line_errors(main: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
+def run_name(ckpt_path: str | None, experiment: str, run: str, fresh: str) -> str:
+    """The folder of a run: its name, or with ckpt_path=last and none given (it is the `fresh` one) the newest run's."""
+    return (newest_run(Path(experiment)) if ckpt_path == "last" and run == fresh else None) or run
+
+
+OmegaConf.register_new_resolver("run_name", run_name, replace=True, use_cache=True)
+
+
 def find_checkpoint(cfg: DictConfig) -> str | None:
-    """The checkpoint to resume: `ckpt_path`, or the newest one that this run (`auto`) or its experiment (`last`) left.
+    """The checkpoint to resume: `ckpt_path`, or with `last` and `auto` the newest one in this run's own folder.
 
     Returns:
         Its path; None to begin anew, as `auto` does where there is none: a requeued job needs no other command.
@@ -176,11 +217,11 @@ def find_checkpoint(cfg: DictConfig) -> str | None:
                 f"ckpt_path={cfg.ckpt_path}: no such file; give a .ckpt file, ckpt_path=last or ckpt_path=auto"
             )
         return cfg.ckpt_path
-    runs = Path(cfg.paths.run) if cfg.ckpt_path == "auto" else Path(cfg.paths.runs) / cfg.name
-    # A second run in one folder leaves the first one's alone and writes last-v1.ckpt.
-    found = sorted(runs.glob("**/checkpoints/last*.ckpt"), key=lambda path: path.stat().st_mtime)
+    found = checkpoints(Path(cfg.paths.run))
     if not found and cfg.ckpt_path == "last":
-        raise ValueError(f"ckpt_path=last: no checkpoint under {runs}; start without ckpt_path")
+        raise ValueError(
+            f"ckpt_path=last: no checkpoint under {cfg.paths.run}: give the run by run=NAME, or start without ckpt_path"
+        )
     return str(found[-1]) if found else None
 
 

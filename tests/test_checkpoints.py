@@ -1,5 +1,6 @@
 """What may be resumed: another file, version or module is an error that names the file, and costs no checkpoint."""
 
+import errno
 import os
 import shutil
 import signal
@@ -12,8 +13,9 @@ from conftest import MOTION
 from test_training import NUMBERS, Losses, RandomClips, lora_module, make_trainer, stream
 
 from motionanim.training.callbacks import Ema
-from motionanim.training.checkpoints import Checkpoint, WholeFile, check_checkpoint, requeue
+from motionanim.training.checkpoints import Checkpoint, CtrlC, WholeFile, check_checkpoint, is_full, requeue
 from motionanim.training.diffusion import DiffusionModule
+from motionanim.training.optim import Diverged
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +56,97 @@ def test_what_is_no_checkpoint_of_this_run_is_named(base: Path, last: Path, tmp_
     torch.save(spoil(torch.load(last, weights_only=True)), path)
     with pytest.raises(ValueError, match=rf"(?s)old\.ckpt.*{message}"):
         check_checkpoint(str(path), lora_module(base), stream())
+
+
+def steps(folder: Path) -> dict[str, int]:
+    return {path.name: torch.load(path, weights_only=True)["global_step"] for path in folder.glob("*.ckpt")}
+
+
+class At(L.Callback):
+    """Do something to the module before the batch of a step."""
+
+    def __init__(self, step: int, action) -> None:
+        self.step, self.action = step, action
+
+    def on_train_batch_start(self, trainer, pl_module, *_) -> None:
+        if trainer.global_step == self.step:
+            self.action(pl_module)
+
+
+def trained(module: L.LightningModule) -> torch.Tensor:
+    return next(p for p in module.parameters() if p.requires_grad).data
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("every", [1, 2])  # the step that breaks is not one to save at, or is
+def test_broken_weights_leave_the_two_newest_good_checkpoints(base: Path, tmp_path, value: float, every: int) -> None:
+    saves = Checkpoint(tmp_path, save_last=True, every_n_train_steps=every, save_top_k=0, save_on_exception=True)
+    breaks = At(4, lambda module: trained(module).fill_(value))  # as an exploding gradient in step 4 would
+    with pytest.raises(Diverged, match=r"NaN or infinite|the loss is (nan|inf) at step 4"):
+        make_trainer(tmp_path, 9, breaks, saves, plugins=[WholeFile()]).fit(lora_module(base), stream())
+    assert steps(tmp_path) == {"last.ckpt": 4, "previous.ckpt": 4 - every}
+
+
+def test_weights_that_a_step_breaks_are_not_saved_after_it(base: Path, tmp_path: Path) -> None:
+    module = lora_module(base)
+    optimizers = module.configure_optimizers
+
+    def exploding() -> dict:
+        made = optimizers()
+        step = made["optimizer"].step
+
+        def explode(*args, **options):
+            loss = step(*args, **options)
+            trained(module).fill_(float("inf") if module.global_step == 2 else 0)
+            return loss
+
+        made["optimizer"].step = explode
+        return made
+
+    module.configure_optimizers = exploding
+    with pytest.raises(Diverged, match="weights are NaN or infinite after step 3: lower model.lr"):
+        make_trainer(tmp_path, 9, checkpoint(tmp_path), plugins=[WholeFile()]).fit(module, stream())
+    assert steps(tmp_path) == {"last.ckpt": 2, "previous.ckpt": 1}
+
+
+@pytest.mark.parametrize(
+    ("error", "kept"),
+    [(OSError(errno.ENOSPC, "No space left on device"), 2), (OSError(errno.EIO, "Input/output error"), 3)],
+)
+def test_a_full_disk_is_not_written_to_again(base: Path, tmp_path: Path, error: OSError, kept: int) -> None:
+    def fail(_: L.LightningModule) -> None:
+        raise error
+
+    saves = Checkpoint(tmp_path, save_last=True, every_n_train_steps=2, save_top_k=0, save_on_exception=True)
+    with pytest.raises(OSError, match=error.strerror):
+        make_trainer(tmp_path, 9, At(3, fail), saves).fit(lora_module(base), stream())
+    assert steps(tmp_path)["last.ckpt"] == kept
+
+
+def test_a_full_disk_is_known_by_any_librarys_error() -> None:
+    full = Exception("Error while serializing: I/O error: No space left on device (os error 28)")
+    assert [is_full(error) for error in (full, OSError(28, "full"), OSError(5, "lost"), ValueError("28"))] == [
+        True, True, False, False,
+    ]  # fmt: skip
+
+
+def test_a_resumed_run_has_one_last_checkpoint_the_newest(base: Path, last: Path, tmp_path: Path) -> None:
+    shutil.copy(last, tmp_path / "last.ckpt")
+    make_trainer(tmp_path, 4, checkpoint(tmp_path), plugins=[WholeFile()]).fit(
+        lora_module(base), stream(), ckpt_path=str(tmp_path / "last.ckpt"), weights_only=True
+    )
+    assert steps(tmp_path) == {"last.ckpt": 4, "previous.ckpt": 3}
+
+
+@pytest.mark.parametrize(("times", "error"), [(1, CtrlC), (2, SystemExit)])
+def test_ctrl_c_ends_after_the_step_and_twice_at_once(base: Path, tmp_path: Path, times: int, error: type) -> None:
+    def press(_: L.LightningModule) -> None:
+        for _ in range(times):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(error):
+        make_trainer(tmp_path, 9, At(3, press), checkpoint(tmp_path)).fit(lora_module(base), stream())
+    assert steps(tmp_path)["last.ckpt"] == (4 if times == 1 else 3)
 
 
 @pytest.mark.parametrize("size", [0, 100, 5000])

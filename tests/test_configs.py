@@ -279,7 +279,7 @@ def test_on_a_gpu_what_has_no_deterministic_gradient_warns_instead_of_ending_the
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "experiments").rglob("*.md"))]
 PROGRAMS = {
     "train.py": "train", "evaluate.py": "evaluate", "motionanim.animate": "animate",
-    "motionanim.data.prepare": "prepare", "motionanim.data.encode": "encode",
+    "motionanim.data.prepare": "prepare", "motionanim.data.encode": "encode", "motionanim.export": "export",
 }  # fmt: skip
 ELIDED = {  # a choice that "..." can stand for
     "train.py": ("experiment=motion_lora",),

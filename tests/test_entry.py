@@ -1,16 +1,20 @@
 """A user's mistake is one line and exit code 2, also when it happened in a loader's worker."""
 
-import os
+import http.server
+import re
+import socket
+import threading
+import time
 from pathlib import Path
 
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch.utils.data import DataLoader, Dataset
 
-from motionanim.entry import find_checkpoint, one_line_errors, wandb_offline
+from motionanim.entry import one_line_errors, wandb_offline, wandb_unreachable
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 
@@ -99,27 +103,6 @@ def test_another_runtime_error_keeps_its_traceback() -> None:
         main()
 
 
-def checkpoints(folder: Path, *names: str) -> None:
-    for age, name in enumerate(reversed(names)):
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-        os.utime(path, ns=(age, age))
-
-
-def test_the_newest_checkpoint_of_the_run_or_of_the_experiment_is_found(tmp_path: Path) -> None:
-    cfg = OmegaConf.create({"name": "x", "paths": {"runs": str(tmp_path), "run": str(tmp_path / "x/a")}})
-    cfg.ckpt_path = "auto"
-    assert find_checkpoint(cfg) is None
-    cfg.ckpt_path = "last"
-    with pytest.raises(ValueError, match="no checkpoint under"):
-        find_checkpoint(cfg)
-    checkpoints(tmp_path, "x/b/checkpoints/last.ckpt", "x/a/checkpoints/last-v1.ckpt", "x/a/checkpoints/last.ckpt")
-    assert find_checkpoint(cfg) == str(tmp_path / "x/b/checkpoints/last.ckpt")
-    cfg.ckpt_path = "auto"
-    assert find_checkpoint(cfg) == str(tmp_path / "x/a/checkpoints/last-v1.ckpt")
-
-
 def test_wandb_is_offline_unless_there_is_a_key_for_its_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("WANDB_API_KEY", "WANDB_BASE_URL", "NETRC"):
         monkeypatch.delenv(name, raising=False)
@@ -135,3 +118,27 @@ def test_wandb_is_offline_unless_there_is_a_key_for_its_host(tmp_path: Path, mon
     assert wandb_offline()
     monkeypatch.setenv("WANDB_API_KEY", "secret")
     assert not wandb_offline()
+
+
+@pytest.mark.parametrize(("answers", "reason"), [("nothing", "refused"), ("never", r"no answer in 1 s|timed out")])
+def test_a_wandb_server_that_is_not_there_is_noticed_quickly(
+    answers: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setattr("motionanim.entry.WANDB_PATIENCE", 1)
+    with socket.create_server(("127.0.0.1", 0)) as server:  # its backlog takes connections, and nobody reads them
+        port = server.getsockname()[1] if answers == "never" else 9
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{port}")
+        began = time.monotonic()
+        assert re.search(reason, wandb_unreachable.__wrapped__())
+    assert time.monotonic() - began < 3
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert wandb_unreachable.__wrapped__() is None, "nobody asked for it"
+
+
+def test_a_wandb_server_that_answers_anything_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    with http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as server:  # 501 to everything
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.server_port}")
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        assert wandb_unreachable.__wrapped__() is None

@@ -176,10 +176,24 @@ def test_the_cache_changes_with_file_and_settings(folder, tmp_path):
              ({}, {"estimator": "b"}, {"height": 8}, {"fps": 5}, {"stride": 2})]  # fmt: skip
     copy = tmp_path / "copy.mp4"
     copy.write_bytes((folder / "tall.MP4").read_bytes())
-    paths.append(flow_path(tmp_path, copy, **options))
     os.utime(copy, (1, 1))
+    assert flow_path(tmp_path, copy, **options) == paths[0], "moved or copied it keeps its flow"
+    for place in (0, -1):
+        changed = bytearray((folder / "tall.MP4").read_bytes())
+        changed[place] ^= 1
+        copy.write_bytes(changed)
+        paths.append(flow_path(tmp_path, copy, **options))
+    copy.write_bytes(changed + b"0")
     paths.append(flow_path(tmp_path, copy, **options))
     assert len(set(paths)) == len(paths)
+
+
+def test_a_flow_that_is_not_in_the_cache_is_told_once(folder, tmp_path, caplog):
+    clips = dataset(folder, tmp_path)
+    for position in range(4):
+        clips[position]
+    assert [record.message.split(" of ")[0] for record in caplog.records] == ["no flow"]
+    assert "motionanim.data.prepare" in caplog.records[0].message
 
 
 @pytest.fixture

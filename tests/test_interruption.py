@@ -60,9 +60,11 @@ def test_killed_and_resumed_equals_uninterrupted(how: signal.Signals, base: Path
     if how == signal.SIGTERM:
         assert last.stat().st_mtime_ns > written, "SIGTERM writes a checkpoint before leaving"
     total = step + 4
-    resumed = forked.run(*command(base, "resumed", total, "ckpt_path=last")[1:], cwd=tmp_path)
+    resumed = forked.run(*command(base, "cut", total, "ckpt_path=last")[1:], cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr[-2000:]
-    tail = losses(runs / "resumed")
+    assert f"going on from {last}, step {step}" in resumed.stdout
+    assert sorted(path.name for path in last.parent.iterdir()) == ["last.ckpt", "previous.ckpt"]
+    tail = losses(runs / "cut")
     assert sorted(tail) == list(range(step, total))
     whole = forked.run(*command(base, "whole", total)[1:], cwd=tmp_path)
     assert whole.returncode == 0, whole.stderr[-2000:]

@@ -9,18 +9,19 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "motionanim"
 ENTRY_POINTS = {
     "train.py", "evaluate.py", "motionanim/entry.py", "motionanim/animate.py",
-    "motionanim/data/prepare.py", "motionanim/data/encode.py",
+    "motionanim/data/prepare.py", "motionanim/data/encode.py", "motionanim/export.py",
 }  # fmt: skip
 
 LAYERS = {
-    "types": 0, "files": 0, "bases": 0, "settings": 0, "fingerprint": 0, "interval": 0, "precision": 0, "progress": 0,
+    "types": 0, "files": 0, "bases": 0, "settings": 0, "fingerprint": 0, "run_folder": 0, "interval": 0,
+    "precision": 0, "progress": 0,
     "flow": 1, "schedule": 1, "camera": 1, "hints": 1, "pictures": 1, "images": 1,
     "paths": 1, "example_arrows": 1, "regions": 1, "drawing": 1, "motion_kinds": 1,
     "report": 2, "losses": 2, "sampling": 2, "models": 2, "data": 2, "metrics": 2, "controls": 2,
     "long_video": 3, "study": 3,
     "generate": 4,
     "training": 5, "evaluation": 5, "renderers": 5,
-    "entry": 6, "dashboard": 6, "animation": 7, "animate": 8,
+    "entry": 6, "dashboard": 6, "animation": 7, "export": 7, "animate": 8,
 }  # fmt: skip
 
 # Third party -> where it may be imported, as path prefixes.

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import lightning as L
+import pytest
 import torch
 from conftest import make_batch
 from test_training import lora_module, make_trainer, stream
@@ -88,3 +89,20 @@ def test_callbacks_leave_their_files_and_compare_from_the_same_noise(base: Path,
     assert report["before"] == sum(report["clips_before"]) / 2
     for name in ("before.mp4", "after.mp4", "before_after.mp4", "before_after.png"):
         assert (tmp_path / name).stat().st_size > 500
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("32-true", torch.float32), ("bf16-mixed", torch.bfloat16)])
+def test_samples_are_made_in_the_trainers_precision(base: Path, tmp_path: Path, precision: str, dtype) -> None:
+    module, seen = lora_module(base), set()
+    module.denoiser.unet.conv_out.register_forward_hook(lambda layer, inputs, output: seen.add(output.dtype))
+    module.log = lambda *_, **__: None
+    preview = Preview(folder=str(tmp_path / "samples"), clips=1, sampling=SAMPLING, seed=0)
+    camera = CameraReport(folder=str(tmp_path), clips=1, sampling=SAMPLING, flow_estimator=ShiftFlow(), seed=0)
+    trainer = make_trainer(tmp_path, 1, precision=precision)
+    trainer.strategy.connect(module)
+    module.trainer, trainer.datamodule = trainer, stream()
+    for callback in (preview, camera):
+        seen.clear()
+        with torch.no_grad():
+            callback.on_validation_epoch_end(trainer, module.eval())
+        assert seen == {dtype}

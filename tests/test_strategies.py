@@ -17,7 +17,7 @@ from motionanim.training.checkpoints import Checkpoint
 from motionanim.training.diffusion import DiffusionModule
 from motionanim.training.flow_refiner import FlowRefinerModule
 from motionanim.training.motion_lora import MotionLoraModule
-from motionanim.training.strategies import Sharded, check_strategy, replicated, whole
+from motionanim.training.strategies import Sharded, check_strategy, check_trainer, replicated, whole
 
 STRATEGIES = {"ddp": replicated, "fsdp": Sharded}
 
@@ -55,6 +55,36 @@ class Record(L.Callback):
             self.gradients = {
                 n: whole(p.grad, keep=True).clone() for n, p in pl_module.named_parameters() if p.grad is not None
             }
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_validations_are_counted_in_steps(base: Path, tmp_path: Path, every: int) -> None:
+    at = []
+
+    class Notes(L.Callback):
+        def on_validation_end(self, trainer, pl_module) -> None:
+            at.append(trainer.global_step)
+
+    trainer = make_trainer(
+        tmp_path, 5, Notes(), limit_val_batches=1, val_check_interval=2, check_val_every_n_epoch=None,
+        accumulate_grad_batches=every,
+    )  # fmt: skip
+    check_trainer(trainer)
+    trainer.fit(diffusion(base), stream(batch_size=1))
+    assert at == [2, 4]
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "16-true", "64-true"])
+def test_a_precision_that_does_not_train_is_refused(tmp_path: Path, precision: str) -> None:
+    with pytest.raises(ValueError, match=rf"trainer\.precision={precision}: .* use 32-true, bf16-mixed, 16-mixed"):
+        check_trainer(make_trainer(tmp_path, 1, precision=precision))
+
+
+def test_without_clips_to_validate_on_there_is_no_validation(base: Path, tmp_path: Path) -> None:
+    data, record = StreamData(train=RandomClips(), val=[], batch_size=1, num_workers=0), Record()
+    options = {"limit_val_batches": 1.0, "val_check_interval": 1, "check_val_every_n_epoch": None}
+    make_trainer(tmp_path, 2, record, **options).fit(diffusion(base), data)
+    assert (record.positions, record.scores) == ([0, 1], {})
 
 
 def train(base: Path, folder: Path, steps: int, *, batch_size: int, resume: Path | None = None, **options) -> Record:

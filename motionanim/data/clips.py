@@ -1,6 +1,7 @@
 """Clips cut from video files, as every real data source yields them; the sources differ in how they list files."""
 
 import hashlib
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from motionanim.data.latents import PreparedLatents
 from motionanim.data.rejections import Rejections, load_usable
@@ -17,6 +18,10 @@ from motionanim.data.shots import kept_borders, starts_within
 from motionanim.data.stream import StreamData, as_float, rng
 from motionanim.data.video import Video, VideoError
 from motionanim.types import ClipBatch
+
+logger = logging.getLogger(__name__)
+
+_EDGE = 2**16  # bytes at either end of a video by which its cached flow is found
 
 
 class FlowEstimator(Protocol):
@@ -73,6 +78,7 @@ class VideoClips(Dataset[ClipBatch]):
         self.root, self.names, self.num_frames, self.height, self.width = Path(root), names, num_frames, height, width
         self.fps, self.stride, self.seed, self.random = fps, stride, seed, random
         self.flow_estimator, self.flow_cache, self.rejections = flow_estimator, Path(flow_cache), rejections
+        self._told = False  # that a flow is not in the cache
 
     def __len__(self) -> int:
         return len(self.names)
@@ -96,6 +102,8 @@ class VideoClips(Dataset[ClipBatch]):
                 stride=self.stride,
             )
         )
+        if cached is None:
+            self._tell_missing(path)
         usable = len(indices) if cached is None else len(cached) + 1
         if usable < self.num_frames:
             raise VideoError(path, f"is too short: {usable} frames at {fps:.3g} a second, {self.num_frames} are needed")
@@ -118,6 +126,17 @@ class VideoClips(Dataset[ClipBatch]):
             position=torch.tensor(position, dtype=torch.int64),
         )
 
+    def _tell_missing(self, path: Path) -> None:
+        """Say once, in one loader process, that flow is estimated while training."""
+        worker = get_worker_info()
+        if not self._told and (worker is None or worker.id == 0):
+            logger.warning(
+                "no flow of %s in %s: it is estimated while training, which may be slow; python -m "
+                "motionanim.data.prepare with the same scale and flow_estimator (%s) fills it",
+                path, self.flow_cache, self.flow_estimator.name,
+            )  # fmt: skip
+        self._told = True
+
 
 def _place(room: int, generator: np.random.Generator | None) -> int:
     return room // 2 if generator is None else int(generator.integers(room + 1))
@@ -126,10 +145,19 @@ def _place(room: int, generator: np.random.Generator | None) -> int:
 def flow_path(
     folder: Path, video: Path, *, estimator: str, height: int, width: int, fps: float, stride: int | None
 ) -> Path:
-    """Where the flow of a video is cached: the name changes with the file's content and with every setting."""
-    state = video.stat()
-    key = f"{video.resolve()}|{state.st_size}|{state.st_mtime_ns}|{estimator}|{height}|{width}|{fps}|{stride}"
-    digest = hashlib.sha256(os.fsencode(key)).hexdigest()[:32]
+    """Where the flow of a video is cached: the name changes with the file's content and with every setting.
+
+    Not with its path or time, so that videos can be moved and copied. Of the content it is the size, and 64 KiB from
+    the start and from the end.
+    """
+    with video.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        content = hashlib.sha256()
+        for place in (0, max(size - _EDGE, 0)):
+            file.seek(place)
+            content.update(file.read(_EDGE))
+    key = f"{content.hexdigest()}|{size}|{estimator}|{height}|{width}|{fps}|{stride}"
+    digest = hashlib.sha256(key.encode()).hexdigest()[:32]
     return folder / digest[:2] / f"{digest}.npy"
 
 

@@ -22,7 +22,7 @@ from motionanim.data.shards import (
     shard_ranges,
     write_shard,
 )
-from motionanim.data.stream import as_floats, block_shuffled_index, collate
+from motionanim.data.stream import StreamData, as_floats, block_shuffled_index, collate
 from motionanim.files import atomic_path
 from motionanim.types import ClipBatch, LatentBatch
 
@@ -103,6 +103,32 @@ class PreparedLatents(Dataset[LatentBatch]):
         )
         parts.setdefault("predicted", parts["latents"][:1])
         return LatentBatch(**parts, position=torch.tensor(position, dtype=torch.int64))
+
+
+def latent_data(
+    *,
+    items: str,
+    latents: str | Path | None,
+    reading: Mapping[str, Any],
+    num_frames: int,
+    height: int,
+    width: int,
+    seed: int,
+    batch_size: int,
+    num_workers: int,
+) -> StreamData:
+    """Training clips from prepared latents alone, with nothing to validate on.
+
+    Raises:
+        ValueError: If the experiment reads another kind of item than `clips`, no folder is given, or `PreparedLatents`
+            cannot read it.
+    """
+    if items != "clips":
+        raise ValueError(f"latents give clips, the experiment reads {items}: use data=synthetic or data=holynski")
+    if latents is None:
+        raise ValueError("no latents given: pass data.latents=FOLDER, or its URL")
+    train = PreparedLatents(latents, seed=seed, num_frames=num_frames, height=height, width=width, **reading)
+    return StreamData(train=train, val=[], batch_size=batch_size, num_workers=num_workers)
 
 
 def encode_shard(

@@ -6,6 +6,7 @@ choice from `rng(seed, position)`; the training step does the same for its noise
 continues with exactly the clips, crops and noise that the uninterrupted run would have used.
 """
 
+import hashlib
 import os
 import signal
 import sys
@@ -97,8 +98,10 @@ def collate(items: Sequence[Batch]) -> Batch:
 def _serve_to_the_end(_: int) -> None:
     """In a loader process: leave when the training process says so, not when the whole job is told to stop.
 
-    SLURM signals all processes of a job, and the training process needs clips until it has saved.
+    SLURM signals all processes of a job, a terminal's Ctrl-C too, and the training process needs clips until it has
+    saved.
     """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform != "linux":
         return
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
@@ -131,7 +134,7 @@ class StreamData(L.LightningDataModule):
 
     Args:
         train: Dataset addressed by any position >= 0; its length is not used.
-        val: Dataset with a length; items 0 ... len-1 are scored, each by one process only.
+        val: Dataset with a length; items 0 ... len-1 are scored, each by one process only. Empty: no validation.
         batch_size: Clips a process and step.
         num_workers: Loader processes; 0 loads in the training process.
     """
@@ -152,8 +155,14 @@ class StreamData(L.LightningDataModule):
         )
         return DataLoader(self.train, self.batch_size, sampler=sampler, **self._worker_options())
 
-    def val_dataloader(self) -> DataLoader:
-        """Raises ValueError if a process would have no item to validate on and wait for the others for ever."""
+    def val_dataloader(self) -> DataLoader | list[DataLoader]:
+        """Of no items none: Lightning then leaves validations out.
+
+        Raises:
+            ValueError: If only some processes would have an item to validate on, and wait for the others for ever.
+        """
+        if len(self.val) == 0:
+            return []
         rank, world = self.trainer.global_rank, self.trainer.world_size
         if len(self.val) < world:
             raise ValueError(
@@ -186,7 +195,7 @@ class StreamData(L.LightningDataModule):
         """
         done = self._batches() - self._batches_before
         clips = self._start + done * self.batch_size * self.trainer.world_size
-        return {"clips": clips, "dataset": self._dataset(), **self._order()}
+        return {"clips": clips, "dataset": self._dataset(), **self._order(), **self._files()}
 
     def _batches(self) -> int:
         """Batches of whole steps that the loops have counted, those before a resume included."""
@@ -200,6 +209,14 @@ class StreamData(L.LightningDataModule):
     def _order(self) -> dict[str, int]:
         """What else decides which clip stands at a position."""
         return {name: getattr(self.train, name) for name in _ORDER if hasattr(self.train, name)}
+
+    def _files(self) -> dict[str, str]:
+        """Fingerprint of the list of files that is trained on, wherever they lie; of a long one a thousand are read."""
+        names = getattr(self.train, "names", None)
+        if names is None:
+            return {}
+        sample = [str(names[i]) for i in range(0, len(names), len(names) // 1000 + 1)]
+        return {"files": hashlib.sha256("\n".join([str(len(names)), *sample]).encode()).hexdigest()[:16]}
 
     def load_state_dict(self, state: dict[str, int | str | None]) -> None:
         """Raises ValueError as `check_state`."""
@@ -225,6 +242,11 @@ class StreamData(L.LightningDataModule):
             raise ValueError(
                 f"the run began with {began} and would go on with {now}, whose positions are other clips: resume with "
                 "the data.latents that it began with, or start a new run"
+            )
+        if state.get("files", files := self._files().get("files")) != files:
+            raise ValueError(
+                "the run began with another list of files, so that other clips stand at its positions: resume with the "
+                "data that it began with (data.root may have moved), or start a new run"
             )
         for name, value in self._order().items():
             if state.get(name, value) != value:  # checkpoints of earlier versions do not say

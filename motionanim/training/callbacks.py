@@ -100,20 +100,46 @@ class Ema(L.Callback):
 class Export(L.Callback):
     """At the end write what was trained (a LoRA file, a pipeline folder) into the run's folder: `module.export`.
 
-    Of the weights, or of their average where an `Ema` keeps one.
+    Of the weights, or of their average where an `Ema` keeps one. `python -m motionanim.export` makes the same of any
+    checkpoint.
+
+    Args:
+        folder: The run's folder.
+        every_n_steps: On the way too, into `folder`/exports/step_0000500 and so on; None for files that are large.
     """
 
-    def __init__(self, *, folder: str) -> None:
-        self.folder = Path(folder)
+    def __init__(self, *, folder: str, every_n_steps: int | None = None) -> None:
+        if every_n_steps is not None and every_n_steps < 1:
+            raise ValueError(
+                f"every_n_steps={every_n_steps}: must be at least 1, or null for an export at the end only"
+            )
+        self.folder, self.every_n_steps = Path(folder), every_n_steps
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        step = trainer.global_step
+        if self.every_n_steps is None or step % self.every_n_steps or step == trainer.max_steps:
+            return
+        if not trainer.fit_loop.epoch_loop._should_accumulate():
+            self._write(trainer, pl_module, export_folder(self.folder, step))
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        path = self._write(trainer, pl_module, self.folder)
+        if path is not None:
+            print(f"exported: {path}")
+
+    def _write(self, trainer: L.Trainer, pl_module: L.LightningModule, folder: Path) -> Path | None:
+        """All processes enter; the first one writes."""
         # The checkpoint that is written next holds the weights as they are.
         average = next(
             (callback.in_place() for callback in trainer.callbacks if isinstance(callback, Ema)), nullcontext()
         )
         with average, gathered(pl_module, keep=trainer.is_global_zero):
-            if trainer.is_global_zero:
-                print(f"exported: {pl_module.export(self.folder)}")
+            return pl_module.export(folder) if trainer.is_global_zero else None
+
+
+def export_folder(run: Path, step: int) -> Path:
+    """Where what a run has learned after so many steps goes."""
+    return run / "exports" / f"step_{step:07d}"
 
 
 class LossCurve(L.Callback):

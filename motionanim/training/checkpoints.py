@@ -1,12 +1,15 @@
 """Checkpoints of a run: when they are written, what may be resumed, and how a stopped job goes back into its queue."""
 
 import copy
+import errno
 import os
 import pickle
+import re
 import shutil
 import signal
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -19,18 +22,29 @@ from torch import Tensor
 
 from motionanim.data.stream import StreamData
 from motionanim.files import atomic_path
+from motionanim.training.optim import Diverged
+from motionanim.training.strategies import local
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, a user's share of it, or a file's allowed size
 
 
 class TimeIsUp(SIGTERMException):
     """SIGUSR1: the job's time is nearly over, and it should be put into the queue again."""
 
 
+class CtrlC(SIGTERMException):
+    """SIGINT: the user pressed Ctrl-C once."""
+
+
 class Checkpoint(ModelCheckpoint):
-    """Lightning's, which also saves when the job is told to stop: by SIGTERM, or SIGUSR1 before its time limit.
+    """Lightning's, which also saves when the job is told to stop: by SIGTERM, Ctrl-C, or SIGUSR1 before its time limit.
 
     All processes finish the step in hand, save and leave, whichever of them got the signal; one that comes during a
     validation waits for its end. Lightning's own handlers save and communicate from within the signal handler, in the
-    middle of a step: with sharded weights that hangs.
+    middle of a step: with sharded weights that hangs. A second Ctrl-C leaves at once, and saves nothing: the weights
+    may be in the middle of a step.
+
+    Weights that are NaN or infinite are never saved. A run has one last.ckpt, and previous.ckpt is the one before it.
 
     The last step's checkpoint is written when all else of the run is. Lightning writes it before the last validation
     and the export, which a killed run would then never make up for, and only if that step is one to save at. Told to
@@ -39,15 +53,24 @@ class Checkpoint(ModelCheckpoint):
 
     _first_step: int | None = None  # of this run, once it trains
     _place: dict[str, Any] | None = None  # in the loops, after the last step
+    _STOPS = (None, SIGTERMException, CtrlC, TimeIsUp)  # by what the run was told; of two the later counts
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, enable_version_counter=False, **options)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         self._told, self._first_step, self._place = 0, trainer.global_step, None
-        for number in (signal.SIGTERM, signal.SIGUSR1):  # the trainer's teardown restores what was there before
+        # The trainer's teardown restores what was there before.
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
             signal.signal(number, self._note)
 
     def _note(self, number: int, _: FrameType | None) -> None:
-        self._told = max(self._told, 2 if number == signal.SIGUSR1 else 1)
+        if number == signal.SIGINT:
+            if self._told:
+                raise KeyboardInterrupt
+            os.write(2, b"\nCtrl-C: the step in hand is finished and saved; Ctrl-C again leaves at once\n")
+        self._told = max(self._told, {signal.SIGTERM: 1, signal.SIGINT: 2, signal.SIGUSR1: 3}[number])
 
     def on_train_batch_end(self, trainer: L.Trainer, *rest: Any) -> None:
         if trainer.global_step == trainer.max_steps:
@@ -62,7 +85,9 @@ class Checkpoint(ModelCheckpoint):
             shared = torch.tensor(told, device=trainer.strategy.root_device)
             told = int(trainer.strategy.reduce(shared, reduce_op="max"))
         if told:
-            raise (TimeIsUp if told == 2 else SIGTERMException)
+            trainer._logger_connector.on_batch_end()  # Lightning logs a step after this hook: it would never be logged
+            trainer._logger_connector.update_train_step_metrics()
+            raise self._STOPS[told]
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not self._should_skip_saving_checkpoint(trainer):
@@ -74,8 +99,12 @@ class Checkpoint(ModelCheckpoint):
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Save, unless nothing was learned yet, or other processes may be alive and elsewhere: saving takes all.
 
-        Nor after the last step, if there is a checkpoint before it: from there a resumed run repeats what failed.
+        Nor after the last step, if there is a checkpoint before it: from there a resumed run repeats what failed. Nor
+        where the weights are broken (`Diverged`) or may be in the middle of a step (`KeyboardInterrupt`), nor to a full
+        disk.
         """
+        if isinstance(exception, Diverged | KeyboardInterrupt) or is_full(exception):
+            return
         if trainer.global_step == trainer.max_steps and (self._last_checkpoint_saved or self._first_step):
             return
         together = trainer.world_size == 1 or isinstance(exception, SIGTERMException)
@@ -83,6 +112,17 @@ class Checkpoint(ModelCheckpoint):
         if together and learned and self._should_save_on_exception(trainer):
             # Lightning writes a file by the step's number before this one: time that a stopped job may not have.
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+
+    def _save_last_checkpoint(self, trainer: L.Trainer, monitor_candidates: dict[str, Tensor]) -> None:
+        """Raises Diverged, on every process, if a weight that trains is NaN or infinite: the files stay as they are."""
+        trained = (local(p) for p in trainer.lightning_module.parameters() if p.requires_grad)
+        finite = all(bool(weight.isfinite().all()) for weight in trained)
+        if not trainer.strategy.reduce_boolean_decision(finite, all=True):
+            raise Diverged(
+                f"weights are NaN or infinite after step {trainer.global_step}: lower model.lr, keep "
+                "trainer.gradient_clip_val, or train in 32-true"
+            )
+        super()._save_last_checkpoint(trainer, monitor_candidates)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Count whole steps only: the gradients of half a step are not saved, and its clips come again on resume."""
@@ -95,11 +135,28 @@ class Checkpoint(ModelCheckpoint):
 
 
 class WholeFile(TorchCheckpointIO):
-    """A checkpoint replaces the last one in one step. Lightning copies it over from /tmp, if that is another disk."""
+    """A checkpoint is written as a whole, and the one of its name that was there before stays as previous.ckpt.
+
+    Lightning copies it over from /tmp, if that is another disk.
+    """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        with atomic_path(path) as temporary, temporary.open("wb") as file:  # a full disk is an OSError for a file only
-            torch.save(checkpoint, file)
+        """Raises OSError if there is no room: the earlier ones are as they were."""
+        path = Path(path)
+        with atomic_path(path) as temporary:
+            with temporary.open("wb") as file:  # a full disk is an OSError for a file only
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())  # or a power failure leaves an empty file under the new name
+            if path.exists():
+                os.replace(path, path.with_name("previous.ckpt"))
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether there was no room to write. Of safetensors' own error type only the text says so."""
+    text = re.search(r"\(os error (\d+)\)", str(error))
+    number = error.errno if isinstance(error, OSError) else text and int(text[1])
+    return number in FULL
 
 
 def requeue() -> str:
@@ -122,20 +179,30 @@ def check_checkpoint(path: str, module: L.LightningModule, data: StreamData) -> 
     Raises:
         ValueError: If the file is damaged, of an earlier version or of another module or size.
     """
-    try:
-        saved = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    except (RuntimeError, EOFError, ValueError, OSError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path} cannot be read as a checkpoint: damaged, or of another program") from error
     parts = ("state_dict", "optimizer_states", "lr_schedulers", "loops", "global_step", type(data).__qualname__)
-    missing = [part for part in parts if not isinstance(saved, dict) or part not in saved]
-    if missing:
-        raise ValueError(f"{path} is no checkpoint of this version's runs: it lacks {', '.join(missing)}")
+    saved = read_checkpoint(path, parts)
     try:
         data.check_state(saved[type(data).__qualname__])
         check_weights(module, saved["state_dict"])
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     return saved["global_step"]
+
+
+def read_checkpoint(path: str | Path, parts: Iterable[str]) -> dict[str, Any]:
+    """A checkpoint, its tensors left on the disk until they are used. Code that a file brings along is never run.
+
+    Raises:
+        ValueError: If the file is damaged or lacks one of `parts`.
+    """
+    try:
+        saved = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except (RuntimeError, EOFError, ValueError, OSError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path} cannot be read as a checkpoint: damaged, or of another program") from error
+    missing = [part for part in parts if not isinstance(saved, dict) or part not in saved]
+    if missing:
+        raise ValueError(f"{path} is no checkpoint of this version's runs: it lacks {', '.join(missing)}")
+    return saved
 
 
 def check_weights(module: L.LightningModule, saved: Mapping[str, Tensor]) -> None:

@@ -85,11 +85,11 @@ class Preview(L.Callback):
             return
         batch = trainer.datamodule.first_val(self.clips)
         # On every process: sharded weights take all of them, and waiting for one would take as long.
-        with Progress(shown=trainer.is_global_zero) as progress:
+        with Progress(shown=trainer.is_global_zero) as progress, trainer.precision_plugin.forward_context():
             videos = sample(
                 pl_module, batch, sampling=self.sampling, seed=self.seed, steered=True, guidance=True,
                 progress=progress,
-            ).cpu()  # fmt: skip
+            ).float().cpu()  # fmt: skip
         if not trainer.is_global_zero:
             return
         flow = flow_to_rgb(torch.cat([batch.flow, batch.flow[:, -1:]], dim=1))
@@ -159,21 +159,22 @@ class CameraReport(L.Callback):
         enable_lora(module.denoiser.unet, lora)
         shown = {"desc": f"camera {'with' if lora else 'without'} LoRA", "disable": not trainer.is_global_zero}
         try:
-            videos = [
-                sample(
-                    module,
-                    ClipBatch(*(field[i : i + 4] for field in self._batch)),
-                    sampling=self.sampling,
-                    seed=self.seed + i,
-                    steered=False,
-                    guidance=False,
-                    progress=None,
-                )
-                for i in tqdm(range(0, self.clips, 4), leave=False, **shown)
-            ]
+            with trainer.precision_plugin.forward_context():  # a validation hook runs outside of the step's autocast
+                videos = [
+                    sample(
+                        module,
+                        ClipBatch(*(field[i : i + 4] for field in self._batch)),
+                        sampling=self.sampling,
+                        seed=self.seed + i,
+                        steered=False,
+                        guidance=False,
+                        progress=None,
+                    )
+                    for i in tqdm(range(0, self.clips, 4), leave=False, **shown)
+                ]
         finally:
             enable_lora(module.denoiser.unet, True)
-        return torch.cat(videos).cpu()
+        return torch.cat(videos).float().cpu()
 
     def residuals(self, videos: Tensor) -> list[float]:
         """Camera residual of each video: mean corner displacement per frame as a share of the diagonal."""

@@ -18,6 +18,8 @@ from torch.utils._pytree import tree_map
 
 from motionanim.data.stream import StreamData
 
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+
 
 def replicated(*, timeout: float) -> DDPStrategy:
     """DDP whose processes wait for one another for at most `timeout` seconds."""
@@ -127,6 +129,21 @@ def gathered(module: nn.Module, *, keep: bool) -> Iterator[None]:
     finally:
         for part, name, parameter in replaced:
             part.register_parameter(name, parameter)
+
+
+def check_trainer(trainer: L.Trainer) -> None:
+    """Have validations counted in optimizer steps, as all else is; Lightning counts batches.
+
+    Raises:
+        ValueError: If the precision is not one that the modules can be trained in.
+    """
+    if trainer.precision not in PRECISIONS:
+        raise ValueError(
+            f"trainer.precision={trainer.precision}: AdamW's small steps are lost without float32 weights; use "
+            f"{', '.join(PRECISIONS)}"
+        )
+    if isinstance(trainer.val_check_interval, int):
+        trainer.val_check_interval *= trainer.accumulate_grad_batches
 
 
 def check_strategy(trainer: L.Trainer, module: L.LightningModule, data: StreamData) -> None:

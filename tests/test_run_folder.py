@@ -1,0 +1,94 @@
+"""A run's folder belongs to one run and one process; its earlier parts are kept; `last` and `auto` mean this run."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from motionanim.entry import find_checkpoint, run_name
+from motionanim.run_folder import checkpoints, claim, set_records_aside, tracking_id, write_records
+
+HOLD = (
+    "import sys; from motionanim.run_folder import claim; lock = claim(__import__('pathlib').Path(sys.argv[1]), None)"
+)
+
+
+def saved(folder: Path, *names: str) -> None:
+    """Empty checkpoints, the newest first."""
+    for age, name in enumerate(reversed(names)):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        os.utime(path, ns=(age, age))
+
+
+def test_a_folder_is_of_one_process_at_a_time(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", f"{HOLD}; print(1, flush=True); input()", str(run)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    assert holder.stdout.readline() == b"1\n"
+    with pytest.raises(ValueError, match=r"a training runs in .*run now: .*run=NAME"):
+        claim(run, None)
+    holder.kill()
+    holder.wait()
+    claim(run, None).close()
+
+
+def test_a_run_is_not_replaced_by_another(tmp_path: Path) -> None:
+    saved(tmp_path, "a/checkpoints/last.ckpt", "a/checkpoints/previous.ckpt", "b/checkpoints/last.ckpt")
+    for checkpoint in (None, str(tmp_path / "b/checkpoints/last.ckpt")):
+        with pytest.raises(ValueError, match=r"a holds the checkpoints of an earlier run: .*ckpt_path=last"):
+            claim(tmp_path / "a", checkpoint)
+    claim(tmp_path / "a", str(tmp_path / "a/checkpoints/previous.ckpt")).close()
+    claim(tmp_path / "c", str(tmp_path / "b/checkpoints/last.ckpt")).close()
+
+
+def test_each_part_of_a_run_keeps_its_config_and_overrides(tmp_path: Path) -> None:
+    for part in range(3):
+        set_records_aside(tmp_path)
+        write_records(tmp_path, f"part: {part}\n", [f"run={part}", "a=b"])
+    texts = {str(path.relative_to(tmp_path)): path.read_text() for path in tmp_path.rglob("*.yaml")}
+    assert texts == {
+        "config.yaml": "part: 2\n", ".hydra/overrides.yaml": "- run=2\n- a=b\n",
+        "config.0.yaml": "part: 0\n", ".hydra/overrides.0.yaml": "- run=0\n- a=b\n",
+        "config.1.yaml": "part: 1\n", ".hydra/overrides.1.yaml": "- run=1\n- a=b\n",
+    }  # fmt: skip
+
+
+def test_a_run_has_one_wandb_id_and_another_run_another(tmp_path: Path) -> None:
+    ids = [tracking_id(tmp_path / name) for name in ("a", "a", "b")]
+    assert ids[0] == ids[1] != ids[2]
+
+
+@pytest.mark.parametrize(
+    ("run", "last"),
+    [("x/a", "x/a/checkpoints/last-v1.ckpt"), ("x/s/0", None), ("x/s/1", "x/s/1/checkpoints/previous.ckpt")],
+)
+def test_last_and_auto_are_the_newest_checkpoint_of_this_run(tmp_path: Path, run: str, last: str | None) -> None:
+    saved(
+        tmp_path, "x/s/1/checkpoints/previous.ckpt", "x/b/checkpoints/last.ckpt", "x/a/checkpoints/last-v1.ckpt",
+        "x/a/checkpoints/last.ckpt",
+    )  # fmt: skip
+    cfg = OmegaConf.create({"ckpt_path": "auto", "paths": {"run": str(tmp_path / run)}})
+    assert find_checkpoint(cfg) == (last and str(tmp_path / last))
+    cfg.ckpt_path = "last"
+    if last is None:
+        with pytest.raises(ValueError, match=r"ckpt_path=last: no checkpoint under .*s/0: .*run=NAME"):
+            find_checkpoint(cfg)
+    else:
+        assert find_checkpoint(cfg) == str(tmp_path / last)
+
+
+def test_last_without_a_name_is_the_newest_run_of_the_experiment_in_its_own_folder(tmp_path: Path) -> None:
+    x = str(tmp_path / "x")
+    assert run_name("last", x, "now", "now") == "now"
+    saved(tmp_path, "x/s/1/checkpoints/last.ckpt", "x/b/checkpoints/last.ckpt", "x/a/checkpoints/last.ckpt")
+    assert run_name("last", x, "now", "now") == "b"
+    assert run_name("last", x, "given", "now") == "given"
+    assert {run_name(path, x, "now", "now") for path in (None, "auto", "a.ckpt")} == {"now"}
+    assert [path.name for path in checkpoints(tmp_path / "x" / "b")] == ["last.ckpt"]
