@@ -75,6 +75,7 @@ def main() -> None:
                 reading={},
                 root=options.root,
                 names=folder_clips(options.root, val_share=0.1),
+                val_clips=1,
                 rejected=Path(cache, "rejected.csv"),
                 max_rejected_share=0.0,
                 batch_size=4,

@@ -131,12 +131,6 @@ def test_a_reader_that_has_seen_the_end_still_reads(tmp_path):
         assert which(video.read(np.array(indices), height=48, width=64)) == indices
 
 
-def test_a_video_too_narrow_for_the_decoder_is_named(tmp_path):
-    write_video(tmp_path / "narrow.mp4", ramp(4, height=64, width=48), 10)
-    with pytest.raises(VideoError, match=r"narrow.mp4 is narrower than 64 px"):
-        Video(tmp_path / "narrow.mp4").read(np.arange(4), height=16, width=16)
-
-
 @pytest.fixture(scope="module")
 def good(tmp_path_factory):
     path = tmp_path_factory.mktemp("good") / "good.mp4"

@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 from motionanim.data.latents import PreparedLatents
 from motionanim.data.stream import StreamData, as_float, rng, shuffled_index
 from motionanim.data.video import Video, VideoError
+from motionanim.data.video_index import READER
 from motionanim.types import ClipBatch
 
 logger = logging.getLogger(__name__)
@@ -203,7 +204,7 @@ def flow_path(
 ) -> Path:
     """Where the flow of a video is cached: the name changes with the file's content and with every setting."""
     state = video.stat()
-    key = f"{video.resolve()}|{state.st_size}|{state.st_mtime_ns}|{estimator}|{height}|{width}|{fps}|{stride}"
+    key = f"{video.resolve()}|{state.st_size}|{state.st_mtime_ns}|{estimator}|{height}|{width}|{fps}|{stride}|{READER}"
     digest = hashlib.sha256(os.fsencode(key)).hexdigest()[:32]
     return folder / digest[:2] / f"{digest}.npy"
 

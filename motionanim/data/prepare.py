@@ -28,8 +28,10 @@ from motionanim.data.clips import FlowEstimator, check_root, flow_path, open_flo
 from motionanim.data.engine import Engine
 from motionanim.data.folder import folder_names
 from motionanim.data.hdvila import hdvila_names
+from motionanim.data.names import printable
 from motionanim.data.stream import as_float
 from motionanim.data.video import Video, VideoError
+from motionanim.data.video_index import READER
 from motionanim.entry import one_line_errors
 from motionanim.files import atomic_path
 
@@ -125,18 +127,33 @@ def examine(name: str, key: str, root: Path, cache: Path, settings: Settings, fl
             short_side=settings.camera_short_side,
         )
         static = speed <= settings.max_camera_speed
-        strength = None
+        strength, left_out = None, 0.0
         if static or settings.cache_moving:
             size = {"height": settings.height, "width": settings.width}
             where = flow_path(
                 cache, path, estimator=flow_estimator.name, fps=settings.fps, stride=settings.stride, **size
             )
             flow = cached_flow(video, indices[: settings.max_frames], flow_estimator, where, **size)
+            left_out = max(0, len(indices) - settings.max_frames) / fps
             strength = float(np.mean([np.hypot(x, y).mean(dtype=np.float64) for x, y in flow.astype(np.float32)]))
     except VideoError as error:
         return record | {"reason": error.reason}
     info = video.info._asdict() | {"height": height, "width": width}
-    return record | info | {"camera_speed": speed, "static": static, "motion_strength": strength}
+    return (
+        record
+        | info
+        | {
+            "camera_speed": speed,
+            "static": static,
+            "motion_strength": strength,
+            "seconds_left_out": left_out,
+        }
+    )
+
+
+def _lost(name: str, key: str, *_: Any) -> dict:
+    """The record of a file whose reader died."""
+    return {"name": name, "key": key, "reason": "ends the process that reads it: it crashes the decoder or the memory"}
 
 
 def prepare(
@@ -178,7 +195,7 @@ def prepare(
     def missing() -> Iterator[tuple[Any, ...]]:
         nonlocal resumed
         for name in names:
-            key = _key(root / name, f"{settings}|{flow_estimator.name}")
+            key = _key(root / name, f"{settings}|{flow_estimator.name}|{READER}")
             if _digest(key) in wanted:
                 continue  # listed twice
             wanted.add(_digest(key))
@@ -188,14 +205,14 @@ def prepare(
                 yield name, key, root, cache, settings, flow_estimator
 
     with open(journal, "a", encoding="utf-8") as file, tqdm(desc="prepare", unit="clip") as progress:
-        for record in engine(examine, missing()):
+        for record in engine(examine, missing(), _lost):
             file.write(json.dumps(record) + "\n")
             file.flush()
             progress.update()
             if "reason" in record:
-                logger.warning("rejected: %s %s", root / record["name"], record["reason"])
+                logger.warning("rejected: %s %s", printable(root / record["name"]), record["reason"])
     counts = _write_results(
-        out, root, (r for r in _records(journal) if _digest(r["key"]) in wanted), settings.width, max_static
+        out, root, (r for r in _records(journal) if _digest(r["key"]) in wanted), settings, max_static
     )
     if counts["clips"] == counts["rejected"]:
         raise ValueError(f"none of {counts['clips']} videos under {root} can be used: see {out / 'rejected.csv'}")
@@ -232,11 +249,14 @@ def _records(journal: Path) -> Iterator[dict]:
             yield from map(json.loads, file)
 
 
-def _write_results(out: Path, root: Path, records: Iterator[dict], width: int, max_static: int) -> dict[str, int]:
+def _write_results(
+    out: Path, root: Path, records: Iterator[dict], settings: Settings, max_static: int
+) -> dict[str, int]:
     counts: Counter[str] = Counter(clips=0, static=0, moving=0, rejected=0)
     reasons: Counter[str] = Counter()
     static: list[tuple[int, str]] = []
     strengths = array("d")
+    longer, left_out = 0, 0.0
     with (
         atomic_path(out / "index.jsonl") as index,
         atomic_path(out / "rejected.csv") as rejected,
@@ -250,12 +270,14 @@ def _write_results(out: Path, root: Path, records: Iterator[dict], width: int, m
             if "reason" in record:
                 counts["rejected"] += 1
                 reasons[record["reason"].split(":")[0]] += 1
-                table.writerow((root / record["name"], record["reason"]))
+                table.writerow((printable(root / record["name"]), record["reason"]))
                 continue
             counts["static" if record["static"] else "moving"] += 1
             clips.write(json.dumps(record) + "\n")
             if record["motion_strength"] is not None:
-                strengths.append(record["motion_strength"] / width)
+                strengths.append(record["motion_strength"] / settings.width)
+            longer += record["seconds_left_out"] > 0
+            left_out += record["seconds_left_out"]
             if record["static"]:
                 # The lowest stay: a heap has its smallest first, and the highest is to go.
                 heapq.heappush(static, (-_digest(record["key"]), record["name"]))
@@ -277,6 +299,13 @@ def _write_results(out: Path, root: Path, records: Iterator[dict], width: int, m
             "",
             f"Median motion strength, share of the width per frame: scale.median_strength={median(strengths):.4g}",
         ]
+    if longer:
+        note = (
+            f"Of {longer} clips only the first {settings.max_frames} frames will be used for training, and "
+            f"{left_out:.0f} s are left out: raise settings.max_frames to use more, or cut the files"
+        )
+        logger.warning(note)
+        lines += ["", note + "."]
     lines += ["", "| rejected because it | clips |", "|---|---|"]
     lines += [f"| {reason} | {count} |" for reason, count in reasons.most_common()]
     with atomic_path(out / "report.md") as path:

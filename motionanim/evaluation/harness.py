@@ -249,7 +249,7 @@ def _picture(folder: Path, case: Case, answer: Made) -> None:
 
 
 def _slug(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9]+", "_", text).strip("_")
+    return re.sub(r"[\W_]+", "_", text).strip("_")
 
 
 def _hardware() -> str:

@@ -256,7 +256,9 @@ def externals(
     """
     found: dict[str, Path] = {}
     for pattern in [folders] if isinstance(folders, str) else folders:
-        matches = [Path(match) for match in sorted(glob.glob(pattern)) if Path(match).is_dir()]
+        # A folder's own name may hold what is a pattern elsewhere: res [v2].
+        names = [pattern] if Path(pattern).is_dir() else sorted(glob.glob(pattern))
+        matches = [Path(name) for name in names if Path(name).is_dir()]
         if not matches:
             raise ValueError(f"method.folders={pattern}: no such folder; give the folder of a method's videos")
         for match in matches:
