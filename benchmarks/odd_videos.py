@@ -77,6 +77,13 @@ _COPIED: dict[str, tuple[str, Iterable[str], Iterable[str]]] = {
 # Begins between key frames: packets with these numbers are left out.
 _MID_GOP = {"mid_gop.mkv": "h264.mp4", "mid_gop.ts": "h264.ts", "mid_gop_hevc.mkv": "hevc.mp4"}
 
+# Ends early: so many per cent are left.
+_TRUNCATED = {
+    f"truncated_{part}.{source[-3:]}": source
+    for source in ("h264_faststart.mp4", "h264.mkv")
+    for part in range(10, 99, 20)
+}
+
 
 def ffmpeg(*arguments: str) -> bytes:
     """Run it; returns what it writes to stdout, whether it complains or not."""
@@ -101,16 +108,15 @@ def make(folder: Path, names: Iterable[str] | None = None) -> list[Path]:
         if not (folder / name).exists() and (names is None or name in names):
             skip = ("-copyinkf", "-bsf:v", "noise=drop='lt(n,7)'")
             ffmpeg("-i", str(folder / source), "-c", "copy", *skip, str(folder / name))
-    for source in ("h264_faststart.mp4", "h264.mkv"):
-        content = (folder / source).read_bytes() if (folder / source).exists() else b""
-        for part in (1, 3, 5, 7, 9):
-            name = f"truncated_{part}0{Path(source).suffix}"
-            if names is None or name in names:
-                (folder / name).write_bytes(content[: len(content) * part // 10])
-    wanted = (*_MADE, *_COPIED, *_MID_GOP, *(f"truncated_{p}0.{s}" for p in (1, 3, 5, 7, 9) for s in ("mp4", "mkv")))
+    for name, source in _TRUNCATED.items():
+        if not (folder / name).exists() and (names is None or name in names):
+            content = (folder / source).read_bytes()
+            (folder / name).write_bytes(content[: len(content) * int(name[10:12]) // 100])
+    wanted = (*_MADE, *_COPIED, *_MID_GOP, *_TRUNCATED)
     return [folder / name for name in wanted if names is None or name in names]
 
 
 def _needed(names: Iterable[str]) -> set[str]:
-    """The names and those that they are copied from."""
-    return {name for wanted in names for name in (wanted, _COPIED.get(wanted, ("",))[0], _MID_GOP.get(wanted, ""))}
+    """The names and those that they are made from."""
+    sources = {name: source for name, (source, _, _) in _COPIED.items()} | _MID_GOP | _TRUNCATED
+    return {*names} | {sources.get(name, name) for name in names}

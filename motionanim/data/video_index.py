@@ -112,12 +112,15 @@ def _from_packets(path: str, size: int) -> VideoIndex | None:
         opened(path, file) as (container, stream),
     ):
         kind, codec, base = container.format.name, stream.codec_context.codec.canonical_name, stream.time_base
+        keys: dict[int, bool] = {}
         if kind.startswith("mov"):
-            entries = [(entry.pos, entry.size) for entry in stream.index_entries]
-            if any(pos + length > size for pos, length in entries):
+            entries = [(entry.pos, entry.size, entry.is_keyframe) for entry in stream.index_entries]
+            if any(place + length > size for place, length, _ in entries):
                 raise VideoError(path, "is truncated: its index points past its end")
+            # Where frames are zeros, packets do not tell which are key frames.
+            keys = {place: key for place, _, key in entries}
             if file:
-                file.skip(entries)
+                file.skip([(place, length) for place, length, _ in entries])
         if kind not in _FORMATS or codec not in _CODECS or base is None:
             return None
         rows, upright = [], False
@@ -129,7 +132,8 @@ def _from_packets(path: str, size: int) -> VideoIndex | None:
                 if packet.pts is None:
                     return None
                 start = packet.pts if packet.dts is None else packet.dts
-                rows.append((packet.pts, start, packet.is_keyframe, not packet.is_discard, packet.duration or 0))
+                key = keys.get(packet.pos, packet.is_keyframe)
+                rows.append((packet.pts, start, key, not packet.is_discard, packet.duration or 0))
         aspect, width, rate = _aspect(stream), stream.codec_context.width, stream.average_rate
     if not rows:
         raise VideoError(path, "has no frames")
