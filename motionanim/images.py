@@ -197,10 +197,7 @@ def _to_srgb(image: Image.Image) -> Image.Image:
     if not content or image.mode == "F":
         return image
     try:
-        source = ImageCms.ImageCmsProfile(io.BytesIO(content))
-        if ImageCms.getProfileDescription(source).startswith("sRGB"):
-            return image
-        target = ImageCms.createProfile("sRGB")
+        source, target = ImageCms.ImageCmsProfile(io.BytesIO(content)), ImageCms.createProfile("sRGB")
         if image.mode.startswith("I"):  # 16-bit grey: by the grey levels of 8 bits, between which it is smooth
             levels = Image.frombytes("L", (256, 1), bytes(range(256)))
             curve = np.asarray(ImageCms.profileToProfile(levels, source, target, outputMode="RGB"))[0, :, 1]
