@@ -1,4 +1,4 @@
-"""Every frame that `Video` gives beside what ffmpeg writes: python benchmarks/reading.py [FOLDER ...] [--out TABLE.md].
+"""Every frame that `Video` gives beside what ffmpeg writes: python benchmarks/reading.py [FOLDER ...] [--out FILE].
 
 The files are those of `odd_videos.make` and of the given folders. A file counts as equal when each of its frames,
 read in order and then from five places in any order, is within 2 of 255 of ffmpeg's, after the scaling to square
@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from motionanim.data.video import Video, VideoError
 
+HEADING = "## Frames beside ffmpeg's"  # of its part of data_loading.md, which `data_loading.py` keeps
 _MOST_DIFFERENCE = 2  # of 255: two builds of FFmpeg may round differently
 
 
@@ -75,21 +76,29 @@ def compare(path: Path) -> Row:
 
 
 def table(rows: list[Row]) -> str:
-    lines = ["| file | frames that ffmpeg writes | read |", "|---|---|---|"]
-    return "\n".join([*lines, *(f"| {row.name} | {row.written} | {row.result} |" for row in rows)])
+    lines = [
+        f"{HEADING}\n",
+        f"{sum('equal' in row.result for row in rows)} of {len(rows)} files are equal to what ffmpeg writes, "
+        f"{sum('rejected' in row.result for row in rows)} are rejected by name, "
+        f"{sum(not row.right for row in rows)} are wrong.\n",
+        "| file | frames that ffmpeg writes | read |",
+        "|---|---|---|",
+    ]
+    return "\n".join([*lines, *(f"| {row.name} | {row.written} | {row.result} |" for row in rows)]) + "\n"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folders", type=Path, nargs="*", help="more files")
-    parser.add_argument("--out", type=Path, help="write the table here")
+    parser.add_argument("--out", type=Path, help="write the table here, at the end")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as made:
         paths = [*make(Path(made)), *(path for folder in options.folders for path in sorted(folder.iterdir()))]
         rows = [compare(path) for path in tqdm(paths, unit="file")]
     print(table(rows))
     if options.out:
-        options.out.write_text(table(rows) + "\n", encoding="utf-8")
+        before = options.out.read_text(encoding="utf-8").partition(HEADING)[0].rstrip() if options.out.exists() else ""
+        options.out.write_text(f"{before}\n\n{table(rows)}".lstrip(), encoding="utf-8")
     sys.exit(not all(row.right for row in rows))
 
 
