@@ -205,14 +205,15 @@ def _to_srgb(image: Image.Image) -> Image.Image:
             grey = np.interp(grey / 257, np.arange(256), curve.astype(np.float32) * 257)
             return Image.fromarray(grey.round().astype(np.uint16))
         alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
+        colours = image
         if image.mode not in ("L", "RGB", "CMYK"):
-            image = image.convert("L" if image.mode in ("1", "LA", "La") else "RGB")
-        image = ImageCms.profileToProfile(image, source, target, outputMode="RGB")
+            colours = image.convert("L" if image.mode in ("1", "LA", "La") else "RGB")
+        colours = ImageCms.profileToProfile(colours, source, target, outputMode="RGB")
     except (ImageCms.PyCMSError, OSError, ValueError):
         return image
     if alpha is not None:
-        image.putalpha(alpha)
-    return image
+        colours.putalpha(alpha)
+    return colours
 
 
 def _to_unit(image: Image.Image, background: float) -> np.ndarray:
