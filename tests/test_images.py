@@ -118,9 +118,9 @@ def swapped_profile():
     return bytes(profile)
 
 
-def linear_grey_profile():
+def grey_profile():
     white = b"XYZ \0\0\0\0" + struct.pack(">iii", 63190, 65536, 54061)
-    curve = b"curv\0\0\0\0" + struct.pack(">I", 0)  # no points: linear
+    curve = b"curv\0\0\0\0" + struct.pack(">IHxx", 1, 461)  # gamma 1.8
     tags = b"".join(struct.pack(">4sII", name, at, size) for name, at, size in ((b"wtpt", 156, 20), (b"kTRC", 176, 12)))
     body = struct.pack(">I", 2) + tags + white + curve
     head = struct.pack(
@@ -150,13 +150,14 @@ def test_colours_are_those_of_the_embedded_profile(tmp_path):
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_grey_follows_its_profile_in_8_and_16_bits(tmp_path, dtype):
     values = np.linspace(0, np.iinfo(dtype).max, 60).astype(dtype).reshape(6, 10)
-    Image.fromarray(values).save(tmp_path / "grey.png", icc_profile=linear_grey_profile())
-    expected = torch.from_numpy(encoded(values / np.iinfo(dtype).max) * 2 - 1).float().expand(3, -1, -1)
+    Image.fromarray(values).save(tmp_path / "grey.png", icc_profile=grey_profile())
+    linear = (values / np.iinfo(dtype).max) ** (461 / 256)
+    expected = torch.from_numpy(encoded(linear) * 2 - 1).float().expand(3, -1, -1)
     check(tmp_path / "grey.png", expected, atol=2 / 127.5)
 
 
 def test_a_profile_that_does_not_fit_is_ignored(tmp_path):
-    for number, profile in enumerate((b"no profile", linear_grey_profile())):
+    for number, profile in enumerate((b"no profile", grey_profile())):
         Image.fromarray(RGB).save(tmp_path / f"{number}.png", icc_profile=profile)
         check(tmp_path / f"{number}.png", plain(RGB))
 
@@ -298,7 +299,7 @@ def test_a_mask_of_another_size_names_both_and_an_empty_one_says_so(tmp_path):
     Image.new("L", (10, 6), 255).save(tmp_path / "full.png")
     with pytest.raises(ValueError, match=r"is 10x6 px and the image 6x10"):
         load_mask(tmp_path / "full.png", 10, 6)
-    Image.new("L", (10, 6), 1).save(tmp_path / "labels.png")
+    Image.new("L", (10, 6), 2).save(tmp_path / "labels.png")
     with pytest.raises(ValueError, match=r"is empty.*white \(255\)"):
         load_mask(tmp_path / "labels.png", 6, 10)
 
