@@ -113,6 +113,7 @@ def test_a_large_file_is_not_read_to_learn_its_times(tmp_path, monkeypatch):
     assert Video(path).read(np.array([0, 30]), height=128, width=128).shape == (2, 128, 128, 3)
 
 
+@pytest.mark.slow
 def test_damaged_files_end_no_process(tmp_path):
     found = fuzz(tmp_path / "out.jsonl", {"video": 12, "picture": 18, "arrows": 12}, seed=1)
     assert sum(found.values()) == 42
