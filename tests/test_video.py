@@ -94,6 +94,13 @@ def test_variable_rate_follows_the_clock(tmp_path):
     assert len(set(indices.tolist())) < len(indices)  # the pause repeats a frame
 
 
+def test_the_rate_of_few_uneven_frames_is_one_that_occurs(tmp_path):
+    write_timed(tmp_path / "a.mp4", [0, 40, 240])
+    video = Video(tmp_path / "a.mp4")
+    assert video.info.fps == pytest.approx(25, rel=1e-2)
+    assert video.grid(fps=5, stride=None)[0].tolist() == [0, 2]
+
+
 def test_resize_covers_and_keeps_the_shape(tmp_path):
     assert cover_size(1080, 1920, height=64, width=64) == (64, 114)
     assert cover_size(1024, 576, height=64, width=64) == (114, 64)

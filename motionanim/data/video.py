@@ -60,7 +60,9 @@ class Video:
         self._index = read_index(self.path)
         self._times = self._index.times
         gaps, end = np.diff(self._times), self._index.end
-        usual = gaps[np.abs(gaps - np.median(gaps)) < 2e-3] if len(gaps) else np.array([end])
+        # The middle one itself: numpy's median of an even number may lie between two, and near none.
+        middle = np.sort(gaps)[(len(gaps) - 1) // 2] if len(gaps) else end
+        usual = gaps[np.abs(gaps - middle) < 2e-3] if len(gaps) else np.array([end])
         self.info = VideoInfo(len(self._times), 1 / float(usual.mean()), end)
         self._reader, self._at_end = self._open_reader() if self._index.plain else None, False
 

@@ -100,7 +100,7 @@ def opened(
 
 def reason(error: Exception) -> str:
     text = " ".join(str(getattr(error, "strerror", None) or error).split())
-    if isinstance(error, av.InvalidDataError):
+    if isinstance(error, av.InvalidDataError | av.EOFError):
         return "is not a video file that can be decoded, or damaged"
     return f"cannot be decoded: {text[-160:] or type(error).__name__}"
 
