@@ -75,6 +75,7 @@ def main() -> None:
                 reading={},
                 root=options.root,
                 names=folder_clips(options.root, val_share=0.1),
+                val_clips=1,
                 rejected=Path(cache, "rejected.csv"),
                 max_rejected_share=0.0,
                 batch_size=4,
@@ -114,13 +115,15 @@ def main() -> None:
             "",
             f"Median of {options.rounds} alternating rounds of {options.clips} clips, one process, cached flow. "
             f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {platform.system()}; Python "
-            f"{platform.python_version()}, torch {torch.__version__}, decord {decord.__version__}, OpenCV "
+            f"{platform.python_version()}, torch {torch.__version__}, decord2 {decord.__version__}, OpenCV "
             f"{cv2.__version__}, numpy {np.__version__}.",
         ]
     )
     print(report)
     if options.out:
-        options.out.write_text(report + "\n", encoding="utf-8")
+        # What `reading.py` wrote stays.
+        kept = options.out.read_text(encoding="utf-8").partition("\n## ") if options.out.exists() else ("", "", "")
+        options.out.write_text(report + "\n" + "".join(kept[1:]), encoding="utf-8")
 
 
 if __name__ == "__main__":

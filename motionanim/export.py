@@ -12,8 +12,9 @@ import hydra
 import torch
 from omegaconf import DictConfig
 
-from motionanim.entry import one_line_errors, quiet
+from motionanim.entry import CONF, one_line_errors, quiet
 from motionanim.fingerprint import frozen_fingerprint
+from motionanim.settings import command
 from motionanim.training.callbacks import export_folder
 from motionanim.training.checkpoints import check_weights, read_checkpoint
 
@@ -67,7 +68,8 @@ def targets(node: Any) -> Iterator[str]:
             yield from targets(child)
 
 
-@hydra.main(config_path=str(Path(__file__).parents[1] / "conf"), config_name="export", version_base="1.3")
+@command
+@hydra.main(config_path=str(CONF), config_name="export", version_base="1.3")
 @one_line_errors
 def main(config: DictConfig) -> None:
     quiet()

@@ -1,9 +1,10 @@
 """Photos and masks in, and the way from a photo's pixels to the model's.
 
-Points are (x, y) in pixels, origin at the first pixel centre. Embedded colour profiles are ignored: pixels are taken
-as sRGB.
+Points are (x, y) in pixels, origin at the first pixel centre. Colours become sRGB by the embedded profile; without
+one, or with one that cannot be used, pixels are taken as sRGB.
 """
 
+import io
 import math
 import mimetypes
 import struct
@@ -14,8 +15,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from pillow_heif import register_heif_opener
 from torch import Tensor
+
+register_heif_opener()  # phones write HEIC
 
 # Larger pictures take gigabytes as float32. Below Pillow's own limit, whose warning is silenced for this one.
 _MAX_PIXELS = 100_000_000
@@ -122,7 +126,7 @@ def stretched(image: Tensor, height: int, width: int) -> tuple[Tensor, Fit]:
 
 
 def load_image(path: Path | str) -> Tensor:
-    """Read a still image of any kind that Pillow reads, upright (EXIF rotation applied).
+    """Read a still image of any kind that Pillow reads, or HEIC, upright (EXIF rotation applied), in sRGB.
 
     Transparent parts are shown on white, as pages and viewers show them. 16-bit grey keeps its range. Of an animated
     picture (GIF, WebP, APNG) the first frame is taken.
@@ -134,13 +138,14 @@ def load_image(path: Path | str) -> Tensor:
         ValueError: If the file is missing, no image, damaged, a video, or of more than 100 megapixels (known from its
             header, before decoding).
     """
-    return _read(Path(path), background=1).mul_(2).sub_(1)
+    return _read(Path(path), background=1, profile=True).mul_(2).sub_(1)
 
 
 def load_mask(path: Path | str, height: int, width: int) -> Tensor:
     """Read a mask drawn over a photo: what is brighter than half, in any channel, may move.
 
-    Transparent parts count as black, so that white strokes on an empty layer are a mask.
+    Transparent parts count as black, so that white strokes on an empty layer are a mask. Where the only values are 0
+    and 1, as programs write masks, 1 may move. Colour profiles are not applied.
 
     Args:
         height, width: Of the photo, upright.
@@ -151,25 +156,32 @@ def load_mask(path: Path | str, height: int, width: int) -> Tensor:
     Raises:
         ValueError: As `load_image`; or if the mask has another size than the photo, or is empty.
     """
-    mask = (_read(Path(path), background=0).amax(0, keepdim=True) > 0.5).float()
+    values = _read(Path(path), background=0, profile=False).amax(0, keepdim=True)
+    brightest = float(values.max())
+    # 1 of 255, or of 65535 in 16 bits; where it is the brightest value, only 0 is left beside it.
+    mask = (values > (0 if round(brightest * 255, 3) in (1, round(255 / 65535, 3)) else 0.5)).float()
     if tuple(mask.shape[1:]) != (height, width):
         raise ValueError(
             f"{path} is {mask.shape[2]}x{mask.shape[1]} px and the image {width}x{height}: a mask must have the "
             "image's size"
         )
     if not mask.any():
-        raise ValueError(f"{path} is empty, so that nothing may move: paint what may move white (255), the rest black")
+        raise ValueError(
+            f"{path} is empty, so that nothing may move (its brightest value is {brightest * 255:.0f} of 255): paint "
+            "what may move white (255), the rest black"
+        )
     return mask
 
 
-def _read(path: Path, background: float) -> Tensor:
-    """(3, H, W) float32 in [0, 1], transparent parts over `background`."""
+def _read(path: Path, background: float, profile: bool) -> Tensor:
+    """(3, H, W) float32 in [0, 1], transparent parts over `background`; `profile` tells whether it is applied."""
     try:
         # Pillow warns of large sizes, which are checked here, and of damaged metadata, of which only rotation is used.
         with warnings.catch_warnings(action="ignore"), path.open("rb") as file, Image.open(file) as image:
             if image.width * image.height > _MAX_PIXELS:
                 raise Image.DecompressionBombError
-            pixels = _to_unit(ImageOps.exif_transpose(image), background)
+            upright = ImageOps.exif_transpose(image)
+            pixels = _to_unit(_to_srgb(upright) if profile else upright, background)
     except Image.DecompressionBombError as error:
         raise ValueError(
             f"{path} has more than {_MAX_PIXELS // 10**6} megapixels: shrink it first, the model sees far fewer"
@@ -177,6 +189,31 @@ def _read(path: Path, background: float) -> Tensor:
     except _DAMAGE as error:
         raise ValueError(f"{path} {_reason(path, error)}") from error
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def _to_srgb(image: Image.Image) -> Image.Image:
+    """The picture by its colour profile; as it is if it has none, or one of another kind or damaged."""
+    content = image.info.get("icc_profile")
+    if not content or image.mode == "F":
+        return image
+    try:
+        source, target = ImageCms.ImageCmsProfile(io.BytesIO(content)), ImageCms.createProfile("sRGB")
+        if image.mode.startswith("I"):  # 16-bit grey: by the grey levels of 8 bits, between which it is smooth
+            levels = Image.frombytes("L", (256, 1), bytes(range(256)))
+            curve = np.asarray(ImageCms.profileToProfile(levels, source, target, outputMode="RGB"))[0, :, 1]
+            grey = np.asarray(image, dtype=np.float32).clip(0, 65535)
+            grey = np.interp(grey / 257, np.arange(256), curve.astype(np.float32) * 257)
+            return Image.fromarray(grey.round().astype(np.uint16))
+        alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
+        colours = image
+        if image.mode not in ("L", "RGB", "CMYK"):
+            colours = image.convert("L" if image.mode in ("1", "LA", "La") else "RGB")
+        colours = ImageCms.profileToProfile(colours, source, target, outputMode="RGB")
+    except (ImageCms.PyCMSError, OSError, ValueError):
+        return image
+    if alpha is not None:
+        colours.putalpha(alpha)
+    return colours
 
 
 def _to_unit(image: Image.Image, background: float) -> np.ndarray:
@@ -209,6 +246,6 @@ def _reason(path: Path, error: Exception) -> str:
     if (mimetypes.guess_type(path.name)[0] or "").startswith("video/"):
         return f"is a video: give a still image, such as its first frame (ffmpeg -i {path} -frames:v 1 first.png)"
     if isinstance(error, UnidentifiedImageError):
-        return "is not an image that can be read: give a PNG, JPEG, WebP, TIFF, BMP or GIF file"
+        return "is not an image that can be read: give a PNG, JPEG, HEIC, WebP, TIFF, BMP or GIF file"
     reason = " ".join(str(error).split())[:160] or type(error).__name__
     return f"cannot be read: {reason}; save it anew as an 8-bit PNG or JPEG file"

@@ -1,6 +1,8 @@
 """Engines: the same work gives the same bytes, whoever does it and whatever dies on the way."""
 
 import functools
+import math
+import os
 import socket
 import sys
 import threading
@@ -149,6 +151,27 @@ def test_results_and_errors_come_back_and_tasks_are_a_stream(workers: int) -> No
     assert max(waiting) <= 4 * workers
     with pytest.raises(ValueError, match="by=0: must not be 0"):
         list(engine(divided, tasks(bad=3)))
+
+
+def ended(number: int, by: int) -> float:
+    """As `divided`, but a division by zero ends the process."""
+    if by == 0:
+        os._exit(1)
+    return number / by
+
+
+def not_a_number(number: int, by: int) -> float:
+    return math.nan
+
+
+@pytest.mark.slow
+def test_a_task_that_ends_its_process_is_known_and_the_others_go_on() -> None:
+    tasks = [(number, 0 if number in (3, 17) else 2) for number in range(20)]
+    results = list(ProcessEngine(workers=2)(ended, tasks, not_a_number))
+    assert sum(map(math.isnan, results)) == 2
+    assert sorted(r for r in results if r == r) == [number / 2 for number in range(20) if number not in (3, 17)]
+    with pytest.raises(ValueError, match="a worker process died while it worked on one of"):
+        list(ProcessEngine(workers=2)(ended, tasks))
 
 
 def test_wrong_numbers_are_refused() -> None:

@@ -56,6 +56,16 @@ def test_too_few_frames_are_an_error_that_names_the_clip(tmp_path: Path) -> None
         read_clip(tmp_path / "short.mp4", READING)
 
 
+def test_frames_shown_twice_are_said_or_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    ramp(tmp_path / "slow.mp4", 8, 4)
+    assert read_clip(tmp_path / "slow.mp4", READING).shape[0] == 5
+    assert "slow.mp4 has 2 frames too few among 5 at 7 a second (its rate is 4): frames are repeated" in caplog.text
+    refusing = READING._replace(slower="refuse")
+    with pytest.raises(VideoError, match=r"slow.mp4 has 2 frames too few .*lower benchmark.reading.fps, or set"):
+        read_clip(tmp_path / "slow.mp4", refusing)
+    assert refusing.identity == READING.identity  # rows made before are still valid
+
+
 # Real clips and other systems' videos
 
 
@@ -88,6 +98,7 @@ def test_a_folder_is_a_benchmark_and_its_copy_scores_perfectly(videos: Path) -> 
     method = External(folder=str(videos / "other"), side={}, reading=READING, clips=benchmark.ids)
     done = run(videos, method, benchmark=benchmark)
     assert done.result["metrics"]["psnr"]["mean"] >= 99
+    assert done.result["repeated"] == {"true clips": 0, "made clips": 0}
     assert done.result["metrics"]["fvd_mean_plain"]["mean"] == pytest.approx(0, abs=1e-6)
     with pytest.raises(ValueError, match=r"n=4: .* has 3 clips"):
         folder_benchmark(videos / "truth", n=4)
@@ -122,6 +133,9 @@ def test_folders_by_pattern_leave_the_truth_out_and_take_overrides(videos: Path)
         clips=["clip0", "clip1", "clip2"], truth=str(videos / "truth"),
     )  # fmt: skip
     assert [(method.label, method.saw_motion) for method in found] == [("Other", True)]
+    (videos / "other").rename(videos / "res [v2]")
+    name = {"folders": str(videos / "res [v2]"), "side": {}, "reading": READING, "truth": ""}
+    assert [method.label for method in externals(clips=["clip0", "clip1", "clip2"], **name)] == ["Other"]
     with pytest.raises(ValueError, match="no such folder"):
         externals(folders=str(videos / "none*"), side={}, reading=READING, clips=[], truth="")
 

@@ -66,6 +66,17 @@ def test_folder_lists_all_videos_below_it(folder):
     ]
 
 
+def test_linked_folders_are_entered_once_and_what_is_left_out_is_said(tmp_path, caplog):
+    for name in ("root/a.ts", "root/b.flv", "root/c.gif", "root/notes.txt", "elsewhere/d.mp4"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "root/linked").symlink_to("../elsewhere")
+    (tmp_path / "elsewhere/back").symlink_to("../root")
+    with caplog.at_level("INFO"):
+        assert list(folder_names(tmp_path / "root")) == ["a.ts", "b.flv", "c.gif", "linked/d.mp4"]
+    assert "left out as no videos by their suffix: 1 .txt" in caplog.text
+
+
 def test_missing_and_empty_folders_are_one_line(tmp_path):
     for root, message in ((None, "no folder"), (tmp_path / "nowhere", "not a folder"), (tmp_path, "has no video")):
         with pytest.raises(ValueError, match=message) as caught:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageCms
 
 from motionanim.data.video import write_video
 from motionanim.images import fit, load_image, load_mask
@@ -104,6 +104,68 @@ def test_cmyk(tmp_path):
     wide = np.repeat(np.repeat(inks, 16, 0), 16, 1)
     Image.frombytes("CMYK", (64, 16), wide.tobytes()).save(tmp_path / "cmyk.jpg", quality=100)
     check(tmp_path / "cmyk.jpg", plain(np.repeat(np.repeat(expected, 16, 0), 16, 1)), atol=0.05)
+
+
+def swapped_profile():
+    """An RGB profile whose red primary is sRGB's blue one, and the other way round."""
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    tags = {bytes(profile[at : at + 4]): struct.unpack(">II", profile[at + 4 : at + 12])
+            for at in range(132, 132 + 12 * struct.unpack(">I", profile[128:132])[0], 12)}  # fmt: skip
+    (red, length), (blue, _) = tags[b"rXYZ"], tags[b"bXYZ"]
+    profile[red : red + length], profile[blue : blue + length] = (
+        profile[blue : blue + length], profile[red : red + length]
+    )  # fmt: skip
+    return bytes(profile)
+
+
+def grey_profile():
+    white = b"XYZ \0\0\0\0" + struct.pack(">iii", 63190, 65536, 54061)
+    curve = b"curv\0\0\0\0" + struct.pack(">IHxx", 1, 461)  # gamma 1.8
+    tags = b"".join(struct.pack(">4sII", name, at, size) for name, at, size in ((b"wtpt", 156, 20), (b"kTRC", 176, 12)))
+    body = struct.pack(">I", 2) + tags + white + curve
+    head = struct.pack(
+        ">I4sI4s4s4s12s4s28x", 128 + len(body), b"lcms", 0x02400000, b"mntr", b"GRAY", b"XYZ ", b"", b"acsp"
+    )
+    return head + struct.pack(">iii", 63190, 65536, 54061) + bytes(48) + body
+
+
+def encoded(linear):
+    """sRGB's curve, from and to [0, 1]."""
+    return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * np.maximum(linear, 1e-9) ** (1 / 2.4) - 0.055)
+
+
+def test_colours_are_those_of_the_embedded_profile(tmp_path):
+    profile, level = swapped_profile(), 2 / 127.5
+    rgba = Image.fromarray(np.dstack([RGB, ALPHA]))
+    for name in ("a.png", "a.tiff", "a.webp"):
+        Image.fromarray(RGB).save(tmp_path / name, icc_profile=profile, lossless=True)
+        check(tmp_path / name, plain(RGB[..., ::-1]), atol=level)
+    rgba.save(tmp_path / "rgba.png", icc_profile=profile)
+    check(tmp_path / "rgba.png", on_white(RGB[..., ::-1], ALPHA), atol=level)
+    Image.fromarray(RGB).quantize(256, dither=Image.Dither.NONE).save(tmp_path / "p.png", icc_profile=profile)
+    palette = np.asarray(Image.open(tmp_path / "p.png").convert("RGB"))
+    check(tmp_path / "p.png", plain(palette[..., ::-1]), atol=level)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_grey_follows_its_profile_in_8_and_16_bits(tmp_path, dtype):
+    values = np.linspace(0, np.iinfo(dtype).max, 60).astype(dtype).reshape(6, 10)
+    Image.fromarray(values).save(tmp_path / "grey.png", icc_profile=grey_profile())
+    linear = (values / np.iinfo(dtype).max) ** (461 / 256)
+    expected = torch.from_numpy(encoded(linear) * 2 - 1).float().expand(3, -1, -1)
+    check(tmp_path / "grey.png", expected, atol=2 / 127.5)
+
+
+def test_a_profile_that_does_not_fit_is_ignored(tmp_path):
+    for number, profile in enumerate((b"no profile", grey_profile())):
+        Image.fromarray(RGB).save(tmp_path / f"{number}.png", icc_profile=profile)
+        check(tmp_path / f"{number}.png", plain(RGB))
+
+
+def test_a_phones_heic_is_read(tmp_path):
+    colours = np.repeat(np.repeat(RGB, 8, 0), 8, 1)
+    Image.fromarray(colours).save(tmp_path / "photo.heic", quality=100)
+    assert (load_image(tmp_path / "photo.heic") - plain(colours)).abs().mean() < 0.03
 
 
 # EXIF orientation -> the upright picture, from the stored one (Exif 2.3, tag 0x0112: where row 0 and column 0 are).
@@ -217,6 +279,15 @@ def test_a_masks_empty_layer_moves_nothing(tmp_path):
     assert load_mask(tmp_path / "layer.png", 2, 4).tolist() == [[[0, 0, 0, 1]] * 2]
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, bool])
+def test_a_mask_of_0_and_1_moves_where_it_is_1(tmp_path, dtype):
+    Image.fromarray(np.array([[0, 1, 1, 0]] * 2).astype(dtype)).save(tmp_path / "mask.png")
+    assert load_mask(tmp_path / "mask.png", 2, 4).tolist() == [[[0, 1, 1, 0]] * 2]
+    Image.fromarray(np.uint8([[0, 38, 15, 1]] * 2)).save(tmp_path / "labels.png")
+    with pytest.raises(ValueError, match=r"labels.png is empty.*its brightest value is 38 of 255"):
+        load_mask(tmp_path / "labels.png", 2, 4)
+
+
 def test_a_mask_is_rotated_as_its_photo(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -228,7 +299,7 @@ def test_a_mask_of_another_size_names_both_and_an_empty_one_says_so(tmp_path):
     Image.new("L", (10, 6), 255).save(tmp_path / "full.png")
     with pytest.raises(ValueError, match=r"is 10x6 px and the image 6x10"):
         load_mask(tmp_path / "full.png", 10, 6)
-    Image.new("L", (10, 6), 1).save(tmp_path / "labels.png")
+    Image.new("L", (10, 6), 2).save(tmp_path / "labels.png")
     with pytest.raises(ValueError, match=r"is empty.*white \(255\)"):
         load_mask(tmp_path / "labels.png", 6, 10)
 

@@ -27,7 +27,16 @@ LAYERS = {
 # Third party -> where it may be imported, as path prefixes.
 FENCES = {
     "decord": ("motionanim/data/video.py", "benchmarks/data_loading.py"),
-    "av": ("motionanim/data/video.py", "motionanim/data/layouts.py", "tests/", "benchmarks/"),
+    "av": (
+        "motionanim/data/video.py",
+        "motionanim/data/video_index.py",
+        "motionanim/data/video_frames.py",
+        "motionanim/data/layouts.py",
+        "tests/",
+        "benchmarks/",
+    ),
+    "imageio_ffmpeg": ("benchmarks/",),
+    "pillow_heif": ("motionanim/images.py", "tests/"),
     "timm": ("motionanim/models/pretrained.py",),
     "diffusers": ("motionanim/models/", "motionanim/entry.py", "tests/", "benchmarks/"),
     "lightning": (

@@ -91,6 +91,9 @@ def test_results_say_what_was_found(videos, tmp_path):
     report = (tmp_path / "report.md").read_text()
     assert "| rejected | 2 |" in report
     assert "| is empty (0 bytes) | 1 |" in report
+    assert (
+        "Of 2 clips only the first 6 frames will be used for training, and 1 s are left out: raise settings." in report
+    )
     flows = list((tmp_path / "flow").rglob("*.npy"))
     assert len(flows) == 2
     assert {np.load(flow).shape for flow in flows} == {(5, 2, 64, 64)}

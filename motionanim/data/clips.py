@@ -17,6 +17,7 @@ from motionanim.data.rejections import Rejections, load_usable
 from motionanim.data.shots import kept_borders, starts_within
 from motionanim.data.stream import StreamData, as_float, rng
 from motionanim.data.video import Video, VideoError
+from motionanim.data.video_index import READER
 from motionanim.types import ClipBatch
 
 logger = logging.getLogger(__name__)
@@ -156,7 +157,7 @@ def flow_path(
         for place in (0, max(size - _EDGE, 0)):
             file.seek(place)
             content.update(file.read(_EDGE))
-    key = f"{content.hexdigest()}|{size}|{estimator}|{height}|{width}|{fps}|{stride}"
+    key = f"{content.hexdigest()}|{size}|{estimator}|{height}|{width}|{fps}|{stride}|{READER}"
     digest = hashlib.sha256(key.encode()).hexdigest()[:32]
     return folder / digest[:2] / f"{digest}.npy"
 

@@ -17,10 +17,16 @@ Result = TypeVar("Result")
 class Engine(Protocol):
     """Calls `function(*task)` for each task and yields the results as they come, in any order.
 
-    Tasks are consumed as a stream: only a few wait at a time. An error that a call raises ends the iteration.
+    Tasks are consumed as a stream: only a few wait at a time. An error that a call raises ends the iteration. A task
+    whose process dies has the result `lost(*task)`; without `lost` it ends the iteration as well.
     """
 
-    def __call__(self, function: Callable[..., Result], tasks: Iterable[tuple[Any, ...]]) -> Iterator[Result]: ...
+    def __call__(
+        self,
+        function: Callable[..., Result],
+        tasks: Iterable[tuple[Any, ...]],
+        lost: Callable[..., Result] | None = None,
+    ) -> Iterator[Result]: ...
 
 
 class ProcessEngine:
@@ -35,32 +41,63 @@ class ProcessEngine:
             raise ValueError(f"workers={workers}: must be at least 0")
         self.workers = workers
 
-    def __call__(self, function: Callable[..., Result], tasks: Iterable[tuple[Any, ...]]) -> Iterator[Result]:
-        """Raises ValueError if a worker dies."""
+    def __call__(
+        self,
+        function: Callable[..., Result],
+        tasks: Iterable[tuple[Any, ...]],
+        lost: Callable[..., Result] | None = None,
+    ) -> Iterator[Result]:
+        """Raises ValueError if a worker dies and `lost` is not given."""
         if self.workers == 0:
             yield from (function(*task) for task in tasks)
             return
-        # Spawned: a forked process inherits the locks of OpenCV's and torch's threads, and no use of a GPU.
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(self.workers, mp_context=context, initializer=_start_worker) as pool:
-            running: dict[Future, str] = {}
+        tasks, running = iter(tasks), {}
+        while True:
+            waiting: list[tuple[Any, ...]] = []  # at most one: a task that is not in `running` yet
+            try:
+                yield from self._all(function, tasks, running, waiting)
+                return
+            except BrokenProcessPool as error:
+                suspects = [*running.values(), *waiting]
+                if lost is None:
+                    raise ValueError(
+                        f"a worker process died while it worked on one of {sorted(str(task[0]) for task in suspects)}: "
+                        "out of memory, or a file that crashes the decoder; run again to resume, with engine.workers=0 "
+                        "to see which"
+                    ) from error
+            # One at a time, so that it is known which of them ends its process.
+            running.clear()
+            for task in suspects:
+                with _pool(1) as pool:
+                    try:
+                        result = pool.submit(function, *task).result()
+                    except BrokenProcessPool:
+                        result = lost(*task)
+                yield result
+
+    def _all(
+        self, function: Callable[..., Result], tasks: Iterator[tuple[Any, ...]], running: dict, waiting: list
+    ) -> Iterator[Result]:
+        with _pool(self.workers) as pool:
             try:
                 for task in tasks:
-                    running[pool.submit(function, *task)] = str(task[0])
+                    waiting.append(task)
+                    running[pool.submit(function, *task)] = task
+                    waiting.clear()
                     if len(running) >= 4 * self.workers:
                         yield from _finished(running)
                 while running:
                     yield from _finished(running)
-            except BrokenProcessPool as error:
-                raise ValueError(
-                    f"a worker process died while it worked on one of {sorted(running.values())}: out of memory, or a "
-                    "file that crashes the decoder; run again to resume, with engine.workers=0 to see which"
-                ) from error
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _finished(running: dict[Future, str]) -> list[Any]:
+def _pool(workers: int) -> ProcessPoolExecutor:
+    # Spawned: a forked process inherits the locks of OpenCV's and torch's threads, and no use of a GPU.
+    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker)
+
+
+def _finished(running: dict[Future, tuple[Any, ...]]) -> list[Any]:
     finished, _ = wait(running, return_when=FIRST_COMPLETED)
     results = [future.result() for future in finished]
     for future in finished:
@@ -87,7 +124,12 @@ class RayEngine:
     def __init__(self, *, address: str | None, cpus: float, gpus: float, retries: int) -> None:
         self.address, self.cpus, self.gpus, self.retries = address, cpus, gpus, retries
 
-    def __call__(self, function: Callable[..., Result], tasks: Iterable[tuple[Any, ...]]) -> Iterator[Result]:
+    def __call__(
+        self,
+        function: Callable[..., Result],
+        tasks: Iterable[tuple[Any, ...]],
+        lost: Callable[..., Result] | None = None,
+    ) -> Iterator[Result]:
         """Raises ValueError if Ray is not installed, cannot be reached, or lost a task more than `retries` times."""
         try:
             import ray
@@ -105,15 +147,15 @@ class RayEngine:
         def work(*task: Any) -> Result:
             return function(*task)
 
-        running: list[ray.ObjectRef] = []
+        running: dict[ray.ObjectRef, tuple[Any, ...]] = {}
         try:
             for task in tasks:
-                running.append(work.remote(*task))
+                running[work.remote(*task)] = task
                 # Asked anew each time: machines come and go.
                 if len(running) >= 4 * max(1, ray.cluster_resources().get("CPU", 1)):
-                    yield from _collected(ray, running)
+                    yield from _collected(ray, running, lost)
             while running:
-                yield from _collected(ray, running)
+                yield from _collected(ray, running, lost)
         except ray.exceptions.RayTaskError as error:
             raise error.cause from None  # as if the work had been done here
         except ray.exceptions.RayError as error:
@@ -123,6 +165,12 @@ class RayEngine:
                 ray.cancel(reference, force=True)
 
 
-def _collected(ray: Any, running: list[Any]) -> list[Any]:
-    finished, running[:] = ray.wait(running, num_returns=1)
-    return ray.get(finished)
+def _collected(ray: Any, running: dict, lost: Callable[..., Any] | None) -> list[Any]:
+    (reference,), _ = ray.wait(list(running), num_returns=1)
+    task = running.pop(reference)
+    try:
+        return [ray.get(reference)]
+    except ray.exceptions.WorkerCrashedError:
+        if lost is None:
+            raise
+        return [lost(*task)]

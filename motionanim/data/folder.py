@@ -1,13 +1,20 @@
 """Any directory tree of videos."""
 
+import logging
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from motionanim.data.clips import check_root
 from motionanim.data.names import Names, split_names
 
-SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"})
+logger = logging.getLogger(__name__)
+
+SUFFIXES = frozenset({
+    ".3g2", ".3gp", ".asf", ".avi", ".divx", ".flv", ".gif", ".m2ts", ".m2v", ".m4v", ".mkv", ".mov", ".mp4", ".mpe",
+    ".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv",
+})  # fmt: skip
 
 
 def folder_clips(root: str | Path | None, *, val_share: float) -> tuple[Names, Names]:
@@ -20,18 +27,39 @@ def folder_clips(root: str | Path | None, *, val_share: float) -> tuple[Names, N
 
 
 def folder_names(root: str | Path | None) -> Iterator[str]:
-    """Paths of all videos below `root`, relative to it, in sorted order; hidden files and folders are left out.
+    """Paths of all videos below `root`, relative to it, in sorted order, by their suffix.
+
+    Hidden files and folders are left out, linked folders are not. Files of other suffixes are left out and counted in
+    the log.
 
     Raises:
         ValueError: If `root` is no folder, or has no video.
     """
     root = check_root(root)
-    found = False
-    for folder, folders, files in os.walk(root):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES:
+    found, others = False, Counter[str]()
+    for folder, files in _walk(root):
+        for name in files:
+            suffix = os.path.splitext(name)[1].lower()
+            if suffix in SUFFIXES:
                 found = True
                 yield os.path.relpath(os.path.join(folder, name), root)
+            else:
+                others[suffix or "no suffix"] += 1
     if not found:
         raise ValueError(f"root={root} has no video: files ending in {', '.join(sorted(SUFFIXES))} are looked for")
+    if others:
+        listed = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(8))
+        logger.info("%s: left out as no videos by their suffix: %s", root, listed)
+
+
+def _walk(root: Path) -> Iterator[tuple[str, list[str]]]:
+    """Each folder and its files, sorted and not hidden; a folder that links lead back to is entered once."""
+    entered = set()
+    for folder, folders, files in os.walk(root, followlinks=True):
+        state = os.stat(folder)
+        if (state.st_dev, state.st_ino) in entered:
+            folders.clear()
+            continue
+        entered.add((state.st_dev, state.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield folder, sorted(name for name in files if not name.startswith("."))

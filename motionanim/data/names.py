@@ -27,6 +27,11 @@ class Names(Sequence[str]):
         return os.fsdecode(self._text[self._ends[index] : self._ends[index + 1]])
 
 
+def printable(path: str | os.PathLike[str]) -> str:
+    """A file's name for people and text files: bytes that are no UTF-8 become \\xff."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
 def split_names(names: Iterable[tuple[str, str]], *, val_share: float) -> tuple[Names, Names]:
     """Split into training and validation by a hash, so that a file keeps its side when others come and go.
 

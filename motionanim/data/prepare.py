@@ -29,10 +29,12 @@ from motionanim.data.engine import Engine
 from motionanim.data.folder import folder_names
 from motionanim.data.hdvila import hdvila_names
 from motionanim.data.journal import digest, opened_journal
+from motionanim.data.names import printable
 from motionanim.data.rejections import MOST_IN_A_ROW
 from motionanim.data.shots import VERSION, crossed, find_borders, keep_borders, starts_within
 from motionanim.data.stream import as_float
 from motionanim.data.video import Video, VideoError
+from motionanim.data.video_index import READER
 from motionanim.entry import CONF, one_line_errors
 from motionanim.files import atomic_path, check_own
 from motionanim.settings import command
@@ -136,21 +138,28 @@ def examine(name: str, key: str, root: Path, cache: Path, settings: Settings, fl
             reason = f"has no shot of {settings.num_frames} frames: each of its {len(borders) + 1} is shorter"
             raise VideoError(path, reason)
         keep_borders(cache, path, borders)
-        strength = None
+        strength, left_out = None, 0.0
         if cached:
             size = {"height": settings.height, "width": settings.width}
             where = flow_path(
                 cache, path, estimator=flow_estimator.name, fps=settings.fps, stride=settings.stride, **size
             )
             flow = cached_flow(video, used, flow_estimator, where, **size)[~crossed(used[:-1], used[1:], borders)]
+            left_out = (len(indices) - len(used)) / fps
             strength = float(np.mean([np.hypot(x, y).mean(dtype=np.float64) for x, y in flow.astype(np.float32)]))
     except VideoError as error:
         return record | {"reason": error.reason}
     info = video.info._asdict() | {"height": height, "width": width}
     static = slow and not borders  # two still scenes joined are no still scene
     return record | info | {
-        "camera_speed": speed, "static": static, "motion_strength": strength, "borders": borders
+        "camera_speed": speed, "static": static, "motion_strength": strength, "borders": borders,
+        "seconds_left_out": left_out,
     }  # fmt: skip
+
+
+def _lost(name: str, key: str, *_: Any) -> dict:
+    """The record of a file whose reader died."""
+    return {"name": name, "key": key, "reason": "ends the process that reads it: it crashes the decoder or the memory"}
 
 
 def prepare(
@@ -192,7 +201,7 @@ def prepare(
         def missing() -> Iterator[tuple[Any, ...]]:
             nonlocal resumed
             for name in names:
-                key = _key(root / name, f"{settings}|{flow_estimator.name}|shots {VERSION}")
+                key = _key(root / name, f"{settings}|{flow_estimator.name}|shots {VERSION}|{READER}")
                 if digest(key) in wanted:
                     continue  # listed twice
                 wanted.add(digest(key))
@@ -202,22 +211,22 @@ def prepare(
                     yield name, key, root, cache, settings, flow_estimator
 
         held: list[dict] = []  # clips that could not be opened, until one can be: their disk may have gone away
-        for record in engine(examine, missing()):
+        for record in engine(examine, missing(), _lost):
             held.append(record)
             progress.update()
             if "reason" in record:
-                logger.warning("rejected: %s %s", root / record["name"], record["reason"])
+                logger.warning("rejected: %s %s", printable(root / record["name"]), record["reason"])
             if record.get("reason", "").startswith("cannot be opened"):
                 if len(held) == MOST_IN_A_ROW:
                     raise ValueError(
-                        f"{len(held)} clips in a row cannot be opened, the last: {root / record['name']}: see whether "
-                        "their disk is still there, then run this again: it goes on"
+                        f"{len(held)} clips in a row cannot be opened, the last: {printable(root / record['name'])}: "
+                        "see whether their disk is still there, then run this again: it goes on"
                     )
             else:
                 journal.add(*held)
                 held.clear()
         journal.add(*held)
-        counts = _write_results(out, root, journal.chosen(wanted), settings.width, max_static)
+        counts = _write_results(out, root, journal.chosen(wanted), settings, max_static)
     if counts["clips"] == counts["rejected"]:
         raise ValueError(f"none of {counts['clips']} videos under {root} can be used: see {out / 'rejected.csv'}")
     return counts | {"resumed": resumed}
@@ -233,11 +242,14 @@ def _key(path: Path, settings: str) -> str:
     return hashlib.sha256(os.fsencode(f"{path.absolute()}|{identity}|{settings}")).hexdigest()[:16]
 
 
-def _write_results(out: Path, root: Path, records: Iterator[dict], width: int, max_static: int) -> dict[str, int]:
+def _write_results(
+    out: Path, root: Path, records: Iterator[dict], settings: Settings, max_static: int
+) -> dict[str, int]:
     counts: Counter[str] = Counter(clips=0, static=0, moving=0, rejected=0, joined=0)
     reasons: Counter[str] = Counter()
     static: list[tuple[int, str]] = []
     strengths = array("d")
+    longer, left_out = 0, 0.0
     with (
         atomic_path(out / "index.jsonl") as index,
         atomic_path(out / "rejected.csv") as rejected,
@@ -251,13 +263,15 @@ def _write_results(out: Path, root: Path, records: Iterator[dict], width: int, m
             if "reason" in record:
                 counts["rejected"] += 1
                 reasons[record["reason"].split(":")[0]] += 1
-                table.writerow((root / record["name"], record["reason"]))
+                table.writerow((printable(root / record["name"]), record["reason"]))
                 continue
             counts["static" if record["static"] else "moving"] += 1
             counts["joined"] += bool(record["borders"])
             clips.write(json.dumps(record) + "\n")
             if record["motion_strength"] is not None:
-                strengths.append(record["motion_strength"] / width)
+                strengths.append(record["motion_strength"] / settings.width)
+            longer += record["seconds_left_out"] > 0
+            left_out += record["seconds_left_out"]
             if record["static"]:
                 # The lowest stay: a heap has its smallest first, and the highest is to go.
                 heapq.heappush(static, (-digest(record["key"]), record["name"]))
@@ -279,6 +293,13 @@ def _write_results(out: Path, root: Path, records: Iterator[dict], width: int, m
             "",
             f"Median motion strength, share of the width per frame: scale.median_strength={median(strengths):.4g}",
         ]
+    if longer:
+        note = (
+            f"Of {longer} clips only the first {settings.max_frames} frames will be used for training, and "
+            f"{left_out:.0f} s are left out: raise settings.max_frames to use more, or cut the files"
+        )
+        logger.warning(note)
+        lines += ["", note + "."]
     lines += ["", "| rejected because it | clips |", "|---|---|"]
     lines += [f"| {reason} | {count} |" for reason, count in reasons.most_common()]
     with atomic_path(out / "report.md") as path:

@@ -1,7 +1,7 @@
-"""Video files in and out: the only file that decodes (decord) or encodes (PyAV)."""
+"""Video files in and out. Frames come from decord where it reads what a player shows, else from PyAV."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
@@ -14,6 +14,9 @@ import numpy as np
 from av.video.reformatter import ColorRange, Colorspace
 from torch import Tensor
 
+from motionanim.data.video_frames import read_frames
+from motionanim.data.video_index import VideoError as VideoError
+from motionanim.data.video_index import read_index
 from motionanim.files import atomic_path
 from motionanim.pictures import to_pixels
 
@@ -36,17 +39,6 @@ _BT709 = 1
 _LOOKAHEAD = 48
 
 
-class VideoError(ValueError):
-    """A video that cannot be used: which file, and why."""
-
-    def __init__(self, path: str | Path, reason: str) -> None:
-        super().__init__(str(path), reason)
-        self.path, self.reason = str(path), reason
-
-    def __str__(self) -> str:
-        return f"{self.path} {self.reason}"
-
-
 class VideoInfo(NamedTuple):
     """What a file's index says."""
 
@@ -56,39 +48,27 @@ class VideoInfo(NamedTuple):
 
 
 class Video:
-    """One open video file.
+    """One open video file: the frames that a player shows, each always by the same number.
+
+    Edit lists and rotation are applied, and pixels that are not square are scaled to squares along x.
 
     Attributes:
-        info: Its size and rate.
+        info: Its length and rate.
 
     Raises:
-        VideoError: If the file is missing, empty, without a picture, truncated or otherwise damaged.
+        VideoError: As `read_index` does.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = str(path)
-        try:
-            size = os.stat(self.path).st_size
-        except OSError as error:
-            raise VideoError(path, f"cannot be opened: {error.strerror}") from error
-        if size == 0:
-            raise VideoError(path, "is empty (0 bytes)")
-        try:
-            # One thread: the loader's workers are the parallelism, and more threads here make them slower.
-            self._reader = decord.VideoReader(self.path, num_threads=1)
-            count = len(self._reader)
-            spans = np.asarray(self._reader.get_frame_timestamp(range(count)), dtype=np.float64).reshape(-1, 2)
-        except (decord.DECORDError, RuntimeError, IndexError) as error:
-            raise VideoError(path, _reason(error)) from error
-        if count == 0:
-            raise VideoError(path, "has no frames")
-        self._times, self._at_end = spans[:, 0], False
-        gaps = np.diff(self._times)
-        usual = gaps[np.abs(gaps - np.median(gaps)) < 2e-3] if count > 1 else spans[:, 1] - spans[:, 0]
-        interval = float(usual.mean())
-        if not interval > 0 or not np.isfinite(self._times).all():
-            raise VideoError(path, "has timestamps that do not increase")
-        self.info = VideoInfo(count, 1 / interval, float(spans[-1, 1] - spans[0, 0]))
+        self._index = read_index(self.path)
+        self._times = self._index.times
+        gaps, end = np.diff(self._times), self._index.end
+        # The middle one itself: numpy's median of an even number may lie between two, and near none.
+        middle = np.sort(gaps)[(len(gaps) - 1) // 2] if len(gaps) else end
+        usual = gaps[np.abs(gaps - middle) < 2e-3] if len(gaps) else np.array([end])
+        self.info = VideoInfo(len(self._times), 1 / float(usual.mean()), end)
+        self._reader, self._at_end = self._open_reader() if self._index.plain else None, False
 
     def grid(self, *, fps: float, stride: int | None) -> tuple[np.ndarray, float]:
         """Choose evenly timed frames from the whole video, by their timestamps.
@@ -108,8 +88,7 @@ class Video:
             raise ValueError(f"fps={fps}, stride={stride}: fps must be above 0, and stride at least 1 or null")
         step = stride or max(1, round(self.info.fps / fps))
         rate = self.info.fps / step
-        elapsed = self._times - self._times[0]
-        ticks = np.arange(int(elapsed[-1] * rate + 0.01) + 1) / rate
+        ticks = np.arange(int(self._times[-1] * rate + 0.01) + 1) / rate
         return self.nearest(ticks), rate
 
     def nearest(self, seconds: np.ndarray) -> np.ndarray:
@@ -121,12 +100,12 @@ class Video:
         Returns:
             (K',) int64 indices, K' at most K: a frame stands for its time until half an interval after it.
         """
-        elapsed = self._times - self._times[0]
-        seconds = seconds[seconds <= elapsed[-1] + 0.5 / self.info.fps]
-        if len(elapsed) == 1:
+        times = self._times
+        seconds = seconds[seconds <= times[-1] + 0.5 / self.info.fps]
+        if len(times) == 1:
             return np.zeros(len(seconds), dtype=np.int64)
-        after = np.searchsorted(elapsed, seconds).clip(1, len(elapsed) - 1)
-        nearest = np.where(seconds - elapsed[after - 1] <= elapsed[after] - seconds, after - 1, after)
+        after = np.searchsorted(times, seconds).clip(1, len(times) - 1)
+        nearest = np.where(seconds - times[after - 1] <= times[after] - seconds, after - 1, after)
         return nearest.astype(np.int64)
 
     def read(self, indices: np.ndarray, *, height: int, width: int) -> np.ndarray:
@@ -143,30 +122,64 @@ class Video:
         """
         unique, places = np.unique(indices, return_inverse=True)
         frames = np.empty(0)
-        for first in range(0, len(unique), _CHUNK):
-            decoded = self._decode(unique[first : first + _CHUNK])
-            tall, wide = cover_size(*decoded.shape[1:3], height=height, width=width)
-            method = cv2.INTER_AREA if tall <= decoded.shape[1] else cv2.INTER_CUBIC
-            if first == 0:
+        for number, (picture, shown) in enumerate(self._pictures(unique)):
+            if number == 0:
+                tall, wide = cover_size(*shown, height=height, width=width)
                 frames = np.empty((len(unique), tall, wide, 3), np.uint8)
-            for frame, resized in zip(decoded, frames[first:]):
-                cv2.resize(frame, (wide, tall), dst=resized, interpolation=method)
+            # cv2.resize takes INTER_AREA for shrinking only, along both sides.
+            smaller = tall <= picture.shape[0] and wide <= picture.shape[1]
+            method = cv2.INTER_AREA if smaller else cv2.INTER_CUBIC
+            cv2.resize(picture, (wide, tall), dst=frames[number], interpolation=method)
         return frames if len(unique) == len(places) else frames[places]
 
-    def size(self) -> tuple[int, int]:
-        """(height, width) in px as shown, rotation metadata applied; decodes one frame, as `read` may raise."""
-        height, width = self._decode(np.zeros(1, dtype=np.int64)).shape[1:3]
-        return height, width
+    @property
+    def uses_decord(self) -> bool:
+        """Whether decord reads this file so far, not PyAV."""
+        return self._reader is not None
 
-    def _decode(self, indices: np.ndarray) -> np.ndarray:
+    def size(self) -> tuple[int, int]:
+        """(height, width) in px as shown, of square pixels; decodes one frame, as `read` may raise."""
+        return next(self._pictures(np.zeros(1, dtype=np.int64)))[1]
+
+    def _pictures(self, places: np.ndarray) -> Iterator[tuple[np.ndarray, tuple[int, int]]]:
+        """Frames (H, W, 3) at increasing places, each with its (height, width) as shown."""
+        aspect, done = float(self._index.aspect), 0
+        while self._reader is not None and done < len(places):
+            chunk = self._batch(places[done : done + _CHUNK])
+            if chunk is None:
+                self._reader = None  # PyAV reads it, or says what is wrong
+                break
+            for picture in chunk:
+                yield picture, (picture.shape[0], max(1, round(picture.shape[1] * aspect)))
+            done += len(chunk)
+        if done == len(places):
+            return
+        for picture, swapped in read_frames(self.path, self._index, places[done:]):
+            height, width = picture.shape[:2]
+            yield (
+                picture,
+                (max(1, round(height * aspect)), width) if swapped else (height, max(1, round(width * aspect))),
+            )
+
+    def _open_reader(self) -> decord.VideoReader | None:
+        """decord's reader, if it finds as many frames."""
+        try:
+            # One thread: the loader's workers are the parallelism, and more threads here make them slower.
+            reader = decord.VideoReader(os.path.abspath(self.path), num_threads=1)
+        except (decord.DECORDError, RuntimeError, IndexError):
+            return None
+        return reader if len(reader) == self.info.num_frames else None
+
+    def _batch(self, places: np.ndarray) -> np.ndarray | None:
+        """(K, H, W, 3) by decord; None if it cannot decode them."""
         try:
             # A reader that has seen the end of its file retries for many seconds at its next read: take a new one.
             if self._at_end:
-                self._reader = decord.VideoReader(self.path, num_threads=1)
-            self._at_end = int(indices[-1]) >= self.info.num_frames - _LOOKAHEAD
-            return self._reader.get_batch(indices.tolist()).asnumpy()
-        except (decord.DECORDError, RuntimeError, IndexError) as error:
-            raise VideoError(self.path, _reason(error)) from error
+                self._reader = self._open_reader()
+            self._at_end = int(places[-1]) >= self.info.num_frames - _LOOKAHEAD
+            return self._reader.get_batch(places.tolist()).asnumpy() if self._reader else None
+        except (decord.DECORDError, RuntimeError, IndexError):
+            return None
 
 
 def cover_size(old_height: int, old_width: int, *, height: int, width: int) -> tuple[int, int]:
@@ -229,18 +242,3 @@ def write_video(path: str | Path, frames: Tensor | Iterable[Tensor], fps: float,
 
 def _shape(frame: Tensor | None) -> tuple[int, ...]:
     return () if frame is None else tuple(frame.shape)
-
-
-def _reason(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    if "cannot find video stream" in text:
-        return "has no video stream"
-    if "av_read_frame failed" in text:
-        return "is truncated or damaged: its index points past what can be read"
-    if "DECORD_EOF_RETRY_MAX" in text:
-        return "is damaged: its last frames cannot be decoded"
-    if "size must exactly match" in text:
-        return "is narrower than 64 px, which decord cannot read"
-    if "Error reading" in text:
-        return "is not a video file that can be decoded"
-    return f"cannot be decoded: {text[-160:]}"

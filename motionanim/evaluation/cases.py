@@ -42,6 +42,7 @@ class Benchmark(Protocol):
     request: "Request"
     settings: tuple[Any, ...]  # all that determines its cases but their number and, of files, their content
     place: str  # the folder of its files
+    repeated: int  # clips that have fewer frames a second than is read: some are shown twice
 
     def identity(self, index: int) -> str: ...
 
@@ -125,7 +126,7 @@ class SyntheticBenchmark:
         self.ids = [f"{index:06}" for index in range(n)]
         self.settings = (name, size, world, request.identity)
 
-    place = ""
+    place, repeated = "", 0
 
     def identity(self, index: int) -> str:
         return digest(self.settings, index)
@@ -163,7 +164,7 @@ class VideoBenchmark:
         request: Request,
     ) -> None:
         self.name, self.reading, self.request = name, reading, request
-        self.estimate, self.min_motion, self._hashes = flow_estimator, min_motion, {}
+        self.estimate, self.min_motion, self._hashes, self.repeated = flow_estimator, min_motion, {}, 0
         if n is not None and n < 1:
             raise ValueError(f"n={n}: must be at least 1 clip, or null for all")
         self.place = str(Path(root).resolve())
@@ -179,7 +180,8 @@ class VideoBenchmark:
             raise ValueError(f"{root} has two clips named {', '.join(twice[:5])}: names without suffix must differ")
         for path in self.paths:
             # Only indices are read, so that a long run does not fail at its last clip.
-            reading.indices(Video(path))
+            places = reading.indices(Video(path))
+            self.repeated += len(set(places.tolist())) < len(places)
         self.settings = (name, reading.identity, flow_estimator.name, min_motion, request.identity)
 
     def identity(self, index: int) -> str:

@@ -138,6 +138,7 @@ def evaluate(
     result = {
         "format": FORMAT, "label": label, "benchmark": benchmark.name, "n": len(done),
         "control": method.control, "saw_motion": method.saw_motion, **about,
+        "repeated": {"true clips": benchmark.repeated, "made clips": method.repeated},
         "settings": dict(settings), "identity": method.identity, "seed": seed, "keys": keys, "protocols": wanted,
         "metrics": summarise(done, scorer, (cases, window)), "cost": _cost(done),
         "versions": {name: version(name) for name in VERSIONS} | {"python": platform.python_version()},

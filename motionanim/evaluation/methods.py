@@ -3,7 +3,8 @@
 A method is called with a case and a seed and returns `Made`. Its attributes tell about it: `label`, `control` (a row
 that shows what a metric says of something known, never ranked), `saw_motion` (it was given the true motion rather
 than a few arrows), `timed` (its videos are made here, so that their time says something), `identity` (plain values that
-determine its output beyond its config), `files` (hashes of the files that its videos are) and `place` (their folder).
+determine its output beyond its config), `files` (hashes of the files that its videos are), `place` (their folder) and
+`repeated` (how many of them are slower than what is read, so that frames are shown twice).
 """
 
 import glob
@@ -45,6 +46,7 @@ class Method(Protocol):
     control: bool
     saw_motion: bool
     timed: bool
+    repeated: int
     identity: dict[str, Any]
     files: Mapping[str, str]
     place: str
@@ -55,7 +57,7 @@ class Method(Protocol):
 class _Maker:
     """What methods share that make their videos here."""
 
-    control, saw_motion, timed = False, False, True
+    control, saw_motion, timed, repeated = False, False, True, 0
     files: Mapping[str, str] = {}
     place = ""
 
@@ -194,7 +196,7 @@ class External:
             as above.
     """
 
-    control, timed = False, False
+    control, timed, repeated = False, False, 0
 
     def __init__(self, *, folder: str, side: Mapping[str, Any], reading: Reading, clips: Sequence[str]) -> None:
         found: dict[str, Path] = {}
@@ -216,7 +218,8 @@ class External:
         for clip in clips:
             # Only indices are read, so that a long run does not fail at its last clip.
             video = Video(found[clip])
-            reading.indices(video, rate=self._rate)
+            places = reading.indices(video, rate=self._rate)
+            self.repeated += len(set(places.tolist())) < len(places)
             _check_side(side, video)
         self.files = {clip: file_sha256(found[clip]) for clip in clips}
         self.identity, self.place = {"side": side}, str(Path(folder).resolve())
@@ -257,7 +260,9 @@ def externals(
     """
     found: dict[str, Path] = {}
     for pattern in [folders] if isinstance(folders, str) else folders:
-        matches = [Path(match) for match in sorted(glob.glob(pattern)) if Path(match).is_dir()]
+        # A folder's own name may hold what is a pattern elsewhere: res [v2].
+        names = [pattern] if Path(pattern).is_dir() else sorted(glob.glob(pattern))
+        matches = [Path(name) for name in names if Path(name).is_dir()]
         if not matches:
             raise ValueError(f"method.folders={pattern}: no such folder; give the folder of a method's videos")
         for match in matches:

@@ -1,5 +1,6 @@
 """The declared common protocol by which every video, true or made, becomes frames to score."""
 
+import logging
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -10,6 +11,8 @@ from torch import Tensor
 
 from motionanim.data.video import Video, VideoError
 
+logger = logging.getLogger(__name__)
+
 
 class Reading(NamedTuple):
     """Which frames of a file, at which size."""
@@ -19,10 +22,12 @@ class Reading(NamedTuple):
     width: int
     fps: float | None  # frames nearest in time to 0, 1/fps, 2/fps ...; None takes the file's first frames as they are
     shape: Literal["stretch", "crop"]  # of another aspect: stretched, or resized to cover and cropped at the centre
+    slower: Literal["repeat", "refuse"] = "repeat"  # a file with fewer frames a second than `fps`: frames shown twice
 
     @property
     def identity(self) -> dict[str, Any]:
-        return self._asdict()
+        """What determines the frames: a file that is refused has none."""
+        return {name: value for name, value in self._asdict().items() if name != "slower"}
 
     def indices(self, video: Video, *, rate: float | None = None) -> np.ndarray:
         """(num_frames,) places in the file.
@@ -31,7 +36,7 @@ class Reading(NamedTuple):
             rate: True frames per second of the file's content; None believes the file.
 
         Raises:
-            VideoError: If the file is too short.
+            VideoError: If the file is too short, or slower than `fps` where that is refused.
         """
         if self.fps is None:
             places = np.arange(min(self.num_frames, video.info.num_frames))
@@ -45,6 +50,17 @@ class Reading(NamedTuple):
                 f"has {len(places)} frames{at} ({video.info.seconds:.2f} s), and the benchmark needs "
                 f"{self.num_frames}: lower benchmark.reading.num_frames, or leave the clip out of every folder",
             )
+        repeated = len(places) - len(np.unique(places))
+        if repeated:
+            text = (
+                f"has {repeated} frames too few among {self.num_frames} at {self.fps:g} a second (its rate is "
+                f"{rate or video.info.fps:.3g})"
+            )
+            if self.slower == "refuse":
+                raise VideoError(
+                    video.path, f"{text}: lower benchmark.reading.fps, or set benchmark.reading.slower=repeat"
+                )
+            logger.warning("%s %s: frames are repeated", video.path, text)
         return places
 
     def rate(self, path: Path) -> float:

@@ -78,6 +78,13 @@ def _section(block: Block, of_benchmark: Sequence[Block], names: Names) -> Secti
         tables.insert(1, paired)
         if any(is_fvd(key) for run in block.runs for key in run.scores):
             text.append("FVD is of all clips at once and has no paired difference: compare its intervals.")
+    for run in block.runs:
+        for what, count in (run.record.get("repeated") or {}).items():
+            if count:
+                text.append(
+                    f"{names[run.folder]}: {count} of {run.n} {what} have fewer frames a second than are read, so that "
+                    "some frames are shown twice."
+                )
     plots += [forest(block, names, group) for group in GROUPS if group in ("quality", "control", "long")]
     return Section(block.title, tables, [plot for plot in plots if plot is not None], text)
 
