@@ -66,14 +66,14 @@ class Rejections:
         with open(self.path, "ab+") as file:
             fcntl.flock(file, fcntl.LOCK_EX)  # released when the file closes, or its process dies
             file.seek(self._read)
-            found = csv.reader(io.StringIO(file.read().decode(errors="surrogateescape"), newline=""))
+            found = csv.reader(io.StringIO(file.read().decode(errors="replace"), newline=""))
             self._known |= {row[0] for row in found if len(row) == 2 and row != ["path", "reason"]}
             if error.path not in self._known:
                 logger.warning("rejected: %s", error)
                 lines = io.StringIO()
                 rows = [] if file.tell() else [("path", "reason")]
                 csv.writer(lines).writerows([*rows, (error.path, error.reason)])
-                file.write(lines.getvalue().encode(errors="surrogateescape"))
+                file.write(lines.getvalue().encode())
                 self._known.add(error.path)
             self._read = file.tell()
 
