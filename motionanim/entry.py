@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from urllib.request import urlopen
 
 import hydra
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
@@ -137,7 +138,7 @@ def wrong_setting() -> str | None:
 
     Asked only then, because it composes the configuration a second time.
     """
-    if not HydraConfig.initialized():
+    if not (HydraConfig.initialized() and GlobalHydra.instance().is_initialized()):
         return None
     ran = HydraConfig.get()
     names = [override.partition("=")[0] for override in ran.overrides.task]
@@ -176,11 +177,10 @@ def one_line_errors(main: Callable[..., Any]) -> Callable[..., Any]:
                 text = text.rsplit("\n", 1)[-1].partition(": ")[2]
             of_python = isinstance(cause, TypeError | AttributeError | RuntimeError)
             of_python = of_python and not isinstance(cause, OmegaConfBaseException)
+            unread = of_python or "could not convert" in text or "invalid literal" in text
             if is_out_of_memory(cause):
                 text = f"out of memory ({text}): change {memory_advice(args[0])}; what was finished before is kept"
-            elif (of_python or "could not convert" in text or "invalid literal" in text) and (
-                wrong := wrong_setting(cause)
-            ):
+            elif unread and (wrong := wrong_setting()):
                 text = wrong
             elif isinstance(cause, RuntimeError) or not is_mistake(error):
                 raise  # a bug of ours
