@@ -185,7 +185,7 @@ def two_at_once(bench: Bench) -> Iterator[Row]:
     first.wait()
     yield Row("a second one in the folder of a training", short(second), "", bench.compared("two", first))
     again = bench.train("two").wait()
-    yield Row("the same command once more", short(again), "", bench.compared("two", again))
+    yield Row("the same command once more", short(again), "", bench.compared("two", first))
     both = [Training(bench.folder, f"trainer.max_steps={EVERY}") for _ in range(2)]
     folders = {line for run in both for line in run.wait().told() if line.startswith("done: ")}
     yield Row("two at once without run=NAME", short(both[0]), "", f"{len(folders)} folders")
