@@ -38,7 +38,7 @@ def damaged(content: bytes, generator: np.random.Generator) -> bytes:
     """Some bytes flipped, a piece cut out, or two pieces swapped; often near the front, where headers are."""
     data = bytearray(content)
     for _ in range(int(generator.choice([1, 1, 2, 3]))):
-        if len(data) < 16:
+        if len(data) < 4:
             break
         span = len(data) if generator.random() < 0.6 else min(len(data), 1024)
         first, second = sorted(generator.integers(span, size=2).tolist())
@@ -50,7 +50,7 @@ def damaged(content: bytes, generator: np.random.Generator) -> bytes:
             case 2:
                 del data[first : first + length]
             case 3:
-                del data[max(16, second) :]
+                del data[max(1, second) :]
             case 4:
                 a, b = bytes(data[first : first + length]), bytes(data[second : second + length])
                 data[second : second + length], data[first : first + length] = a, b

@@ -23,8 +23,9 @@ from motionanim.pictures import to_pixels
 # FFmpeg's own complaints would flood the log: what goes wrong is raised as a VideoError.
 decord.logging.set_level(decord.logging.QUIET)
 
-# Frames decoded at full size at a time: bounds the memory of long or large clips.
-_CHUNK = 16
+# Of frames that decord decodes at a time at full size: bounds the memory of long or large clips. Each further batch
+# seeks anew.
+_BATCH_BYTES = 2**28
 
 # From this many px on x264 looks 5 frames ahead instead of 30, which would take it 1.4 GiB at 12 megapixels.
 _LARGE = 4_000_000
@@ -34,9 +35,6 @@ MOST_PIXELS, MOST_SIDE = 139_264 * 256, 16_384
 
 # ITU-T H.273's number of BT.709, as colour matrix, primaries and transfer.
 _BT709 = 1
-
-# Frames by which a decoder may read ahead of the one it returns, with room to spare.
-_LOOKAHEAD = 48
 
 
 class VideoInfo(NamedTuple):
@@ -54,6 +52,7 @@ class Video:
 
     Attributes:
         info: Its length and rate.
+        uses_decord: Whether decord reads it, so far; else PyAV.
 
     Raises:
         VideoError: As `read_index` does.
@@ -68,7 +67,7 @@ class Video:
         middle = np.sort(gaps)[(len(gaps) - 1) // 2] if len(gaps) else end
         usual = gaps[np.abs(gaps - middle) < 2e-3] if len(gaps) else np.array([end])
         self.info = VideoInfo(len(self._times), 1 / float(usual.mean()), end)
-        self._reader, self._at_end = self._open_reader() if self._index.plain else None, False
+        self.uses_decord = self._index.plain
 
     def grid(self, *, fps: float, stride: int | None) -> tuple[np.ndarray, float]:
         """Choose evenly timed frames from the whole video, by their timestamps.
@@ -132,11 +131,6 @@ class Video:
             cv2.resize(picture, (wide, tall), dst=frames[number], interpolation=method)
         return frames if len(unique) == len(places) else frames[places]
 
-    @property
-    def uses_decord(self) -> bool:
-        """Whether decord reads this file so far, not PyAV."""
-        return self._reader is not None
-
     def size(self) -> tuple[int, int]:
         """(height, width) in px as shown, of square pixels; decodes one frame, as `read` may raise."""
         return next(self._pictures(np.zeros(1, dtype=np.int64)))[1]
@@ -144,10 +138,11 @@ class Video:
     def _pictures(self, places: np.ndarray) -> Iterator[tuple[np.ndarray, tuple[int, int]]]:
         """Frames (H, W, 3) at increasing places, each with its (height, width) as shown."""
         aspect, done = float(self._index.aspect), 0
-        while self._reader is not None and done < len(places):
-            chunk = self._batch(places[done : done + _CHUNK])
+        most = max(4, _BATCH_BYTES // (3 * max(1, self._index.pixels)))
+        while self.uses_decord and done < len(places):
+            chunk = self._batch(places[done : done + most])
             if chunk is None:
-                self._reader = None  # PyAV reads it, or says what is wrong
+                self.uses_decord = False  # PyAV reads it, or says what is wrong
                 break
             for picture in chunk:
                 yield picture, (picture.shape[0], max(1, round(picture.shape[1] * aspect)))
@@ -161,23 +156,13 @@ class Video:
                 (max(1, round(height * aspect)), width) if swapped else (height, max(1, round(width * aspect))),
             )
 
-    def _open_reader(self) -> decord.VideoReader | None:
-        """decord's reader, if it finds as many frames."""
-        try:
-            # One thread: the loader's workers are the parallelism, and more threads here make them slower.
-            reader = decord.VideoReader(os.path.abspath(self.path), num_threads=1)
-        except (decord.DECORDError, RuntimeError, IndexError):
-            return None
-        return reader if len(reader) == self.info.num_frames else None
-
     def _batch(self, places: np.ndarray) -> np.ndarray | None:
-        """(K, H, W, 3) by decord; None if it cannot decode them."""
+        """(K, H, W, 3) by decord; None if it cannot decode them, or finds another number of frames."""
         try:
-            # A reader that has seen the end of its file retries for many seconds at its next read: take a new one.
-            if self._at_end:
-                self._reader = self._open_reader()
-            self._at_end = int(places[-1]) >= self.info.num_frames - _LOOKAHEAD
-            return self._reader.get_batch(places.tolist()).asnumpy() if self._reader else None
+            # One thread: the loader's workers are the parallelism, and more threads here make them slower. A new reader
+            # each time: one that is kept goes on decoding, and after the end of its file retries for many seconds.
+            reader = decord.VideoReader(os.path.abspath(self.path), num_threads=1)
+            return reader.get_batch(places.tolist()).asnumpy() if len(reader) == self.info.num_frames else None
         except (decord.DECORDError, RuntimeError, IndexError):
             return None
 

@@ -53,6 +53,7 @@ class VideoIndex(NamedTuple):
     starts: np.ndarray | None  # (N,) int64: timestamps to seek to for each frame; None: decode from the beginning
     aspect: Fraction  # width of a pixel over its height
     plain: bool  # decord reads the same frames
+    pixels: int  # of a frame
 
 
 def read_index(path: str) -> VideoIndex:
@@ -135,6 +136,7 @@ def _from_packets(path: str, size: int) -> VideoIndex | None:
                 key = keys.get(packet.pos, packet.is_keyframe)
                 rows.append((packet.pts, start, key, not packet.is_discard, packet.duration or 0))
         aspect, width, rate = _aspect(stream), stream.codec_context.width, stream.average_rate
+        pixels = width * stream.codec_context.height
     if not rows:
         raise VideoError(path, "has no frames")
     pts, start, key, shown, durations = (np.array(column, dtype=np.int64) for column in zip(*rows))
@@ -158,7 +160,7 @@ def _from_packets(path: str, size: int) -> VideoIndex | None:
         and abs(labels[0] * base) < _DECORD_SECONDS
         and end < _DECORD_SECONDS
     )
-    return VideoIndex(times, end, labels, start[first[order]], aspect, plain)
+    return VideoIndex(times, end, labels, start[first[order]], aspect, plain, pixels)
 
 
 def _from_frames(path: str) -> VideoIndex:
@@ -170,6 +172,7 @@ def _from_frames(path: str) -> VideoIndex:
             stamps.append(frame.pts)
             duration = frame.duration or 0
         rate, base, aspect = stream.average_rate or stream.guessed_rate, stream.time_base, _aspect(stream)
+        pixels = stream.codec_context.width * stream.codec_context.height
     if not stamps:
         raise VideoError(path, "has no frames")
     labels = np.arange(len(stamps))
@@ -177,9 +180,9 @@ def _from_frames(path: str) -> VideoIndex:
         # AVI has no timestamps, and those that FFmpeg makes up for its B-frames are out of order.
         if not rate:
             raise VideoError(path, "has timestamps that do not increase")
-        return VideoIndex(labels / float(rate), len(labels) / float(rate), labels, None, aspect, False)
+        return VideoIndex(labels / float(rate), len(labels) / float(rate), labels, None, aspect, False, pixels)
     times, end = _times(np.array(stamps), base, duration, rate)
-    return VideoIndex(times, end, labels, None, aspect, False)
+    return VideoIndex(times, end, labels, None, aspect, False, pixels)
 
 
 def decoded(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
