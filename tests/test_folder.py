@@ -201,6 +201,7 @@ def test_the_cache_changes_with_file_and_settings(folder, tmp_path):
 
 def test_a_flow_that_is_not_in_the_cache_is_told_once(folder, tmp_path, caplog):
     clips = dataset(folder, tmp_path)
+    caplog.clear()
     for position in range(4):
         clips[position]
     assert [record.message.split(" of ")[0] for record in caplog.records] == ["no flow"]
