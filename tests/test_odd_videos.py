@@ -87,6 +87,8 @@ def test_any_name_is_read_or_refused_by_name(folder, tmp_path, monkeypatch):
     for name in ("20:15.mp4", "http:a.mp4", "%d [v2].mp4", "川.mp4"):
         Path(name).write_bytes((folder / "h264.mp4").read_bytes())
         assert Video(name).size() == (112, 192)
+        write_video(name, torch.zeros(2, 3, 64, 64), 10)
+        assert Video(name).size() == (64, 64)
     name = os.fsdecode(b"a\xff.mp4")
     Path(name).write_bytes((folder / "h264.mp4").read_bytes())
     with pytest.raises(VideoError, match="has a name that is not UTF-8: rename it"):

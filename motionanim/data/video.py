@@ -207,7 +207,9 @@ def write_video(path: str | Path, frames: Tensor | Iterable[Tensor], fps: float,
     if len(shape) != 4 or shape[0] < 1 or shape[1] != 3 or shape[2] % 2 or shape[3] % 2:
         raise ValueError(f"frames of shape {shape}: must be (T, 3, H, W) with T >= 1 and H, W even")
     check_video_size(*shape[2:])
-    with atomic_path(path) as partial, av.open(str(partial), "w", options={"movflags": "faststart"}) as container:
+    # Absolute, because FFmpeg takes what stands before a colon for a protocol.
+    target = Path(path).absolute()
+    with atomic_path(target) as partial, av.open(str(partial), "w", options={"movflags": "faststart"}) as container:
         rate = Fraction(fps).limit_denominator(1001)
         options = {"crf": str(crf), "preset": "fast"}
         if shape[2] * shape[3] > _LARGE:
