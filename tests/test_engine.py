@@ -250,7 +250,7 @@ def test_a_ray_cluster_that_loses_a_node_leaves_the_same_bytes(base: Path, tmp_p
 
     (tmp_path / "videos").mkdir()
     for name in "ab":
-        write_video(tmp_path / f"videos/{name}.mp4", torch.rand(16, 3, 32, 32) * 2 - 1, 10)
+        write_video(tmp_path / f"videos/{name}.mp4", (torch.rand(3, 32, 32) * 2 - 1).expand(16, 3, 32, 32), 10)
     engine = RayEngine(address=cluster.address, cpus=1, gpus=0, retries=0)
     one = prepared(tmp_path / "videos", tmp_path / "one", ProcessEngine(workers=0))
     other = prepared(tmp_path / "videos", tmp_path / "other", engine)
