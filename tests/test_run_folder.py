@@ -9,7 +9,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from motionanim.entry import find_checkpoint, run_name
-from motionanim.run_folder import checkpoints, claim, set_records_aside, tracking_id, write_records
+from motionanim.run_folder import checkpoints, claim, newest_run, set_records_aside, tracking_id, write_records
+from motionanim.training.callbacks import set_metrics_aside
 
 HOLD = (
     "import sys; from motionanim.run_folder import claim; lock = claim(__import__('pathlib').Path(sys.argv[1]), None)"
@@ -58,6 +59,41 @@ def test_each_part_of_a_run_keeps_its_config_and_overrides(tmp_path: Path) -> No
         "config.0.yaml": "part: 0\n", ".hydra/overrides.0.yaml": "- run=0\n- a=b\n",
         "config.1.yaml": "part: 1\n", ".hydra/overrides.1.yaml": "- run=1\n- a=b\n",
     }  # fmt: skip
+
+
+def test_an_earlier_part_is_never_replaced(tmp_path: Path) -> None:
+    (tmp_path / ".hydra").mkdir()
+    for name in ("config.yaml", "config.4.yaml", ".hydra/overrides.yaml", ".hydra/overrides.5.yaml", "config.a.yaml"):
+        (tmp_path / name).write_text(name)
+    for name in ("metrics.csv", "metrics.3.csv"):
+        (tmp_path / name).write_text(name)
+    set_records_aside(tmp_path)
+    set_metrics_aside(tmp_path)
+    texts = {str(path.relative_to(tmp_path)): path.read_text() for path in tmp_path.rglob("*.*") if path.is_file()}
+    assert texts == {
+        "config.4.yaml": "config.4.yaml", "config.6.yaml": "config.yaml", "config.a.yaml": "config.a.yaml",
+        ".hydra/overrides.5.yaml": ".hydra/overrides.5.yaml", ".hydra/overrides.6.yaml": ".hydra/overrides.yaml",
+        "metrics.3.csv": "metrics.3.csv", "metrics.4.csv": "metrics.csv",
+    }  # fmt: skip
+
+
+def test_what_a_killed_save_left_is_no_checkpoint_and_is_removed(tmp_path: Path) -> None:
+    saved(tmp_path, "x/cut/checkpoints/.last.7.ckpt", "x/cut/checkpoints/.last-v1.8.ckpt", "x/a/checkpoints/last.ckpt")
+    assert newest_run(tmp_path / "x") == "a"
+    claim(tmp_path / "x" / "cut", None).close()
+    assert list((tmp_path / "x" / "cut" / "checkpoints").iterdir()) == []
+
+
+def test_a_checkpoint_that_vanishes_is_not_missed(tmp_path: Path) -> None:
+    saved(tmp_path, "x/a/checkpoints/previous.ckpt")
+    (tmp_path / "x/a/checkpoints/last.ckpt").symlink_to(tmp_path / "gone")  # listed, and not there
+    assert newest_run(tmp_path / "x") == "a"
+    assert [path.name for path in checkpoints(tmp_path / "x/a")] == ["previous.ckpt"]
+
+
+def test_in_a_copied_folder_the_last_checkpoint_is_still_the_last(tmp_path: Path) -> None:
+    saved(tmp_path, "checkpoints/previous.ckpt", "checkpoints/last.ckpt")  # the newest first
+    assert [path.name for path in checkpoints(tmp_path)] == ["previous.ckpt", "last.ckpt"]
 
 
 def test_a_run_has_one_wandb_id_and_another_run_another(tmp_path: Path) -> None:
