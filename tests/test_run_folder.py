@@ -6,11 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
+import torch
 
-from motionanim.entry import find_checkpoint, run_name
+from motionanim.entry import run_name
 from motionanim.run_folder import checkpoints, claim, newest_run, set_records_aside, tracking_id, write_records
 from motionanim.training.callbacks import set_metrics_aside
+from motionanim.training.checkpoints import find_checkpoint
 
 HOLD = (
     "import sys; from motionanim.run_folder import claim; lock = claim(__import__('pathlib').Path(sys.argv[1]), None)"
@@ -110,14 +111,16 @@ def test_last_and_auto_are_the_newest_checkpoint_of_this_run(tmp_path: Path, run
         tmp_path, "x/s/1/checkpoints/previous.ckpt", "x/b/checkpoints/last.ckpt", "x/a/checkpoints/last-v1.ckpt",
         "x/a/checkpoints/last.ckpt",
     )  # fmt: skip
-    cfg = OmegaConf.create({"ckpt_path": "auto", "paths": {"run": str(tmp_path / run)}})
-    assert find_checkpoint(cfg) == (last and str(tmp_path / last))
-    cfg.ckpt_path = "last"
+    for path in tmp_path.rglob("*.ckpt"):
+        when = path.stat().st_mtime_ns
+        torch.save({}, path)
+        os.utime(path, ns=(when, when))
+    assert find_checkpoint("auto", tmp_path / run) == (last and tmp_path / last, [])
     if last is None:
         with pytest.raises(ValueError, match=r"ckpt_path=last: no checkpoint under .*s/0: .*run=NAME"):
-            find_checkpoint(cfg)
+            find_checkpoint("last", tmp_path / run)
     else:
-        assert find_checkpoint(cfg) == str(tmp_path / last)
+        assert find_checkpoint("last", tmp_path / run) == (tmp_path / last, [])
 
 
 def test_last_without_a_name_is_the_newest_run_of_the_experiment_in_its_own_folder(tmp_path: Path) -> None:
