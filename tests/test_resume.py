@@ -1,6 +1,7 @@
 """What changes on a resume is told and obeyed, or refused; and any checkpoint can be exported."""
 
 import copy
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ from safetensors.torch import load_file
 from test_checkpoints import checkpoint
 from test_training import NUMBERS, Losses, lora_module, make_trainer, stream
 
-from motionanim.export import export
+from motionanim.entry import CONF
+from motionanim.export import TARGETS, export
+from motionanim.files import atomic_folder
 from motionanim.training.callbacks import Ema, Export
 from motionanim.training.checkpoints import WholeFile
 from motionanim.training.motion_lora import MotionLoraModule
@@ -141,7 +144,12 @@ def test_any_checkpoint_is_exported_as_the_run_would_have_done(
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda saved: saved["config"]["model"].update(_target_="os.system"), r"code that is not .*\(os\.system\)"),
+        (lambda saved: saved["config"]["model"].update(_target_="os.system"), r"code that is no .*\(os\.system\)"),
+        (
+            lambda saved: saved["config"]["model"]["motion"].update(_target_="motionanim.files.os.system"),
+            r"\(motionanim\.files\.os\.system\)",
+        ),
+        (lambda saved: saved["config"]["model"].update(_partial_=True), r"do not fit .*_partial_"),
         (lambda saved: saved["config"]["model"]["motion"].update(_target_="os.system"), r"\(os\.system\)"),
         (lambda saved: saved.pop("config"), r"it lacks config"),
         (lambda saved: saved.update(frozen="0"), r"another base than .*: give it by base=FOLDER"),
@@ -154,6 +162,33 @@ def test_what_cannot_be_exported_is_one_line(base: Path, last: Path, tmp_path: P
     with pytest.raises(ValueError, match=message):
         export(str(tmp_path / "a.ckpt"), tmp_path / "out", None)
     assert not (tmp_path / "out").exists()
+
+
+def test_every_model_of_the_configurations_can_be_exported() -> None:
+    texts = [path.read_text() for path in (CONF / "model").glob("*.yaml")]
+    assert {name for text in texts for name in re.findall(r"_target_: (\S+)", text)} == TARGETS
+
+
+def test_an_export_replaces_nothing(last: Path, tmp_path: Path) -> None:
+    (tmp_path / "lora.safetensors").write_text("mine")
+    with pytest.raises(ValueError, match=r"lora\.safetensors is there already .*out=FOLDER"):
+        export(str(last), tmp_path, None)
+    assert (tmp_path / "lora.safetensors").read_text() == "mine"
+
+
+def test_a_folder_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    def write(name: str) -> None:
+        with atomic_folder(tmp_path / "out") as new:
+            (new / name).touch()
+            if name == "bad":
+                raise OSError(28, "full")
+
+    for name in ("a", "b"):
+        write(name)
+        assert [path.name for path in tmp_path.rglob("*")] == ["out", name]
+    with pytest.raises(OSError, match="full"):
+        write("bad")
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "b"]
 
 
 def test_no_checkpoint_to_export_is_one_line(tmp_path: Path) -> None:
