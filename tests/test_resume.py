@@ -3,6 +3,7 @@
 import copy
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -38,7 +39,7 @@ def changed(config: dict[str, Any], name: str, value: Any) -> dict[str, Any]:
     *parts, last = name.split(".")
     node = config
     for part in parts:
-        node = node[part]
+        node = node.setdefault(part, {})
     node[last] = value
     return config
 
@@ -75,6 +76,11 @@ def module(base: Path) -> MotionLoraModule:
         ("trainer.max_steps", 9, "trainer.max_steps: 2 until here, 9 from here on"),
         ("trainer.devices", 8, "trainer.devices: 1 until here, 8 from here on"),
         ("data.root", "b", "data.root: a until here, b from here on"),  # the files in it are compared
+        *(
+            (f"data.{where}.{name}", "b", f"data.{where}.{name}: absent until here, b from here on")
+            for where in ("flow_estimator", "clips.flow_estimator")
+            for name in ("device", "pairs", "weights", "sha256")
+        ),
         ("callbacks.export.folder", "runs/b", None),
         ("data.flow_cache", "y", None),
     ],
@@ -97,6 +103,16 @@ def test_what_makes_another_run_is_refused_by_name(base: Path, module, last: Pat
     named = {"data": "data._target_", "model.motion": "model.motion.channels"}.get(name, name)
     with pytest.raises(ValueError, match=rf"last\.ckpt: the run began with {named}=\S+ and would go on with {named}="):
         settings.check(str(last))
+
+
+def test_flow_of_other_weights_is_refused_wherever_they_lie() -> None:
+    data = stream()
+    data.train.flow_estimator = SimpleNamespace(name="raft-large-12345678")
+    began = {"clips": 0, "dataset": None, **data._order(), **data._files()}
+    data.check_state({**began, "flow": "raft-large-12345678"})
+    data.check_state(began)  # of an earlier version
+    with pytest.raises(ValueError, match=r"began with flow by raft-large-87654321 and would go on with .*12345678"):
+        data.check_state({**began, "flow": "raft-large-87654321"})
 
 
 def test_another_base_is_refused_and_the_same_may_have_moved(base: Path, module, last: Path) -> None:
