@@ -13,12 +13,20 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 
-from motionanim.entry import find_checkpoint, one_line_errors, quiet, wandb_unreachable
+from motionanim.entry import one_line_errors, quiet, wandb_unreachable
 from motionanim.generate import size_multiple
 from motionanim.run_folder import checkpoints, claim, set_records_aside, tracking_id, write_records
 from motionanim.settings import check_size, command
 from motionanim.training.callbacks import set_metrics_aside
-from motionanim.training.checkpoints import CtrlC, TimeIsUp, check_checkpoint, is_full, read_checkpoint, requeue
+from motionanim.training.checkpoints import (
+    CtrlC,
+    TimeIsUp,
+    check_checkpoint,
+    find_checkpoint,
+    is_full,
+    read_checkpoint,
+    requeue,
+)
 from motionanim.training.diffusion import DiffusionModule
 from motionanim.training.optim import Diverged
 from motionanim.training.resume import Settings
@@ -34,9 +42,11 @@ def main(cfg: DictConfig) -> None:
         if not cfg.trainer[name] > 0:
             raise ValueError(f"trainer.{name}={cfg.trainer[name]}: must be above 0")
     out, first = Path(cfg.paths.run), rank_zero_only.rank == 0  # of all processes, however they were started
-    checkpoint = find_checkpoint(cfg)
+    checkpoint, damaged = find_checkpoint(cfg.ckpt_path, out)
+    for path in damaged if first else ():
+        print(f"{path} is damaged and cannot be read: the one before it is taken")
     try:
-        train(cfg, out, checkpoint, first=first)
+        train(cfg, out, checkpoint and str(checkpoint), first=first)
     except KeyboardInterrupt:
         print("stopped by Ctrl-C before the training began: nothing to save")
         sys.exit(130)
@@ -52,6 +62,7 @@ def train(cfg: DictConfig, out: Path, checkpoint: str | None, *, first: bool) ->
     """
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     data = hydra.utils.instantiate(cfg.data, _convert_="all")
+    L.seed_everything(cfg.seed, workers=True, verbose=False)  # whatever the data drew: an export makes the model alone
     model = hydra.utils.instantiate(cfg.model, _convert_="all")
     if isinstance(model, DiffusionModule):
         check_size(cfg.scale.height, cfg.scale.width, size_multiple(model.codec, model.denoiser))
@@ -85,9 +96,9 @@ def train(cfg: DictConfig, out: Path, checkpoint: str | None, *, first: bool) ->
     except SIGTERMException as stop:
         if not trainer.is_global_zero:
             sys.exit(0)  # srun --kill-on-bad-exit would end the first process before it has asked for the requeue
-        told = "stopped by Ctrl-C" if isinstance(stop, CtrlC) else "stopped by SIGTERM"
-        told = requeue() if isinstance(stop, TimeIsUp) else told
-        print(f"{told} after step {trainer.global_step}; {kept(out)}")
+        name = {CtrlC: "Ctrl-C", TimeIsUp: "SIGUSR1"}.get(type(stop), "SIGTERM")
+        queued = f"{requeue()}; " if isinstance(stop, TimeIsUp) else ""
+        print(f"stopped by {name} after step {trainer.global_step}; {queued}{kept(out)}")
         sys.exit(130 if isinstance(stop, CtrlC) else 1)
     except SystemExit:  # Lightning's answer to a Ctrl-C that cannot wait
         if trainer.is_global_zero:
@@ -98,18 +109,29 @@ def train(cfg: DictConfig, out: Path, checkpoint: str | None, *, first: bool) ->
     except Exception as error:
         if not is_full(error):
             raise
-        raise OSError(f"the disk of {out} is full ({error}); {kept(out)} once there is room") from error
+        where = getattr(error, "filename", None)
+        disk = f"the disk of {where}" if where else "a disk"
+        raise OSError(f"{disk} is full ({error}); {kept(out)} once there is room") from error
     if lock is not None:
         print(f"done: {out}")
         lock.close()  # held up to here by this name alone
 
 
 def kept(out: Path) -> str:
-    """What a run that ended early can go on from."""
-    found = [f"{path} (step {read_checkpoint(path, ['global_step'])['global_step']})" for path in checkpoints(out)]
-    if not found:
-        return "nothing was saved before"
-    return f"kept: {', '.join(reversed(found))}; run={run_of(out)} ckpt_path=last goes on"
+    """What a run that ended early can go on from, and how."""
+    found, whole = [], False
+    for path in reversed(checkpoints(out)):
+        try:
+            found.append(f"{path} (step {read_checkpoint(path, ['global_step'])['global_step']})")
+            whole = True
+        except ValueError:
+            found.append(f"{path} (damaged)")
+    if not whole:
+        return f"nothing that can be read was saved before{': ' if found else ''}{', '.join(found)}"
+    again = f"run={run_of(out)} ckpt_path=last"
+    if run_of(out) != out.name:  # `last` would end the jobs of the sweep that have not begun
+        again = f"the same command, with -m, with run={run_of(out)} ckpt_path=auto"
+    return f"kept: {', '.join(found)}; {again} goes on"
 
 
 def run_of(out: Path) -> str:

@@ -155,7 +155,7 @@ def short(training: Training) -> str:
     """Exit code, how many lines of a traceback there are, and the last line."""
     lines = training.told()
     traces = sum("Traceback" in line for line in lines)
-    last = next((line for line in reversed(lines) if line.startswith(("error:", "stopped", "no SLURM", "done"))), "")
+    last = next((line for line in reversed(lines) if line.startswith(("error:", "stopped", "done"))), "")
     said = last.replace("|", "/").replace(str(training.log.parent) + "/", "").replace("runs/motion_lora/", "")
     return f"{training.status}{f', {traces} tracebacks' if traces else ''}{f': `{said}`' if said else ''}"
 

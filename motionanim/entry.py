@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from motionanim.bases import motion_setting
-from motionanim.run_folder import checkpoints, newest_run
+from motionanim.run_folder import newest_run
 from motionanim.settings import check_seed, explained, mistyped
 
 # Inside the package where it was installed, beside it in a checkout.
@@ -198,31 +198,6 @@ def run_name(ckpt_path: str | None, experiment: str, run: str, fresh: str) -> st
 
 
 OmegaConf.register_new_resolver("run_name", run_name, replace=True, use_cache=True)
-
-
-def find_checkpoint(cfg: DictConfig) -> str | None:
-    """The checkpoint to resume: `ckpt_path`, or with `last` and `auto` the newest one in this run's own folder.
-
-    Returns:
-        Its path; None to begin anew, as `auto` does where there is none: a requeued job needs no other command.
-
-    Raises:
-        ValueError: If it does not exist.
-    """
-    if cfg.ckpt_path is None:
-        return None
-    if cfg.ckpt_path not in ("last", "auto"):
-        if not Path(cfg.ckpt_path).is_file():
-            raise ValueError(
-                f"ckpt_path={cfg.ckpt_path}: no such file; give a .ckpt file, ckpt_path=last or ckpt_path=auto"
-            )
-        return cfg.ckpt_path
-    found = checkpoints(Path(cfg.paths.run))
-    if not found and cfg.ckpt_path == "last":
-        raise ValueError(
-            f"ckpt_path=last: no checkpoint under {cfg.paths.run}: give the run by run=NAME, or start without ckpt_path"
-        )
-    return str(found[-1]) if found else None
 
 
 def quiet(*, networks: bool = True) -> None:

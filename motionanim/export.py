@@ -18,6 +18,17 @@ from motionanim.settings import command
 from motionanim.training.callbacks import export_folder
 from motionanim.training.checkpoints import check_weights, read_checkpoint
 
+# What train.py makes of conf/model. A checkpoint is data and may come from anywhere: by its settings nothing else runs.
+TARGETS = frozenset(
+    f"motionanim.{name}"
+    for name in (
+        "training.autoencoder.AutoencoderModule", "training.diffusion.DiffusionModule",
+        "training.flow_refiner.FlowRefinerModule", "training.motion_lora.MotionLoraModule",
+        "training.video_features.VideoFeaturesModule", "models.flow_refiner.FlowRefiner",
+        "models.flow_refiner.PatchDiscriminator", "models.video_features.FeatureNetwork",
+    )
+)  # fmt: skip
+
 
 def export(ckpt: str, out: Path | None, base: str | None) -> Path:
     """Write what a checkpoint has learned.
@@ -31,16 +42,21 @@ def export(ckpt: str, out: Path | None, base: str | None) -> Path:
         The file or folder that was written.
 
     Raises:
-        ValueError: If the file is missing, damaged or holds no settings, or the base is another one.
+        ValueError: If the file is missing, damaged or holds no settings, the base is another one, or what would be
+            written is there already.
     """
     path = Path(ckpt)
     if not path.is_file():
         raise ValueError(f"ckpt={ckpt}: no such file; give a .ckpt file, such as runs/NAME/checkpoints/last.ckpt")
     saved = read_checkpoint(path, ("state_dict", "config", "frozen", "global_step", "callbacks"))
     settings = dict(saved["config"]["model"])
-    foreign = [target for target in targets(settings) if not target.startswith("motionanim.")]
-    if foreign:  # a checkpoint is data, and may come from anywhere
-        raise ValueError(f"{ckpt} names code that is not this project's ({foreign[0]}): it is not run")
+    foreign = [target for target in targets(settings) if target not in TARGETS]
+    if foreign:
+        raise ValueError(f"{ckpt} names code that is no model of this project ({foreign[0]}): it is not run")
+    folder = out or export_folder(path.parent.parent, saved["global_step"])
+    target = folder / hydra.utils.get_class(settings["_target_"]).EXPORTED
+    if target.exists():
+        raise ValueError(f"{target} is there already and is kept: give another out=FOLDER, or remove it")
     if "compile" in settings:
         settings["compile"] = None
     if base is not None:
@@ -48,17 +64,17 @@ def export(ckpt: str, out: Path | None, base: str | None) -> Path:
             raise ValueError(f"base={base}: what {ckpt} holds stands by itself; leave base out")
         settings["base"] = base
     torch.manual_seed(saved["config"]["seed"])  # what is frozen and not in the base is as it was drawn for the training
-    module = hydra.utils.instantiate(settings, _convert_="all")
+    module = built(settings)
     if frozen_fingerprint(module) != saved["frozen"]:
         raise ValueError(f"{ckpt} was trained on another base than {settings.get('base')}: give it by base=FOLDER")
     weights = saved["state_dict"] | saved["callbacks"].get("Ema", {})
     check_weights(module, weights)
     module.load_state_dict(weights, strict=False)
-    return module.export(out or export_folder(path.parent.parent, saved["global_step"]))
+    return module.export(folder)
 
 
 def targets(node: Any) -> Iterator[str]:
-    """What `instantiate` would import, at any depth."""
+    """What `built` would call, at any depth."""
     if isinstance(node, Mapping):
         yield from (str(value) for key, value in node.items() if key == "_target_")
         for child in node.values():
@@ -66,6 +82,22 @@ def targets(node: Any) -> Iterator[str]:
     elif isinstance(node, list):
         for child in node:
             yield from targets(child)
+
+
+def built(node: Any) -> Any:
+    """As Hydra's `instantiate`, without what else it obeys: `_args_`, `_partial_` and ${...}."""
+    if isinstance(node, list):
+        return [built(child) for child in node]
+    if not isinstance(node, Mapping):
+        return node
+    parts = {key: built(child) for key, child in node.items()}
+    target = parts.pop("_target_", None)
+    if target is None:
+        return parts
+    try:
+        return hydra.utils.get_class(target)(**parts)
+    except TypeError as error:
+        raise ValueError(f"the settings in the checkpoint do not fit {target}: {error}") from error
 
 
 @command

@@ -1,10 +1,10 @@
 """The folder of a training run: one run, one process at a time, and what an earlier part of it left is kept."""
 
 import errno
-import fcntl
 import os
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -12,19 +12,32 @@ RECORDS = ("config.yaml", ".hydra/overrides.yaml")  # what decided a part of the
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """A run's own checkpoints, the newest last; none where it has not saved yet."""
-    found = [path for name in ("last*.ckpt", "previous.ckpt") for path in (folder / "checkpoints").glob(name)]
-    return sorted(found, key=lambda path: path.stat().st_mtime_ns)
+    """A run's own checkpoints, the newest last; none where it has not saved yet.
+
+    By name first, because a copied folder may have lost its times: previous.ckpt is older than last.ckpt.
+    """
+    found = {}
+    for rank, name in enumerate(("previous.ckpt", "last*.ckpt")):
+        for path in (folder / "checkpoints").glob(name):
+            with suppress(FileNotFoundError):  # another process has just renamed it
+                found[path] = rank, path.stat().st_mtime_ns
+    return sorted(found, key=found.__getitem__)
 
 
 def newest_run(experiment: Path) -> str | None:
     """Name of the run whose checkpoint is the newest in an experiment's folder; the jobs of sweeps do not count."""
-    found = {path.stat().st_mtime_ns: path.parts[-3] for path in experiment.glob("*/checkpoints/*.ckpt")}
+    found = {}
+    for folder in experiment.glob("*"):
+        for path in checkpoints(folder):
+            with suppress(FileNotFoundError):
+                found[path.stat().st_mtime_ns] = folder.name
     return found[max(found)] if found else None
 
 
 def claim(folder: Path, checkpoint: str | None) -> TextIO:
     """Take a run's folder, which is made if need be, for this process alone.
+
+    What a killed process left of a checkpoint that it was writing is removed.
 
     Args:
         checkpoint: What the run goes on from.
@@ -36,26 +49,37 @@ def claim(folder: Path, checkpoint: str | None) -> TextIO:
         ValueError: If another process trains there, or it holds the checkpoints of a run that this one would not go on
             with.
     """
+    import fcntl  # Windows has none, and needs none to animate
+
     folder.mkdir(parents=True, exist_ok=True)
-    lock = (folder / ".lock").open("a+")
+    lock, alone = (folder / ".lock").open("a+"), True
     try:
         fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # a child that outlives this process does not hold it
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EAGAIN):  # others: a disk that knows no locks
             raise ValueError(f"a training runs in {folder} now: wait for its end, or give another run=NAME") from None
+        alone = False  # for all that is known
     own = checkpoints(folder)
     if own and (checkpoint is None or Path(checkpoint).resolve().parent != own[0].resolve().parent):
         raise ValueError(
             f"{folder} holds the checkpoints of an earlier run: give another run=NAME, or ckpt_path=last to train it on"
         )
+    for temporary in (folder / "checkpoints").glob(".last*.ckpt") if alone else ():
+        temporary.unlink()
     return lock
+
+
+def next_number(path: Path) -> int:
+    """For what is set aside as config.0.yaml and so on: one above the highest number that there is of `path`."""
+    taken = (other.suffixes[0][1:] for other in path.parent.glob(f"{path.stem}.*{path.suffix}"))
+    return max((int(number) for number in taken if number.isdigit()), default=-1) + 1
 
 
 def set_records_aside(folder: Path) -> None:
     """Before a run is resumed: the config and overrides of its earlier part become config.0.yaml and so on."""
     if not (folder / RECORDS[0]).exists():
         return
-    number = len(list(folder.glob("config.*.yaml")))
+    number = max(next_number(folder / name) for name in RECORDS)
     for path in (folder / name for name in RECORDS):
         if path.exists():
             path.rename(path.with_suffix(f".{number}.yaml"))

@@ -101,6 +101,20 @@ def test_every_part_of_the_package_has_a_layer() -> None:
     assert {part(path) for path in PACKAGE.rglob("*.py")} - {"__init__"} <= LAYERS.keys()
 
 
+def test_animate_imports_nothing_that_windows_lacks() -> None:
+    todo = [PACKAGE / "animate.py", *(PACKAGE / "long_video").glob("*.py")]  # those are named by the settings
+    seen = set()
+    while todo:
+        path = todo.pop()
+        if path in seen or not path.is_file():
+            continue
+        seen.add(path)
+        at_once = ast.unparse([node for node in ast.parse(path.read_text()).body if isinstance(node, ast.Import)])
+        assert {"fcntl", "resource", "pwd", "termios"}.isdisjoint(at_once.split()), path
+        todo += [ROOT / f"{name.replace('.', '/')}.py" for name in imports(path)]
+    assert len(seen) > 30
+
+
 @pytest.mark.parametrize("path", sources(), ids=lambda p: str(p.relative_to(ROOT)))
 def test_third_parties_stay_behind_their_fences(path: Path) -> None:
     relative = str(path.relative_to(ROOT))

@@ -1,7 +1,9 @@
 """What changes on a resume is told and obeyed, or refused; and any checkpoint can be exported."""
 
 import copy
+import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +13,9 @@ from safetensors.torch import load_file
 from test_checkpoints import checkpoint
 from test_training import NUMBERS, Losses, lora_module, make_trainer, stream
 
-from motionanim.export import export
+from motionanim.entry import CONF
+from motionanim.export import TARGETS, export
+from motionanim.files import atomic_folder
 from motionanim.training.callbacks import Ema, Export
 from motionanim.training.checkpoints import WholeFile
 from motionanim.training.motion_lora import MotionLoraModule
@@ -35,7 +39,7 @@ def changed(config: dict[str, Any], name: str, value: Any) -> dict[str, Any]:
     *parts, last = name.split(".")
     node = config
     for part in parts:
-        node = node[part]
+        node = node.setdefault(part, {})
     node[last] = value
     return config
 
@@ -72,6 +76,11 @@ def module(base: Path) -> MotionLoraModule:
         ("trainer.max_steps", 9, "trainer.max_steps: 2 until here, 9 from here on"),
         ("trainer.devices", 8, "trainer.devices: 1 until here, 8 from here on"),
         ("data.root", "b", "data.root: a until here, b from here on"),  # the files in it are compared
+        *(
+            (f"data.{where}.{name}", "b", f"data.{where}.{name}: absent until here, b from here on")
+            for where in ("flow_estimator", "clips.flow_estimator")
+            for name in ("device", "pairs", "weights", "sha256")
+        ),
         ("callbacks.export.folder", "runs/b", None),
         ("data.flow_cache", "y", None),
     ],
@@ -94,6 +103,16 @@ def test_what_makes_another_run_is_refused_by_name(base: Path, module, last: Pat
     named = {"data": "data._target_", "model.motion": "model.motion.channels"}.get(name, name)
     with pytest.raises(ValueError, match=rf"last\.ckpt: the run began with {named}=\S+ and would go on with {named}="):
         settings.check(str(last))
+
+
+def test_flow_of_other_weights_is_refused_wherever_they_lie() -> None:
+    data = stream()
+    data.train.flow_estimator = SimpleNamespace(name="raft-large-12345678")
+    began = {"clips": 0, "dataset": None, **data._order(), **data._files()}
+    data.check_state({**began, "flow": "raft-large-12345678"})
+    data.check_state(began)  # of an earlier version
+    with pytest.raises(ValueError, match=r"began with flow by raft-large-87654321 and would go on with .*12345678"):
+        data.check_state({**began, "flow": "raft-large-87654321"})
 
 
 def test_another_base_is_refused_and_the_same_may_have_moved(base: Path, module, last: Path) -> None:
@@ -141,7 +160,12 @@ def test_any_checkpoint_is_exported_as_the_run_would_have_done(
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda saved: saved["config"]["model"].update(_target_="os.system"), r"code that is not .*\(os\.system\)"),
+        (lambda saved: saved["config"]["model"].update(_target_="os.system"), r"code that is no .*\(os\.system\)"),
+        (
+            lambda saved: saved["config"]["model"]["motion"].update(_target_="motionanim.files.os.system"),
+            r"\(motionanim\.files\.os\.system\)",
+        ),
+        (lambda saved: saved["config"]["model"].update(_partial_=True), r"do not fit .*_partial_"),
         (lambda saved: saved["config"]["model"]["motion"].update(_target_="os.system"), r"\(os\.system\)"),
         (lambda saved: saved.pop("config"), r"it lacks config"),
         (lambda saved: saved.update(frozen="0"), r"another base than .*: give it by base=FOLDER"),
@@ -154,6 +178,33 @@ def test_what_cannot_be_exported_is_one_line(base: Path, last: Path, tmp_path: P
     with pytest.raises(ValueError, match=message):
         export(str(tmp_path / "a.ckpt"), tmp_path / "out", None)
     assert not (tmp_path / "out").exists()
+
+
+def test_every_model_of_the_configurations_can_be_exported() -> None:
+    texts = [path.read_text() for path in (CONF / "model").glob("*.yaml")]
+    assert {name for text in texts for name in re.findall(r"_target_: (\S+)", text)} == TARGETS
+
+
+def test_an_export_replaces_nothing(last: Path, tmp_path: Path) -> None:
+    (tmp_path / "lora.safetensors").write_text("mine")
+    with pytest.raises(ValueError, match=r"lora\.safetensors is there already .*out=FOLDER"):
+        export(str(last), tmp_path, None)
+    assert (tmp_path / "lora.safetensors").read_text() == "mine"
+
+
+def test_a_folder_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    def write(name: str) -> None:
+        with atomic_folder(tmp_path / "out") as new:
+            (new / name).touch()
+            if name == "bad":
+                raise OSError(28, "full")
+
+    for name in ("a", "b"):
+        write(name)
+        assert [path.name for path in tmp_path.rglob("*")] == ["out", name]
+    with pytest.raises(OSError, match="full"):
+        write("bad")
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "b"]
 
 
 def test_no_checkpoint_to_export_is_one_line(tmp_path: Path) -> None:

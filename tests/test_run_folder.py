@@ -6,10 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
+import torch
 
-from motionanim.entry import find_checkpoint, run_name
-from motionanim.run_folder import checkpoints, claim, set_records_aside, tracking_id, write_records
+from motionanim.entry import run_name
+from motionanim.run_folder import checkpoints, claim, newest_run, set_records_aside, tracking_id, write_records
+from motionanim.training.callbacks import set_metrics_aside
+from motionanim.training.checkpoints import find_checkpoint
 
 HOLD = (
     "import sys; from motionanim.run_folder import claim; lock = claim(__import__('pathlib').Path(sys.argv[1]), None)"
@@ -60,6 +62,41 @@ def test_each_part_of_a_run_keeps_its_config_and_overrides(tmp_path: Path) -> No
     }  # fmt: skip
 
 
+def test_an_earlier_part_is_never_replaced(tmp_path: Path) -> None:
+    (tmp_path / ".hydra").mkdir()
+    for name in ("config.yaml", "config.4.yaml", ".hydra/overrides.yaml", ".hydra/overrides.5.yaml", "config.a.yaml"):
+        (tmp_path / name).write_text(name)
+    for name in ("metrics.csv", "metrics.3.csv"):
+        (tmp_path / name).write_text(name)
+    set_records_aside(tmp_path)
+    set_metrics_aside(tmp_path)
+    texts = {str(path.relative_to(tmp_path)): path.read_text() for path in tmp_path.rglob("*.*") if path.is_file()}
+    assert texts == {
+        "config.4.yaml": "config.4.yaml", "config.6.yaml": "config.yaml", "config.a.yaml": "config.a.yaml",
+        ".hydra/overrides.5.yaml": ".hydra/overrides.5.yaml", ".hydra/overrides.6.yaml": ".hydra/overrides.yaml",
+        "metrics.3.csv": "metrics.3.csv", "metrics.4.csv": "metrics.csv",
+    }  # fmt: skip
+
+
+def test_what_a_killed_save_left_is_no_checkpoint_and_is_removed(tmp_path: Path) -> None:
+    saved(tmp_path, "x/cut/checkpoints/.last.7.ckpt", "x/cut/checkpoints/.last-v1.8.ckpt", "x/a/checkpoints/last.ckpt")
+    assert newest_run(tmp_path / "x") == "a"
+    claim(tmp_path / "x" / "cut", None).close()
+    assert list((tmp_path / "x" / "cut" / "checkpoints").iterdir()) == []
+
+
+def test_a_checkpoint_that_vanishes_is_not_missed(tmp_path: Path) -> None:
+    saved(tmp_path, "x/a/checkpoints/previous.ckpt")
+    (tmp_path / "x/a/checkpoints/last.ckpt").symlink_to(tmp_path / "gone")  # listed, and not there
+    assert newest_run(tmp_path / "x") == "a"
+    assert [path.name for path in checkpoints(tmp_path / "x/a")] == ["previous.ckpt"]
+
+
+def test_in_a_copied_folder_the_last_checkpoint_is_still_the_last(tmp_path: Path) -> None:
+    saved(tmp_path, "checkpoints/previous.ckpt", "checkpoints/last.ckpt")  # the newest first
+    assert [path.name for path in checkpoints(tmp_path)] == ["previous.ckpt", "last.ckpt"]
+
+
 def test_a_run_has_one_wandb_id_and_another_run_another(tmp_path: Path) -> None:
     ids = [tracking_id(tmp_path / name) for name in ("a", "a", "b")]
     assert ids[0] == ids[1] != ids[2]
@@ -74,14 +111,16 @@ def test_last_and_auto_are_the_newest_checkpoint_of_this_run(tmp_path: Path, run
         tmp_path, "x/s/1/checkpoints/previous.ckpt", "x/b/checkpoints/last.ckpt", "x/a/checkpoints/last-v1.ckpt",
         "x/a/checkpoints/last.ckpt",
     )  # fmt: skip
-    cfg = OmegaConf.create({"ckpt_path": "auto", "paths": {"run": str(tmp_path / run)}})
-    assert find_checkpoint(cfg) == (last and str(tmp_path / last))
-    cfg.ckpt_path = "last"
+    for path in tmp_path.rglob("*.ckpt"):
+        when = path.stat().st_mtime_ns
+        torch.save({}, path)
+        os.utime(path, ns=(when, when))
+    assert find_checkpoint("auto", tmp_path / run) == (last and tmp_path / last, [])
     if last is None:
         with pytest.raises(ValueError, match=r"ckpt_path=last: no checkpoint under .*s/0: .*run=NAME"):
-            find_checkpoint(cfg)
+            find_checkpoint("last", tmp_path / run)
     else:
-        assert find_checkpoint(cfg) == str(tmp_path / last)
+        assert find_checkpoint("last", tmp_path / run) == (tmp_path / last, [])
 
 
 def test_last_without_a_name_is_the_newest_run_of_the_experiment_in_its_own_folder(tmp_path: Path) -> None:

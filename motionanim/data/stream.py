@@ -195,7 +195,7 @@ class StreamData(L.LightningDataModule):
         """
         done = self._batches() - self._batches_before
         clips = self._start + done * self.batch_size * self.trainer.world_size
-        return {"clips": clips, "dataset": self._dataset(), **self._order(), **self._files()}
+        return {"clips": clips, "dataset": self._dataset(), **self._order(), **self._files(), **self._flow()}
 
     def _batches(self) -> int:
         """Batches of whole steps that the loops have counted, those before a resume included."""
@@ -217,6 +217,11 @@ class StreamData(L.LightningDataModule):
             return {}
         sample = [str(names[i]) for i in range(0, len(names), len(names) // 1000 + 1)]
         return {"files": hashlib.sha256("\n".join([str(len(names)), *sample]).encode()).hexdigest()[:16]}
+
+    def _flow(self) -> dict[str, str]:
+        """Name of what estimates the flow of the clips that are trained on; it tells its weights, wherever they lie."""
+        estimator = getattr(self.train, "flow_estimator", None)
+        return {} if estimator is None else {"flow": estimator.name}
 
     def load_state_dict(self, state: dict[str, int | str | None]) -> None:
         """Raises ValueError as `check_state`."""
@@ -247,6 +252,11 @@ class StreamData(L.LightningDataModule):
             raise ValueError(
                 "the run began with another list of files, so that other clips stand at its positions: resume with the "
                 "data that it began with (data.root may have moved), or start a new run"
+            )
+        if state.get("flow", flow := self._flow().get("flow")) != flow:
+            raise ValueError(
+                f"the run began with flow by {state['flow']} and would go on with {flow}: set the flow_estimator that "
+                "it began with (its weights may have moved), or start a new run"
             )
         for name, value in self._order().items():
             if state.get(name, value) != value:  # checkpoints of earlier versions do not say

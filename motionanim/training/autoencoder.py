@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torchmetrics import MeanMetric
 
+from motionanim.files import atomic_folder
 from motionanim.models.linear_code import PATCH, write_linear_code
 from motionanim.models.tiny import build_pipeline, save_pipeline
 from motionanim.training.optim import adamw, check_finite
@@ -29,6 +30,8 @@ class AutoencoderModule(L.LightningModule):
         crop: Side of the squares, in px, that training cuts from the frames at random.
         seed: Of the squares' places.
     """
+
+    EXPORTED = "pipeline"
 
     def __init__(
         self,
@@ -104,8 +107,9 @@ class AutoencoderModule(L.LightningModule):
 
     def export(self, folder: Path) -> Path:
         """Write `folder`/pipeline: a complete tiny SVD pipeline with this autoencoder and an untrained UNet."""
-        save_pipeline(folder / "pipeline", pipeline=self.pipeline)
-        return folder / "pipeline"
+        with atomic_folder(folder / self.EXPORTED) as new:
+            save_pipeline(new, pipeline=self.pipeline)
+        return folder / self.EXPORTED
 
 
 def pca_psnr(images: Tensor, *, side: int, coefficients: int) -> Tensor:

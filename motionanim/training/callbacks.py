@@ -15,6 +15,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from motionanim.files import atomic_path
+from motionanim.run_folder import next_number
 from motionanim.training.strategies import gathered, local, share
 
 matplotlib.use("Agg")
@@ -173,7 +174,7 @@ def set_metrics_aside(folder: Path) -> None:
     """Before a run is resumed in its own folder: Lightning's logger deletes the metrics.csv that it finds."""
     table = folder / "metrics.csv"
     if table.exists():
-        table.rename(folder / f"metrics.{len(earlier_metrics(folder))}.csv")
+        table.rename(folder / f"metrics.{next_number(table)}.csv")
 
 
 def draw_curves(tables: Sequence[Path], picture: Path) -> None:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from motionanim.data.stream import StreamData
 from motionanim.files import atomic_path
+from motionanim.run_folder import checkpoints
 from motionanim.training.optim import Diverged
 from motionanim.training.strategies import local
 
@@ -137,19 +138,24 @@ class Checkpoint(ModelCheckpoint):
 class WholeFile(TorchCheckpointIO):
     """A checkpoint is written as a whole, and the one of its name that was there before stays as previous.ckpt.
 
+    One that cannot be read does not become previous.ckpt: the run may have gone on from the one that has this name.
     Lightning copies it over from /tmp, if that is another disk.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Raises OSError if there is no room: the earlier ones are as they were."""
+        """Raises OSError, which names the file, if there is no room: the earlier ones are as they were."""
         path = Path(path)
-        with atomic_path(path) as temporary:
-            with temporary.open("wb") as file:  # a full disk is an OSError for a file only
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())  # or a power failure leaves an empty file under the new name
-            if path.exists():
-                os.replace(path, path.with_name("previous.ckpt"))
+        try:
+            with atomic_path(path) as temporary:
+                with temporary.open("wb") as file:  # a full disk is an OSError for a file only
+                    torch.save(checkpoint, file)
+                    file.flush()
+                    os.fsync(file.fileno())  # or a power failure leaves an empty file under the new name
+                if path.exists() and readable(path):
+                    os.replace(path, path.with_name("previous.ckpt"))
+        except OSError as error:
+            error.filename = error.filename or str(path)  # writing to an open file names none
+            raise
 
 
 def is_full(error: BaseException) -> bool:
@@ -203,6 +209,53 @@ def read_checkpoint(path: str | Path, parts: Iterable[str]) -> dict[str, Any]:
     if missing:
         raise ValueError(f"{path} is no checkpoint of this version's runs: it lacks {', '.join(missing)}")
     return saved
+
+
+def readable(path: Path) -> bool:
+    """Whether `read_checkpoint` can read a file, whatever parts it has."""
+    try:
+        read_checkpoint(path, ())
+    except ValueError:
+        return False
+    return True
+
+
+def find_checkpoint(ckpt_path: str | None, run: Path) -> tuple[Path | None, list[Path]]:
+    """The checkpoint to go on from.
+
+    Args:
+        ckpt_path: A file; `last` or `auto`: the newest one that can be read in the run's folder; None: begin anew.
+
+    Returns:
+        The checkpoint, and the newer ones, which are damaged. None to begin anew, as `auto` does where there is none: a
+        requeued job needs no other command.
+
+    Raises:
+        ValueError: If it does not exist, or there are only damaged ones.
+    """
+    if ckpt_path is None:
+        return None, []
+    if ckpt_path not in ("last", "auto"):
+        if not Path(ckpt_path).is_file():
+            raise ValueError(
+                f"ckpt_path={ckpt_path}: no such file; give a .ckpt file, ckpt_path=last or ckpt_path=auto"
+            )
+        return Path(ckpt_path), []
+    damaged = []
+    for path in reversed(checkpoints(run)):
+        if readable(path):
+            return path, damaged
+        damaged.append(path)
+    if damaged:
+        raise ValueError(
+            f"ckpt_path={ckpt_path}: {', '.join(map(str, damaged))} cannot be read: remove what is damaged to begin "
+            "anew, or give another run=NAME"
+        )
+    if ckpt_path == "last":
+        raise ValueError(
+            f"ckpt_path=last: no checkpoint under {run}: give the run by run=NAME, or start without ckpt_path"
+        )
+    return None, []
 
 
 def check_weights(module: L.LightningModule, saved: Mapping[str, Tensor]) -> None:

@@ -12,6 +12,7 @@ from torch.distributed.fsdp import FSDPModule
 from torchmetrics import MeanMetric
 
 from motionanim.data.latents import PreparedLatents
+from motionanim.files import atomic_folder
 from motionanim.flow import motion_strength
 from motionanim.losses import denoising_loss
 from motionanim.models.codec import Codec
@@ -45,6 +46,8 @@ class DiffusionModule(L.LightningModule):
         compile: Mode of `Denoiser.compile_unet`, or null.
         seed: Seed of the stream of draws.
     """
+
+    EXPORTED = "pipeline"
 
     def __init__(
         self,
@@ -211,6 +214,7 @@ class DiffusionModule(L.LightningModule):
 
     def export(self, folder: Path) -> Path:
         """Write `folder`/pipeline: the base with the trained UNet and the motion weights beside it, fp16."""
-        save_pipeline(folder / "pipeline", base=self.hparams.base, unet=self.denoiser.unet)
-        self.denoiser.save_motion(folder / "pipeline")
-        return folder / "pipeline"
+        with atomic_folder(folder / self.EXPORTED) as new:
+            save_pipeline(new, base=self.hparams.base, unet=self.denoiser.unet)
+            self.denoiser.save_motion(new)
+        return folder / self.EXPORTED

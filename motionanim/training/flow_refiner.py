@@ -39,6 +39,8 @@ class FlowRefinerModule(L.LightningModule):
         mask_share: Share of items for which the user's mask is given, in [0, 1]; for the others T sees ones.
     """
 
+    EXPORTED = "flow_refiner.safetensors"
+
     def __init__(
         self,
         *,
@@ -172,8 +174,8 @@ class FlowRefinerModule(L.LightningModule):
 
     def export(self, folder: Path) -> Path:
         """Write `folder`/flow_refiner.safetensors, for `FlowRefiner.load`."""
-        self.refiner.save(folder / "flow_refiner.safetensors")
-        return folder / "flow_refiner.safetensors"
+        self.refiner.save(folder / self.EXPORTED)
+        return folder / self.EXPORTED
 
 
 def _cross_entropy(logits: Tensor, *, real: bool) -> Tensor:

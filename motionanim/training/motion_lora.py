@@ -16,6 +16,8 @@ class MotionLoraModule(DiffusionModule):
         **diffusion: See `DiffusionModule`; `trainable` is set here.
     """
 
+    EXPORTED = "lora.safetensors"
+
     def __init__(self, *, rank: int, alpha: float, **diffusion: Any) -> None:
         super().__init__(trainable="temporal", **diffusion)
         self.save_hyperparameters("rank", "alpha")
@@ -24,5 +26,5 @@ class MotionLoraModule(DiffusionModule):
 
     def export(self, folder: Path) -> Path:
         """Write `folder`/lora.safetensors."""
-        save_lora(self.denoiser.unet, folder / "lora.safetensors")
-        return folder / "lora.safetensors"
+        save_lora(self.denoiser.unet, folder / self.EXPORTED)
+        return folder / self.EXPORTED

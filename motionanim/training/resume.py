@@ -22,7 +22,8 @@ APPLIED = (
     "model.checkpoint_width", "model.base",  # compared by its frozen weights
     "data.root", "data.names.*", "data.latents",  # compared by their lists of clips: `StreamData.check_state`
     "data.batch_size", "data.num_workers", "data.max_rejected_share", "data.val", "data.val.*", "data.val_clips",
-    "data.reading.cache_gb", "data.reading.retries", "data.flow_estimator.device", "data.flow_estimator.pairs",
+    "data.reading.cache_gb", "data.reading.retries", "data.*flow_estimator.device", "data.*flow_estimator.pairs",
+    "data.*flow_estimator.weights", "data.*flow_estimator.sha256",  # compared by the estimator's name, there too
 )  # fmt: skip
 
 

@@ -166,6 +166,8 @@ class VideoFeaturesModule(L.LightningModule):
         ValueError: If the network does not give 40 features or a weight is not above 0.
     """
 
+    EXPORTED = FILE
+
     def __init__(
         self,
         *,
@@ -226,5 +228,5 @@ class VideoFeaturesModule(L.LightningModule):
 
     def export(self, folder: Path) -> Path:
         """Write `folder`/video_features.safetensors, for `VideoFeatures.load`."""
-        VideoFeatures(self.network).save(folder / FILE)
-        return folder / FILE
+        VideoFeatures(self.network).save(folder / self.EXPORTED)
+        return folder / self.EXPORTED
