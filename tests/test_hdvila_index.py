@@ -23,7 +23,7 @@ from motionanim.data.hdvila import hdvila_clips, hdvila_names, video_of
 from motionanim.data.hdvila_index import IndexedNames, changes, split_index, write_index
 from motionanim.data.layouts import write_hdvila
 from motionanim.data.names import split_names
-from motionanim.data.stream import StreamData, shuffled_index
+from motionanim.data.stream import StreamData, list_fingerprint, shuffled_index
 
 
 @pytest.fixture(scope="module")
@@ -252,3 +252,15 @@ def test_a_hundred_million_items_are_shuffled_in_little_memory() -> None:
     assert most < 50e6
     assert len(set(indices)) == 500
     assert max(indices) - min(indices) > length / 2
+
+
+def test_processes_that_found_other_lists_do_not_train() -> None:
+    data = StreamData(train=SimpleNamespace(names=["a", "b"]), val=[], batch_size=1, num_workers=0)
+    for first, world_size in ((["a", "b"], 2), (["a"], 1)):
+        files = {"files": list_fingerprint(first)}
+        strategy = SimpleNamespace(broadcast=lambda _: files, reduce_boolean_decision=bool)  # noqa: B023
+        data.trainer = SimpleNamespace(world_size=world_size, strategy=strategy)
+        data._check_one_list()
+    data.trainer.world_size = 2
+    with pytest.raises(ValueError, match="found other lists of files"):
+        data._check_one_list()

@@ -132,7 +132,7 @@ class PositionSampler(Sampler[int]):
             first += self.world_size * self.batch_size
 
 
-def _list_fingerprint(names: Sequence[str]) -> str:
+def list_fingerprint(names: Sequence[str]) -> str:
     """Of a list of files, wherever they lie; of a long one a thousand are read."""
     sample = [str(names[i]) for i in range(0, len(names), len(names) // 1000 + 1)]
     return hashlib.sha256("\n".join([str(len(names)), *sample]).encode()).hexdigest()[:16]
@@ -223,7 +223,7 @@ class StreamData(L.LightningDataModule):
     def _files(self) -> dict[str, str]:
         """Fingerprint of the list of files that is trained on."""
         names = getattr(self.train, "names", None)
-        return {} if names is None else {"files": _list_fingerprint(names)}
+        return {} if names is None else {"files": list_fingerprint(names)}
 
     def _check_one_list(self) -> None:
         """Raises ValueError, in all processes, if they have other lists of files, as where files came in meanwhile."""
@@ -244,7 +244,7 @@ class StreamData(L.LightningDataModule):
         """Train on the earlier list of files with this fingerprint; whether there is one."""
         names = getattr(self.train, "names", None)
         for earlier in names.earlier() if hasattr(names, "earlier") else ():
-            if _list_fingerprint(earlier) == wanted:
+            if list_fingerprint(earlier) == wanted:
                 logger.warning("files came or went since the run began: it goes on with the list that it began with")
                 self.train.names = earlier
                 return True
