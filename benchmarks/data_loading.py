@@ -26,6 +26,7 @@ from motionanim.data.folder import folder_clips
 from motionanim.data.prepare import cached_flow
 from motionanim.data.stream import collate, rng, shuffled_index
 from motionanim.data.video import Video, cover_size
+from motionanim.data.video_index import content_key
 from motionanim.models.flow_estimator import DisFlow
 
 MAX_FRAMES = 40  # of a file, whose flow is cached; both sides read only these
@@ -92,8 +93,9 @@ def main() -> None:
             clips = data.train
             for name in clips.names:
                 video, shape = Video(clips.root / name), {"height": size, "width": size}
+                content = content_key(clips.root / name)
                 where = flow_path(
-                    Path(cache), clips.root / name, estimator=clips.flow_estimator.name, fps=7, stride=None, **shape
+                    Path(cache), content, estimator=clips.flow_estimator.name, fps=7, stride=None, **shape
                 )
                 cached_flow(video, video.grid(fps=7, stride=None)[0][:MAX_FRAMES], clips.flow_estimator, where, **shape)
             positions = range(options.clips)

@@ -3,6 +3,7 @@
 No PyTorch here: configurations ask a base for its settings before any work.
 """
 
+import functools
 import json
 import logging
 from collections.abc import Callable
@@ -21,24 +22,26 @@ def motion_file(base: str | Path, name: str) -> Path | None:
     if Path(base).is_dir():
         path = Path(base) / MOTION_FOLDER / name
         return path if path.is_file() else None
+    return _from_hub(str(base), f"{MOTION_FOLDER}/{name}")
+
+
+@functools.cache  # the hub is asked once a process: configurations ask for many settings
+def _from_hub(base: str, name: str) -> Path | None:
     # Imported here: it takes a second, and folders do not need it.
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import _CACHED_NO_EXIST, hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(hf_hub_download(str(base), f"{MOTION_FOLDER}/{name}"))
+        if try_to_load_from_cache(base, name) is _CACHED_NO_EXIST:
+            return None  # as the hub said of the snapshot that is in its cache
+        return Path(hf_hub_download(base, name))
     except LocalEntryNotFoundError:
-        if name not in _unknown.setdefault(str(base), set()):
-            _unknown[str(base)].add(name)
-            logger.warning(
-                "the hub cannot be asked whether %s has motion weights, and none are in its cache: none are used", base
-            )
+        logger.warning(
+            "the hub cannot be asked whether %s has motion weights, and none are in its cache: none are used", base
+        )
         return None
     except (EntryNotFoundError, HFValidationError, OSError):  # whatever is wrong with `base` itself, its UNet tells
         return None
-
-
-_unknown: dict[str, set[str]] = {}  # what was said already
 
 
 def motion_config(base: str | Path) -> dict[str, Any]:

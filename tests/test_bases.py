@@ -11,6 +11,7 @@ from diffusers import StableVideoDiffusionPipeline
 from omegaconf import OmegaConf
 from test_configs import _fresh_hydra, composed  # noqa: F401  the fixture clears Hydra's global state
 
+from motionanim import bases
 from motionanim.bases import motion_config
 from motionanim.models.codec import Codec
 from motionanim.models.denoiser import Denoiser
@@ -39,6 +40,7 @@ def hub_id(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> st
     (cached / "refs").mkdir()
     (cached / "refs" / "main").write_text(COMMIT)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    bases._from_hub.cache_clear()
     return "someone/rivers"
 
 
@@ -56,6 +58,22 @@ def test_a_hub_that_cannot_be_asked_is_no_silent_loss(
     shutil.rmtree(tmp_path / "hub" / "models--someone--rivers" / "snapshots" / COMMIT / "motion")
     assert (Denoiser.from_pretrained(hub_id, downscale=2, motion=OTHER).motion.strength.weight == 0).all()
     assert "cannot be asked whether someone/rivers has motion weights" in caplog.text
+
+
+def test_the_hub_is_asked_once_and_not_for_what_its_snapshot_lacks(
+    hub_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, ask = [], huggingface_hub.hf_hub_download
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *names: asked.append(names) or ask(*names))
+    assert [motion_config(hub_id) for _ in range(3)] == [OTHER] * 3
+    assert len(asked) == 1
+    cached = tmp_path / "hub" / "models--someone--rivers"
+    shutil.rmtree(cached / "snapshots" / COMMIT / "motion")
+    (cached / ".no_exist" / COMMIT / "motion").mkdir(parents=True)
+    (cached / ".no_exist" / COMMIT / "motion" / "config.json").touch()
+    bases._from_hub.cache_clear()
+    assert motion_config(hub_id) == {}
+    assert len(asked) == 1
 
 
 def test_a_folder_of_fp16_variants_loads(trained: Path, tmp_path: Path) -> None:

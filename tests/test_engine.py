@@ -18,6 +18,8 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 import motionanim.entry  # noqa: F401  registers the resolvers
+from motionanim.data import encode as encode_module
+from motionanim.data import engine as engine_module
 from motionanim.data.encode import clip_source, make_shard, portable
 from motionanim.data.engine import Engine, ProcessEngine, RayEngine
 from motionanim.data.folder import folder_names
@@ -25,6 +27,7 @@ from motionanim.data.latents import encode_clips
 from motionanim.data.prepare import Settings, prepare
 from motionanim.data.shards import finished_shard
 from motionanim.data.video import write_video
+from motionanim.data.video_index import READER
 from motionanim.models.flow_estimator import DisFlow
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -119,7 +122,7 @@ def test_a_worker_in_another_folder_reads_the_same_videos(
     assert list(there.iterdir()) == []
 
 
-def test_a_source_is_told_by_its_clips_and_not_by_where_lists_are_kept() -> None:
+def test_a_source_is_told_by_its_clips_and_not_by_where_lists_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     def source(*overrides: str, names: tuple[str, ...] = ("a", "b"), data: str = "hdvila") -> dict:
         return clip_source(portable(composed(f"data={data}", "data.root=/videos", "out=/out", *overrides)).data, names)
 
@@ -127,6 +130,9 @@ def test_a_source_is_told_by_its_clips_and_not_by_where_lists_are_kept() -> None
     assert source(data="hdvila_static") == source("paths.cache=/elsewhere", data="hdvila_static")
     others = (source("scale.fps=9"), source("data.seed=1"), source(names=("b", "a")), source("data.root=/x"))
     assert all(source() != other for other in others)
+    before = source()
+    monkeypatch.setattr(encode_module, "READER", READER + 1)
+    assert source() != before, "the same videos give other frames"
 
 
 def divided(number: int, by: int) -> float:
@@ -165,10 +171,13 @@ def not_a_number(number: int, by: int) -> float:
 
 
 @pytest.mark.slow
-def test_a_task_that_ends_its_process_is_known_and_the_others_go_on() -> None:
+def test_a_task_that_ends_its_process_is_known_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, pool = [], engine_module._pool
+    monkeypatch.setattr(engine_module, "_pool", lambda workers: begun.append(workers) or pool(workers))
     tasks = [(number, 0 if number in (3, 17) else 2) for number in range(20)]
     results = list(ProcessEngine(workers=2)(ended, tasks, not_a_number))
     assert sum(map(math.isnan, results)) == 2
+    assert begun.count(1) <= 4, "a new process only after one that ended"
     assert sorted(r for r in results if r == r) == [number / 2 for number in range(20) if number not in (3, 17)]
     with pytest.raises(ValueError, match="a worker process died while it worked on one of"):
         list(ProcessEngine(workers=2)(ended, tasks))

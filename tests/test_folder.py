@@ -2,6 +2,7 @@ import csv
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -15,6 +16,7 @@ from motionanim.data.prepare import cached_flow
 from motionanim.data.rejections import Rejections
 from motionanim.data.stream import as_float, as_floats, collate
 from motionanim.data.video import Video, write_video
+from motionanim.data.video_index import content_key
 
 
 class Brightness:
@@ -167,7 +169,7 @@ def test_cached_flow_equals_the_estimated_one(folder, tmp_path):
         path, size = folder / name, {"height": 16, "width": 16}
         video = Video(path)
         indices, _ = video.grid(fps=10, stride=None)
-        where = flow_path(tmp_path / "flow", path, estimator="brightness", fps=10, stride=None, **size)
+        where = flow_path(tmp_path / "flow", content_key(path), estimator="brightness", fps=10, stride=None, **size)
         cached_flow(video, indices, Brightness(), where, **size)
     clips.flow_estimator = type("Unused", (), {"name": "brightness", "__call__": None})()
     for position, before in enumerate(estimated):
@@ -183,20 +185,34 @@ def test_float16_is_precise_enough_for_flow():
 
 def test_the_cache_changes_with_file_and_settings(folder, tmp_path):
     options = {"estimator": "a", "height": 16, "width": 16, "fps": 10, "stride": None}
-    paths = [flow_path(tmp_path, folder / "tall.MP4", **options | change) for change in
+    content = content_key(folder / "tall.MP4")
+    paths = [flow_path(tmp_path, content, **options | change) for change in
              ({}, {"estimator": "b"}, {"height": 8}, {"fps": 5}, {"stride": 2})]  # fmt: skip
     copy = tmp_path / "copy.mp4"
     copy.write_bytes((folder / "tall.MP4").read_bytes())
     os.utime(copy, (1, 1))
-    assert flow_path(tmp_path, copy, **options) == paths[0], "moved or copied it keeps its flow"
+    assert content_key(copy) == content, "moved or copied it keeps its flow and its shots"
+    keys = [content]
     for place in (0, -1):
         changed = bytearray((folder / "tall.MP4").read_bytes())
         changed[place] ^= 1
         copy.write_bytes(changed)
-        paths.append(flow_path(tmp_path, copy, **options))
+        keys.append(content_key(copy))
     copy.write_bytes(changed + b"0")
-    paths.append(flow_path(tmp_path, copy, **options))
+    keys.append(content_key(copy))
+    paths += [flow_path(tmp_path, key, **options) for key in keys[1:]]
     assert len(set(paths)) == len(paths)
+
+
+def test_flow_of_fewer_frames_than_needed_is_estimated_anew(folder, tmp_path):
+    path, size = folder / "tall.MP4", {"height": 16, "width": 16}
+    video, clips = Video(path), dataset(folder, tmp_path, names=["tall.MP4"], num_frames=6)
+    where = flow_path(tmp_path / "flow", content_key(path), estimator="brightness", fps=10, stride=None, **size)
+    indices, _ = video.grid(fps=10, stride=None)
+    for count in (4, 8, 6):
+        flow = cached_flow(video, indices[:count], Brightness(), where, **size)
+        assert (len(flow), len(np.load(where))) == (count - 1, max(count, 8) - 1 if count > 4 else 3)
+        assert len(clips[0].frames) == 6, "of a longer video, whatever is kept"
 
 
 def test_a_flow_that_is_not_in_the_cache_is_told_once(folder, tmp_path, caplog):

@@ -4,12 +4,14 @@ import gc
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
@@ -21,7 +23,7 @@ from motionanim.data.hdvila import hdvila_clips, hdvila_names, video_of
 from motionanim.data.hdvila_index import IndexedNames, changes, split_index, write_index
 from motionanim.data.layouts import write_hdvila
 from motionanim.data.names import split_names
-from motionanim.data.stream import shuffled_index
+from motionanim.data.stream import StreamData, list_fingerprint, shuffled_index
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +136,37 @@ def test_a_stale_index_is_made_anew(
     assert why in caplog.text
 
 
+def test_a_run_goes_on_with_the_list_that_it_began_with(layout: tuple[Path, Path], tmp_path: Path) -> None:
+    jsonl, root = layout[0], shutil.copytree(layout[1], tmp_path / "clips")
+    options = {"jsonl": jsonl, "index": tmp_path / "index", "val_share": 0.4}
+
+    def data() -> StreamData:
+        clips = SimpleNamespace(names=hdvila_clips(root, **options)[0])
+        return StreamData(train=clips, val=[], batch_size=1, num_workers=0)
+
+    began = data()
+    state = {"clips": 3, "dataset": None, **began._files()}
+    shutil.rmtree(root / began.train.names[0].split("/")[0])
+    now = data()
+    assert len(now.train.names) < len(began.train.names)
+    now.load_state_dict(state)
+    assert list(now.train.names) == list(began.train.names)
+    with pytest.raises(ValueError, match="the run began with another list of files"):
+        now.load_state_dict(state | {"files": "0"})
+
+
+def test_a_process_takes_the_list_of_the_one_that_started_it(layout: tuple[Path, Path], tmp_path: Path) -> None:
+    jsonl, root = layout[0], shutil.copytree(layout[1], tmp_path / "clips")
+    options = {"jsonl": jsonl, "index": tmp_path / "index", "val_share": 0.4}
+    began = len(hdvila_clips(root, **options)[0])
+    shutil.rmtree(root / hdvila_clips(root, **options)[0][0].split("/")[0])
+    code = "import sys; from motionanim.data.hdvila import hdvila_clips as h; "
+    code += "print(len(h(sys.argv[1], jsonl=sys.argv[2], index=sys.argv[3], val_share=0.4)[0]))"
+    command = [sys.executable, "-c", code, root, jsonl, options["index"]]
+    assert int(subprocess.run(command, capture_output=True, text=True, check=True).stdout) == began
+    assert len(hdvila_clips(root, **options)[0]) < began, "as of now: this process asks anew"
+
+
 def test_processes_of_one_run_have_one_list(layout: tuple[Path, Path], tmp_path: Path) -> None:
     _, root = layout
     write_index(tmp_path / "i.arrow", [("a/a.0.mp4", "a")], root=root)
@@ -219,3 +252,15 @@ def test_a_hundred_million_items_are_shuffled_in_little_memory() -> None:
     assert most < 50e6
     assert len(set(indices)) == 500
     assert max(indices) - min(indices) > length / 2
+
+
+def test_processes_that_found_other_lists_do_not_train() -> None:
+    data = StreamData(train=SimpleNamespace(names=["a", "b"]), val=[], batch_size=1, num_workers=0)
+    for first, world_size in ((["a", "b"], 2), (["a"], 1)):
+        files = {"files": list_fingerprint(first)}
+        strategy = SimpleNamespace(broadcast=lambda _: files, reduce_boolean_decision=bool)  # noqa: B023
+        data.trainer = SimpleNamespace(world_size=world_size, strategy=strategy)
+        data._check_one_list()
+    data.trainer.world_size = 2
+    with pytest.raises(ValueError, match="found other lists of files"):
+        data._check_one_list()

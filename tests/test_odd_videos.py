@@ -100,6 +100,7 @@ def test_a_large_file_is_not_read_to_learn_its_times(tmp_path, monkeypatch):
     write_video(path, torch.rand(40, 3, 128, 128, generator=torch.Generator().manual_seed(0)) * 2 - 1, 10)
     usual = video_index.read_index(path)
     monkeypatch.setattr(video_index, "DECORD_BYTES", 0)
+    monkeypatch.setattr(video_index, "_kept", video_index._Kept())
 
     class Counted(video_index._WithoutPayload):
         def read(self, length):
@@ -113,6 +114,21 @@ def test_a_large_file_is_not_read_to_learn_its_times(tmp_path, monkeypatch):
     assert not seen.plain  # decord would read it all
     assert sum(read) < os.path.getsize(path) / 4
     assert Video(path).read(np.array([0, 30]), height=128, width=128).shape == (2, 128, 128, 3)
+
+
+def test_an_index_is_read_once_and_anew_when_the_file_changes(tmp_path, monkeypatch):
+    path, read = tmp_path / "a.mp4", []
+    reader = video_index._from_packets
+    monkeypatch.setattr(video_index, "_from_packets", lambda *file: read.append(file) or reader(*file))
+    for count in (4, 5):
+        write_video(path, torch.zeros(count, 3, 64, 64), 10)
+        assert [Video(path).info.num_frames for _ in range(3)] == [count] * 3
+    assert len(read) == 2
+    kept = video_index._Kept()
+    for number in range(3):
+        times = np.arange(900_000)
+        kept.keep((number,), video_index.VideoIndex(times, 1.0, times, None, 1, True, 1))
+    assert list(kept) == [(1,), (2,)]
 
 
 @pytest.mark.slow

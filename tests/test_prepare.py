@@ -163,6 +163,7 @@ def test_shots_are_told_apart_and_no_clip_crosses_a_border(tmp_path):
     assert (joined["borders"], still["borders"]) == ([[15, 16]], [])
     assert joined["motion_strength"] < 2 * still["motion_strength"], "without the step across the border"
     assert "has no shot of 4 frames: each of its 2 is shorter" in (tmp_path / "rejected.csv").read_text()
+    root = root.rename(tmp_path / "moved")  # takes its flow and its borders with it
     options = {"flow_cache": tmp_path / "flow", "seed": 0, "num_frames": 4, "fps": 5, "stride": None}
     for estimator in (DIS, Other()):  # with a cached flow and without
         clips = VideoClips(
@@ -195,6 +196,19 @@ def test_what_an_earlier_pair_of_runs_wrote_twice_counts_once(videos, tmp_path):
     journal = tmp_path / "journal.jsonl"
     journal.write_text(journal.read_text() * 2 + "{torn\n" + journal.read_text())
     assert run(videos, tmp_path, estimator=Refuses()) == first | {"resumed": 4}
+
+
+def test_a_clip_whose_reader_was_killed_is_asked_again(videos, tmp_path):
+    options = {"root": videos, "names": ["pan.mp4", "still.mp4"], "out": tmp_path, "cache": tmp_path / "flow"}
+    options |= {"settings": SETTINGS, "flow_estimator": DIS, "max_static": 9}
+
+    def engine(function, tasks, lost):
+        return (lost(*task) if task[0] == killed else function(*task) for task in tasks)
+
+    for killed, rejected, resumed in (("pan.mp4", 1, 0), (None, 0, 1)):  # noqa: B007  `engine` reads it
+        counts = prepare(engine=engine, **options)
+        assert (counts["clips"], counts["rejected"], counts["resumed"]) == (2, rejected, resumed)
+        assert ("pan.mp4,ends the process" in (tmp_path / "rejected.csv").read_text()) == bool(rejected)
 
 
 def test_a_disk_that_goes_away_stops_the_run_and_costs_nothing(videos, tmp_path, monkeypatch):

@@ -10,12 +10,13 @@ from motionanim.data.video import VideoError
 
 def test_rejections_are_counted_over_processes_and_once_each(tmp_path):
     one, two = (Rejections(tmp_path / "r.csv", total=10, max_share=0.2) for _ in range(2))
-    one.add(VideoError("a", "is empty"))
-    two.add(VideoError("a", "is empty"))
-    one.add(VideoError("b, c", "is\nbroken"))
+    for each, name, reason in ((one, "a", "is empty"), (two, "a", "is empty"), (one, "b, c", "is\nbroken")):
+        each.add(VideoError(name, reason))
+        each.succeeded()
     assert len((tmp_path / "r.csv").read_text().splitlines()) == 4
+    two.add(VideoError("c", "is empty"))
     with pytest.raises(ValueError, match="3 of 10"):
-        two.add(VideoError("c", "is empty"))
+        two.succeeded()
 
 
 def test_a_rejection_reads_what_others_wrote_since_the_last_one_only(tmp_path, monkeypatch):
@@ -29,6 +30,7 @@ def test_a_rejection_reads_what_others_wrote_since_the_last_one_only(tmp_path, m
     monkeypatch.setattr(rejections.csv, "reader", counted)
     for k, name in enumerate(names):
         (one, two)[k % 2].add(VideoError(name, "is\nempty"))
+        (one, two)[k % 2].succeeded()
     assert len(rows) <= len(names), "each process reads the other's rows, once"
     assert one._known | two._known == set(map(printable, names))
     text = (tmp_path / "r.csv").read_text(encoding="utf-8")
@@ -61,6 +63,7 @@ def test_a_disk_that_went_away_stops_the_run(tmp_path, random):
         load_usable(files, 1)
     assert "\n" not in str(caught.value)
     assert len(set(files.asked)) == 1 + MOST_IN_A_ROW
+    assert not files.rejections.path.exists(), "a resumed run does not count them"
 
 
 def test_a_bad_folder_in_the_list_stops_nothing(tmp_path):
@@ -75,3 +78,4 @@ def test_every_file_is_tried_before_none_is_usable(tmp_path):
         with pytest.raises(ValueError, match=f"none of {count} files"):
             load_usable(files, 5)
         assert sorted(files.asked) == list(range(count))
+        assert len(files.rejections.path.read_text().splitlines()) == 1 + count

@@ -93,12 +93,9 @@ def test_clips_begin_where_they_stay_in_a_shot() -> None:
 
 
 def test_borders_are_kept_by_the_file_and_added_to(tmp_path) -> None:
-    video = tmp_path / "a.mp4"
-    video.write_bytes(b"1")
-    keep_borders(tmp_path / "cache", video, [])
+    keep_borders(tmp_path / "cache", "a", [])
     assert not (tmp_path / "cache").exists(), "no file for the many videos of one shot"
     for borders in ([(5, 6)], [(20, 24)], []):  # by runs that looked at other parts
-        keep_borders(tmp_path / "cache", video, borders)
-    assert kept_borders(tmp_path / "cache", video) == [(5, 6), (20, 24)]
-    video.write_bytes(b"22")
-    assert kept_borders(tmp_path / "cache", video) == []
+        keep_borders(tmp_path / "cache", "a", borders)
+    assert kept_borders(tmp_path / "cache", "a") == [(5, 6), (20, 24)]
+    assert kept_borders(tmp_path / "cache", "b") == []

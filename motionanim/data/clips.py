@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,12 +16,10 @@ from motionanim.data.rejections import Rejections, load_usable
 from motionanim.data.shots import kept_borders, starts_within
 from motionanim.data.stream import StreamData, as_float, rng
 from motionanim.data.video import Video, VideoError
-from motionanim.data.video_index import READER
+from motionanim.data.video_index import content_key
 from motionanim.types import ClipBatch
 
 logger = logging.getLogger(__name__)
-
-_EDGE = 2**16  # bytes at either end of a video by which its cached flow is found
 
 
 class FlowEstimator(Protocol):
@@ -92,10 +89,14 @@ class VideoClips(Dataset[ClipBatch]):
         generator = rng(self.seed, position) if self.random else None
         video = Video(path)
         indices, fps = video.grid(fps=self.fps, stride=self.stride)
+        if len(indices) < self.num_frames:
+            reason = f"is too short: {len(indices)} frames at {fps:.3g} a second, {self.num_frames} are needed"
+            raise VideoError(path, reason)
+        content = content_key(path)
         cached = open_flow(
             flow_path(
                 self.flow_cache,
-                path,
+                content,
                 estimator=self.flow_estimator.name,
                 height=self.height,
                 width=self.width,
@@ -103,12 +104,12 @@ class VideoClips(Dataset[ClipBatch]):
                 stride=self.stride,
             )
         )
+        if cached is not None and len(cached) + 1 < self.num_frames:
+            cached = None  # kept by a `prepare` for shorter clips
         if cached is None:
             self._tell_missing(path)
         usable = len(indices) if cached is None else len(cached) + 1
-        if usable < self.num_frames:
-            raise VideoError(path, f"is too short: {usable} frames at {fps:.3g} a second, {self.num_frames} are needed")
-        starts = starts_within(indices[:usable], self.num_frames, kept_borders(self.flow_cache, path))
+        starts = starts_within(indices[:usable], self.num_frames, kept_borders(self.flow_cache, content))
         if not len(starts):
             raise VideoError(path, f"has no shot of {self.num_frames} frames at {fps:.3g} a second")
         start = int(starts[_place(len(starts) - 1, generator)])
@@ -144,20 +145,10 @@ def _place(room: int, generator: np.random.Generator | None) -> int:
 
 
 def flow_path(
-    folder: Path, video: Path, *, estimator: str, height: int, width: int, fps: float, stride: int | None
+    folder: Path, content: str, *, estimator: str, height: int, width: int, fps: float, stride: int | None
 ) -> Path:
-    """Where the flow of a video is cached: the name changes with the file's content and with every setting.
-
-    Not with its path or time, so that videos can be moved and copied. Of the content it is the size, and 64 KiB from
-    the start and from the end.
-    """
-    with video.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        content = hashlib.sha256()
-        for place in (0, max(size - _EDGE, 0)):
-            file.seek(place)
-            content.update(file.read(_EDGE))
-    key = f"{content.hexdigest()}|{size}|{estimator}|{height}|{width}|{fps}|{stride}|{READER}"
+    """Where the flow of the video with a `content_key` is cached: the name changes with every setting."""
+    key = f"{content}|{estimator}|{height}|{width}|{fps}|{stride}"
     digest = hashlib.sha256(key.encode()).hexdigest()[:32]
     return folder / digest[:2] / f"{digest}.npy"
 

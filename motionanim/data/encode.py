@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from motionanim.data.latents import encode_clips, encode_shard
 from motionanim.data.remote import is_remote
+from motionanim.data.video_index import READER
 from motionanim.entry import CONF, one_line_errors, quiet
 from motionanim.settings import check_size, command
 
@@ -45,8 +46,8 @@ def portable(config: DictConfig) -> DictConfig:
 
 
 def clip_source(data: DictConfig, names: Iterable[str]) -> dict[str, Any]:
-    """What decides which clips a training stream gives: its settings and a digest of its list of videos."""
-    return _settled(OmegaConf.to_container(data, resolve=True)) | {"videos": _digest(names)}
+    """What decides which clips a training stream gives: its settings, a digest of its videos, and how they are read."""
+    return _settled(OmegaConf.to_container(data, resolve=True)) | {"videos": _digest(names), "reader": READER}
 
 
 def _settled(node: Any) -> Any:

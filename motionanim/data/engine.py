@@ -67,13 +67,7 @@ class ProcessEngine:
                     ) from error
             # One at a time, so that it is known which of them ends its process.
             running.clear()
-            for task in suspects:
-                with _pool(1) as pool:
-                    try:
-                        result = pool.submit(function, *task).result()
-                    except BrokenProcessPool:
-                        result = lost(*task)
-                yield result
+            yield from _one_by_one(function, suspects, lost)
 
     def _all(
         self, function: Callable[..., Result], tasks: Iterator[tuple[Any, ...]], running: dict, waiting: list
@@ -90,6 +84,21 @@ class ProcessEngine:
                     yield from _finished(running)
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _one_by_one(
+    function: Callable[..., Result], tasks: list[tuple[Any, ...]], lost: Callable[..., Result]
+) -> Iterator[Result]:
+    """In one process, and in a new one after a task that ends it."""
+    left = iter(tasks)
+    while (task := next(left, None)) is not None:
+        with _pool(1) as pool:
+            try:
+                while task is not None:
+                    yield pool.submit(function, *task).result()
+                    task = next(left, None)
+            except BrokenProcessPool:
+                yield lost(*task)
 
 
 def _pool(workers: int) -> ProcessPoolExecutor:

@@ -61,6 +61,11 @@ class IndexedNames(Sequence[str]):
             for name in self._file.get_batch(number)["name"].take(pa.array(self._rows(number))):
                 yield os.fsdecode(name.as_py())
 
+    def earlier(self) -> Iterator["IndexedNames"]:
+        """The same side of the lists that runs before had of this source, the newest first."""
+        for path in _versions(self.path.parent, self.path.name.split(".")[0]):
+            yield IndexedNames(path, self.low, self.high)
+
     def _rows(self, number: int) -> np.ndarray:
         """Which rows of a batch are ours."""
         return np.flatnonzero(self._chosen(self._file.get_batch(number)["share"].to_numpy()))
@@ -106,22 +111,49 @@ def write_index(path: Path, names: Iterable[tuple[str, str]], *, root: Path | No
 def kept_index(folder: Path, about: str, names: Iterable[tuple[str, str]], *, root: Path) -> Path:
     """The index of a source under `folder`, written on the first call and when files came or went.
 
+    Its name holds a hash of its content, so that an earlier one stays for the runs that began with it. Processes that
+    this one starts take the same one.
+
     Args:
         about: Tells sources and their versions apart.
         names: As `write_index` takes them; consumed only if an index is to be written.
         root: Folder that the names are relative to.
     """
-    path = folder / f"{hashlib.sha256(os.fsencode(about)).hexdigest()[:16]}.arrow"
+    source = hashlib.sha256(os.fsencode(about)).hexdigest()[:16]
+    variable = f"MOTIONANIM_INDEX_{source}"
+    process, _, given = os.environ.get(variable, "").partition(":")
+    if given and process != str(os.getpid()) and (folder / given).is_file():
+        return folder / given  # of the process that started this one
     folder.mkdir(parents=True, exist_ok=True)
-    with open(path.with_suffix(".lock"), "w") as lock:
+    with open(folder / f"{source}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # of several training processes one writes
-        change = changes(path, root) if path.exists() else "there is none yet"
+        path = next(_versions(folder, source), None)
+        change = "there is none yet" if path is None else changes(path, root)
         if change is None:
             logger.info("the list of clips in %s is used", path)
         else:
-            logger.warning("the list of clips in %s is made: %s", path, change)
-            write_index(path, names, root=root)
+            logger.warning("the list of clips under %s is made: %s", root, change)
+            path = _written(folder / f"{source}.new", names, root=root)
+    os.environ[variable] = f"{os.getpid()}:{path.name}"
     return path
+
+
+def _written(path: Path, names: Iterable[tuple[str, str]], *, root: Path) -> Path:
+    """The index that `write_index` makes at `path`, renamed by its content."""
+    content = hashlib.sha256()
+
+    def hashed() -> Iterator[tuple[str, str]]:
+        for name, group in names:
+            content.update(os.fsencode(name) + b"\0")
+            yield name, group
+
+    write_index(path, hashed(), root=root)
+    return path.replace(path.with_suffix(f".{content.hexdigest()[:16]}.arrow"))
+
+
+def _versions(folder: Path, source: str) -> Iterator[Path]:
+    """The indices of a source, the newest first."""
+    return iter(sorted(folder.glob(f"{source}.*.arrow"), key=lambda path: path.stat().st_mtime_ns, reverse=True))
 
 
 def changes(path: Path, root: Path) -> str | None:

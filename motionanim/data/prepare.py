@@ -13,6 +13,7 @@ import os
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -34,13 +35,14 @@ from motionanim.data.rejections import MOST_IN_A_ROW
 from motionanim.data.shots import VERSION, crossed, find_borders, keep_borders, starts_within
 from motionanim.data.stream import as_float
 from motionanim.data.video import Video, VideoError
-from motionanim.data.video_index import READER
+from motionanim.data.video_index import READER, content_key
 from motionanim.entry import CONF, one_line_errors
 from motionanim.files import atomic_path, check_own
 from motionanim.settings import command
 
 logger = logging.getLogger(__name__)
 
+_LOST = "ends the process that reads it: it crashes the decoder or the memory"
 _CHUNK = 32  # frames whose flow is estimated at a time: bounds the memory
 
 
@@ -94,14 +96,16 @@ def cached_flow(
 ) -> np.ndarray:
     """The flow between neighbouring `indices`, read from `path` or estimated and kept there.
 
+    A flow that is kept there of fewer frames is replaced; of one of more frames the first are taken.
+
     float16: off by less than 0.01 px up to 32 px per frame, and by 1 part in 2048 above.
 
     Returns:
         (K-1, 2, H', W') float16, px per frame, on frames that cover height x width and are not cropped.
     """
     flow = open_flow(path)
-    if flow is not None:
-        return flow
+    if flow is not None and len(flow) >= len(indices) - 1:
+        return flow[: len(indices) - 1]
     steps = []
     for first in range(0, len(indices) - 1, _CHUNK):
         frames = as_float(torch.from_numpy(video.read(indices[first : first + _CHUNK + 1], height=height, width=width)))
@@ -137,12 +141,13 @@ def examine(name: str, key: str, root: Path, cache: Path, settings: Settings, fl
         if not len(starts_within(used, settings.num_frames, borders)):
             reason = f"has no shot of {settings.num_frames} frames: each of its {len(borders) + 1} is shorter"
             raise VideoError(path, reason)
-        keep_borders(cache, path, borders)
+        content = content_key(path)
+        keep_borders(cache, content, borders)
         strength, left_out = None, 0.0
         if cached:
             size = {"height": settings.height, "width": settings.width}
             where = flow_path(
-                cache, path, estimator=flow_estimator.name, fps=settings.fps, stride=settings.stride, **size
+                cache, content, estimator=flow_estimator.name, fps=settings.fps, stride=settings.stride, **size
             )
             flow = cached_flow(video, used, flow_estimator, where, **size)[~crossed(used[:-1], used[1:], borders)]
             left_out = (len(indices) - len(used)) / fps
@@ -158,8 +163,8 @@ def examine(name: str, key: str, root: Path, cache: Path, settings: Settings, fl
 
 
 def _lost(name: str, key: str, *_: Any) -> dict:
-    """The record of a file whose reader died."""
-    return {"name": name, "key": key, "reason": "ends the process that reads it: it crashes the decoder or the memory"}
+    """The record of a file whose reader died; the next run asks for the file again."""
+    return {"name": name, "key": key, "reason": _LOST}
 
 
 def prepare(
@@ -210,12 +215,16 @@ def prepare(
                 else:
                     yield name, key, root, cache, settings, flow_estimator
 
+        lost: list[dict] = []  # not in the journal: the memory that others filled may have ended their readers
         held: list[dict] = []  # clips that could not be opened, until one can be: their disk may have gone away
         for record in engine(examine, missing(), _lost):
-            held.append(record)
             progress.update()
             if "reason" in record:
                 logger.warning("rejected: %s %s", printable(root / record["name"]), record["reason"])
+            if record.get("reason") == _LOST:
+                lost.append(record)
+                continue
+            held.append(record)
             if record.get("reason", "").startswith("cannot be opened"):
                 if len(held) == MOST_IN_A_ROW:
                     raise ValueError(
@@ -226,7 +235,7 @@ def prepare(
                 journal.add(*held)
                 held.clear()
         journal.add(*held)
-        counts = _write_results(out, root, journal.chosen(wanted), settings, max_static)
+        counts = _write_results(out, root, chain(journal.chosen(wanted), lost), settings, max_static)
     if counts["clips"] == counts["rejected"]:
         raise ValueError(f"none of {counts['clips']} videos under {root} can be used: see {out / 'rejected.csv'}")
     return counts | {"resumed": resumed}

@@ -35,33 +35,45 @@ class Rejections:
         self._known: set[str] = set()  # by all processes, as far as the file was read
         self._read = 0  # bytes of the file: reading all of it at every rejection would be quadratic
         self._in_a_row = 0
+        self._held: dict[str, VideoError] = {}  # not counted until a video can be used: their disk may have gone away
 
     def add(self, error: VideoError) -> None:
-        """Record one video, once.
+        """One video failed. It is recorded, once, when the next one can be used.
 
         Raises:
-            ValueError: If more than the allowed share has failed, or `MOST_IN_A_ROW` without a usable one between.
+            ValueError: If `MOST_IN_A_ROW` have failed without a usable one between; none of these is recorded.
         """
         self._in_a_row += 1
         if error.path not in self._known:
-            self._record(error)
+            self._held[error.path] = error
+        if self._in_a_row >= MOST_IN_A_ROW:
+            raise ValueError(
+                f"{self._in_a_row} clips in a row cannot be used, the last: {error}: see whether their disk is still "
+                "there, then resume; if it is, python -m motionanim.data.prepare names the bad files"
+            ) from error
+
+    def succeeded(self) -> None:
+        """A video could be used: record those that failed before it; raises as `record`."""
+        self._in_a_row = 0
+        self.record()
+
+    def record(self) -> None:
+        """Record what has failed.
+
+        Raises:
+            ValueError: If more than the allowed share has failed.
+        """
+        while self._held:
+            error = self._held.pop(next(iter(self._held)))
+            self._write(error)
             if len(self._known) > self.max_share * self.total:
                 raise ValueError(
                     f"{len(self._known)} of {self.total} clips cannot be used, more than "
                     f"max_rejected_share={self.max_share} allows; the last: {error}; all are named in {self.path}: "
                     "mend or remove them, or allow more"
                 ) from error
-        if self._in_a_row >= MOST_IN_A_ROW:
-            raise ValueError(
-                f"{self._in_a_row} clips in a row cannot be used, the last: {error}: see whether their disk is still "
-                f"there, or remove those named in {self.path}; then resume"
-            ) from error
 
-    def succeeded(self) -> None:
-        """A video could be used: what fails next is not in a row with what failed before."""
-        self._in_a_row = 0
-
-    def _record(self, error: VideoError) -> None:
+    def _write(self, error: VideoError) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path, "ab+") as file:
             fcntl.flock(file, fcntl.LOCK_EX)  # released when the file closes, or its process dies
@@ -109,6 +121,7 @@ def load_usable(dataset: FileItems[Item], position: int) -> Item:
         else:
             dataset.rejections.succeeded()
             return item
+    dataset.rejections.record()
     raise ValueError(f"none of {length} files under {dataset.root} can be used: see {dataset.rejections.path}")
 
 

@@ -6,7 +6,6 @@ other, in its colours or, after a change of light, in its details. The threshold
 
 import hashlib
 import json
-import os
 from pathlib import Path
 
 import cv2
@@ -41,30 +40,31 @@ def starts_within(indices: np.ndarray, length: int, borders: list[Border]) -> np
     return np.flatnonzero(~crossed(indices[:count], indices[length - 1 :], borders))
 
 
-def keep_borders(folder: Path, video: Path, borders: list[Border]) -> None:
+def keep_borders(folder: Path, content: str, borders: list[Border]) -> None:
     """Keep the borders of a video under `folder`, with those that are kept of it already; no file if there are none.
 
     A run with other settings may have looked at more of the video.
+
+    Args:
+        content: The video's `content_key`.
     """
-    known = kept_borders(folder, video)
+    known = kept_borders(folder, content)
     if borders and (together := _merged([*known, *borders])) != known:
-        with atomic_path(_place(folder, video)) as path:
+        with atomic_path(_place(folder, content)) as path:
             path.write_text(json.dumps(together), encoding="utf-8")
 
 
-def kept_borders(folder: Path, video: Path) -> list[Border]:
-    """What `keep_borders` has kept of a video, as far as `motionanim.data.prepare` has looked at it."""
+def kept_borders(folder: Path, content: str) -> list[Border]:
+    """What `keep_borders` has kept of a video with this `content_key`, as far as `prepare` has looked at it."""
     try:
-        text = _place(folder, video).read_text(encoding="utf-8")
+        text = _place(folder, content).read_text(encoding="utf-8")
     except FileNotFoundError:
         return []
     return [(last, begin) for last, begin in json.loads(text)]
 
 
-def _place(folder: Path, video: Path) -> Path:
-    state = video.stat()
-    key = f"shots {VERSION}|{video.resolve()}|{state.st_size}|{state.st_mtime_ns}"
-    digest = hashlib.sha256(os.fsencode(key)).hexdigest()[:32]
+def _place(folder: Path, content: str) -> Path:
+    digest = hashlib.sha256(f"shots {VERSION}|{content}".encode()).hexdigest()[:32]
     return folder / digest[:2] / f"{digest}.json"
 
 

@@ -7,6 +7,7 @@ continues with exactly the clips, crops and noise that the uninterrupted run wou
 """
 
 import hashlib
+import logging
 import os
 import signal
 import sys
@@ -22,6 +23,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate, get_worker_info
 
 Batch = TypeVar("Batch", bound=tuple)
+
+logger = logging.getLogger(__name__)
 
 # What a dataset may have that decides about its order, and the setting of each.
 _ORDER = {"seed": "data.seed (with data=synthetic data.train.seed)", "shuffle_shards": "reading.shuffle_shards"}
@@ -129,6 +132,12 @@ class PositionSampler(Sampler[int]):
             first += self.world_size * self.batch_size
 
 
+def list_fingerprint(names: Sequence[str]) -> str:
+    """Of a list of files, wherever they lie; of a long one a thousand are read."""
+    sample = [str(names[i]) for i in range(0, len(names), len(names) // 1000 + 1)]
+    return hashlib.sha256("\n".join([str(len(names)), *sample]).encode()).hexdigest()[:16]
+
+
 class StreamData(L.LightningDataModule):
     """Train without end on `train`, validate on each item of `val` once.
 
@@ -149,6 +158,7 @@ class StreamData(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         trainer = self.trainer
+        self._check_one_list()
         self._batches_before = self._batches()
         sampler = PositionSampler(
             start=self._start, batch_size=self.batch_size, rank=trainer.global_rank, world_size=trainer.world_size
@@ -211,12 +221,19 @@ class StreamData(L.LightningDataModule):
         return {name: getattr(self.train, name) for name in _ORDER if hasattr(self.train, name)}
 
     def _files(self) -> dict[str, str]:
-        """Fingerprint of the list of files that is trained on, wherever they lie; of a long one a thousand are read."""
+        """Fingerprint of the list of files that is trained on."""
         names = getattr(self.train, "names", None)
-        if names is None:
-            return {}
-        sample = [str(names[i]) for i in range(0, len(names), len(names) // 1000 + 1)]
-        return {"files": hashlib.sha256("\n".join([str(len(names)), *sample]).encode()).hexdigest()[:16]}
+        return {} if names is None else {"files": list_fingerprint(names)}
+
+    def _check_one_list(self) -> None:
+        """Raises ValueError, in all processes, if they have other lists of files, as where files came in meanwhile."""
+        if self.trainer.world_size == 1:
+            return
+        strategy, files = self.trainer.strategy, self._files()
+        if not strategy.reduce_boolean_decision(strategy.broadcast(files) == files):
+            raise ValueError(
+                "the processes of this run found other lists of files, as files came or went meanwhile: start it again"
+            )
 
     def _flow(self) -> dict[str, str]:
         """Name of what estimates the flow of the clips that are trained on; it tells its weights, wherever they lie."""
@@ -228,8 +245,18 @@ class StreamData(L.LightningDataModule):
         self.check_state(state)
         self._start = state["clips"]
 
+    def _take_list(self, wanted: str) -> bool:
+        """Train on the earlier list of files with this fingerprint; whether there is one."""
+        names = getattr(self.train, "names", None)
+        for earlier in names.earlier() if hasattr(names, "earlier") else ():
+            if list_fingerprint(earlier) == wanted:
+                logger.warning("files came or went since the run began: it goes on with the list that it began with")
+                self.train.names = earlier
+                return True
+        return False
+
     def check_state(self, state: dict[str, int | str | None]) -> None:
-        """Whether a run can go on from here.
+        """Whether a run can go on from here; with the list of files that it began with, where the source keeps that.
 
         Raises:
             ValueError: If the checkpoint does not say at which clip it was written, or was of another dataset or order.
@@ -248,7 +275,7 @@ class StreamData(L.LightningDataModule):
                 f"the run began with {began} and would go on with {now}, whose positions are other clips: resume with "
                 "the data.latents that it began with, or start a new run"
             )
-        if state.get("files", files := self._files().get("files")) != files:
+        if state.get("files", files := self._files().get("files")) != files and not self._take_list(state["files"]):
             raise ValueError(
                 "the run began with another list of files, so that other clips stand at its positions: resume with the "
                 "data that it began with (data.root may have moved), or start a new run"

@@ -1,5 +1,6 @@
 """Which frames a video file shows, and when: read from its packets (PyAV), without decoding where they suffice."""
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext
@@ -19,6 +20,8 @@ _FORMATS = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "mpegts"})
 
 # Part of the key of all that is kept about a file: raise it when other frames or times are read from the same file.
 READER = 2
+
+_EDGE = 2**16  # bytes at either end of a video by which its content is told
 
 # decord reads the whole file to open it: larger files are read by seeking.
 DECORD_BYTES = 32 * 2**20
@@ -56,6 +59,27 @@ class VideoIndex(NamedTuple):
     pixels: int  # of a frame
 
 
+def content_key(path: str | Path) -> str:
+    """Key of what is kept about a video, 64 hexadecimal digits: it changes with the file's content and with `READER`.
+
+    Not with its path or time, so that videos can be moved and copied. Of the content it is the size, and 64 KiB from
+    the start and from the end.
+
+    Raises:
+        VideoError: If the file cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            content = hashlib.sha256(f"{READER}|{size}|".encode())
+            for place in (0, max(size - _EDGE, 0)):
+                file.seek(place)
+                content.update(file.read(_EDGE))
+    except OSError as error:
+        raise VideoError(path, f"cannot be opened: {error.strerror or error}") from error
+    return content.hexdigest()
+
+
 def read_index(path: str) -> VideoIndex:
     """The index of a file.
 
@@ -64,14 +88,18 @@ def read_index(path: str) -> VideoIndex:
             more than a minute.
     """
     try:
-        size = os.stat(path).st_size
+        state = os.stat(path)
         path.encode("utf-8")
     except (OSError, ValueError) as error:
         if isinstance(error, UnicodeEncodeError):
             raise VideoError(path, "has a name that is not UTF-8: rename it") from error
         raise VideoError(path, f"cannot be opened: {getattr(error, 'strerror', None) or error}") from error
+    size = state.st_size
     if size == 0:
         raise VideoError(path, "is empty (0 bytes)")
+    key = (os.path.abspath(path), size, state.st_mtime_ns, state.st_ino)
+    if (kept := _kept.get(key)) is not None:
+        return kept
     try:
         index = _from_packets(path, size) or _from_frames(path)
     except DAMAGE as error:
@@ -80,7 +108,29 @@ def read_index(path: str) -> VideoIndex:
     if len(gaps) and gaps.max() > _MOST_PAUSE and gaps.max() > 10 * np.median(gaps):
         place = int(gaps.argmax())
         raise VideoError(path, f"shows frame {place} for {gaps[place]:.0f} s: cut the file there, or mend its times")
+    _kept.keep(key, index)
     return index
+
+
+class _Kept(dict[tuple, VideoIndex]):
+    """Indices that were read: training opens a file for every clip, and some must be decoded for their index.
+
+    The oldest go first, at 2 M frames in all of 24 bytes each.
+    """
+
+    frames = 0
+
+    def keep(self, key: tuple, index: VideoIndex) -> None:
+        for array in (index.times, index.labels, index.starts):
+            if array is not None:
+                array.setflags(write=False)  # all that open the file share it
+        self[key] = index
+        self.frames += len(index.times)
+        while self.frames > 2_000_000:
+            self.frames -= len(self.pop(next(iter(self))).times)
+
+
+_kept = _Kept()
 
 
 @contextmanager
