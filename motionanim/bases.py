@@ -33,7 +33,7 @@ def _from_hub(base: str, name: str) -> Path | None:
 
     try:
         if try_to_load_from_cache(base, name) is _CACHED_NO_EXIST:
-            return None  # as the hub said of the snapshot that is in its cache
+            return None  # the cache remembers that the hub has no such file
         return Path(hf_hub_download(base, name))
     except LocalEntryNotFoundError:
         logger.warning(

@@ -23,8 +23,8 @@ from motionanim.pictures import to_pixels
 # FFmpeg's own complaints would flood the log: what goes wrong is raised as a VideoError.
 decord.logging.set_level(decord.logging.QUIET)
 
-# Of frames that decord decodes at a time at full size: bounds the memory of long or large clips. Each further batch
-# seeks anew.
+# decord decodes at most so many bytes of full-size frames at a time, which bounds the memory of long or large clips.
+# Each further batch opens the file and seeks anew.
 _BATCH_BYTES = 2**28
 
 # From this many px on x264 looks 5 frames ahead instead of 30, which would take it 1.4 GiB at 12 megapixels.

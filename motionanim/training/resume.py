@@ -12,10 +12,10 @@ from motionanim.training.optim import obey_settings
 
 PARTS = ("seed", "items", "data", "model", "trainer", "callbacks")  # the other groups are what these are made from
 
-# Where things lie: neither printed nor refused.
+# Paths, which may change: they are neither printed nor refused.
 PLACES = ("*.dirpath", "*.folder", "*.rejected", "*.default_root_dir", "*.flow_cache", "*.cache", "*.index")
 
-# Decides what is learned, so that a run which changes it is another run. Of `data` and `model` all but APPLIED.
+# Settings that decide what is learned: a run that changes one is another run. Those in APPLIED may change.
 REFUSED = ("seed", "items", "trainer.precision", "data.*", "model.*")
 APPLIED = (
     "model.lr", "model.weight_decay", "model.beta1", "model.warmup_*", "model.decay_*", "model.compile",
