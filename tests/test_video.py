@@ -187,3 +187,19 @@ def test_damage_in_the_middle_is_an_error(tmp_path, good):
     path.write_bytes(content)
     with pytest.raises(VideoError, match=r"hole\.mp4"):
         Video(path).read(np.arange(20), height=48, width=64)
+
+
+def test_of_two_frames_as_near_the_earlier_is_taken_however_its_time_is_rounded(tmp_path):
+    # 8 a second of 30: every second time lies halfway between two frames.
+    write_video(tmp_path / "a.mp4", ramp(60), 30)
+    ticks = np.arange(16)
+    halfway_down = [-(-(ticks * 30 - 4) // 8) for ticks in range(16)]
+    assert Video(tmp_path / "a.mp4").nearest(ticks / 8).tolist() == halfway_down
+
+
+def test_a_crop_is_that_part_of_the_whole(tmp_path):
+    write_video(tmp_path / "a.mp4", ramp(5) + torch.linspace(0, 0.3, 64), 7)
+    video, places = Video(tmp_path / "a.mp4"), np.array([0, 2, 2, 3])
+    whole = video.read(places, height=20, width=20)
+    crop = video.read(places, height=20, width=20, crop=(slice(0, 20), slice(4, 24)))
+    np.testing.assert_array_equal(crop, whole[:, :20, 4:24])

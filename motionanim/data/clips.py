@@ -113,16 +113,20 @@ class VideoClips(Dataset[ClipBatch]):
         if not len(starts):
             raise VideoError(path, f"has no shot of {self.num_frames} frames at {fps:.3g} a second")
         start = int(starts[_place(len(starts) - 1, generator)])
-        pixels = video.read(indices[start : start + self.num_frames], height=self.height, width=self.width)
-        top = _place(pixels.shape[1] - self.height, generator)
-        left = _place(pixels.shape[2] - self.width, generator)
+        chosen, size = indices[start : start + self.num_frames], {"height": self.height, "width": self.width}
+        whole = video.read(chosen, **size) if cached is None else None
+        # A cached flow has the shape of the resized frames, so that where to crop is known before they are read.
+        shape = cached.shape[2:] if whole is None else whole.shape[1:3]
+        top, left = _place(shape[0] - self.height, generator), _place(shape[1] - self.width, generator)
         rows, columns = slice(top, top + self.height), slice(left, left + self.width)
-        if cached is None:
-            flow = self.flow_estimator(as_float(torch.from_numpy(pixels)))[..., rows, columns].half().contiguous()
-        else:
+        if whole is None:
+            pixels = video.read(chosen, **size, crop=(rows, columns))
             flow = torch.from_numpy(cached[start : start + self.num_frames - 1, :, rows, columns])
+        else:
+            pixels = whole[:, rows, columns]
+            flow = self.flow_estimator(as_float(torch.from_numpy(whole)))[..., rows, columns].half().contiguous()
         return ClipBatch(
-            frames=torch.from_numpy(pixels[:, rows, columns]),
+            frames=torch.from_numpy(pixels),
             flow=flow,
             fps=torch.tensor(fps, dtype=torch.float32),
             position=torch.tensor(position, dtype=torch.int64),
