@@ -49,7 +49,7 @@ def export(ckpt: str, out: Path | None, base: str | None) -> Path:
     if not path.is_file():
         raise ValueError(f"ckpt={ckpt}: no such file; give a .ckpt file, such as runs/NAME/checkpoints/last.ckpt")
     saved = read_checkpoint(path, ("state_dict", "config", "frozen", "global_step", "callbacks"))
-    settings = dict(saved["config"]["model"])
+    settings = _model_settings(saved["config"], ckpt)
     foreign = [target for target in targets(settings) if target not in TARGETS]
     if foreign:
         raise ValueError(f"{ckpt} names code that is no model of this project ({foreign[0]}): it is not run")
@@ -71,6 +71,14 @@ def export(ckpt: str, out: Path | None, base: str | None) -> Path:
     check_weights(module, weights)
     module.load_state_dict(weights, strict=False)
     return module.export(folder)
+
+
+def _model_settings(config: Any, ckpt: str) -> dict[str, Any]:
+    """The settings of the model in a checkpoint, or ValueError if it is none of train.py."""
+    model = config.get("model") if isinstance(config, Mapping) else None
+    if not isinstance(model, Mapping) or "_target_" not in model or "seed" not in config:
+        raise ValueError(f"{ckpt} does not say which model it holds: give a checkpoint of train.py")
+    return dict(model)
 
 
 def targets(node: Any) -> Iterator[str]:

@@ -168,6 +168,9 @@ def test_any_checkpoint_is_exported_as_the_run_would_have_done(
         (lambda saved: saved["config"]["model"].update(_partial_=True), r"do not fit .*_partial_"),
         (lambda saved: saved["config"]["model"]["motion"].update(_target_="os.system"), r"\(os\.system\)"),
         (lambda saved: saved.pop("config"), r"it lacks config"),
+        (lambda saved: saved.update(config=1), r"does not say which model"),
+        (lambda saved: saved["config"].update(model="tiny"), r"does not say which model"),
+        (lambda saved: saved["config"]["model"].pop("_target_"), r"does not say which model"),
         (lambda saved: saved.update(frozen="0"), r"another base than .*: give it by base=FOLDER"),
     ],
 )

@@ -7,9 +7,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from hydra.types import RunMode
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import OmegaConf
 
-from motionanim.training.checkpoints import WholeFile, find_checkpoint
+from motionanim.training.checkpoints import CtrlC, TimeIsUp, WholeFile, find_checkpoint
+from motionanim.training.optim import Diverged
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import train
@@ -80,3 +82,67 @@ def test_a_full_disk_is_named_by_its_file(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(OSError, match="No space left") as raised:
         WholeFile().save_checkpoint({}, tmp_path / "last.ckpt")
     assert raised.value.filename == str(tmp_path / "last.ckpt")
+
+
+def ended_by(error: BaseException, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`train.train` with a trainer whose `fit` raises `error` after step 2."""
+
+    def fit(*_: object, **__: object) -> None:
+        raise error
+
+    trainer = SimpleNamespace(fit=fit, is_global_zero=True, global_step=2)
+    monkeypatch.setattr(train.hydra.utils, "instantiate", lambda node, **_: trainer if node == "trainer" else node)
+    monkeypatch.setattr(train, "Settings", lambda *_: None)
+    for name in ("check_trainer", "check_strategy", "loggers", "set_metrics_aside", "set_records_aside", "claim"):
+        monkeypatch.setattr(train, name, lambda *_, **__: None)
+    monkeypatch.setattr(train, "write_records", lambda *_: None)
+    overrides = SimpleNamespace(task=[])
+    monkeypatch.setattr(train.HydraConfig, "get", lambda: SimpleNamespace(mode=RunMode.RUN, overrides=overrides))
+    cfg = OmegaConf.create({"seed": 0, "data": "data", "model": "model", "trainer": "trainer", "callbacks": {}})
+    train.train(cfg, out, None, first=True)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (SIGTERMException(), 1, "stopped by SIGTERM after step 2; kept: {}"),
+        (CtrlC(), 130, "stopped by Ctrl-C after step 2; kept: {}"),
+        (TimeIsUp(), 1, "stopped by SIGUSR1 after step 2; no SLURM here to requeue it; kept: {}"),
+        (SystemExit(1), 130, "stopped by Ctrl-C in step 2; kept: {}"),
+    ],
+    ids=["SIGTERM", "Ctrl-C", "SIGUSR1", "Ctrl-C at once"],
+)
+def test_a_stopped_run_says_by_what(
+    error: BaseException, code: int, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    monkeypatch.delenv("SLURM_ARRAY_JOB_ID", raising=False)
+    last = saved(tmp_path / "0", last=None)
+    with pytest.raises(SystemExit) as end:
+        ended_by(error, tmp_path / "0", monkeypatch)
+    assert end.value.code == code
+    assert line.format(last) in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("error", "wanted", "line"),
+    [
+        (OSError(28, "No space left on device", "/x/a.csv"), OSError, "the disk of /x/a.csv is full"),
+        (OSError(28, "No space left on device"), OSError, "a disk is full"),
+        (RuntimeError("I/O error: File too large (os error 27)"), OSError, "a disk is full"),
+        (Diverged("the loss is nan at step 2"), Diverged, "the loss is nan at step 2; kept: "),
+        (OSError(5, "Input/output error"), OSError, "Input/output error"),
+    ],
+    ids=["full", "full, no name", "full, by safetensors", "NaN", "another"],
+)
+def test_a_failed_run_says_what_is_kept(
+    error: Exception, wanted: type[Exception], line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    last = saved(tmp_path / "0", last=None)
+    with pytest.raises(wanted) as raised:
+        ended_by(error, tmp_path / "0", monkeypatch)
+    assert line in str(raised.value)
+    if "full" in line:
+        assert str(raised.value).endswith("run=0 ckpt_path=last goes on once there is room")
+    assert (str(last) in str(raised.value)) is ("Input" not in line)

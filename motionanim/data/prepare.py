@@ -61,6 +61,22 @@ class Settings(NamedTuple):
     max_camera_speed: float
     cache_moving: bool
 
+    def check(self) -> None:
+        """Raises ValueError if a number is out of its range: every video would be rejected, or none measured."""
+        least = {
+            "num_frames": 2, "height": 1, "width": 1, "max_frames": self.num_frames, "camera_pairs": 1,
+            "camera_short_side": 1, "stride": 1,
+        }  # fmt: skip
+        for name, low in least.items():
+            value = getattr(self, name)
+            if value is not None and value < low:
+                raise ValueError(
+                    f"settings.{name}={value}: must be at least {low}, clips have {self.num_frames} frames"
+                )
+        for name in ("fps", "camera_fps"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"settings.{name}={getattr(self, name)}: must be above 0")
+
 
 def camera_speed(video: Video, flow_estimator: FlowEstimator, *, fps: float, pairs: int, short_side: int) -> float:
     """How fast the camera moves, from pairs of frames spread over the video.
@@ -194,9 +210,10 @@ def prepare(
         Counts: clips, static, moving, rejected, joined (those of several shots, which count as moving), resumed.
 
     Raises:
-        ValueError: If `out` holds files that no `prepare` left, another run writes to it, the engine fails, the
-            videos' disk goes away, or no clip is usable.
+        ValueError: If a setting is out of its range, `out` holds files that no `prepare` left, another run writes to
+            it, the engine fails, the videos' disk goes away, or no clip is usable.
     """
+    settings.check()
     check_own(out, ("index.jsonl", "static.txt", "rejected.csv", "report.md"), ("journal.jsonl",), option="out=")
     wanted: set[int] = set()
     resumed = 0
