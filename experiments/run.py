@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DONE = ROOT / "runs" / "experiments_done.txt"
 _T = (
     "train.py experiment=flow_refiner scale.height=64 scale.width=64 scale.batch_size=16 ckpt_path=auto "
-    "trainer.val_check_interval=200"
+    "trainer.val_check_interval=400"
 )
 _LORA = (
     "train.py experiment=motion_lora scale.height=64 scale.width=64 trainer.max_steps=800 model.decay_steps=400 "
@@ -35,8 +35,8 @@ _CAMERA = "experiments/motion_lora/camera.py"
 _LONG = "evaluate.py -m benchmark=synthetic125 long_video=phased n=6 sampling.dtype=bfloat16"
 COMMANDS = {
     "flow_refiner": [  # the first is the shipped T: copied to motionanim/assets/flow-refiner
-        f"{_T} trainer.max_steps=1400 run=t",
-        f"{_T} trainer.max_steps=1400 run=blind model.refiner.sees_image=false",
+        f"{_T} trainer.max_steps=2800 run=t",
+        f"{_T} trainer.max_steps=2800 run=blind model.refiner.sees_image=false",
         "experiments/flow_refiner/compare.py T=runs/flow_refiner/t/flow_refiner.safetensors "
         "'T, no image=runs/flow_refiner/blind/flow_refiner.safetensors'",
     ],
