@@ -107,6 +107,10 @@ def train(cfg: DictConfig, out: Path, checkpoint: str | None, *, first: bool) ->
     except Diverged as error:
         raise Diverged(f"{error}; {kept(out)}") from error
     except Exception as error:
+        if "DataLoader worker" in str(error):  # torch's words where a loader process is killed
+            raise ChildProcessError(
+                f"a loader process was killed, often for lack of memory: lower scale.num_workers; {kept(out)}"
+            ) from error
         if not is_full(error):
             raise
         where = getattr(error, "filename", None)
