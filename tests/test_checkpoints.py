@@ -195,6 +195,31 @@ def test_a_run_that_fails_later_saves_what_it_learned(base: Path, tmp_path: Path
     assert [file.name for file in tmp_path.glob("*.ckpt")] == ["last.ckpt"]
 
 
+def test_half_updated_weights_are_not_saved(base: Path, tmp_path: Path) -> None:
+    module = lora_module(base)
+    optimizers = module.configure_optimizers
+
+    def killed_within() -> dict:
+        made = optimizers()
+        step = made["optimizer"].step
+
+        def half(closure):
+            loss = step(closure)
+            if module.global_step == 3:  # as torch raises, out of a signal's handler, when a loader process dies
+                trained(module).mul_(0.5)
+                raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed.")
+            return loss
+
+        made["optimizer"].step = half
+        return made
+
+    module.configure_optimizers = killed_within
+    saves = Checkpoint(tmp_path, save_last=True, every_n_train_steps=2, save_top_k=0, save_on_exception=True)
+    with pytest.raises(RuntimeError, match="killed by signal"):
+        make_trainer(tmp_path, 9, saves).fit(module, stream())
+    assert steps(tmp_path) == {"last.ckpt": 2}
+
+
 @pytest.mark.parametrize("steps", [4, 5])  # the last is one to save at, or is not
 def test_the_last_step_is_saved_when_all_else_is_done(base: Path, tmp_path: Path, steps: int) -> None:
     def saved() -> int:

@@ -54,6 +54,7 @@ class Checkpoint(ModelCheckpoint):
 
     _first_step: int | None = None  # of this run, once it trains
     _place: dict[str, Any] | None = None  # in the loops, after the last step
+    _updating: int | None = None  # the step whose update of the weights has begun
     _STOPS = (None, SIGTERMException, CtrlC, TimeIsUp)  # by what the run was told; of two the later counts
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -73,7 +74,11 @@ class Checkpoint(ModelCheckpoint):
             os.write(2, b"\nCtrl-C: the step in hand is finished and saved; Ctrl-C again leaves at once\n")
         self._told = max(self._told, {signal.SIGTERM: 1, signal.SIGINT: 2, signal.SIGUSR1: 3}[number])
 
+    def on_before_optimizer_step(self, trainer: L.Trainer, *_: Any) -> None:
+        self._updating = trainer.global_step
+
     def on_train_batch_end(self, trainer: L.Trainer, *rest: Any) -> None:
+        self._updating = None
         if trainer.global_step == trainer.max_steps:
             # A longer run resumes here: by the time this step is saved, Lightning has closed the epoch and counted on.
             self._place = copy.deepcopy(trainer._checkpoint_connector._get_loops_state_dict())
@@ -101,10 +106,11 @@ class Checkpoint(ModelCheckpoint):
         """Save, unless nothing was learned yet, or other processes may be alive and elsewhere: saving takes all.
 
         Nor after the last step, if there is a checkpoint before it: from there a resumed run repeats what failed. Nor
-        where the weights are broken (`Diverged`) or may be in the middle of a step (`KeyboardInterrupt`), nor to a full
-        disk.
+        where the weights are broken (`Diverged`) or may be half updated (`KeyboardInterrupt`, and the death of a loader
+        process, which torch makes an error wherever the training is), nor to a full disk.
         """
-        if isinstance(exception, Diverged | KeyboardInterrupt) or is_full(exception):
+        half = self._updating == trainer.global_step
+        if half or isinstance(exception, Diverged | KeyboardInterrupt) or is_full(exception):
             return
         if trainer.global_step == trainer.max_steps and (self._last_checkpoint_saved or self._first_step):
             return
