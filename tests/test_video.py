@@ -1,4 +1,5 @@
 import struct
+import threading
 from fractions import Fraction
 
 import av
@@ -49,6 +50,31 @@ def test_written_frames_come_back(tmp_path):
     luma = torch.tensor([0.2126, 0.7152, 0.0722]).view(3, 1, 1)
     assert ((back - frames) * luma).sum(1).abs().mean() < 0.02
     assert [p.name for p in (tmp_path / "deep").iterdir()] == ["a.mp4"]
+
+
+def test_the_same_frames_are_the_same_bytes_whatever_else_the_process_does(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    small = torch.rand(7, 3, 9, 12, generator=generator) * 2 - 1
+    frames = torch.nn.functional.interpolate(small, size=(76, 100), mode="bicubic").clamp(-1, 1)
+    done = threading.Event()
+
+    def busy():
+        while not done.is_set():  # other memory is written and freed meanwhile
+            torch.rand(300, 300) @ torch.rand(300, 300)
+
+    others = [threading.Thread(target=busy) for _ in range(2)]
+    for each in others:
+        each.start()
+    try:
+        found = set()
+        for _ in range(30):
+            write_video(tmp_path / "a.mp4", frames, 7)
+            found.add((tmp_path / "a.mp4").read_bytes())
+    finally:
+        done.set()
+        for each in others:
+            each.join()
+    assert len(found) == 1
 
 
 def test_a_failed_write_leaves_the_earlier_file(tmp_path):

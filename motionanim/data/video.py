@@ -224,7 +224,8 @@ def write_video(path: str | Path, frames: Tensor | Iterable[Tensor], fps: float,
     target = Path(path).absolute()
     with atomic_path(target) as partial, av.open(str(partial), "w", options={"movflags": "faststart"}) as container:
         rate = Fraction(fps).limit_denominator(1001)
-        options = {"crf": str(crf), "preset": "fast"}
+        # x264's macroblock tree reads memory that it did not write: the same frames became different bytes.
+        options = {"crf": str(crf), "preset": "fast", "x264-params": "mbtree=0"}
         if shape[2] * shape[3] > _LARGE:
             options["rc-lookahead"] = "5"
         video = container.add_stream("libx264", rate=rate, options=options)
