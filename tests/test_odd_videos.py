@@ -132,6 +132,22 @@ def test_a_frame_of_a_large_file_is_decoded_from_the_key_frame_before_it(folder,
     assert 0 < len(decoded) <= 24, "of 72 frames, every 24th a key frame"
 
 
+@pytest.mark.parametrize("times", [lambda number: None, lambda number: 9 - number])
+def test_frames_without_times_in_order_are_shown_at_the_files_rate(folder, monkeypatch, times):
+    """So FFmpeg gives those of some AVI files."""
+    decoded = video_index.decoded
+
+    def timed(container, stream):
+        for number, frame in enumerate(decoded(container, stream)):
+            frame.pts = times(number)
+            yield frame
+
+    monkeypatch.setattr(video_index, "decoded", timed)
+    monkeypatch.setattr(video_index, "_kept", video_index._Kept())
+    video = Video(folder / "mpeg4_b_frames.avi")
+    assert (video.info.num_frames, video.info.fps, video.info.seconds) == (72, pytest.approx(24), 3)
+
+
 def test_frames_that_would_fill_the_memory_are_refused(folder, monkeypatch):
     """A damaged header can claim any size."""
     monkeypatch.setattr(video_frames, "MOST_PIXELS", 192 * 112 - 1)
