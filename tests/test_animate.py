@@ -289,6 +289,7 @@ def test_what_the_embedded_base_makes_by_itself_is_there_for_who_asks(
         ({"arrows": "[[1, 2, 3"}, "no valid JSON"),
         ({"arrows": [[1, 2, float("nan"), 4]]}, "finite number"),
         ({"strength": -1}, "strength=-1"),
+        ({"seed": 2**64}, "seed=18446744073709551616: must be a whole number"),
         ({"frames": 1}, "frames=1: must be a whole number of at least 2"),
         ({"fps": 0}, "fps=0"),
         ({"out": "out.avi"}, "must end in .mp4"),

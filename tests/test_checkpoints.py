@@ -123,6 +123,16 @@ def test_a_full_disk_is_not_written_to_again(base: Path, tmp_path: Path, error: 
     assert steps(tmp_path)["last.ckpt"] == kept
 
 
+def test_a_loss_that_is_nan_ends_the_run_without_a_checkpoint(base: Path, tmp_path: Path) -> None:
+    def fail(_: L.LightningModule) -> None:
+        raise Diverged("the loss is nan at step 3")
+
+    saves = Checkpoint(tmp_path, save_last=True, every_n_train_steps=2, save_top_k=0, save_on_exception=True)
+    with pytest.raises(Diverged, match="step 3"):
+        make_trainer(tmp_path, 9, At(3, fail), saves).fit(lora_module(base), stream())
+    assert steps(tmp_path) == {"last.ckpt": 2}
+
+
 def test_a_full_disk_is_known_by_any_librarys_error() -> None:
     full = Exception("Error while serializing: I/O error: No space left on device (os error 28)")
     assert [is_full(error) for error in (full, OSError(28, "full"), OSError(5, "lost"), ValueError("28"))] == [

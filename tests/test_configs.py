@@ -270,6 +270,22 @@ def test_what_waits_for_the_camera_report_waits_for_a_quick_estimator() -> None:
     assert cfg.data.flow_estimator._target_.endswith("RaftFlow")
 
 
+def test_the_papers_test_set_shows_no_frame_twice() -> None:
+    for name in ("pixabay16", "pixabay125"):
+        assert composed(f"benchmark={name}", config="evaluate").benchmark.reading.slower == "refuse"
+
+
+def test_every_trainer_keeps_the_checkpoint_before_the_last() -> None:
+    for name in GROUPS["trainer"]:
+        plugins = composed("experiment=motion_lora", f"trainer={name}").trainer.plugins
+        assert [plugin._target_ for plugin in plugins] == ["motionanim.training.checkpoints.WholeFile"]
+
+
+def test_small_files_are_exported_on_the_way_too() -> None:
+    every = {name: composed(f"experiment={name}").callbacks.export.every_n_steps for name in EXPERIMENTS}
+    assert {name for name, steps in every.items() if steps} == {"motion_lora", "flow_refiner"}
+
+
 def test_on_a_gpu_what_has_no_deterministic_gradient_warns_instead_of_ending_the_run() -> None:
     assert composed("experiment=tiny_base").trainer.deterministic == "warn"
 

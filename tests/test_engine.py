@@ -3,6 +3,7 @@
 import functools
 import math
 import os
+import signal
 import socket
 import sys
 import threading
@@ -181,6 +182,10 @@ def test_a_task_that_ends_its_process_is_known_and_the_others_go_on(monkeypatch:
     assert sorted(r for r in results if r == r) == [number / 2 for number in range(20) if number not in (3, 17)]
     with pytest.raises(ValueError, match="a worker process died while it worked on one of"):
         list(ProcessEngine(workers=2)(ended, tasks))
+
+
+def test_ctrl_c_is_left_to_the_first_process() -> None:
+    assert list(ProcessEngine(workers=1)(signal.getsignal, [(signal.SIGINT,)])) == [signal.SIG_IGN]
 
 
 def test_wrong_numbers_are_refused() -> None:

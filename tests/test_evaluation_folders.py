@@ -104,6 +104,14 @@ def test_a_folder_is_a_benchmark_and_its_copy_scores_perfectly(videos: Path) -> 
         folder_benchmark(videos / "truth", n=4)
 
 
+def test_clips_that_are_slower_than_what_is_read_are_counted(videos: Path) -> None:
+    for name in ("truth/clip1", "other/clip0", "other/clip2"):
+        ramp(videos / f"{name}.mp4", 8, 4, height=64, width=64)
+    benchmark = folder_benchmark(videos / "truth")
+    method = External(folder=str(videos / "other"), side={}, reading=READING, clips=benchmark.ids)
+    assert run(videos, method, benchmark=benchmark).result["repeated"] == {"true clips": 1, "made clips": 2}
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [

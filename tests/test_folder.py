@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, default_collate
 
+from motionanim.data import video_index
 from motionanim.data.clips import VideoClips, clip_data, flow_path
 from motionanim.data.folder import folder_clips, folder_names
 from motionanim.data.names import Names, split_names
@@ -202,6 +203,12 @@ def test_the_cache_changes_with_file_and_settings(folder, tmp_path):
     keys.append(content_key(copy))
     paths += [flow_path(tmp_path, key, **options) for key in keys[1:]]
     assert len(set(paths)) == len(paths)
+
+
+def test_flow_of_frames_that_were_read_otherwise_is_not_taken(folder, monkeypatch):
+    before = content_key(folder / "tall.MP4")
+    monkeypatch.setattr(video_index, "READER", video_index.READER + 1)
+    assert content_key(folder / "tall.MP4") != before
 
 
 def test_flow_of_fewer_frames_than_needed_is_estimated_anew(folder, tmp_path):

@@ -7,6 +7,8 @@ from pathlib import Path
 import forked
 import pytest
 import torch
+from hydra.utils import instantiate
+from test_configs import _fresh_hydra, composed  # noqa: F401  the fixture clears Hydra's global state
 from test_training import NUMBERS, Losses, make_trainer
 
 from motionanim.data.engine import ProcessEngine
@@ -123,6 +125,14 @@ def test_what_does_not_fit_is_refused_in_words(codec: Codec, tmp_path: Path) -> 
     (tmp_path / "latents.json").write_text("{")
     with pytest.raises(ValueError, match="is damaged: delete it; run motionanim.data.encode again"):
         opened(tmp_path)
+
+
+def test_latents_need_no_videos_where_nothing_is_validated(codec: Codec, tmp_path: Path) -> None:
+    encoded(codec, tmp_path / "latents")
+    size = [f"scale.{name}={value}" for name, value in SIZE.items()]
+    cfg = composed("experiment=motion_lora", "data=latents", f"data.latents={tmp_path / 'latents'}", *size)
+    data = instantiate(cfg.data, _convert_="all")
+    assert (len(data.train[0].latents), len(data.val)) == (5, 0)
 
 
 def lora(base: Path) -> MotionLoraModule:

@@ -34,6 +34,7 @@ MISTAKES = [
     ("train", LORA + "resume", r"^error: resume: no setting; give NAME=VALUE"),
     ("train", LORA + "trainer.max_steps=ten", r"^error: trainer.max_steps=ten: must be a whole number, such as 360"),
     ("train", LORA + "trainer.precision=half", r"half"),
+    ("train", LORA + "trainer.precision=bf16-true", r"trainer.precision=bf16-true: .*use 32-true, bf16-mixed"),
     ("train", LORA + "trainer.devices=0", r"devices.*0"),
     ("train", LORA + "trainer.gradient_clip_val=a", r"gradient_clip_val.*a"),
     ("train", LORA + "trainer.accumulate_grad_batches=0", r"trainer.accumulate_grad_batches=0: must be above 0"),

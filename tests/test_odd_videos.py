@@ -10,7 +10,7 @@ from fuzz import fuzz
 from odd_videos import make
 from reading import compare
 
-from motionanim.data import video_index
+from motionanim.data import video_frames, video_index
 from motionanim.data.video import Video, VideoError, write_video
 
 QUICK = [
@@ -23,6 +23,7 @@ QUICK = [
     "h264_narrow.mp4",
     "h264_one_frame.mkv",
     "h264_wall_clock.mkv",
+    "av1.mp4",
     "mpeg4_b_frames.avi",
     "mpeg1.mpg",
     "animated.gif",
@@ -112,8 +113,46 @@ def test_a_large_file_is_not_read_to_learn_its_times(tmp_path, monkeypatch):
     seen = video_index.read_index(path)
     assert all(np.array_equal(a, b) for a, b in zip(seen[:4], usual[:4]))
     assert not seen.plain  # decord would read it all
-    assert sum(read) < os.path.getsize(path) / 4
+    assert 0 < sum(read) < os.path.getsize(path) / 4
     assert Video(path).read(np.array([0, 30]), height=128, width=128).shape == (2, 128, 128, 3)
+
+
+def test_a_frame_of_a_large_file_is_decoded_from_the_key_frame_before_it(folder, monkeypatch):
+    decoded, after_seek = [], video_frames._after_seek
+
+    def counted(*arguments):
+        for frame in after_seek(*arguments):
+            decoded.append(frame.pts)
+            yield frame
+
+    monkeypatch.setattr(video_frames, "_after_seek", counted)
+    monkeypatch.setattr(video_index, "DECORD_BYTES", 0)
+    monkeypatch.setattr(video_index, "_kept", video_index._Kept())
+    assert Video(folder / "h264.mp4").read(np.array([60]), height=112, width=192).shape == (1, 112, 192, 3)
+    assert 0 < len(decoded) <= 24, "of 72 frames, every 24th a key frame"
+
+
+@pytest.mark.parametrize("times", [lambda number: None, lambda number: 9 - number])
+def test_frames_without_times_in_order_are_shown_at_the_files_rate(folder, monkeypatch, times):
+    """So FFmpeg gives those of some AVI files."""
+    decoded = video_index.decoded
+
+    def timed(container, stream):
+        for number, frame in enumerate(decoded(container, stream)):
+            frame.pts = times(number)
+            yield frame
+
+    monkeypatch.setattr(video_index, "decoded", timed)
+    monkeypatch.setattr(video_index, "_kept", video_index._Kept())
+    video = Video(folder / "mpeg4_b_frames.avi")
+    assert (video.info.num_frames, video.info.fps, video.info.seconds) == (72, pytest.approx(24), 3)
+
+
+def test_frames_that_would_fill_the_memory_are_refused(folder, monkeypatch):
+    """A damaged header can claim any size."""
+    monkeypatch.setattr(video_frames, "MOST_PIXELS", 192 * 112 - 1)
+    with pytest.raises(VideoError, match="mpeg4_b_frames.avi cannot be decoded: its frames have 192x112 px"):
+        Video(folder / "mpeg4_b_frames.avi").size()
 
 
 def test_an_index_is_read_once_and_anew_when_the_file_changes(tmp_path, monkeypatch):

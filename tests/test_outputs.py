@@ -122,6 +122,18 @@ def test_the_record_repeats_the_run(photo: Path, tmp_path: Path, monkeypatch: py
     assert json.loads(Path("it's o.json").read_text())["repeat"] == record["repeat"]
 
 
+def test_the_record_has_a_hash_of_the_mask_and_of_t(photo: Path, tmp_path: Path) -> None:
+    """W11."""
+    Image.new("L", (48, 36), 255).save(tmp_path / "mask.png")
+    settings = {"image": photo.name, "arrows": ARROW, "renderer": "eulerian", "frames": 2, "progress": False}
+    masked = animate(mask="mask.png", out="a.mp4", **settings).record
+    assert masked["sha256"] == {name: file_sha256(Path(name)) for name in (photo.name, "mask.png")}
+    with pytest.warns(UserWarning, match="T proposes"):
+        free = animate(out="b.mp4", **settings).record
+    refiner = free["command"]["refiner"]
+    assert free["sha256"] == {name: file_sha256(Path(name)) for name in (photo.name, refiner)}
+
+
 def test_files_have_the_mode_of_the_umask(tmp_path: Path) -> None:
     """W7: also where a library makes the file anew."""
     before = os.umask(0o027)

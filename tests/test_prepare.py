@@ -128,6 +128,12 @@ def test_changed_files_and_settings_are_done_anew(videos, tmp_path):
     assert len(index(tmp_path / "out")) == 2
 
 
+def test_what_was_read_otherwise_is_done_anew(videos, tmp_path, monkeypatch):
+    run(videos, tmp_path)
+    monkeypatch.setattr(prepare_module, "READER", prepare_module.READER + 1)
+    assert run(videos, tmp_path)["resumed"] == 0
+
+
 def test_moving_clips_need_not_be_cached(videos, tmp_path):
     run(videos, tmp_path, settings=SETTINGS._replace(cache_moving=False))
     assert index(tmp_path)["pan.mp4"]["motion_strength"] is None

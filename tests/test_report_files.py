@@ -94,6 +94,14 @@ def test_the_page_is_whole_and_asks_nothing_of_a_server(full: Path) -> None:
     assert len(pictures) > 7 + 3, "a strip for each run, and plots"
 
 
+def test_clips_that_are_slower_than_what_is_read_are_told(tmp_path: Path) -> None:
+    run(tmp_path, "a", {"psnr": around(24)}, repeated={"true clips": 2, "made clips": 0})
+    write_report([tmp_path / "a"], tmp_path / "out")
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "a: 2 of 6 true clips have fewer frames a second than are read, so that some frames are shown twice." in text
+    assert "made clips have" not in text
+
+
 def test_large_strips_are_shrunk(tmp_path: Path) -> None:
     folder = run(tmp_path, "a", {"psnr": around(24)})
     noise = np.random.default_rng(0).integers(0, 255, (300, 3000, 3), dtype=np.uint8)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_configs import _fresh_hydra, composed  # noqa: F401  the fixture clears Hydra's global state
+from test_mistakes import run as run_command
 
 from motionanim.entry import run_name
 from motionanim.run_folder import checkpoints, claim, newest_run, set_records_aside, tracking_id, write_records
@@ -131,3 +133,27 @@ def test_last_without_a_name_is_the_newest_run_of_the_experiment_in_its_own_fold
     assert run_name("last", x, "given", "now") == "given"
     assert {run_name(path, x, "now", "now") for path in (None, "auto", "a.ckpt")} == {"now"}
     assert [path.name for path in checkpoints(tmp_path / "x" / "b")] == ["last.ckpt"]
+
+
+def test_trainings_that_begin_in_one_second_have_folders_of_their_own() -> None:
+    first, second = (composed("experiment=motion_lora").run for _ in range(2))
+    assert first != second
+
+
+def test_a_job_of_a_sweep_has_a_short_folder_however_many_settings_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+
+    def seen(_: str | None, folder: Path) -> None:
+        found.append(folder)
+        raise ValueError("seen")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("motionanim.training.checkpoints.find_checkpoint", seen)
+    settings = ["experiment=motion_lora", "data=folder", f"data.root={tmp_path}", "run=sweep", "model.rank=4,16"]
+    settings += [f"callbacks.{name}.clips=2" for name in ("camera", "preview")]
+    settings += [f"trainer.{name}=2" for name in ("max_steps", "log_every_n_steps", "accumulate_grad_batches")]
+    settings += [f"scale.{name}=64" for name in ("height", "width", "num_frames", "batch_size", "num_steps")]
+    assert run_command("train", ["-m", *settings], monkeypatch) == 2
+    assert found == [tmp_path / "runs" / "motion_lora" / "sweep" / "0"]

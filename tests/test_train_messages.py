@@ -84,22 +84,36 @@ def test_a_full_disk_is_named_by_its_file(tmp_path: Path, monkeypatch: pytest.Mo
     assert raised.value.filename == str(tmp_path / "last.ckpt")
 
 
-def ended_by(error: BaseException, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`train.train` with a trainer whose `fit` raises `error` after step 2."""
+CHANGE = "model.lr: 1 until here, 2 from here on"
+
+
+def ended_by(
+    error: BaseException, out: Path, monkeypatch: pytest.MonkeyPatch, checkpoint: str | None = "last.ckpt"
+) -> None:
+    """`train.train` in a folder of checkpoints, with a trainer whose `fit` raises `error` after step 2."""
+
+    settings = SimpleNamespace(check=lambda _: [CHANGE])
+
+    def instantiate(node: object, **given: object) -> object:
+        return SimpleNamespace(fit=fit, is_global_zero=True, global_step=2, **given) if "max_steps" in node else node
 
     def fit(*_: object, **__: object) -> None:
         raise error
 
-    trainer = SimpleNamespace(fit=fit, is_global_zero=True, global_step=2)
-    monkeypatch.setattr(train.hydra.utils, "instantiate", lambda node, **_: trainer if node == "trainer" else node)
-    monkeypatch.setattr(train, "Settings", lambda *_: None)
-    for name in ("check_trainer", "check_strategy", "loggers", "set_metrics_aside", "set_records_aside", "claim"):
+    def check_trainer(trainer: SimpleNamespace) -> None:
+        assert settings in trainer.callbacks, "it keeps them in the checkpoints"
+
+    monkeypatch.setattr(train.hydra.utils, "instantiate", instantiate)
+    monkeypatch.setattr(train, "Settings", lambda *_: settings)
+    monkeypatch.setattr(train, "check_trainer", check_trainer)
+    monkeypatch.setattr(train, "check_checkpoint", lambda *_: 2)
+    for name in ("check_strategy", "loggers", "set_metrics_aside"):
         monkeypatch.setattr(train, name, lambda *_, **__: None)
-    monkeypatch.setattr(train, "write_records", lambda *_: None)
     overrides = SimpleNamespace(task=[])
     monkeypatch.setattr(train.HydraConfig, "get", lambda: SimpleNamespace(mode=RunMode.RUN, overrides=overrides))
-    cfg = OmegaConf.create({"seed": 0, "data": "data", "model": "model", "trainer": "trainer", "callbacks": {}})
-    train.train(cfg, out, None, first=True)
+    trainer_settings = {"max_steps": 9}
+    cfg = OmegaConf.create({"seed": 0, "data": "data", "model": "model", "trainer": trainer_settings, "callbacks": {}})
+    train.train(cfg, out, checkpoint and str(out / "checkpoints" / checkpoint), first=True)
 
 
 @pytest.mark.parametrize(
@@ -147,3 +161,22 @@ def test_a_failed_run_says_what_is_kept(
     if line.endswith("full"):
         assert str(raised.value).endswith("run=0 ckpt_path=last goes on once there is room")
     assert (str(last) in str(raised.value)) is ("Input" not in line)
+
+
+def test_a_resumed_run_says_from_where_and_what_changes_and_keeps_its_earlier_config(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    last, config = saved(tmp_path, last=None), tmp_path / "config.yaml"
+    config.write_text("of the earlier part")
+    with pytest.raises(InterruptedError):
+        ended_by(InterruptedError(), tmp_path, monkeypatch)
+    assert f"going on from {last}, step 2\n  {CHANGE}\n" in capsys.readouterr().out
+    assert config.with_suffix(".0.yaml").read_text() == "of the earlier part"
+    assert "max_steps: 9" in config.read_text()
+
+
+def test_a_new_run_does_not_begin_in_the_folder_of_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved(tmp_path, last=None)
+    with pytest.raises(ValueError, match="holds the checkpoints of an earlier run: give another run=NAME"):
+        ended_by(InterruptedError(), tmp_path, monkeypatch, checkpoint=None)
+    assert not (tmp_path / "config.yaml").exists()

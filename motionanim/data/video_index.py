@@ -182,7 +182,8 @@ def _from_packets(path: str, size: int) -> VideoIndex | None:
                     upright = bool(first_shown) and turn(first_shown[0]) is None
                 if packet.pts is None:
                     return None
-                start = packet.pts if packet.dts is None else packet.dts
+                # An MP4 is sought by the times at which frames are shown: by the others a key frame too early.
+                start = packet.pts if packet.dts is None or kind.startswith("mov") else packet.dts
                 key = keys.get(packet.pos, packet.is_keyframe)
                 rows.append((packet.pts, start, key, not packet.is_discard, packet.duration or 0))
         aspect, width, rate = _aspect(stream), stream.codec_context.width, stream.average_rate
