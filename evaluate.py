@@ -10,16 +10,16 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
-from motionanim.entry import one_line_errors, quiet, wandb_offline, wandb_unreachable
+from motionanim.cli.command import one_line_errors, quiet, wandb_offline, wandb_unreachable
+from motionanim.cli.settings import command
 from motionanim.evaluation.cases import Benchmark
 from motionanim.evaluation.harness import Finished, Options, evaluate
 from motionanim.evaluation.methods import Method
+from motionanim.evaluation.report import write_report
 from motionanim.evaluation.scoring import FeatureCache, Missing, Scorer
-from motionanim.generate import pick_device
 from motionanim.models.pretrained import MissingWeights
-from motionanim.report import write_report
-from motionanim.run_folder import tracking_id
-from motionanim.settings import command
+from motionanim.sampling.animator import pick_device
+from motionanim.training.runs.folder import tracking_id
 
 LOGGED = "wandb.logged"  # left once W&B has a run
 

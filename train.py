@@ -13,12 +13,13 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 
-from motionanim.entry import one_line_errors, quiet, wandb_unreachable
-from motionanim.generate import size_multiple
-from motionanim.run_folder import checkpoints, claim, set_records_aside, tracking_id, write_records
-from motionanim.settings import check_size, command
+from motionanim.cli.command import one_line_errors, quiet, wandb_unreachable
+from motionanim.cli.settings import check_size, command
+from motionanim.sampling.animator import size_multiple
 from motionanim.training.callbacks import set_metrics_aside
-from motionanim.training.checkpoints import (
+from motionanim.training.diffusion import DiffusionModule
+from motionanim.training.optim import Diverged
+from motionanim.training.runs.checkpoints import (
     CtrlC,
     TimeIsUp,
     check_checkpoint,
@@ -27,9 +28,8 @@ from motionanim.training.checkpoints import (
     read_checkpoint,
     requeue,
 )
-from motionanim.training.diffusion import DiffusionModule
-from motionanim.training.optim import Diverged
-from motionanim.training.resume import Settings
+from motionanim.training.runs.folder import checkpoints, claim, set_records_aside, tracking_id, write_records
+from motionanim.training.runs.resume import Settings
 from motionanim.training.strategies import check_strategy, check_trainer
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from motionanim.progress import now
+from motionanim.cli.progress import now
 
 ROUNDS = 8
 LONG = 1.0  # seconds after which a ceiling on a slow device is believed

@@ -22,13 +22,13 @@ from torch import Tensor
 from torchmetrics.functional import spearman_corrcoef
 from tqdm import tqdm
 
-import motionanim.entry
-from motionanim.controls import Arrow, Controls
+import motionanim.cli.command
 from motionanim.data.stream import rng
-from motionanim.data.synthetic import SyntheticClips
-from motionanim.flow import motion_strength, trace_back, warp
-from motionanim.generate import Generator
+from motionanim.data.synthetic.clips import SyntheticClips
 from motionanim.metrics.motion import direction_error, region_flow, speed_gain, static_drift
+from motionanim.motion.controls import Arrow, Controls
+from motionanim.motion.flow import motion_strength, trace_back, warp
+from motionanim.sampling.animator import Generator
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 STRENGTHS = (100, 175, 250, 325, 400)
@@ -56,7 +56,7 @@ def arrow_in(mask: Tensor, generator: np.random.Generator, length: float) -> tup
 
 
 def main() -> None:
-    motionanim.entry.quiet()
+    motionanim.cli.command.quiet()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clips", type=int, default=32)
     parser.add_argument("--report", type=Path)

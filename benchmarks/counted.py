@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import yaml
+from accounting import PeakMemory, count_flops
 from diffusers import AutoencoderKLTemporalDecoder, UNetSpatioTemporalConditionModel
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
@@ -19,11 +20,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from tqdm import tqdm
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-import motionanim.entry
-from motionanim.long_video.common import phase_split
-from motionanim.models.accounting import PeakMemory, count_flops
-from motionanim.models.denoiser import Denoiser
-from motionanim.models.lora import add_lora
+import motionanim.cli.command
+from motionanim.models.svd.denoiser import Denoiser
+from motionanim.models.svd.lora import add_lora
+from motionanim.sampling.common import phase_split
 from motionanim.types import Condition
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -197,7 +197,7 @@ def report(batch: int) -> list[str]:
 
 
 def main() -> None:
-    motionanim.entry.quiet()
+    motionanim.cli.command.quiet()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batch", type=int, default=4)
     print("\n".join(report(parser.parse_args().batch)))

@@ -24,13 +24,13 @@ from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 from torchvision.utils import make_grid
 
-from motionanim.data.video import Video
 from motionanim.files import file_sha256
-from motionanim.flow import integrate_flow, pixel_grid, warp
+from motionanim.media.video import Video
+from motionanim.media.visualize import write_picture
 from motionanim.metrics.perceptual import LPIPS
 from motionanim.models.flow_estimator import DisFlow, steady_field
 from motionanim.models.pretrained import lpips_backbone
-from motionanim.pictures import write_picture
+from motionanim.motion.flow import integrate_flow, pixel_grid, warp
 
 CONF = Path(__file__).resolve().parents[1] / "conf" / "eulerian"
 SYMMETRIC = instantiate(OmegaConf.load(CONF / "symmetric.yaml"))

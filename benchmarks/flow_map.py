@@ -22,14 +22,14 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from motionanim.animate import animate
-from motionanim.controls import motion_field, parse_controls
 from motionanim.evaluation.cases import Request, SyntheticBenchmark
 from motionanim.evaluation.reading import Reading
-from motionanim.images import load_image, load_mask
+from motionanim.media.image_io import load_image, load_mask
+from motionanim.media.visualize import sheet, write_picture
 from motionanim.metrics.edges import new_edges
 from motionanim.models.flow_estimator import DisFlow
 from motionanim.models.flow_refiner import FlowRefiner
-from motionanim.pictures import sheet, write_picture
+from motionanim.motion.controls import motion_field, parse_controls
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 T = str(CONF.parent / "motionanim" / "assets" / "flow-refiner" / "flow_refiner.safetensors")

@@ -17,19 +17,19 @@ from typing import Any
 
 import counted
 import torch
+from accounting import count_flops
 from ceilings import matmul_rate
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from training_step import peak, reset, training_rows
 
-import motionanim.entry
-from motionanim.flow import motion_strength
-from motionanim.generate import Generator
-from motionanim.long_video.common import Record
-from motionanim.models.accounting import count_flops
-from motionanim.models.tiny import build_pipeline, save_pipeline
-from motionanim.progress import Progress, now
+import motionanim.cli.command
+from motionanim.cli.progress import Progress, now
+from motionanim.models.svd.tiny import build_pipeline, save_pipeline
+from motionanim.motion.flow import motion_strength
+from motionanim.sampling.animator import Generator
+from motionanim.sampling.common import Record
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 # Of the sampling and the long video, each by itself.
@@ -174,7 +174,7 @@ def inference_lines(cfg: dict[str, Any], device: torch.device, rounds: int, comp
 
 
 def main() -> None:
-    motionanim.entry.quiet()
+    motionanim.cli.command.quiet()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
     parser.add_argument("--scale", default="tiny", choices=["tiny", "svd"])

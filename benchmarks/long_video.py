@@ -20,12 +20,12 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-import motionanim.entry
-from motionanim.data.synthetic import SyntheticClips
-from motionanim.flow import motion_strength
-from motionanim.generate import Generator
+import motionanim.cli.command
+from motionanim.cli.progress import Progress
+from motionanim.data.synthetic.clips import SyntheticClips
 from motionanim.metrics.temporal import periodicity, seam_ratio, wrap_ratio
-from motionanim.progress import Progress
+from motionanim.motion.flow import motion_strength
+from motionanim.sampling.animator import Generator
 from motionanim.types import ClipBatch
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -54,7 +54,7 @@ def sharpness_step(frames: torch.Tensor, borders: Sequence[int]) -> float:
 
 
 def main() -> None:
-    motionanim.entry.quiet()
+    motionanim.cli.command.quiet()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--frames", type=int, default=125)
     parser.add_argument("--rounds", type=int, default=3)

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from motionanim.data.synthetic import SyntheticClips
+from motionanim.data.synthetic.clips import SyntheticClips
 from motionanim.evaluation.scoring import FeatureCache
 from motionanim.metrics.frame import psnr, ssim
 from motionanim.metrics.i3d import I3D, I3DFeatures, same_padding

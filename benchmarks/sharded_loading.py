@@ -25,7 +25,7 @@ import torch
 import webdataset
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from motionanim.data.shards import ShardLayout, Shards, finished_shard, shard_ranges, write_shard
+from motionanim.data.latents.shards import ShardLayout, Shards, finished_shard, shard_ranges, write_shard
 from motionanim.data.stream import block_shuffled_index, shuffled_index
 
 BATCH = 8

@@ -15,8 +15,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from motionanim.data.shots import SIDE, Border, borders_of
-from motionanim.data.video import Video
+from motionanim.data.prepare.shots import SIDE, Border, borders_of
+from motionanim.media.video import Video
 
 FPS = 25.0
 Case = tuple[str, np.ndarray, Border | None]  # what it is, frames (N, 64, 64, 3) uint8, the true border

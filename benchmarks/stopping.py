@@ -17,7 +17,7 @@ import torch
 
 import motionanim.training.motion_lora
 import motionanim.training.preview  # noqa: F401  all imported once, before the forks
-from motionanim.run_folder import checkpoints
+from motionanim.training.runs.folder import checkpoints
 
 ROOT = Path(__file__).resolve().parents[1]
 EVERY = 20  # steps between checkpoints

@@ -22,9 +22,9 @@ from pathlib import Path
 import torch
 from stopping import EVERY, Bench, Row, Training, losses, short, small_disk, step_of
 
-import motionanim.training.checkpoints as checkpoints
 import motionanim.training.motion_lora as motion_lora
-from motionanim.data.synthetic import SyntheticClips
+import motionanim.training.runs.checkpoints as checkpoints
+from motionanim.data.synthetic.clips import SyntheticClips
 
 
 def at_step(step: int, action: Callable[[motion_lora.DiffusionModule], object]) -> Callable[[], None]:

@@ -22,14 +22,14 @@ from hydra.utils import instantiate
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
-import motionanim.entry
+import motionanim.cli.command
+from motionanim.cli.progress import now
 from motionanim.data.engine import ProcessEngine
-from motionanim.data.latents import encode_clips, encode_shard
+from motionanim.data.latents.prepared import encode_clips, encode_shard
 from motionanim.data.stream import StreamData
-from motionanim.losses import denoising_loss
-from motionanim.models.codec import Codec
-from motionanim.progress import now
+from motionanim.models.svd.codec import Codec
 from motionanim.training.diffusion import DiffusionModule
+from motionanim.training.losses import denoising_loss
 from motionanim.types import ClipBatch
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -100,7 +100,7 @@ def trainer_loop(module: DiffusionModule, data: L.LightningDataModule, steps: in
 
 
 def main() -> None:
-    motionanim.entry.quiet()
+    motionanim.cli.command.quiet()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--experiment", default="motion_lora")
     parser.add_argument("--steps", type=int, default=12)

@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.utils.data import default_collate
 from training import bare_loop, encode_latents, trainer_loop
 
-from motionanim.models.codec import Codec
-from motionanim.models.lora import add_lora
-from motionanim.schedule import loss_weight, per_clip, to_denoised
+from motionanim.models.schedule import loss_weight, per_clip, to_denoised
+from motionanim.models.svd.codec import Codec
+from motionanim.models.svd.lora import add_lora
 from motionanim.training.diffusion import DiffusionModule
 from motionanim.types import ClipBatch
 

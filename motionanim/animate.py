@@ -16,9 +16,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from motionanim.entry import CONF, one_line_errors, quiet
+from motionanim.cli.command import CONF, one_line_errors, quiet
+from motionanim.cli.settings import check_seed, command, lora_weights, quoted, readable
 from motionanim.files import output_files
-from motionanim.settings import check_seed, command, lora_weights, quoted, readable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,7 +65,7 @@ def run(config: DictConfig, *, overrides: Sequence[str], keep: bool) -> Animatio
     if config.renderer not in ("diffusion", "eulerian"):
         raise ValueError(f"renderer={config.renderer}: must be diffusion or eulerian")
     files = _files(config)
-    from motionanim.animation import make
+    from motionanim.animation.job import make
 
     repeat = [override for override in overrides if override.partition("=")[0] not in ("arrows", "out")]
     frames, record = make(config, strengths=strengths, files=files, repeat=repeat, keep=keep)

@@ -12,11 +12,11 @@ import hydra
 import torch
 from omegaconf import DictConfig
 
-from motionanim.entry import CONF, one_line_errors, quiet
-from motionanim.fingerprint import frozen_fingerprint
-from motionanim.settings import command
+from motionanim.cli.command import CONF, one_line_errors, quiet
+from motionanim.cli.settings import command
+from motionanim.models.fingerprint import frozen_fingerprint
 from motionanim.training.callbacks import export_folder
-from motionanim.training.checkpoints import check_weights, read_checkpoint
+from motionanim.training.runs.checkpoints import check_weights, read_checkpoint
 
 # What train.py makes of conf/model. A checkpoint is data and may come from anywhere: by its settings nothing else runs.
 TARGETS = frozenset(

@@ -133,3 +133,8 @@ def check_own(folder: Path, names: Sequence[str], marks: Sequence[str], *, optio
     strange = [name for name in names if (folder / name).exists()]
     if strange and not all((folder / mark).exists() for mark in marks):
         raise ValueError(f"{option}{folder} holds {strange[0]}, which no run left there: choose another folder")
+
+
+def printable(path: str | os.PathLike[str]) -> str:
+    """A file's name for people and text files: bytes that are no UTF-8 become \\xff."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")

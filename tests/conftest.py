@@ -13,9 +13,9 @@ os.environ.setdefault("WANDB_SILENT", "true")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"  # of the commands that tests start, which share the cores
 
-from motionanim.models.codec import Codec
-from motionanim.models.denoiser import Denoiser
-from motionanim.models.tiny import build_pipeline, save_pipeline
+from motionanim.models.svd.codec import Codec
+from motionanim.models.svd.denoiser import Denoiser
+from motionanim.models.svd.tiny import build_pipeline, save_pipeline
 from motionanim.types import ClipBatch, Condition
 
 VAE = {

@@ -16,7 +16,7 @@ from pathlib import Path
 # One job a line. Nothing here starts a thread, so that forking is safe.
 SERVER = """
 import json, os, runpy, sys, traceback
-import motionanim.animate, motionanim.data.encode, motionanim.data.prepare, motionanim.evaluation.harness
+import motionanim.animate, motionanim.data.encode, motionanim.data.prepare.collect, motionanim.evaluation.harness
 import motionanim.training.motion_lora, motionanim.training.preview
 for line in sys.stdin:
     job = json.loads(line)

@@ -7,13 +7,13 @@ import torch
 from conftest import make_condition
 from torch import Tensor
 
-from motionanim.long_video.chained import continuous, direct, loop
-from motionanim.long_video.common import Model, at
-from motionanim.long_video.phased import phased
-from motionanim.long_video.windowed import fifo, freenoise, gen_l_video
-from motionanim.models.denoiser import Denoiser
-from motionanim.models.windows import temporal_windows
-from motionanim.schedule import karras_sigmas
+from motionanim.models.schedule import karras_sigmas
+from motionanim.models.svd.denoiser import Denoiser
+from motionanim.models.svd.windowed_attention import temporal_windows
+from motionanim.sampling.chained import continuous, direct, loop
+from motionanim.sampling.common import Model, at
+from motionanim.sampling.phased import phased
+from motionanim.sampling.windowed import fifo, freenoise, gen_l_video
 from motionanim.types import Condition
 
 L, T, N = 5, 10, 23

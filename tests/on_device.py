@@ -14,7 +14,7 @@ import torch
 from conftest import MOTION, make_condition
 from torch import Tensor, nn
 
-from motionanim.models.denoiser import Denoiser
+from motionanim.models.svd.denoiser import Denoiser
 from motionanim.types import Condition
 
 CUDA = pytest.param("cuda", marks=pytest.mark.gpu)

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from api import PixabayClient, choose
+from fetch import Needs, spares_path
 
-from motionanim.data.fetch import Needs, spares_path
-from motionanim.data.manifest import write_manifest
-from motionanim.data.pixabay import PixabayClient, choose
-from motionanim.data.video import write_video
+from motionanim.evaluation.manifest import write_manifest
+from motionanim.media.video import write_video
 
 KEY = "12345678-0123456789abcdef0123456789"
 NEEDS = Needs(frames=5, fps=5, min_width=80, min_height=48)

@@ -7,8 +7,8 @@ import numpy as np
 from PIL import Image
 from scipy import stats
 
-from motionanim.report.runs import names, read_runs
-from motionanim.report.tables import blocks
+from motionanim.evaluation.report.runs import names, read_runs
+from motionanim.evaluation.report.tables import blocks
 
 CLIPS = [f"{index:06}" for index in range(6)]
 

@@ -6,7 +6,7 @@ import re
 import av
 import numpy as np
 
-from motionanim.study.__main__ import main
+from motionanim.evaluation.study.__main__ import main
 
 METHODS = ("zebrafish", "quokka", "axolotl")
 CLIPS = ("harbour_17", "glacier_42")

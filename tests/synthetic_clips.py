@@ -3,7 +3,7 @@
 import functools
 
 from motionanim.data.stream import collate
-from motionanim.data.synthetic import SyntheticClips
+from motionanim.data.synthetic.clips import SyntheticClips
 from motionanim.types import ClipBatch
 
 

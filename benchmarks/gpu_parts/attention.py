@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gpu_parts.results import Results, arguments
-from motionanim.progress import now
+from motionanim.cli.progress import now
 
 BACKENDS = {
     "as chosen": None, "flash": SDPBackend.FLASH_ATTENTION, "efficient": SDPBackend.EFFICIENT_ATTENTION,

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-import motionanim.entry
+import motionanim.cli.command
 from gpu_parts.results import Results, arguments
 from gpu_parts.svd_size import Sampling, matmul_rates, settings
 
@@ -26,7 +26,7 @@ def compiled(sampling: Sampling, mode: str) -> dict[str, Any]:
 
 def main() -> None:
     args = arguments(__doc__)
-    motionanim.entry.quiet()
+    motionanim.cli.command.quiet()
     device, results = torch.device(args.device), Results(args.out / "full_scale.json", args.until)
     sampling: Sampling | None = None
     for mode in MODES:

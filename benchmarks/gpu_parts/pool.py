@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from motionanim.data.stream import as_floats, collate
-from motionanim.models.codec import Codec
+from motionanim.models.svd.codec import Codec
 from motionanim.types import ClipBatch, LatentBatch
 
 CHUNK = 4  # clips that a loader hands over at once

@@ -13,22 +13,22 @@ from typing import Any
 
 import counted
 import torch
+from accounting import count_flops
 from full_scale import make_video
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from torch import Tensor
 
-import motionanim.entry
+import motionanim.cli.command
 from gpu_parts.results import Results, arguments, read_rows
-from motionanim.generate import Generator
-from motionanim.long_video.common import phase_split, repeat
-from motionanim.losses import denoising_loss
-from motionanim.models.accounting import count_flops
-from motionanim.models.codec import Codec
-from motionanim.models.denoiser import Denoiser
-from motionanim.models.lora import add_lora
-from motionanim.models.tiny import build_pipeline
-from motionanim.progress import now
+from motionanim.cli.progress import now
+from motionanim.models.svd.codec import Codec
+from motionanim.models.svd.denoiser import Denoiser
+from motionanim.models.svd.lora import add_lora
+from motionanim.models.svd.tiny import build_pipeline
+from motionanim.sampling.animator import Generator
+from motionanim.sampling.common import phase_split, repeat
+from motionanim.training.losses import denoising_loss
 from motionanim.types import Condition
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -278,7 +278,7 @@ def matmul_rates(out: Path) -> dict[str, float]:
 
 def main() -> None:
     args = arguments(__doc__)
-    motionanim.entry.quiet()
+    motionanim.cli.command.quiet()
     device, results = torch.device(args.device), Results(args.out / "full_scale.json", args.until)
     cfg, rates = settings(device, args.overrides), matmul_rates(args.out)
     share = 0.55 * results.left()  # of sampling; training has the rest

@@ -12,10 +12,10 @@ from diffusers import UNetSpatioTemporalConditionModel
 from gpu_parts import weights
 from gpu_parts.results import read_rows
 from motionanim.files import atomic_path
-from motionanim.fingerprint import weights_fingerprint
-from motionanim.models.codec import Codec
-from motionanim.models.denoiser import MOTION_FOLDER, Denoiser
-from motionanim.models.tiny import save_pipeline
+from motionanim.models.fingerprint import weights_fingerprint
+from motionanim.models.svd.codec import Codec
+from motionanim.models.svd.denoiser import MOTION_FOLDER, Denoiser
+from motionanim.models.svd.tiny import save_pipeline
 
 HEADING = "## Trained on"
 TABLE = (

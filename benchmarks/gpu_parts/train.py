@@ -21,16 +21,16 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-import motionanim.entry
+import motionanim.cli.command
 from gpu_parts import weights
 from gpu_parts.pool import Pool
 from gpu_parts.results import Results, arguments, read_rows
 from gpu_parts.svd_size import reset
+from motionanim.cli.progress import now
 from motionanim.data.stream import as_floats, collate
-from motionanim.fingerprint import weights_fingerprint
-from motionanim.losses import denoising_loss
-from motionanim.progress import now
+from motionanim.models.fingerprint import weights_fingerprint
 from motionanim.training.diffusion import VAL_SIGMAS, DiffusionModule
+from motionanim.training.losses import denoising_loss
 from motionanim.training.optim import adamw, check_finite
 from motionanim.types import ClipBatch, LatentBatch
 
@@ -261,7 +261,7 @@ def gpu_usage(device: torch.device) -> int | None:
 
 def main() -> None:
     args = arguments(__doc__, "--from")
-    motionanim.entry.quiet()
+    motionanim.cli.command.quiet()
     results = Results(args.out / "train.json", args.until)
     source = args.out if "checkpoint" in results.rows else getattr(args, "from")
     L.seed_everything(0, verbose=False)

@@ -11,10 +11,11 @@ import os
 import time
 from pathlib import Path
 
-from motionanim.data.download import Sleep
-from motionanim.data.fetch import FetchReport, Needs, fetch, lock_folder, rejected_path, spares_path
-from motionanim.data.manifest import manifest_clips, read_manifest, write_manifest
-from motionanim.data.pixabay import API, CATEGORIES, PixabayClient, choose, confirm_terms
+from api import API, CATEGORIES, PixabayClient, choose, confirm_terms
+from download import Sleep
+from fetch import FetchReport, Needs, fetch, lock_folder, rejected_path, spares_path
+
+from motionanim.evaluation.manifest import manifest_clips, read_manifest, write_manifest
 
 HERE = Path(__file__).resolve().parent
 

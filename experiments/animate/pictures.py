@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 
-import motionanim.entry
+import motionanim.cli.command
 from motionanim.animate import animate
-from motionanim.data.synthetic import SyntheticClips
-from motionanim.pictures import write_picture
+from motionanim.data.synthetic.clips import SyntheticClips
+from motionanim.media.visualize import write_picture
 from motionanim.training.preview import sheet
 
 HERE = Path(__file__).resolve().parent
@@ -31,7 +31,7 @@ def photo(position: int) -> dict[str, Path]:
 
 
 def main() -> None:
-    motionanim.entry.quiet()
+    motionanim.cli.command.quiet()
     made = {
         "eulerian": animate(
             ["eulerian.loop=true"], **photo(5), arrows=[[130, 60, 138, 84]], renderer="eulerian", frames=60, fps=15,

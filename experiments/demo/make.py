@@ -24,13 +24,13 @@ from hydra.utils import instantiate
 from PIL import Image
 from tqdm import tqdm
 
-import motionanim.entry
+import motionanim.cli.command
 from motionanim.animate import Animation, animate
-from motionanim.camera import camera_residual
-from motionanim.data.synthetic import SyntheticClips
+from motionanim.data.synthetic.clips import SyntheticClips
 from motionanim.files import atomic_path
+from motionanim.media.visualize import write_picture
 from motionanim.metrics.temporal import seam_ratio, wrap_ratio
-from motionanim.pictures import write_picture
+from motionanim.motion.camera import camera_residual
 
 ROOT = Path(__file__).resolve().parents[2]
 SCENE, HEIGHT, WIDTH = 0, 360, 640  # of the held-out procedural world: water above a shore
@@ -151,7 +151,7 @@ def main() -> None:
     args = parser.parse_args()
     if (args.photo is None) != (args.arrows is None):
         parser.error("a picture needs arrows, and arrows a picture: give --photo and --arrows, or none of them")
-    motionanim.entry.quiet()
+    motionanim.cli.command.quiet()
     args.out.mkdir(parents=True, exist_ok=True)
     begin, items = time.time(), []
     try:

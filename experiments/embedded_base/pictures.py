@@ -7,10 +7,10 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-import motionanim.entry
-from motionanim.data.synthetic import SyntheticClips
-from motionanim.pictures import flow_to_rgb, write_picture
-from motionanim.progress import Progress
+import motionanim.cli.command
+from motionanim.cli.progress import Progress
+from motionanim.data.synthetic.clips import SyntheticClips
+from motionanim.media.visualize import flow_to_rgb, write_picture
 from motionanim.training.preview import sample, sheet
 
 HERE = Path(__file__).resolve().parent
@@ -43,6 +43,6 @@ def samples() -> torch.Tensor:
 
 
 if __name__ == "__main__":
-    motionanim.entry.quiet()
+    motionanim.cli.command.quiet()
     write_picture(HERE / "world.png", world())
     write_picture(HERE / "samples.png", samples())

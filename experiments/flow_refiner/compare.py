@@ -20,15 +20,15 @@ from tqdm import tqdm
 
 from motionanim.data.folder import folder_names
 from motionanim.data.stream import as_float, rng
-from motionanim.data.synthetic import SyntheticFlowPairs
-from motionanim.data.video import Video
-from motionanim.example_arrows import sample_hint
-from motionanim.flow import resize_flow
-from motionanim.images import model_size, stretched
-from motionanim.interval import mean_interval
+from motionanim.data.synthetic.clips import SyntheticFlowPairs
+from motionanim.evaluation.statistics import mean_interval
+from motionanim.media.image_io import model_size, stretched
+from motionanim.media.video import Video
+from motionanim.media.visualize import flow_to_rgb, write_picture
 from motionanim.models.flow_estimator import DisFlow
 from motionanim.models.flow_refiner import FlowRefiner
-from motionanim.pictures import flow_to_rgb, write_picture
+from motionanim.motion.example_arrows import sample_hint
+from motionanim.motion.flow import resize_flow
 from motionanim.types import Hint
 
 HERE = Path(__file__).resolve().parent

@@ -22,17 +22,17 @@ from omegaconf import OmegaConf
 from torch import Tensor
 from tqdm import tqdm
 
-import motionanim.entry
-from motionanim.camera import camera_residual
+import motionanim.cli.command
 from motionanim.data.stream import collate
-from motionanim.data.synthetic import SyntheticClip, SyntheticClips
+from motionanim.data.synthetic.clips import SyntheticClip, SyntheticClips
+from motionanim.evaluation.statistics import mean_interval
 from motionanim.files import atomic_path
-from motionanim.flow import motion_strength
-from motionanim.generate import Generator
-from motionanim.interval import mean_interval
-from motionanim.long_video.chained import direct
+from motionanim.media.visualize import sheet, write_picture
 from motionanim.metrics.motion import field_direction_error, field_gain
-from motionanim.pictures import sheet, write_picture
+from motionanim.motion.camera import camera_residual
+from motionanim.motion.flow import motion_strength
+from motionanim.sampling.animator import Generator
+from motionanim.sampling.chained import direct
 
 HERE = Path(__file__).resolve().parent
 CONF = HERE.parents[1] / "conf"
@@ -111,7 +111,7 @@ def plot(path: Path, table: dict[str, dict], true: dict) -> None:
 
 
 def main() -> None:
-    motionanim.entry.quiet()
+    motionanim.cli.command.quiet()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("name", help="of the files that are written")
     parser.add_argument("loras", nargs="+", metavar="LABEL=FILE")

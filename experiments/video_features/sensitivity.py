@@ -17,7 +17,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Generator, Tensor
 
-from motionanim.data.synthetic import SyntheticClips
+from motionanim.data.synthetic.clips import SyntheticClips
 from motionanim.files import atomic_path
 from motionanim.metrics.frechet import frechet_distance
 from motionanim.models.video_features import FeatureNetwork, VideoFeatures

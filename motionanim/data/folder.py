@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from motionanim.data.clips import check_root
-from motionanim.data.names import Names, split_names
+from motionanim.data.file_lists import Names, split_names
 
 logger = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from motionanim.data.clips import check_root
+from motionanim.data.file_lists import Names, split_names
 from motionanim.data.hdvila_index import IndexedNames, kept_index, split_index
-from motionanim.data.names import Names, split_names
 
 logger = logging.getLogger(__name__)
 

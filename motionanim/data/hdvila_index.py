@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
-from motionanim.data.names import hash_share, split_border
+from motionanim.data.file_lists import hash_share, split_border
 from motionanim.files import atomic_path
 
 logger = logging.getLogger(__name__)

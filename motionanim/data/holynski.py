@@ -20,11 +20,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from motionanim.data.clips import check_root, clip_data, file_data
-from motionanim.data.names import Names
+from motionanim.data.file_lists import Names
 from motionanim.data.rejections import Rejections, load_usable
 from motionanim.data.stream import StreamData, as_float, rng
-from motionanim.data.video import VideoError, cover_size
-from motionanim.flow import resize_flow
+from motionanim.media.video import VideoError, cover_size
+from motionanim.motion.flow import resize_flow
 from motionanim.types import FlowPairBatch, Hint
 
 _DAMAGE = (OSError, EOFError, RuntimeError, ValueError, TypeError, LookupError, AttributeError, MemoryError)

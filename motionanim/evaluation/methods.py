@@ -17,18 +17,18 @@ from typing import Any, Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from motionanim.controls import Fields
+from motionanim.cli.settings import lora_weights
 from motionanim.data.folder import folder_names
-from motionanim.data.video import Video
-from motionanim.evaluation.asked import Asked, RequestKind
+from motionanim.evaluation.arrows import Asked, RequestKind
 from motionanim.evaluation.cases import Case
 from motionanim.evaluation.reading import Reading, read_clip
 from motionanim.files import file_sha256
-from motionanim.fingerprint import weights_fingerprint
-from motionanim.flow import motion_strength, trace_back, warp
-from motionanim.generate import Generator, LongVideo, pick_device
-from motionanim.models.codec import PREDICTION
-from motionanim.settings import lora_weights
+from motionanim.media.video import Video
+from motionanim.models.fingerprint import weights_fingerprint
+from motionanim.models.svd.codec import PREDICTION
+from motionanim.motion.controls import Fields
+from motionanim.motion.flow import motion_strength, trace_back, warp
+from motionanim.sampling.animator import Generator, LongVideo, pick_device
 
 
 class Made(NamedTuple):

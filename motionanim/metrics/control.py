@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from motionanim import camera
 from motionanim.metrics.base import ClipMetric
 from motionanim.metrics.frame import check_clips
 from motionanim.metrics.motion import (
@@ -23,6 +22,7 @@ from motionanim.metrics.motion import (
     static_drift,
     still_region,
 )
+from motionanim.motion import camera
 
 WITHIN = 30.0  # degrees
 LEAST_BACKGROUND = 16  # pixels that `camera.camera_residual` needs

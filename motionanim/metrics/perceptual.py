@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
-from motionanim.fingerprint import weights_fingerprint
 from motionanim.metrics.base import ClipMetric
 from motionanim.metrics.frame import both_conventions, check_clips, check_pair
-from motionanim.precision import exact_float32
+from motionanim.models.fingerprint import weights_fingerprint
+from motionanim.models.precision import exact_float32
 
 
 class _Backbone(NamedTuple):

@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from motionanim.flow import pixel_grid, warp
 from motionanim.metrics.base import ClipMetric
 from motionanim.metrics.frame import check_clips
 from motionanim.metrics.motion import FlowEstimator
+from motionanim.motion.flow import pixel_grid, warp
 
 # Two pictures that differ by rounding to 8 bits alone differ by this much: no change of a video means less.
 LEAST_CHANGE = 1 / (255 * 6**0.5)

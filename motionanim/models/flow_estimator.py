@@ -18,8 +18,8 @@ from torch import Tensor
 from torchvision.models import optical_flow
 
 from motionanim.files import file_sha256
-from motionanim.flow import resize_flow
 from motionanim.models.pretrained import download, find, read
+from motionanim.motion.flow import resize_flow
 
 
 def _check_frames(frames: Tensor) -> None:

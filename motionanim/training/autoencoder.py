@@ -11,9 +11,9 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 
 from motionanim.files import atomic_folder
-from motionanim.models.linear_code import PATCH, write_linear_code
-from motionanim.models.tiny import build_pipeline, save_pipeline
+from motionanim.models.svd.tiny import build_pipeline, save_pipeline
 from motionanim.training.optim import adamw, check_finite
+from motionanim.training.patch_pca import PATCH, write_linear_code
 from motionanim.types import ClipBatch
 
 

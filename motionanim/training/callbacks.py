@@ -15,7 +15,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from motionanim.files import atomic_path
-from motionanim.run_folder import next_number
+from motionanim.training.runs.folder import next_number
 from motionanim.training.strategies import gathered, local, share
 
 matplotlib.use("Agg")

@@ -11,15 +11,15 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torchmetrics import MeanMetric
 
-from motionanim.data.latents import PreparedLatents
+from motionanim.data.latents.prepared import PreparedLatents
 from motionanim.files import atomic_folder
-from motionanim.flow import motion_strength
-from motionanim.losses import denoising_loss
-from motionanim.models.codec import Codec
-from motionanim.models.denoiser import Denoiser
-from motionanim.models.tiny import save_pipeline
-from motionanim.training.checkpoints import check_weights
+from motionanim.models.svd.codec import Codec
+from motionanim.models.svd.denoiser import Denoiser
+from motionanim.models.svd.tiny import save_pipeline
+from motionanim.motion.flow import motion_strength
+from motionanim.training.losses import denoising_loss
 from motionanim.training.optim import adamw, check_finite
+from motionanim.training.runs.checkpoints import check_weights
 from motionanim.training.strategies import Sharded, shard
 from motionanim.types import ClipBatch, Condition, LatentBatch
 

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import MeanMetric
 
+from motionanim.media.visualize import flow_to_rgb
 from motionanim.models.flow_refiner import FlowRefiner, PatchDiscriminator, Refined
-from motionanim.pictures import flow_to_rgb
 from motionanim.training.optim import check_finite, trapezoid
 from motionanim.types import FlowPairBatch
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from motionanim.models.lora import add_lora, save_lora
+from motionanim.models.svd.lora import add_lora, save_lora
 from motionanim.training.diffusion import DiffusionModule
 
 

@@ -10,15 +10,15 @@ from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor
 from tqdm import tqdm
 
-from motionanim.camera import camera_residual
-from motionanim.data.video import write_video
+from motionanim.cli.progress import Progress
 from motionanim.files import atomic_path
-from motionanim.flow import motion_strength
-from motionanim.generate import Generator
-from motionanim.long_video.chained import direct
-from motionanim.models.lora import enable_lora
-from motionanim.pictures import flow_to_rgb, sheet, write_picture
-from motionanim.progress import Progress
+from motionanim.media.video import write_video
+from motionanim.media.visualize import flow_to_rgb, sheet, write_picture
+from motionanim.models.svd.lora import enable_lora
+from motionanim.motion.camera import camera_residual
+from motionanim.motion.flow import motion_strength
+from motionanim.sampling.animator import Generator
+from motionanim.sampling.chained import direct
 from motionanim.training.diffusion import DiffusionModule
 from motionanim.training.flow_refiner import FlowRefinerModule
 from motionanim.types import ClipBatch, FlowPairBatch

@@ -16,8 +16,8 @@ from torch import Generator, Tensor, nn
 from torchmetrics import R2Score
 from torchvision.transforms.functional import gaussian_blur
 
-from motionanim.flow import motion_strength, warp
 from motionanim.models.video_features import FILE, FeatureNetwork, VideoFeatures
+from motionanim.motion.flow import motion_strength, warp
 from motionanim.training.optim import adamw, check_finite
 from motionanim.types import ClipBatch
 

@@ -1,0 +1,306 @@
+"""From a checked config to the written files: what of `animate` needs PyTorch, which takes seconds to import."""
+
+import json
+import shlex
+import sys
+import time
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import hydra
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from motionanim.animation import eulerian
+from motionanim.animation.moving_photo import PIXEL, Photo, looped
+from motionanim.animation.output import drawn, write_files
+from motionanim.cli.command import quiet
+from motionanim.cli.progress import Progress
+from motionanim.cli.settings import lora_weights, quoted
+from motionanim.files import check_kept, file_sha256
+from motionanim.media.image_io import fit, load_image, load_mask, model_size, stretched
+from motionanim.media.video import check_video_size
+from motionanim.models.flow_refiner import FlowRefiner
+from motionanim.motion.controls import Fields, at_strength, may_refine, strength_to_px
+from motionanim.motion.drawing import Controls, crop_controls, fit_controls, inlined, parse_controls, region_files
+from motionanim.motion.flow import resize_flow
+from motionanim.motion.kinds import Parts, doubts
+from motionanim.motion.regions import example_arrow, propose_region
+
+VERSIONS = ("torch", "diffusers", "motionanim")
+
+# Videos of more are in their file only: Python callers would need 12 bytes for each, twice while they are put together.
+MAX_PIXELS = 150_000_000
+
+
+def make(
+    config: DictConfig, *, strengths: list[float | None], files: dict[str, Path], repeat: Sequence[str], keep: bool
+) -> tuple[Tensor | None, dict[str, Any]]:
+    """Animate as a composed conf/animate.yaml says, and write the files.
+
+    Args:
+        strengths: A video each, side by side.
+        files: Of `files.output_files`.
+        repeat: Hydra overrides of the run but arrows and out, for the record.
+        keep: Return the frames too.
+
+    Returns:
+        The frames (N, 3, H, W) in [-1, 1], None without `keep` or above MAX_PIXELS in all; and the record.
+    """
+    photo = load_image(config.image)
+    _check_size(config, *photo.shape[1:], videos=len(strengths))
+    controls, notes = _read_drawing(config, photo)
+    arrows = _plain(config.arrows)
+    masks = region_files(arrows)
+    check_kept(files, masks)
+    for note in notes:
+        warnings.warn(note, stacklevel=2)
+    arrows = inlined(arrows) if isinstance(arrows, str) else arrows
+    drawing = None if arrows is None else json.dumps(arrows, ensure_ascii=False)
+    again = [*repeat, f"arrows={quoted(drawing)}", f"out={quoted(config.out)}"]
+    read = [config.image, *([] if config.mask in (None, "auto") else [config.mask]), *masks]
+    record: dict[str, Any] = {
+        "repeat": shlex.join(["python", "-m", "motionanim.animate", *again]),
+        "command": OmegaConf.to_container(config, resolve=True) | {"arrows": arrows},
+        "versions": {name: version(name) for name in VERSIONS} | {"python": sys.version.split()[0]},
+        "notes": notes,
+    }
+    start = time.perf_counter()
+    image, controls = _at_size(config, photo, controls)
+    refiner = _refiner(config, controls)
+    if refiner is not None:
+        read.append(config.refiner)
+        notes.append(_proposal(config, image, controls, refiner, files["picture"]))
+        warnings.warn(notes[-1], stacklevel=2)
+    with Progress(shown=config.progress, runs=len(strengths)) as progress:
+        progress.expect("frames", config.frames, seconds=PIXEL * image[0].numel())
+        render = _eulerian if config.renderer == "eulerian" else partial(_diffusion, progress=progress)
+        videos, shown, details = render(config, image, controls, strengths, refiner)
+        pixels = config.frames * len(videos) * shown[0].image[0].numel()
+        kept: list[Tensor] | None = [] if keep and pixels <= MAX_PIXELS else None
+        record |= details
+        read += [path for path, _ in lora_weights(config.loras)]
+        record["sha256"] = {str(path): file_sha256(Path(path)) for path in read}
+
+        def timed() -> Iterator[Tensor]:
+            yield from videos[0]
+            record["seconds"] = time.perf_counter() - start
+
+        write_files(
+            files, [timed(), *videos[1:]], num_frames=config.frames, fps=config.fps, overview=drawn(*shown[0]),
+            record=record, kept=kept, progress=progress,
+        )  # fmt: skip
+    return None if kept is None else torch.stack(kept), record
+
+
+def _plain(value: Any) -> Any:
+    """A value of a config as Python's own."""
+    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+
+
+def _read_drawing(config: DictConfig, photo: Tensor) -> tuple[Controls, list[str]]:
+    """What was drawn, in the photo's pixels, and what a user should know of it, a line each."""
+    drawn = _plain(config.arrows)
+    mask, notes = torch.ones_like(photo[:1]), []
+    if config.mask == "auto":
+        # The drawing is read twice, because the mask that it has to fit is made from it.
+        free = parse_controls(drawn, mask)
+        _undrawn(config, free)
+        mask = propose_region(photo, [arrow.path for arrow in free.arrows if arrow.region is None], free.pins)
+        regions = [arrow.region for arrow in free.arrows if arrow.region is not None]
+        mask = torch.stack([mask, *regions]).amax(0)
+        picture = Path(config.out).with_suffix(".png")
+        notes.append(
+            f"mask=auto: GrabCut proposes that {float(mask.mean()):.0%} of the photo may move; {picture} shows it: "
+            "paint a mask if it is wrong"
+        )
+    elif config.mask is not None:
+        mask = load_mask(config.mask, *photo.shape[1:])
+    controls = parse_controls(drawn, mask)
+    notes += _undrawn(config, controls)
+    span, shown = config.controls.span, controls
+    strengths = list(config.strength) if OmegaConf.is_list(config.strength) else [config.strength]
+    if None not in strengths:
+        shown = at_strength(controls, max(strengths), span=span, median_strength=config.scale.median_strength)
+    return controls, notes + doubts(shown, span=span, crossings=config.controls.field == "eulerian")
+
+
+def _undrawn(config: DictConfig, controls: Controls) -> list[str]:
+    """Notes on a drawing without arrows, a line each.
+
+    Raises:
+        ValueError: With an arrow to copy, if the renderer or the mask needs arrows; or if the base is the embedded one,
+            which turns a photo into blotches when left alone, and the user did not ask for that by `arrows=[]`.
+    """
+    if controls.arrows:
+        return []
+    embedded = Path(config.scale.base).is_relative_to(config.paths.assets)
+    asked = OmegaConf.is_list(config.arrows) and len(config.arrows) == 0
+    method, reason = config.long_video._target_.rpartition(".")[2], None
+    if config.renderer == "eulerian":
+        reason = "renderer=eulerian moves along them and nowhere else"
+    elif config.mask == "auto":
+        reason = "mask=auto proposes what they may move"
+    elif embedded and not asked:
+        reason = "left alone, the embedded base turns a photo into blotches (arrows=[] shows it; scale=svd needs none)"
+    if reason is not None:
+        height, width = controls.mask.shape[1:]
+        raise ValueError(
+            f"no arrows: {reason}; draw what moves and which way, [[x0,y0,x1,y1], ...] in the photo's {width}x{height} "
+            f'px, such as arrows="[{str(example_arrow(controls.mask)).replace(" ", "")}]"'
+        )
+    if config.frames > config.scale.num_frames and method in ("continuous", "loop"):
+        return [
+            f"no arrows: after the first {config.scale.num_frames} frames long_video={method} moves little at a low "
+            "long_video.sigma; long_video=direct keeps moving"
+        ]
+    return []
+
+
+def _check_size(config: DictConfig, height: int, width: int, *, videos: int) -> None:
+    """Raises ValueError if a photo of that size gives no video."""
+    listed = OmegaConf.is_list(config.size)
+    if min(height, width) < 2 and not listed:
+        raise ValueError(f"{config.image} is {width}x{height} px: a video needs at least 2x2; give size=[h,w]")
+    if config.size == "model" and config.renderer == "diffusion":
+        return
+    height, width = config.size if listed else (height, width)
+    try:
+        check_video_size(height, width * videos)
+    except ValueError as error:
+        beside = f", {videos} videos side by side" if videos > 1 else ""
+        raise ValueError(f"size={config.size}{beside}: {error}, such as size=[1080,1920]") from error
+
+
+def _at_size(config: DictConfig, photo: Tensor, controls: Controls) -> tuple[Tensor, Controls]:
+    """Photo and drawing at the video's size, whose sides are even, as H.264 demands."""
+    if OmegaConf.is_list(config.size):
+        image, way = fit(photo, *config.size)
+        return image, fit_controls(controls, way)
+    height, width = (side - side % 2 for side in photo.shape[1:])
+    return photo[:, :height, :width], crop_controls(controls, height, width)
+
+
+class Shown(NamedTuple):
+    """What the overview shows of a video: its image, drawing and field, of one size."""
+
+    image: Tensor
+    controls: Controls
+    fields: Fields
+
+
+# Videos as frames (3, H, W) one at a time, what the overview shows of each, and what the record says.
+Made = tuple[Sequence[Iterable[Tensor]], Sequence[Shown], dict[str, Any]]
+
+
+def _fields(
+    config: DictConfig, image: Tensor, controls: Controls, strengths: list[float | None], refiner: FlowRefiner | None,
+    *, stepwise: bool,
+) -> list[Fields]:  # fmt: skip
+    """The motion field at each strength."""
+    make = partial(hydra.utils.instantiate(config.controls), num_frames=config.frames, stepwise=stepwise)
+    return [make(controls, strength=each, image=image, refiner=refiner) for each in strengths]
+
+
+def _refiner(config: DictConfig, controls: Controls) -> FlowRefiner | None:
+    """T, where it will be asked: for flow arrows that neither a mask nor a region bounds."""
+    free = any(arrow.kind == "flow" and arrow.region is None for arrow in controls.arrows)
+    wanted = config.refiner is not None and config.conditioning.refiner and config.mask is None and free
+    if not wanted or not may_refine(config.controls.field, config.controls.entries, config.controls.normalized):
+        return None
+    try:
+        return FlowRefiner.load(str(config.refiner)).eval()
+    except FileNotFoundError as error:
+        raise ValueError(f"refiner={config.refiner}: no such file; refiner=null animates without it") from error
+
+
+def _proposal(config: DictConfig, image: Tensor, controls: Controls, refiner: FlowRefiner, picture: Path) -> str:
+    """A note on how much of the photo T moves, made before the video so that a user can stop."""
+    small, way = stretched(image, *model_size(*image.shape[1:], area=refiner.side**2, multiple=1))
+    free = tuple(arrow for arrow in controls.arrows if arrow.kind == "flow" and arrow.region is None)
+    asked = fit_controls(Controls(free, controls.pins, torch.ones_like(image[:1])), way)
+    field = hydra.utils.instantiate(config.controls)(
+        asked, num_frames=config.frames, image=small, refiner=refiner, stepwise=False
+    ).refined
+    speed = torch.linalg.vector_norm(field, dim=0)
+    share = float((speed > 0.1 * speed.max()).float().mean())
+    return (
+        f"T proposes that {share:.0%} of the photo move; {picture} shows it: with mask=FILE you decide, refiner=null "
+        "takes the arrows as they are"
+    )
+
+
+def _eulerian(
+    config: DictConfig, image: Tensor, controls: Controls, strengths: list[float | None], refiner: FlowRefiner | None
+) -> Made:
+    """Videos of the image's own size."""
+    eulerian.check(field=config.controls.field, loras=config.loras)
+    made = _fields(config, image, controls, strengths, refiner, stepwise=False)
+    options = {"num_frames": config.frames, "loop": config.eulerian.loop}
+    flowing = hydra.utils.instantiate(config.eulerian)
+    videos = [eulerian.render(image, controls, fields, flowing=flowing, **options) for fields in made]
+    return videos, [Shown(image, controls, fields) for fields in made], {}
+
+
+def _diffusion(
+    config: DictConfig, image: Tensor, controls: Controls, strengths: list[float | None], refiner: FlowRefiner | None,
+    *, progress: Progress,
+) -> Made:  # fmt: skip
+    """Videos by the model, at its own size or enlarged to the image's."""
+    from motionanim.animation import diffusion
+    from motionanim.sampling.animator import (  # seconds, which a mistake in the settings need not wait for
+        Generator,
+        pick_device,
+    )
+
+    quiet()
+    settings = OmegaConf.to_container(config, resolve=True)
+    generator, base_fingerprint = Generator.load(
+        base=config.scale.base, motion=settings["motion"], sampling=settings["sampling"],
+        loras=lora_weights(settings["loras"]),
+        window=config.scale.num_frames, device=pick_device(),
+    )  # fmt: skip
+    area = config.height * config.width
+    small, way = stretched(image, *model_size(*image.shape[1:], area=area, multiple=generator.multiple))
+    fitted, loop = fit_controls(controls, way), config.long_video._target_.endswith(".loop")
+    # A field that is drawn anew for each step has no flow map, and no picture at full size.
+    steady = config.controls.field == "eulerian"
+    flowing = hydra.utils.instantiate(config.eulerian, loop=loop) if steady else None
+    full = []
+    if steady and config.size != "model":
+        full = _fields(config, image, controls, strengths, refiner, stepwise=False)
+    if not generator.denoiser.steerable:
+        full = [fields._replace(parts=Parts(torch.zeros_like(fields.parts.flow))) for fields in full]
+    videos, shown, records = [], [], []
+    for number, fields in enumerate(_fields(config, small, fitted, strengths, refiner, stepwise=True)):
+        strength = strengths[number]
+        if strength is not None:
+            px = strength_to_px(strength, median_strength=config.scale.median_strength, width=small.shape[2])
+            strength = torch.tensor([px])
+        rendered = diffusion.render(
+            generator, diffusion.Small(small, fitted, fields), num_frames=config.frames, fps=config.fps,
+            strength=strength, long_video=hydra.utils.instantiate(config.long_video), flowing=flowing, loop=loop,
+            compared=bool(full), seed=config.seed, progress=progress,
+        )  # fmt: skip
+        records.append(rendered.record._asdict())
+        if full:
+            parts = looped(full[number].parts, config.frames) if loop else full[number].parts
+            videos.append(
+                diffusion.at_photo_size(
+                    Photo(image, controls.mask, parts), rendered, flowing=flowing, num_frames=config.frames
+                )
+            )
+            shown.append(Shown(image, controls, full[number]))
+        else:
+            enlarge = config.size != "model" and small.shape != image.shape
+            videos.append(diffusion.enlarged(rendered.sample, image.shape[1:]) if enlarge else rendered.sample)
+            if enlarge:
+                flow = resize_flow(fields.dense, *image.shape[1:])
+                fields = fields._replace(dense=flow, refined=flow, parts=Parts(flow))
+            shown.append(Shown(image, controls, fields) if enlarge else Shown(small, fitted, fields))
+    return videos, shown, {"base_fingerprint": base_fingerprint, "runs": records, "model_size": list(small.shape[1:])}

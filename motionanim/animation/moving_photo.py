@@ -1,0 +1,136 @@
+"""A photo in motion at its own size, without a network: flow by the flow map, and what sways, turns and moves.
+
+Each kind looks every pixel up in the photo itself, so that nothing is blurred more than once, and frame 0 is the photo.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from motionanim.motion.flow import Area, area_grid, area_of, sample
+from motionanim.motion.kinds import Move, Parts, Sway, Turn, sway_wave, turn_displacement, with_rim
+
+INPAINT = 5.0  # px that cv2.inpaint looks around
+SEARCHES = 3  # fixed-point steps from a pixel to the place that sways there
+PIXEL = 2e-7  # seconds that a pixel of a frame takes, guessed until the first frame is there
+
+# `flow_map.frames` or `eulerian.frames`, its options bound. Every frame is the caller's to change.
+Flowing = Callable[..., Iterator[Tensor]]
+
+
+class Photo(NamedTuple):
+    """A picture and all motion in it."""
+
+    image: Tensor  # (3, H, W) in [-1, 1]
+    mask: Tensor  # (1, H, W) in {0, 1}; 1 where flow may be
+    parts: Parts
+
+
+def looped(parts: Parts, num_frames: int) -> Parts:
+    """The same motion with periods that fit a loop of `num_frames`: sways and turns go round whole times, the nearest.
+
+    Raises:
+        ValueError: If a region travels, which leads nowhere back.
+    """
+    if parts.moves:
+        raise ValueError("a loop cannot hold kind=move, which does not come back: use loop=false, or kind=sway")
+    sways = tuple(s._replace(period=num_frames / max(1, round(num_frames / s.period))) for s in parts.sways)
+    turns = tuple(t._replace(angle=_whole(t.angle * num_frames) / num_frames) for t in parts.turns)
+    return parts._replace(sways=sways, turns=turns)
+
+
+def _whole(angle: float) -> float:
+    """The nearest whole number of turns, at least one, in radians."""
+    circle = 2 * np.pi
+    return float(np.copysign(max(1, round(abs(angle) / circle)) * circle, angle))
+
+
+def photo_frames(photo: Photo, *, num_frames: int, flowing: Flowing) -> Iterator[Tensor]:
+    """Frames (3, H, W) in [-1, 1] of all kinds of motion; frame 0 is the photo.
+
+    Args:
+        num_frames: N; a region that travels rests where its offsets end.
+        flowing: What renders the flow.
+    """
+    parts, image = photo.parts, photo.image
+    rigid = [*(move.region for move in parts.moves), *(turn.region for turn in parts.turns)]
+    mask = photo.mask if not rigid else photo.mask * (1 - torch.stack(rigid).amax(0))
+    ground = _uncovered(image, parts.moves)
+    stream = flowing(ground, parts.flow, num_frames=num_frames, mask=mask)
+    swaying = [(sway, (sway.amplitude != 0).any(0)) for sway in parts.sways]
+    turning = [(turn, turn.region[0] > 0) for turn in parts.turns]
+    moving = [(kind, where, area_of(where)) for kind, where in (*swaying, *turning) if where.any()]
+    seen = None if parts.flow_only else _pixels(ground)
+    carried = _pixels(image) if parts.moves else None
+    for t, frame in enumerate(stream):
+        if t == 0 or parts.flow_only:
+            yield image if t == 0 else frame
+            continue
+        for kind, where, (rows, columns) in moving:
+            from_there = swayed_from if isinstance(kind, Sway) else turned_from
+            found = _looked_up(seen, area_grid((rows, columns)) + from_there(kind, t, (rows, columns)))
+            frame[:, rows, columns] = torch.where(where[rows, columns], found, frame[:, rows, columns])
+        for move in parts.moves:
+            _paste(frame, carried, move, t)
+        yield frame
+
+
+def swayed_from(sway: Sway, frame: int, area: Area) -> Tensor:
+    """Where what is at each pixel of an area of a frame was in the photo, as an offset (2, h, w) px."""
+    wave = float(sway_wave(sway, torch.tensor(frame)))
+    grid, back = area_grid(area), -wave * sway.amplitude[:, *area]
+    for _ in range(SEARCHES):
+        back = -wave * sample(sway.amplitude[None], (grid + back)[None])[0]
+    return back
+
+
+def turned_from(turn: Turn, frame: int, area: Area) -> Tensor:
+    """The same for a wheel: exact."""
+    return turn_displacement(turn, -frame, area)
+
+
+def _pixels(image: Tensor) -> np.ndarray:
+    """(C, H, W) as OpenCV has it, (H, W, C)."""
+    return np.ascontiguousarray(image.permute(1, 2, 0).numpy())
+
+
+def _looked_up(pixels: np.ndarray, places: Tensor) -> Tensor:
+    """The picture (C, h, w) at places (2, h, w), by Lanczos' kernel, which keeps its sharpness; mirrored outside."""
+    x, y = places.numpy()
+    found = cv2.remap(pixels, x, y, cv2.INTER_LANCZOS4, borderMode=cv2.BORDER_REFLECT_101)
+    return torch.from_numpy(found.reshape(*x.shape, -1)).permute(2, 0, 1).clamp(-1, 1)
+
+
+def _uncovered(image: Tensor, moves: tuple[Move, ...]) -> Tensor:
+    """The photo without the regions that travel, filled in from what is around them (Telea 2004)."""
+    if not moves:
+        return image
+    holes = torch.stack([with_rim(move.region) for move in moves]).amax(0)[0].numpy().astype(np.uint8)
+    pixels = ((image + 1) * 127.5).round().byte().permute(1, 2, 0).contiguous().numpy()
+    filled = torch.from_numpy(cv2.inpaint(pixels, holes, INPAINT, cv2.INPAINT_TELEA)).permute(2, 0, 1).float()
+    return torch.where(torch.from_numpy(holes) > 0, filled / 127.5 - 1, image)
+
+
+def _paste(frame: Tensor, pixels: np.ndarray, move: Move, t: int) -> None:
+    """Lay the travelling region over a frame, its edge as smooth as its place between pixels makes it."""
+    offset = move.offsets[min(t, len(move.offsets) - 1)].float()
+    height, width = frame.shape[-2:]
+    home = area_of(move.region[0] > 0, margin=2)
+    # Only what the region covers by now, and the pixels that share its edge.
+    rows, columns = (
+        slice(max(math.floor(side.start + way), 0), min(math.ceil(side.stop + way), most))
+        for side, way, most in zip(home, offset.flip(0).tolist(), (height, width))
+    )
+    if rows.start >= rows.stop or columns.start >= columns.stop:
+        return
+    places = area_grid((rows, columns)) - offset.view(2, 1, 1)
+    cover = sample(move.region[None], places[None])[0]
+    # What comes from outside the picture was not there: the border is not drawn out.
+    x, y = places
+    cover = cover * ((x >= 0) & (y >= 0) & (x <= width - 1) & (y <= height - 1))
+    frame[:, rows, columns] = torch.lerp(frame[:, rows, columns], _looked_up(pixels, places), cover)

@@ -1,0 +1,104 @@
+"""What animate leaves: video, picture, record, and on request a GIF and PNG files; all of them or none."""
+
+import json
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from motionanim.cli.progress import Progress
+from motionanim.files import atomic_path, content_sha256, made_before
+from motionanim.media.video import write_video
+from motionanim.media.visualize import draw_controls, flow_to_rgb, gif_picture, panels, write_gif, write_picture
+from motionanim.motion.controls import Fields
+from motionanim.motion.drawing import Controls
+from motionanim.motion.kinds import peak_velocity
+
+
+def write_files(
+    files: Mapping[str, Path],
+    videos: Sequence[Iterable[Tensor]],
+    *,
+    num_frames: int,
+    fps: float,
+    overview: Sequence[Tensor],
+    record: Mapping[str, Any],
+    kept: list[Tensor] | None,
+    progress: Progress,
+) -> None:
+    """Write all files or, on a full disk, none.
+
+    Args:
+        files: Of `files.output_files`.
+        videos: Their frames (3, H, W) in [-1, 1], one at a time; several stand side by side.
+        overview: The first pictures of the overview, see `drawn`; five frames of the first video follow.
+        record: Of the JSON file; read when all frames were made. The names and SHA-256 of all files that runs left
+            under this name are added to it, as "files", by which a later run knows what it may replace.
+        kept: Takes the frames too.
+        progress: Is told of every frame of every video, as its stage "frames".
+    """
+    with ExitStack() as stack, _naming(files["video"]):
+        paths = {name: stack.enter_context(atomic_path(file)) for name, file in files.items() if name != "frames"}
+        if "frames" in files:
+            folder = files["frames"]
+            made = stack.enter_context(TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}."))
+            paths["frames"] = Path(made) / "new"
+        shown = _write_frames(paths, videos, num_frames, fps, kept, progress)
+        write_picture(paths["picture"], panels([*overview, *shown]))
+        made = {files[name].name: content_sha256(path) for name, path in paths.items() if name != "record"}
+        text = json.dumps({**record, "files": made_before(files["record"]) | made}, indent=2)
+        paths["record"].write_text(text + "\n", encoding="utf-8")
+        if "frames" in files:
+            shutil.rmtree(folder, ignore_errors=True)  # checked before: it holds an earlier run's frames only
+            paths["frames"].rename(folder)
+
+
+@contextmanager
+def _naming(out: Path) -> Iterator[None]:
+    """Say of a full disk which file it stopped."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise OSError(f"out={out} is not written ({reason}): free some space or choose another folder") from error
+
+
+def drawn(image: Tensor, controls: Controls, fields: Fields) -> list[Tensor]:
+    """The first pictures of the overview: input, arrows, dense field, refined field if T made one, all kinds."""
+    steps = [fields.dense] if fields.refined is fields.dense else [fields.dense, fields.refined]
+    if not fields.parts.flow_only:
+        steps = [*(step for step in steps if step.any()), peak_velocity(fields.parts)]
+    largest = max(*(float(torch.linalg.vector_norm(step, dim=0).max()) for step in steps), 1e-6)
+    arrows = draw_controls(image, [arrow.path for arrow in controls.arrows], controls.pins, controls.mask)
+    return [panels([picture]) for picture in (image, arrows, *(flow_to_rgb(step, largest) for step in steps))]
+
+
+def _write_frames(
+    paths: Mapping[str, Path], videos: Sequence[Iterable[Tensor]], num_frames: int, fps: float,
+    kept: list[Tensor] | None, progress: Progress,
+) -> list[Tensor]:  # fmt: skip
+    """Five of the frames, as panels."""
+    chosen, shown, coloured = torch.linspace(0, num_frames - 1, 5).round().int().tolist(), [], []
+
+    def passing() -> Iterator[Tensor]:
+        for number, parts in enumerate(zip(*videos, strict=True)):
+            frame = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+            shown.extend([panels(parts[:1])] * chosen.count(number))
+            if "frames" in paths:
+                write_picture(paths["frames"] / f"{number:05}.png", frame)
+            if "gif" in paths:
+                coloured.append(gif_picture(frame))
+            if kept is not None:
+                kept.append(frame)
+            yield frame
+            progress.done("frames", len(parts))  # encoded
+
+    write_video(paths["video"], passing(), fps)
+    if "gif" in paths:
+        write_gif(paths["gif"], coloured, fps)
+    return shown

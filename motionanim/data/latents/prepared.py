@@ -1,0 +1,284 @@
+"""Latents made beforehand, so that training neither decodes videos nor runs the VAE: motionanim.data.encode."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from motionanim.data.engine import Engine
+from motionanim.data.latents.remote import is_remote, remote_request, repair
+from motionanim.data.latents.shards import (
+    ShardLayout,
+    Shards,
+    fingerprint,
+    finished_shard,
+    remove_shard,
+    shard_name,
+    shard_ranges,
+    write_shard,
+)
+from motionanim.data.stream import StreamData, as_floats, block_shuffled_index, collate
+from motionanim.files import atomic_path
+from motionanim.types import ClipBatch, LatentBatch
+
+MANIFEST = "latents.json"
+FORMAT = "motionanim-latents-6"
+
+
+class PreparedLatents(Dataset[LatentBatch]):
+    """The training stream over shards of latents: every epoch is a permutation of its own, the same for any world size.
+
+    Attributes:
+        vae: Fingerprint of the VAE and CLIP that made them.
+        predicts: Whether the motion-compensated frames are there too.
+        fingerprint: Of the content; a resumed run compares it.
+
+    Args:
+        folder: What `encode_clips` left: a folder, or its URL on object storage (s3://, gs://, https://, ...).
+        seed: Of the stream.
+        num_frames, height, width: What the experiment expects of a clip.
+        shuffle_shards: Clips are shuffled among so many shards, which are themselves shuffled in every epoch.
+        cache, cache_gb, retries: As `Shards` takes them; only for URLs. The cache must hold 2 * shuffle_shards shards.
+
+    Raises:
+        ValueError: If the folder is none of latents, cannot be reached, is unfinished, or holds clips of another size.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        seed: int,
+        num_frames: int,
+        height: int,
+        width: int,
+        shuffle_shards: int,
+        cache: str | Path,
+        cache_gb: float,
+        retries: int,
+    ) -> None:
+        if shuffle_shards < 1:
+            raise ValueError(f"shuffle_shards={shuffle_shards}: must be at least 1")
+        self.folder, self.seed, self.shuffle_shards = str(folder), seed, shuffle_shards
+        manifest = _read_manifest(self.folder, retries=retries)
+        if manifest is None:
+            advice = "make latents with python -m motionanim.data.encode out=FOLDER"
+            if is_remote(self.folder):
+                advice = f"give the URL of a folder that holds one, or {advice} and upload them there"
+            raise ValueError(f"latents={folder} holds no {MANIFEST}: {advice}")
+        self.length, self.vae, self.predicts = manifest["clips"], manifest["vae"], manifest["predict"]
+        wanted = {"num_frames": num_frames, "height": height, "width": width}
+        if manifest["size"] != wanted:
+            raise ValueError(f"latents={folder} holds clips of {manifest['size']}, the experiment's are {wanted}")
+        if "shards" not in manifest:
+            raise ValueError(f"latents={folder} is unfinished: {repair(self.folder)}")
+        layout = ShardLayout(self.length, manifest["shard_clips"], manifest["clip_bytes"])
+        if not is_remote(self.folder):
+            _check_shards(Path(folder), layout)
+        self.fingerprint = fingerprint(manifest["shards"])
+        self.shards = Shards(
+            self.folder,
+            layout,
+            manifest["shards"],
+            cache=cache,
+            cache_gb=cache_gb,
+            retries=retries,
+            together=2 * shuffle_shards,  # some processes still read one block when others begin the next
+        )
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, position: int) -> LatentBatch:
+        layout = self.shards.layout
+        parts = self.shards.read(
+            block_shuffled_index(
+                self.seed, position, self.length, shard=layout.shard_samples, block=self.shuffle_shards
+            )
+        )
+        parts.setdefault("predicted", parts["latents"][:1])
+        return LatentBatch(**parts, position=torch.tensor(position, dtype=torch.int64))
+
+
+def latent_data(
+    *,
+    items: str,
+    latents: str | Path | None,
+    reading: Mapping[str, Any],
+    num_frames: int,
+    height: int,
+    width: int,
+    seed: int,
+    batch_size: int,
+    num_workers: int,
+) -> StreamData:
+    """Training clips from prepared latents alone, with nothing to validate on.
+
+    Raises:
+        ValueError: If the experiment reads another kind of item than `clips`, no folder is given, or `PreparedLatents`
+            cannot read it.
+    """
+    if items != "clips":
+        raise ValueError(f"latents give clips, the experiment reads {items}: use data=synthetic or data=holynski")
+    if latents is None:
+        raise ValueError("no latents given: pass data.latents=FOLDER, or its URL")
+    train = PreparedLatents(latents, seed=seed, num_frames=num_frames, height=height, width=width, **reading)
+    return StreamData(train=train, val=[], batch_size=batch_size, num_workers=num_workers)
+
+
+def encode_shard(
+    positions: range,
+    folder: Path,
+    *,
+    clips: Dataset[ClipBatch],
+    encode: Callable[[Tensor], Tensor],
+    embed: Callable[[Tensor], Tensor],
+    predict: Callable[[Tensor, Tensor], Tensor] | None,
+    batch_size: int,
+    num_workers: int,
+    device: torch.device,
+) -> None:
+    """Write what `LatentBatch` holds of some positions of a training stream as one shard: a unit of work.
+
+    On one thread, because sums in another order would give other bits.
+
+    Args:
+        clips: Addressed by position.
+        encode: Frames (B, T, 3, H, W) in [-1, 1] to scaled latents.
+        embed: `Codec.embed_image`.
+        predict: `Codec.predict`, to store what it predicts too; None for models that do not ask.
+    """
+
+    def samples() -> Iterator[dict[str, Tensor]]:
+        for stored in DataLoader(clips, batch_size, sampler=positions, num_workers=num_workers, collate_fn=collate):
+            batch = as_floats(ClipBatch(*(field.to(device) for field in stored)))
+            parts = {
+                "latents": encode(batch.frames).half(),
+                "image": ((batch.image + 1) * 127.5).round().byte().movedim(1, -1),
+                "image_embed": embed(batch.image).half(),
+                "flow": batch.flow.half(),
+                "fps": batch.fps,
+            }
+            if predict is not None:
+                parts["predicted"] = predict(batch.image, batch.flow).half()
+            for row in range(len(batch.position)):
+                yield {name: values[row].contiguous().cpu() for name, values in parts.items()}
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        write_shard(folder, positions, samples())
+    finally:
+        torch.set_num_threads(threads)
+
+
+def encode_clips(
+    make_shard: Callable[[range, Path], None],
+    *,
+    count: int,
+    shard_clips: int,
+    predict: bool,
+    vae: str,
+    size: Mapping[str, int],
+    source: Mapping[str, Any],
+    folder: Path,
+    engine: Engine,
+) -> int:
+    """Write positions 0 to count-1 of a training stream as shards.
+
+    Shards that are there already are kept, so that a killed run goes on and a larger `count` adds to a folder. The
+    bytes are the same whichever engine does the work, and in whatever order.
+
+    Args:
+        make_shard: `encode_shard` with all its options bound; the engine must be able to send it to its workers.
+        count: How many clips, at least 1. Random crops and starts are drawn once; take more positions than there are
+            videos to have several of each.
+        shard_clips: Clips of a shard, at least 1.
+        predict: Whether `make_shard` stores predictions.
+        vae: Fingerprint of what encodes and embeds.
+        size: num_frames, height and width of a clip.
+        source: Where the clips come from; a folder keeps to one source.
+        folder: Target; with an engine of many machines, on a disk that they share.
+        engine: Who does the work.
+
+    Returns:
+        How many clips were made now.
+
+    Raises:
+        ValueError: If `count` or `shard_clips` is below 1, or the folder holds latents of another VAE, size or source.
+    """
+    if count < 1 or shard_clips < 1:
+        raise ValueError(f"clips={count}, shard_clips={shard_clips}: both must be at least 1")
+    manifest = {
+        "format": FORMAT, "clips": count, "shard_clips": shard_clips, "size": dict(size), "vae": vae,
+        "predict": predict, "source": dict(source),
+    }  # fmt: skip
+    earlier = _read_manifest(str(folder), retries=0) or {}
+    for key, value in earlier.items():
+        if key in manifest and key != "clips" and manifest[key] != value:
+            raise ValueError(f"out={folder} holds latents of another {key}: choose another folder, or delete it")
+    if "shards" in earlier:
+        manifest["clips"] = count = max(count, earlier["clips"])
+    folder.mkdir(parents=True, exist_ok=True)
+    if not earlier:
+        _write_manifest(folder, manifest)
+    shards = shard_ranges(count, shard_clips)
+    todo = [positions for positions in shards if finished_shard(folder, positions) is None]
+    tasks = ((positions, folder) for positions in todo)
+    for _ in tqdm(engine(make_shard, tasks), total=len(todo), desc="encode", unit="shard", disable=not todo):
+        continue
+    digests, sizes = zip(*(finished_shard(folder, positions) for positions in shards))
+    if len(set(sizes)) > 1:
+        raise ValueError(f"out={folder} holds clips of different sizes: delete it and encode again")
+    # Only now, so that a folder that fails to grow stays usable.
+    _write_manifest(folder, manifest | {"clip_bytes": sizes[0], "shards": list(digests)})
+    if count > earlier.get("clips", count):
+        last = shard_ranges(earlier["clips"], shard_clips)[-1]
+        if last not in shards:
+            remove_shard(folder, last)  # a fuller one has taken its place
+    return sum(map(len, todo))
+
+
+def _check_shards(folder: Path, layout: ShardLayout) -> None:
+    for positions in layout.ranges():
+        path = folder / shard_name(positions)
+        try:
+            size = path.stat().st_size
+        except FileNotFoundError as error:
+            raise ValueError(f"{path} is missing: {repair(str(folder))}") from error
+        if size != layout.shard_bytes(len(positions)):
+            raise ValueError(
+                f"{path} is truncated: {size} bytes, {layout.shard_bytes(len(positions))} are right; "
+                f"{repair(str(folder))}"
+            )
+
+
+def _write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    with atomic_path(folder / MANIFEST) as path:
+        path.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+
+
+def _read_manifest(folder: str, *, retries: int) -> dict[str, Any] | None:
+    where = f"{folder.rstrip('/')}/{MANIFEST}"
+    try:
+        if is_remote(folder):
+            text = remote_request(where, lambda files, path: files.cat_file(path), retries=retries)
+        else:
+            text = Path(where).read_bytes()
+    except FileNotFoundError:
+        return None
+    try:
+        manifest = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{where} is damaged: delete it; {repair(folder)}") from error
+    if manifest.get("format") != FORMAT:
+        raise ValueError(
+            f"{where} has format {manifest.get('format')!r}, this version reads {FORMAT!r}: encode again, into another "
+            "folder, or delete this one"
+        )
+    return manifest

@@ -1,0 +1,209 @@
+"""Shards: many samples in a few large tar files, each sample readable by its number from a folder or object storage.
+
+The layout is webdataset's (one member `NUMBER.safetensors` a sample), so tar, webdataset and others read it too. As all
+samples of a dataset have the same size, a sample's place in its shard is known without an index.
+"""
+
+import hashlib
+import io
+import os
+import tarfile
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from motionanim.data.latents.remote import is_remote, remote_request, repair
+from motionanim.data.latents.shard_cache import ShardCache
+from motionanim.files import atomic_path, file_sha256
+
+Result = TypeVar("Result")
+
+
+class ShardLayout(NamedTuple):
+    """Where each sample of a dataset lies."""
+
+    samples: int  # of the dataset
+    shard_samples: int  # of a shard; the last one may hold fewer
+    sample_bytes: int  # of one safetensors member
+
+    def ranges(self) -> list[range]:
+        """The sample numbers of each shard."""
+        return shard_ranges(self.samples, self.shard_samples)
+
+    def stride(self) -> int:
+        """Bytes from one sample to the next: a header, and the sample padded to whole blocks."""
+        return tarfile.BLOCKSIZE * (1 + -(-self.sample_bytes // tarfile.BLOCKSIZE))
+
+    def shard_bytes(self, count: int) -> int:
+        """Size of a shard of `count` samples: two empty blocks end a tar file, which is padded to whole records."""
+        used = count * self.stride() + 2 * tarfile.BLOCKSIZE
+        return -(-used // tarfile.RECORDSIZE) * tarfile.RECORDSIZE
+
+
+def shard_ranges(samples: int, shard_samples: int) -> list[range]:
+    return [range(first, min(first + shard_samples, samples)) for first in range(0, samples, shard_samples)]
+
+
+def shard_name(numbers: range) -> str:
+    """Says what is inside, so that a shard that a longer dataset fills up is another file."""
+    return f"{numbers.start:09}-{numbers.stop:09}.tar"
+
+
+def write_shard(folder: Path, numbers: range, samples: Iterable[Mapping[str, Tensor]]) -> None:
+    """Write one shard and, after it, its SHA-256 beside it (as sha256sum does): with that the shard is complete.
+
+    The bytes depend on the samples only, not on who writes them, or when.
+
+    Raises:
+        ValueError: If the samples differ in size.
+    """
+    path = folder / shard_name(numbers)
+    _digest_path(path).unlink(missing_ok=True)  # of other bytes, where a damaged shard is written again
+    with atomic_path(path) as partial:
+        with tarfile.open(partial, "w", format=tarfile.USTAR_FORMAT) as tar:
+            sizes = set()
+            for number, sample in zip(numbers, samples, strict=True):
+                content = safetensors.torch.save(dict(sample))
+                member = tarfile.TarInfo(_member(number))
+                member.size = len(content)
+                sizes.add(member.size)
+                if len(sizes) > 1:
+                    raise ValueError(
+                        f"sample {number} takes {member.size} bytes, others {min(sizes)}: sizes must agree"
+                    )
+                tar.addfile(member, io.BytesIO(content))
+        digest = file_sha256(partial)
+    with atomic_path(_digest_path(path)) as partial:
+        partial.write_text(f"{digest}  {path.name}\n", encoding="ascii")
+
+
+def finished_shard(folder: Path, numbers: range) -> tuple[str, int] | None:
+    """SHA-256 and sample size of a local shard; None if it is missing or cut, so that it must be written (again)."""
+    path = folder / shard_name(numbers)
+    try:
+        with tarfile.open(path) as tar:
+            size = tar.next().size
+        digest = _digest_path(path).read_text(encoding="ascii")[:64]
+    except (FileNotFoundError, tarfile.TarError, AttributeError):
+        return None
+    whole = ShardLayout(len(numbers), len(numbers), size).shard_bytes(len(numbers))
+    return (digest, size) if path.stat().st_size == whole and len(digest) == 64 else None
+
+
+def remove_shard(folder: Path, numbers: range) -> None:
+    path = folder / shard_name(numbers)
+    _digest_path(path).unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
+
+
+class Shards:
+    """Reads samples by number. Holds no open file and no connection, so it may be pickled and forked.
+
+    Args:
+        url: Local folder, or a URL of any fsspec filesystem (s3://, gs://, https://, ...; its package is needed).
+        layout: Of the dataset.
+        digests: SHA-256 of each shard.
+        cache: Local folder for whole shards of a remote dataset, shared by all processes of a machine.
+        cache_gb: Its size in GB; the shards that were not read for longest go. 0 reads each sample by itself from the
+            store, without a cache.
+        retries: How often a failed request is repeated, after 1, 2, 4, ... s.
+        together: Shards that are read in turns. A cache must hold them: it would fetch them again and again.
+
+    Raises:
+        ValueError: If a number is out of its range, or the cache too small.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        layout: ShardLayout,
+        digests: list[str],
+        *,
+        cache: str | Path,
+        cache_gb: float,
+        retries: int,
+        together: int = 1,
+    ) -> None:
+        if cache_gb < 0 or retries < 0:
+            raise ValueError(f"cache_gb={cache_gb}, retries={retries}: must be at least 0")
+        self.url, self.layout, self.digests = url.rstrip("/"), layout, digests
+        self.cache, self.retries = ShardCache(cache, round(cache_gb * 1e9)), retries
+        together = min(together, len(digests))
+        least = together * layout.shard_bytes(min(layout.shard_samples, layout.samples)) / 1e9
+        if is_remote(self.url) and 0 < cache_gb < least:
+            raise ValueError(
+                f"reading.cache_gb={cache_gb}: must be 0, or hold the {together} shards that are read in turns: "
+                f"at least {least}; or lower reading.shuffle_shards"
+            )
+
+    def read(self, number: int) -> dict[str, Tensor]:
+        """Sample `number`.
+
+        Raises:
+            ValueError: If its shard is missing, cut or damaged, or the store cannot be reached.
+        """
+        shard, place = divmod(number, self.layout.shard_samples)
+        first = shard * self.layout.shard_samples
+        name = shard_name(range(first, min(first + self.layout.shard_samples, self.layout.samples)))
+        start = place * self.layout.stride()
+        end = start + tarfile.BLOCKSIZE + self.layout.sample_bytes
+        where, mend = f"{self.url}/{name}", repair(self.url)
+        if not is_remote(self.url):
+            content = self._read_local(Path(self.url, name), start, end)
+        elif self.cache.size:
+            content = self._read_cached(shard, name, start, end)
+            where, mend = str(self.cache.path(self.digests[shard])), "it is fetched anew"
+        else:
+            content = self._remote(name, lambda files, path: files.cat_file(path, start=start, end=end))
+        if len(content) > end - start:
+            raise ValueError(f"the server of {where} ignores byte ranges: set reading.cache_gb above 0")
+        if len(content) < end - start:
+            raise ValueError(f"{where} is truncated: sample {number} ends at byte {end}: delete it; {mend}")
+        try:
+            if content[: tarfile.LENGTH_NAME].rstrip(b"\0").decode() != _member(number):
+                raise ValueError("another sample is in its place")
+            return safetensors.torch.load(content[tarfile.BLOCKSIZE :])
+        except (SafetensorError, ValueError) as error:
+            raise ValueError(f"{where} is damaged at sample {number} ({error}): delete it; {mend}") from error
+
+    def _read_local(self, path: Path, start: int, end: int) -> bytes:
+        try:
+            with open(path, "rb", buffering=0) as file:
+                return os.pread(file.fileno(), end - start, start)
+        except FileNotFoundError as error:
+            raise ValueError(f"{path} is missing: {repair(self.url)}") from error
+
+    def _read_cached(self, shard: int, name: str, start: int, end: int) -> bytes:
+        digest, first = self.digests[shard], shard * self.layout.shard_samples
+        size = self.layout.shard_bytes(min(self.layout.shard_samples, self.layout.samples - first))
+
+        def fetch(path: Path) -> None:
+            self._remote(name, lambda files, source: files.get_file(source, str(path)))
+            if file_sha256(path) != digest:
+                where = f"{self.url}/{name}"
+                raise ValueError(f"{where} is truncated or damaged: its SHA-256 is wrong; {repair(self.url)}")
+
+        return self.cache.read(digest, size, fetch, start, end)
+
+    def _remote(self, name: str, request: Callable[..., Result]) -> Result:
+        try:
+            return remote_request(f"{self.url}/{name}", request, retries=self.retries)
+        except FileNotFoundError as error:
+            raise ValueError(f"{self.url}/{name} is missing: {repair(self.url)}") from error
+
+
+def fingerprint(digests: Iterable[str]) -> str:
+    """Of a dataset: changes with any byte of any shard, and with their order."""
+    return hashlib.sha256("\n".join(digests).encode()).hexdigest()[:16]
+
+
+def _member(number: int) -> str:
+    return f"{number:09}.safetensors"
+
+
+def _digest_path(path: Path) -> Path:
+    return path.with_name(path.name + ".sha256")

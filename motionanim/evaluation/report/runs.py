@@ -1,0 +1,211 @@
+"""Evaluation run folders as they lie on disk: result.json and clips.jsonl."""
+
+import json
+import math
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from motionanim.evaluation.report.keys import place
+
+FORMAT = 1
+
+
+class Score(NamedTuple):
+    """A metric of a run; None where there is no number."""
+
+    mean: float | None
+    low: float | None = None
+    high: float | None = None
+    n: int = 0
+    protocol: str | None = None
+    reason: str | None = None  # why there is no number
+
+    @property
+    def terms(self) -> tuple[str | None, int]:
+        """What two scores must share to be compared."""
+        return self.protocol, self.n
+
+
+class Run(NamedTuple):
+    """A method on a benchmark."""
+
+    folder: Path
+    label: str
+    benchmark: str
+    n: int  # clips
+    control: bool  # shows what a metric says of something known: never ranked
+    saw_motion: bool  # was given the true motion
+    sweep: str | None  # the axis of `axes` that its group varies
+    axes: dict[str, Any]
+    scores: dict[str, Score]
+    cost: dict[str, float | None]  # per clip
+    clips: dict[str, dict[str, float | None]]  # by clip: its own numbers, keys as in `scores`
+    record: dict[str, Any]  # all of result.json
+
+    def score(self, key: str) -> Score:
+        """A metric, or a number of `cost` or (as axes/NAME) of `axes`."""
+        if key in self.scores:
+            return self.scores[key]
+        if key.startswith("axes/"):
+            return Score(_number(self.axes.get(key.removeprefix("axes/"))), n=self.n, reason="")
+        if key in self.cost:
+            return Score(self.cost[key], n=self.n, reason="not measured")
+        return Score(None, reason="not among the metrics of this run")
+
+    @property
+    def series(self) -> str:
+        """The label without the value of the axis that is swept: what the runs of one sweep have in common."""
+        if self.sweep is None:
+            return self.label
+        value = r"[,;]?\s*\b" + re.escape(self.sweep) + r"\b\s*[=:]?\s*[-+]?[\d.]+(e[-+]?\d+)?"
+        return re.sub(value, "", self.label).strip() or self.label
+
+    @property
+    def strips(self) -> list[Path]:
+        """Pictures of single clips, the truth above the result, by name of the clip."""
+        return sorted((self.folder / "strips").glob("*.png"))
+
+
+def _number(value: Any) -> float | None:
+    """NaN is no number, and neither is what JSON holds besides numbers."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
+        return None
+    return float(value)
+
+
+def _read_clips(path: Path, keys: list[str], protocols: dict[str, str]) -> dict[str, dict[str, float | None]]:
+    """The numbers behind a summary: of rows with its keys and protocols; of two of a clip the later counts.
+
+    Other rows are of earlier runs, or of one that is measuring anew.
+    """
+    n, wanted = len(keys), set(keys)
+    lines = path.read_bytes().split(b"\n")
+    if lines[-1]:
+        raise ValueError(f"{path}: its last line is cut short; run the evaluation again, it goes on where it stopped")
+    clips: dict[str, dict[str, float | None]] = {}
+    for number, line in enumerate(lines[:-1], start=1):
+        try:
+            row = json.loads(line)
+            values = {key: _number(value) for key, value in row["metrics"].items()}
+            if row["key"] in wanted and protocols.items() <= row["protocols"].items():
+                clips[str(row["clip"])] = values
+        except (ValueError, KeyError, TypeError, AttributeError):
+            if line == b"" or not line.endswith(b"}"):
+                continue  # cut short by a kill, and the clip made again below: else the count of clips will tell
+            raise ValueError(f"{path} line {number} is no row of an evaluation: evaluate again") from None
+    if len(clips) != n:
+        raise ValueError(f"{path} holds {len(clips)} clips and result.json counts {n}: evaluate again")
+    return clips
+
+
+def read_run(folder: Path) -> Run:
+    """Read a finished run.
+
+    Raises:
+        ValueError: If the folder is unfinished, torn or of another format; one line that names it.
+    """
+    path = folder / "result.json"
+    if not path.is_file():
+        raise ValueError(f"{folder} has no result.json: not an evaluation's folder, or one that has not finished")
+    try:
+        record = json.loads(path.read_bytes())
+        found = record["format"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is no result of an evaluation: run it again") from error
+    if found != FORMAT:
+        raise ValueError(f"{path} has format {found!r} and this version reads {FORMAT}: evaluate again")
+    try:
+        scores = {
+            key: Score(
+                _number(score["mean"]),
+                _number(score["low"]),
+                _number(score["high"]),
+                int(score["n"]),
+                score["protocol"],
+                score["reason"],
+            )
+            for key, score in record["metrics"].items()
+        }
+        return Run(
+            folder=folder,
+            label=str(record["label"]),
+            benchmark=str(record["benchmark"]),
+            n=int(record["n"]),
+            control=bool(record["control"]),
+            saw_motion=bool(record["saw_motion"]),
+            sweep=record["sweep"] if record["sweep"] in record["axes"] else None,  # a sweep over a list has no axis
+            axes=dict(record["axes"]),
+            scores=dict(sorted(scores.items(), key=lambda item: place(item[0]))),
+            cost={key: _number(value) for key, value in record["cost"].items()},
+            clips=_read_clips(folder / "clips.jsonl", record["keys"], record["protocols"]),
+            record=record,
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} misses or misspells {error}: evaluate again") from error
+    except FileNotFoundError as error:
+        raise ValueError(f"{folder} has no clips.jsonl: evaluate again") from error
+
+
+def find_runs(folders: Iterable[Path]) -> list[Path]:
+    """Run folders among `folders`; one that is none itself stands for those inside it.
+
+    Raises:
+        ValueError: If a folder does not exist.
+    """
+    found: list[Path] = []
+    for folder in folders:
+        if not folder.is_dir():
+            raise ValueError(f"{folder}: no such folder; give folders that evaluate.py left")
+        inside = sorted(child for child in folder.iterdir() if _is_run(child))
+        found += [folder] if _is_run(folder) or not inside else inside
+    return list({folder.resolve(): folder for folder in found}.values())
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / "result.json").is_file() or (folder / "clips.jsonl").is_file()
+
+
+def read_runs(folders: Sequence[Path], *, skip_unfinished: bool) -> tuple[list[Run], list[str]]:
+    """Read runs, and say which were left out and why.
+
+    Args:
+        folders: As `find_runs` takes them.
+        skip_unfinished: Leave out what cannot be read instead of raising.
+
+    Raises:
+        ValueError: As `read_run`, or if nothing is left.
+    """
+    runs, left_out = [], []
+    for folder in find_runs(folders):
+        try:
+            runs.append(read_run(folder))
+        except ValueError as error:
+            if not skip_unfinished:
+                raise ValueError(f"{error}; --skip-unfinished leaves it out") from error
+            left_out.append(str(error))
+    if not runs:
+        raise ValueError("no finished run: " + ("; ".join(left_out) or "give folders that evaluate.py left"))
+    return runs, left_out
+
+
+def names(runs: Sequence[Run]) -> dict[Path, str]:
+    """A name for each run, by folder: its label, with what tells it from others of one label behind it."""
+    found = {}
+    for run in runs:
+        same = [other for other in runs if other[1:3] == run[1:3] and other.sweep == run.sweep]
+        axes = [axis for axis in run.axes if any(other.axes.get(axis) != run.axes[axis] for other in same)]
+        axes = [run.sweep] if run.sweep in axes else axes
+        told = [
+            f"{axis}={run.axes[axis]:g}" if _number(run.axes[axis]) is not None else f"{axis}={run.axes[axis]}"
+            for axis in axes
+        ]
+        found[run.folder] = run.label + (f" ({', '.join(told)})" if told else "")
+    for run in runs:
+        twins = [
+            other for other in runs if other.benchmark == run.benchmark and found[other.folder] == found[run.folder]
+        ]
+        if len(twins) > 1:
+            found |= {other.folder: f"{found[other.folder]} [{other.folder.name}]" for other in twins}
+    return found

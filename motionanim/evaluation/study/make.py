@@ -1,0 +1,243 @@
+"""Make a blind study: a static page with videos under random names, and apart from it the key to the names.
+
+The paper's user study asks for motion coordination, visual consistency and overall aesthetics (Mo-Coor, Vi-Co,
+Overall-Aes); how it worded the questions and arranged the videos is not published, so both are ours.
+"""
+
+import hashlib
+import json
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import torch
+
+from motionanim.evaluation.study import media
+
+SCHEMA = 1  # of the page's data, the key and the vote files: a change of their meaning counts up
+
+QUESTIONS = {
+    "mo_coor": ("Mo-Coor", "Motion: in which video is the movement best coordinated and most natural?"),
+    "vi_co": ("Vi-Co", "Consistency: in which video do the scene and its objects best keep their look over time?"),
+    "overall_aes": ("Overall-Aes", "Overall: which video do you find the most beautiful?"),
+}
+
+_ASSETS = Path(__file__).resolve().parents[2] / "assets" / "study"
+
+
+def round_robin(methods: list[str]) -> list[tuple[str, str]]:
+    """All pairs in rounds that show every method once (the circle method; with an odd number, one rests a round)."""
+    seats: list[str | None] = [*methods, None] if len(methods) % 2 else [*methods]
+    half, pairs = len(seats) // 2, []
+    for _ in range(len(seats) - 1):
+        for one, other in zip(seats[:half], reversed(seats[half:])):
+            if one is not None and other is not None:
+                pairs.append((one, other))
+        seats = [seats[0], seats[-1], *seats[1:-1]]
+    return pairs
+
+
+def balanced(clips: list[str], groups: list[tuple[str, ...]]) -> list[tuple[str, tuple[str, ...]]]:
+    """Every clip with every group of methods, once, so that any stretch shows clips and groups about equally often.
+
+    Stretch by stretch of all clips, in which the groups take turns and start one further each time.
+    """
+    return [
+        (clip, groups[(place + turn) % len(groups)]) for turn in range(len(groups)) for place, clip in enumerate(clips)
+    ]
+
+
+def make_study(
+    folders: dict[str, Path],
+    out: Path,
+    *,
+    seed: int,
+    choose_best: bool,
+    pairs: int | None,
+    per_participant: int | None,
+    checks: int,
+    image_folder: Path | None,
+    as_they_are: bool,
+    height: int | None,
+    fps: float | None,
+    seconds: float | None,
+) -> dict[str, Any]:
+    """Write `out`/page, to be handed out or served as it is, and `out`/key.json, to be kept.
+
+    The random names follow from the seed and from all bytes of the inputs: who knows the seed alone cannot undo them.
+    Same inputs, options and seed give the same bytes (as far as x264 does: on one machine, always). What a video itself
+    shows, such as a watermark, stays.
+
+    Args:
+        folders: Method -> folder of its videos, the same clips in each.
+        seed: Of names, of the order that participants start from, and of the damaged videos.
+        choose_best: A comparison shows one clip by all methods and asks for the best; else by two methods.
+        pairs: How many comparisons of two there are in all. None: every pair of methods on every clip.
+        per_participant: How many comparisons one participant sees, neighbours in the balanced order. None: all.
+        checks: How many attention checks each participant sees besides: a video beside itself damaged.
+        image_folder: Of the photos that were animated, `<clip>.png`, shown above the videos. None shows none.
+        as_they_are, height, fps, seconds: As `media.choose_looks`.
+
+    Returns:
+        The key, as written.
+
+    Raises:
+        ValueError: If the folders do not fit each other, an option is out of range, or `out` exists.
+        motionanim.media.video.VideoError: If a video cannot be read.
+    """
+    if out.exists():
+        raise ValueError(f"{out} exists: votes belong to the study they were given in, so choose another folder")
+    found = media.find_videos(folders)
+    images = media.find_images(image_folder, sorted({clip for _, clip in found})) if image_folder else {}
+    inputs = hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in found.values()))
+    rng = random.Random(f"{seed} {inputs.hexdigest()}")
+    plan = _plan(rng, sorted(found), set(images), choose_best=choose_best, pairs=pairs, checks=checks)
+    if per_participant is not None and not 1 <= per_participant <= len(plan.trials):
+        raise ValueError(
+            f"per_participant={per_participant}: must lie between 1 and {len(plan.trials)}, the whole study"
+        )
+    looks = media.choose_looks(found, as_they_are=as_they_are, height=height, fps=fps, seconds=seconds)
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as work:
+        made = Path(work) / "study"
+        facts, hashes = _write_media(made / "page" / "media", plan, found, images, looks, rng)
+        data = {
+            "schema": SCHEMA,
+            "perParticipant": per_participant or len(plan.trials),
+            "questions": [{"id": name, "text": text} for name, (_, text) in QUESTIONS.items()],
+            "trials": [plan.shown(name) for name in plan.trials],
+            "always": [plan.shown(name) for name in plan.checks],
+        }
+        study = hashlib.sha256(json.dumps([data, sorted(hashes.items())]).encode()).hexdigest()[:16]
+        (made / "page" / "index.html").write_text(render(data | {"study": study}), encoding="utf-8")
+        key = {
+            "schema": SCHEMA,
+            "study": study,
+            "seed": seed,
+            "choose_best": choose_best,
+            "methods": sorted(folders),
+            "questions": list(QUESTIONS),
+            "trials_per_participant": data["perParticipant"] + len(plan.checks),
+            "trials": {name: {"clip": t.clip, "videos": t.videos} for name, t in plan.trials.items()},
+            "checks": {
+                name: {"clip": t.clip, "videos": t.videos, "intact": t.intact} for name, t in plan.checks.items()
+            },
+            "videos": facts,
+        }
+        (made / "key.json").write_text(json.dumps(key, indent=1) + "\n", encoding="utf-8")
+        os.replace(made, out)
+    return key
+
+
+def render(data: dict[str, Any]) -> str:
+    """The page: one HTML file with script and data in it, so that it runs from a folder as from a server."""
+    parts = {
+        "DATA": json.dumps(data).replace("<", "\\u003c"),
+        "LOGIC": (_ASSETS / "logic.js").read_text(encoding="utf-8"),
+        "PAGE": (_ASSETS / "page.js").read_text(encoding="utf-8"),
+    }
+    page = (_ASSETS / "page.html").read_text(encoding="utf-8")
+    for name, text in parts.items():
+        page = page.replace(f"{{{{{name}}}}}", text)
+    return page
+
+
+class Trial(NamedTuple):
+    """One comparison."""
+
+    clip: str
+    videos: list[str]  # random names, sorted
+    intact: str | None  # of an attention check: the video that is not damaged
+
+
+class Plan(NamedTuple):
+    """Who meets whom, and all the random names."""
+
+    videos: dict[str, tuple[str, str]]  # name -> (method, clip)
+    images: dict[str, str]  # clip -> name
+    trials: dict[str, Trial]  # in the balanced order
+    checks: dict[str, Trial]
+
+    def shown(self, name: str) -> dict[str, Any]:
+        """What the page is told of a trial."""
+        trial = self.trials.get(name) or self.checks[name]
+        return {"id": name, "image": self.images.get(trial.clip), "videos": trial.videos}
+
+
+def _plan(
+    rng: random.Random,
+    videos: list[tuple[str, str]],
+    images: set[str],
+    *,
+    choose_best: bool,
+    pairs: int | None,
+    checks: int,
+) -> Plan:
+    methods, clips = sorted({method for method, _ in videos}), sorted({clip for _, clip in videos})
+    shuffled, turns = rng.sample(methods, len(methods)), rng.sample(clips, len(clips))
+    groups: list[tuple[str, ...]] = [tuple(shuffled)] if choose_best else list(round_robin(shuffled))
+    comparisons = balanced(turns, groups)
+    if pairs is not None:
+        if choose_best or not 1 <= pairs <= len(comparisons):
+            most = len(clips) * len(methods) * (len(methods) - 1) // 2
+            raise ValueError(f"pairs={pairs}: must lie between 1 and {most}, without choosing the best of all")
+        comparisons = comparisons[:pairs]
+        unseen = set(methods) - {method for _, group in comparisons for method in group}
+        if unseen:
+            raise ValueError(f"pairs={pairs}: too few to show {', '.join(sorted(unseen))} even once; take more")
+    names = _names(rng)
+    ids = {key: next(names) for key in dict.fromkeys((m, clip) for clip, group in comparisons for m in group)}
+    if not 0 <= checks <= len(ids):
+        raise ValueError(f"checks={checks}: must lie between 0 and {len(ids)}, the number of videos")
+    return Plan(
+        videos={name: key for key, name in ids.items()},
+        images={clip: next(names) for clip in turns if clip in images},
+        trials={next(names): Trial(c, sorted(ids[method, c] for method in g), None) for c, g in comparisons},
+        checks={
+            next(names): Trial(key[1], sorted([ids[key], next(names)]), ids[key])
+            for key in rng.sample(sorted(ids), checks)
+        },
+    )
+
+
+def _write_media(
+    folder: Path,
+    plan: Plan,
+    found: dict[tuple[str, str], Path],
+    images: dict[str, Path],
+    looks: dict[tuple[str, str], media.Look],
+    rng: random.Random,
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Write every video and photo of the plan: facts of the videos for the key, and the hash of each file by name."""
+    facts, hashes = {}, {}
+    # In the order of the random names, so that the files' times say nothing either.
+    for name, key in sorted(plan.videos.items()):
+        shot = media.read(found[key], looks[key])
+        hashes[name] = media.write(folder / f"{name}.mp4", shot.frames, shot.rate)
+        look = {"height": shot.frames.shape[2], "width": shot.frames.shape[3], "seconds": len(shot.frames) / shot.rate}
+        facts[name] = {"method": key[0], "clip": key[1], **look, "frames": shot.sources, "fps": round(shot.fps, 3)}
+    for trial in plan.checks.values():
+        assert trial.intact is not None
+        key = plan.videos[trial.intact]
+        shot = media.read(found[key], looks[key])
+        generator = torch.Generator().manual_seed(rng.getrandbits(32))
+        (name,) = set(trial.videos) - {trial.intact}
+        hashes[name] = media.write(folder / f"{name}.mp4", media.damage(shot.frames, generator), shot.rate)
+    for clip, name in plan.images.items():
+        look = next(looks[key] for key in plan.videos.values() if key[1] == clip)
+        hashes[name] = media.write_image(folder / f"{name}.png", images[clip], look)
+    return facts, hashes
+
+
+def _names(rng: random.Random) -> Iterator[str]:
+    """Ten random hexadecimal digits after another, none twice."""
+    used: set[str] = set()
+    while True:
+        name = f"{rng.getrandbits(40):010x}"
+        if name not in used:
+            used.add(name)
+            yield name

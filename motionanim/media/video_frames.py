@@ -1,0 +1,126 @@
+"""Frames of any video file by FFmpeg's own libraries (PyAV), decoded from the nearest key frame that suffices."""
+
+from collections.abc import Iterator
+
+import av
+import numpy as np
+
+from motionanim.media.video_index import DAMAGE, MOST_PIXELS, VideoError, VideoIndex, decoded, opened, reason, turn
+
+
+def read_frames(path: str, index: VideoIndex, places: np.ndarray) -> Iterator[tuple[np.ndarray, bool]]:
+    """Decode frames of a file.
+
+    Args:
+        index: Of the file.
+        places: (K,) increasing.
+
+    Yields:
+        For each a picture (H, W, 3) uint8 RGB, turned and mirrored as it is shown, and whether its sides are swapped:
+        then its pixels' aspect is, too.
+
+    Raises:
+        VideoError: If one cannot be decoded.
+    """
+    try:
+        found = (
+            _counted(path, places)
+            if index.starts is None
+            else _sought(path, index.labels[places], index.starts[places])
+        )
+        rgb = _Rgb()
+        for frame in found:
+            yield _turned(rgb(frame), turn(frame))
+    except DAMAGE as error:
+        raise error if isinstance(error, VideoError) else VideoError(path, reason(error)) from error
+
+
+def _counted(path: str, places: np.ndarray) -> Iterator[av.VideoFrame]:
+    done = 0
+    with opened(path) as (container, stream):
+        for number, frame in enumerate(decoded(container, stream)):
+            if number == places[done]:
+                yield frame
+                done += 1
+                if done == len(places):
+                    return
+    raise VideoError(path, f"is damaged: frame {places[done]} cannot be decoded")
+
+
+def _sought(path: str, labels: np.ndarray, starts: np.ndarray) -> Iterator[av.VideoFrame]:
+    done = 0
+    with opened(path) as (container, stream):
+        while done < len(labels):
+            end = int(np.searchsorted(starts, starts[done], side="right"))
+            container.seek(int(starts[done]), stream=stream)
+            for frame in _after_seek(container, stream, int(starts[done])):
+                if frame.pts == labels[done]:
+                    yield frame
+                    done += 1
+                if done == end or frame.pts >= labels[done]:
+                    break
+            if done < end:
+                break
+    if done == len(labels):
+        return
+    # The container's own index led elsewhere, or a key frame was none: all from the beginning.
+    with opened(path) as (container, stream):
+        for frame in decoded(container, stream):
+            if frame.pts == labels[done]:
+                yield frame
+                done += 1
+                if done == len(labels):
+                    return
+    raise VideoError(path, f"is damaged: its frame at timestamp {labels[done]} cannot be decoded")
+
+
+def _after_seek(container: av.container.InputContainer, stream: av.VideoStream, start: int) -> Iterator[av.VideoFrame]:
+    """Frames from a packet at or before `start` on; none where the seek led past it; ends at a damaged one."""
+    first = True
+    for packet in container.demux(stream):
+        if first and packet.size:
+            first = False
+            if (packet.pts if packet.dts is None else packet.dts) > start:
+                return
+        try:
+            frames = packet.decode()
+        except av.FFmpegError:
+            return
+        for frame in frames:
+            if not frame.is_corrupt and frame.pts is not None:
+                yield frame
+
+
+class _Rgb:
+    """Frames as (H, W, 3) uint8, by the filter that ffmpeg itself takes: PyAV's own conversion differs from it in
+    10 bits and where frames are interlaced."""
+
+    def __init__(self) -> None:
+        self._kind, self._graph = None, None
+
+    def __call__(self, frame: av.VideoFrame) -> np.ndarray:
+        if frame.width * frame.height > MOST_PIXELS:
+            raise ValueError(f"its frames have {frame.width}x{frame.height} px")
+        kind = frame.width, frame.height, frame.format.name
+        if kind != self._kind:
+            graph = av.filter.Graph()
+            source = graph.add_buffer(
+                width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base
+            )
+            graph.link_nodes(
+                source, graph.add("scale", "interl=0"), graph.add("format", "rgb24"), graph.add("buffersink")
+            ).configure()
+            self._kind, self._graph = kind, graph
+        self._graph.push(frame)
+        return self._graph.pull().to_ndarray()
+
+
+def _turned(picture: np.ndarray, signs: np.ndarray | None) -> tuple[np.ndarray, bool]:
+    """A picture as `turn` says, and whether its sides were swapped."""
+    if signs is None:
+        return picture, False
+    swapped = bool(signs[0, 1])
+    if swapped:
+        picture = picture.transpose(1, 0, 2)
+    across, down = signs.sum(0)  # the sign of x and of y, wherever it stands
+    return np.ascontiguousarray(picture[:: int(down), :: int(across)]), swapped

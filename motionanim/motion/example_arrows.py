@@ -1,0 +1,125 @@
+"""Arrows such as a user would draw, taken from a known motion: for training T and for asking methods.
+
+Points are (x, y) in pixels, origin at the first pixel centre; vectors are px per frame, x to the right and y down.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from motionanim.motion.paths import path_hint
+from motionanim.motion.sparse_to_dense import Normalized, check_spread
+from motionanim.types import Hint
+
+
+def follow(flow: Tensor, start: tuple[float, float], steps: int, mask: Tensor) -> Tensor:
+    """The way of a point in a steady field, in steps of one frame, as long as it stays where something moves.
+
+    Args:
+        flow: (2, H, W) px per frame.
+        start: x, y.
+        steps: Most steps, at least 1; the first is always made, along the flow at the start, which is not zero.
+        mask: (1, H, W) in {0, 1}; the way ends at its edge and at the frame's. The flow outside is never read.
+
+    Returns:
+        (K, 2) float64 px, K from 2 to `steps` + 1, no two neighbours equal.
+    """
+    height, width = flow.shape[1:]
+    field, moves = flow.double().numpy(), mask[0].numpy() > 0
+
+    def at(place: np.ndarray) -> np.ndarray:
+        # Bilinear, over those of the four pixels that move: the others would slow the way down at the region's edge.
+        x, y = np.clip(place, 0, (width - 1, height - 1))
+        left, top = min(int(x), max(width - 2, 0)), min(int(y), max(height - 2, 0))
+        corners = (slice(top, top + 2), slice(left, left + 2))
+        weight = np.outer([1 - (y - top), y - top], [1 - (x - left), x - left])[: height - top, : width - left]
+        weight = weight * moves[corners]
+        return (field[:, *corners] * weight).sum((1, 2)) / max(weight.sum(), 1e-9)
+
+    def inside(place: np.ndarray) -> bool:
+        x, y = np.rint(place).astype(int)
+        return 0 <= x < width and 0 <= y < height and bool(moves[y, x])
+
+    way = [np.array(start, np.float64)]
+    for _ in range(steps):
+        step = at(way[-1])
+        middle = way[-1] + step / 2
+        if inside(middle):
+            step = at(middle)  # the midpoint rule
+        ends = not inside(way[-1] + step) or not step.any()
+        if not ends or len(way) == 1:
+            way.append(way[-1] + (step if step.any() else at(way[-1])))
+        if ends:
+            break
+    return torch.from_numpy(np.stack(way))
+
+
+def choose_starts(
+    flow: Tensor, mask: Tensor, generator: np.random.Generator, *, max_arrows: int
+) -> list[tuple[int, int]]:
+    """Where 1 to `max_arrows` arrows begin: (x, y) of random pixels that may move and do, in reading order."""
+    movable = torch.nonzero((mask[0] > 0) & (torch.linalg.vector_norm(flow, dim=0) > 1e-3))
+    count = min(int(generator.integers(1, max_arrows + 1)), len(movable))
+    if count == 0:
+        return []
+    chosen = movable[torch.from_numpy(np.sort(generator.choice(len(movable), count, replace=False)))]
+    return [(x, y) for y, x in chosen.tolist()]
+
+
+def sample_hint(
+    flow: Tensor,
+    mask: Tensor,
+    generator: np.random.Generator,
+    *,
+    max_arrows: int,
+    max_frames: int,
+    sigma: float,
+    normalized: Normalized,
+) -> Hint:
+    """A hint such as a user would give: some arrows along the true motion.
+
+    Half of the arrows follow it as a path, the others are straight from their start to the end of that path. Half of
+    them end where the moving region ends, and half go on, as nobody draws to the pixel.
+
+    Args:
+        flow: (2, H, W) px per frame, the true steady field.
+        mask: (1, H, W) in {0, 1}; 1 where pixels may move. An empty mask gives a hint of zeros.
+        generator: Source of all draws.
+        max_arrows: Most arrows in a hint, at least 1.
+        max_frames: Most frames that an arrow spans, at least 2; the number is log-uniform from 2.
+        sigma, normalized: As in `paths.path_flow`.
+
+    Raises:
+        ValueError: If an option is not as above.
+    """
+    check_spread("soft", sigma, 0.0, "weight", normalized)
+    if max_arrows < 1 or max_frames < 2:
+        raise ValueError(f"max_arrows={max_arrows}, max_frames={max_frames}: must be at least 1 arrow and 2 frames")
+    height, width = flow.shape[1:]
+    paths, speeds = [], []
+    for start in choose_starts(flow, mask, generator, max_arrows=max_arrows):
+        steps = round(float(np.exp(generator.uniform(np.log(2), np.log(max_frames)))))
+        straight, beyond = generator.random(2) < 0.5
+        way = follow(flow, start, steps, mask)
+        made = len(way) - 1
+        if beyond and made < steps:
+            last = way[-1] + (way[-1] - way[-2]) * torch.arange(1, steps - made + 1)[:, None]
+            way = torch.cat([way, last])
+        # A path that turns back has no straight arrow that says so.
+        whole = float(torch.linalg.vector_norm(way.diff(dim=0), dim=1).sum())
+        if straight and float(torch.linalg.vector_norm(way[-1] - way[0])) > 0.7 * whole:
+            way = way[[0, -1]]
+        lengths = torch.linalg.vector_norm(way.diff(dim=0), dim=1)
+        way = way[torch.cat([torch.tensor([True]), lengths > 0])]
+        frames = steps if beyond else made
+        paths.append(thinned(way))
+        speeds.append(float(lengths.sum()) / frames)
+    none = torch.zeros(0, 2, dtype=torch.float64)
+    return path_hint(paths, speeds, none, height, width, sigma=sigma, normalized=normalized)
+
+
+def thinned(way: Tensor, most: int = 6) -> Tensor:
+    """At most `most` points of a way, both ends among them: each part of a path costs a pass over the picture."""
+    if len(way) <= most:
+        return way
+    return way[torch.linspace(0, len(way) - 1, most).round().long()]

@@ -1,0 +1,212 @@
+"""Regions of a photo: drawn as polygons or brush strokes, read from a mask file, or proposed from the arrows.
+
+Points are (x, y) in pixels, origin at the first pixel centre. A region is (1, H, W) float32 in {0, 1}.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from motionanim.media.image_io import load_mask
+from motionanim.motion.paths import nearest_on_path
+
+_FORM = "a mask file, or a list of polygons [[x, y], [x, y], [x, y], ...] and strokes {brush: [[x, y], ...], radius: r}"
+
+# Of `propose_region`: GrabCut sees the picture at most this large, so that it takes about a second.
+_GRABCUT_SIDE = 384
+_GRABCUT_ROUNDS = 5
+
+
+def read_region(name: str, value: Any, height: int, width: int, folder: Path) -> Tensor:
+    """Read one region and check it.
+
+    Args:
+        name: What an error calls it.
+        value: The path of a mask file of the photo's size (relative to `folder`); or a list of polygons, each a list of
+            at least 3 points, and of brush strokes {"brush": [[x, y], ...], "radius": r}: the union of all; or one
+            stroke alone. Points may be up to one frame outside the image.
+        height, width: Of the photo.
+
+    Returns:
+        (1, H, W) in {0, 1}: 1 in the region. A stroke holds every pixel whose centre is within `radius` of its line.
+
+    Raises:
+        ValueError: If `value` is not as above, or no pixel is inside.
+    """
+    if isinstance(value, str):
+        try:
+            return load_mask(folder / value, height, width)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+    parts = [value] if isinstance(value, Mapping) else value
+    if not isinstance(parts, Sequence) or not parts:
+        raise ValueError(f"{name}={str(value)[:80]}: a region is {_FORM}")
+    region = torch.zeros(1, height, width)
+    for index, part in enumerate(parts):
+        where = f"{name}[{index}]" if parts is value else name
+        drawn = _stroke if isinstance(part, Mapping) else _polygon
+        region = torch.maximum(region, drawn(where, part, height, width))
+    if not region.any():
+        raise ValueError(f"{name}: no pixel is inside: draw it larger, and inside the image of {width}x{height} px")
+    return region
+
+
+def centroid(region: Tensor) -> tuple[float, float]:
+    """The mean (x, y) of a region's pixels."""
+    y, x = torch.nonzero(region[0], as_tuple=True)
+    return x.double().mean().item(), y.double().mean().item()
+
+
+def nearest_inside(region: Tensor, point: tuple[float, float]) -> tuple[tuple[float, float], float]:
+    """The pixel (x, y) of a region nearest to a point, and its distance in px: 0 where the point's own is inside."""
+    x, y = point
+    if region[0, round(y), round(x)] > 0:
+        return point, 0.0
+    rows, columns = torch.nonzero(region[0], as_tuple=True)
+    distance = torch.hypot(columns.double() - x, rows.double() - y)
+    best = int(distance.argmin())
+    return (float(columns[best]), float(rows[best])), distance[best].item()
+
+
+def number(name: str, value: Any) -> float:
+    """A finite number of a drawing. Raises ValueError if it is none."""
+    # The comparison rejects NaN, infinity, and whole numbers too large for a float.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e300:
+        raise ValueError(f"{name}: {str(value)[:40]} must be a finite number")
+    return float(value)
+
+
+def point(name: str, value: Any, height: int, width: int, *, around: int = 0) -> tuple[float, float]:
+    """A point of a drawing, at most `around` frames outside the image. Raises ValueError if it is none."""
+    if isinstance(value, str) or not isinstance(value, Sequence) or len(value) != 2:
+        raise ValueError(f"{name}={str(value)[:80]}: must be a point [x, y]")
+    x, y = (number(name, coordinate) for coordinate in value)
+    left, right, top, bottom = -around * width, (1 + around) * width - 1, -around * height, (1 + around) * height - 1
+    if not (left <= x <= right and top <= y <= bottom):
+        raise ValueError(
+            f"{name}: the point ({x:g}, {y:g}) is {'too far ' if around else ''}outside the image: x must be from "
+            f"{left} to {right}, y from {top} to {bottom}"
+        )
+    return x, y
+
+
+def _points(name: str, value: Any, least: int, height: int, width: int) -> np.ndarray:
+    if isinstance(value, str) or not isinstance(value, Sequence) or len(value) < least:
+        raise ValueError(f"{name}={str(value)[:80]}: needs a list of at least {least} points [x, y]")
+    return np.array([point(name, each, height, width, around=1) for each in value])
+
+
+def _polygon(name: str, value: Any, height: int, width: int) -> Tensor:
+    corners = _points(name, value, 3, height, width)
+    filled = np.zeros((height, width), dtype=np.uint8)
+    cv2.fillPoly(filled, [np.round(corners * 16).astype(np.int32)], 1, shift=4)
+    return torch.from_numpy(filled)[None].float()
+
+
+def _stroke(name: str, value: Mapping[str, Any], height: int, width: int) -> Tensor:
+    if set(value) != {"brush", "radius"}:
+        raise ValueError(f"{name} has {', '.join(map(str, value))[:80]}: a stroke has brush and radius")
+    radius = number(f"{name}: radius", value["radius"])
+    if radius <= 0:
+        raise ValueError(f"{name}: radius={radius:g} must be above 0 px")
+    line = torch.from_numpy(_points(f"{name}: brush", value["brush"], 1, height, width))
+    stroke = torch.zeros(1, height, width)
+    for part in line.unfold(0, 2, 1).mT if len(line) > 1 else line[None]:
+        if len(part) == 2 and part[0].equal(part[1]):
+            part = part[:1]
+        # Only the pixels about this part, for a photo has millions.
+        low = (part.amin(0) - radius).floor().clamp(min=0).long()
+        high = torch.minimum((part.amax(0) + radius).ceil().long() + 1, torch.tensor([width, height]))
+        if (high > low).all():
+            (left, top), (right, bottom) = low.tolist(), high.tolist()
+            squared, _ = nearest_on_path(part - low, bottom - top, right - left)
+            inside = stroke[0, top:bottom, left:right]
+            inside.logical_or_(squared <= radius**2)
+    return stroke
+
+
+def propose_region(
+    image: Tensor, arrows: Sequence[Sequence[tuple[float, float]]], pins: Sequence[tuple[float, float]]
+) -> Tensor:
+    """Guess what the arrows are meant to move: GrabCut (Rother et al. 2004) from their places.
+
+    The surroundings of every path's first half count as inside, those of a pin as outside, all else is decided by
+    colour, inside first near the paths. Only what is connected with an arrow's start is kept. The guess is often
+    wrong (photo.md: IoU .30 with what truly moves on 23 clips): show it before it is used.
+
+    Args:
+        image: (3, H, W) in [-1, 1].
+        arrows: Paths, each of at least 2 points (x, y) in px; at least one.
+        pins: Points (x, y) in px.
+
+    Returns:
+        (1, H, W) in {0, 1}; the same for the same input.
+
+    Raises:
+        ValueError: If there are no arrows.
+    """
+    if not arrows:
+        raise ValueError("mask=auto needs arrows: the region is proposed from their places")
+    height, width = image.shape[1:]
+    shrink = min(1.0, _GRABCUT_SIDE / max(height, width))
+    small = (max(1, round(width * shrink)), max(1, round(height * shrink)))
+    pixels = ((image.permute(1, 2, 0).clamp(-1, 1) + 1) * 127.5).round().byte().numpy()
+    pixels = cv2.resize(cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), small, interpolation=cv2.INTER_AREA)
+    scale = np.array([small[0] / width, small[1] / height])
+    labels = np.full(pixels.shape[:2], cv2.GC_PR_BGD, dtype=np.uint8)
+    paths = [torch.from_numpy((np.array(path) + 0.5) * scale - 0.5) for path in arrows]
+    near, core = 0.15 * max(small), max(1.5, 0.01 * max(small))
+    squared = [nearest_on_path(path, *labels.shape)[0].numpy() for path in paths]
+    labels[np.min(squared, axis=0) <= near**2] = cv2.GC_PR_FGD
+    for pin in pins:
+        cv2.circle(labels, _pixel((np.array(pin) + 0.5) * scale - 0.5), round(2 * core), cv2.GC_BGD, -1)
+    starts = np.zeros_like(labels)
+    for path in paths:
+        half = torch.stack([path[0], (path[0] + path[1]) / 2]) if len(path) == 2 else path[: (len(path) + 1) // 2]
+        inside = nearest_on_path(half, *labels.shape)[0].numpy() <= core**2
+        labels[inside & (labels != cv2.GC_BGD)] = cv2.GC_FGD
+        # The start itself always moves, even beside a pin or on a picture of few pixels.
+        x, y = _pixel(path[0].numpy().clip(0, np.array(small) - 1))
+        labels[y, x], starts[y, x] = cv2.GC_FGD, 1
+    if (labels % 2 == 0).any():  # without a pixel that may stand still there is nothing to part
+        cv2.setRNGSeed(0)
+        work = (np.zeros((1, 65)), np.zeros((1, 65)))
+        cv2.grabCut(pixels, labels, None, *work, _GRABCUT_ROUNDS, cv2.GC_INIT_WITH_MASK)
+    inside = (labels % 2 == 1).astype(np.uint8)  # GC_FGD and GC_PR_FGD
+    pieces = cv2.connectedComponents(inside, connectivity=8)[1]
+    inside *= np.isin(pieces, np.unique(pieces[starts > 0]))
+    large = cv2.resize(inside.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
+    region = (torch.from_numpy(large)[None] > 0.5).float()
+    for path in arrows:
+        region[0, round(path[0][1]), round(path[0][0])] = 1
+    return region
+
+
+def example_arrow(mask: Tensor) -> list[int]:
+    """An arrow [x0, y0, x1, y1] to copy and change: from well inside the mask, a tenth of the width to the side.
+
+    Args:
+        mask: (1, H, W) in {0, 1}, at least one pixel 1 and W at least 2.
+
+    Returns:
+        Pixels of the mask's picture: the start is in the mask, the tip to its right, or to its left where the picture
+        ends.
+    """
+    width = mask.shape[2]
+    # The picture's border counts as an edge of the mask, so that a mask of ones gives the middle.
+    framed = np.pad(mask[0].numpy().astype(np.uint8), 1)
+    depth = cv2.distanceTransform(framed, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
+    places = np.argwhere(depth >= depth.max() - 0.5)
+    middle = places.mean(0)
+    y, x = (int(value) for value in places[((places - middle) ** 2).sum(1).argmin()])
+    reach = max(1, round(width / 10))
+    return [x, y, x + reach if x + reach < width else max(x - reach, 0), y]
+
+
+def _pixel(xy: np.ndarray) -> tuple[int, int]:
+    return round(float(xy[0])), round(float(xy[1]))

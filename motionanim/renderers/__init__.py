@@ -1,1 +1,0 @@
-"""Renderers: a photo and its motion become frames."""

@@ -1,0 +1,101 @@
+"""What a resumed run may change: its settings against those that stand in its checkpoint."""
+
+from collections.abc import Iterator, Mapping
+from fnmatch import fnmatch
+from typing import Any
+
+import lightning as L
+
+from motionanim.models.fingerprint import frozen_fingerprint
+from motionanim.training.runs.checkpoints import read_checkpoint
+from motionanim.training.optim import obey_settings
+
+PARTS = ("seed", "items", "data", "model", "trainer", "callbacks")  # the other groups are what these are made from
+
+# Paths, which may change: they are neither printed nor refused.
+PLACES = ("*.dirpath", "*.folder", "*.rejected", "*.default_root_dir", "*.flow_cache", "*.cache", "*.index")
+
+# Settings that decide what is learned: a run that changes one is another run. Those in APPLIED may change.
+REFUSED = ("seed", "items", "trainer.precision", "data.*", "model.*")
+APPLIED = (
+    "model.lr", "model.weight_decay", "model.beta1", "model.warmup_*", "model.decay_*", "model.compile",
+    "model.checkpoint_width", "model.base",  # compared by its frozen weights
+    "data.root", "data.names.*", "data.latents",  # compared by their lists of clips: `StreamData.check_state`
+    "data.batch_size", "data.num_workers", "data.max_rejected_share", "data.val", "data.val.*", "data.val_clips",
+    "data.reading.cache_gb", "data.reading.retries", "data.*flow_estimator.device", "data.*flow_estimator.pairs",
+    "data.*flow_estimator.weights", "data.*flow_estimator.sha256",  # compared by the estimator's name, there too
+)  # fmt: skip
+
+
+class Settings(L.Callback):
+    """Keeps a run's settings in its checkpoints, and makes a resumed run's optimizers obey the present ones.
+
+    Args:
+        config: The resolved config, of plain types.
+        module: Its frozen weights are remembered by a hash.
+    """
+
+    def __init__(self, config: Mapping[str, Any], module: L.LightningModule) -> None:
+        self.config, self.frozen = config, frozen_fingerprint(module)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        for number, optimizer in enumerate(trainer.optimizers):
+            obey_settings(optimizer, [each.scheduler for each in trainer.lr_scheduler_configs[number : number + 1]])
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint |= {"config": self.config, "frozen": self.frozen}
+
+    def check(self, path: str) -> list[str]:
+        """What a run that goes on from a checkpoint does otherwise from here on, a line each.
+
+        Raises:
+            ValueError: If it would be another run: of other data, another model, base, seed or precision.
+        """
+        saved = read_checkpoint(path, ())
+        if "config" not in saved:
+            return ["the checkpoint is of an earlier version and does not hold its settings: they are not compared"]
+        changes = dict(differences(saved["config"], self.config))
+        refused = {
+            name: values for name, values in changes.items() if matches(name, REFUSED) and not matches(name, APPLIED)
+        }
+        if saved["frozen"] != self.frozen:
+            refused["model.base"] = changes.get("model.base", ("a base of other weights", "this one"))
+        for part in ("data._target_", "model._target_"):
+            if part in refused:  # all its settings are others
+                refused = {part: refused[part]}
+        if refused:
+            began, now = (", ".join(f"{name}={told(pair[i])}" for name, pair in refused.items()) for i in (0, 1))
+            raise ValueError(
+                f"{path}: the run began with {began} and would go on with {now}: set what it began with, or start a "
+                "new run without ckpt_path"
+            )
+        return [f"{name}: {told(old)} until here, {told(new)} from here on" for name, (old, new) in changes.items()]
+
+
+def told(value: Any) -> str:
+    """As on the command line."""
+    return "null" if value is None else str(value)
+
+
+def matches(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatch(name, pattern) for pattern in patterns)
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[tuple[str, tuple[Any, Any]]]:
+    """Each setting that differs between two resolved configs, by its name, with both values ("absent" for none)."""
+    before, after = (
+        {name: value for part in PARTS for name, value in leaves(config.get(part, "absent"), part)}
+        for config in (old, new)
+    )
+    for name in sorted(before.keys() | after.keys()):
+        values = before.get(name, "absent"), after.get(name, "absent")
+        if values[0] != values[1] and not matches(name, PLACES):
+            yield name, values
+
+
+def leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for key, child in value.items():
+            yield from leaves(child, f"{name}.{key}")
+    else:
+        yield name, value

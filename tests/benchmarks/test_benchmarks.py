@@ -1,0 +1,38 @@
+"""The benchmark of full scale runs on any machine, at the smallest size there is."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = ["scale.num_frames=4", "scale.height=32", "scale.width=32", "scale.num_steps=5", "scale.batch_size=2"]
+
+
+def numbers(report: str, row: str) -> list[float]:
+    line = next(line for line in report.splitlines() if line.startswith(f"| {row} "))
+    return [float(number) for number in re.findall(r"\d+\.?\d*(?:e[-+]\d+)?", line.removeprefix(f"| {row} "))]
+
+
+@pytest.mark.slow
+def test_full_scale_writes_its_report_without_a_gpu(tmp_path: Path) -> None:
+    report = tmp_path / "report.md"
+    subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / "full_scale.py", "--device", "cpu", "--frames", "8", "--rounds", "1",
+         "--steps", "1", "--report", report, *SMALL],
+        cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True,
+    )  # fmt: skip
+    text = report.read_text(encoding="utf-8")
+    assert "On a GPU: not measured" in text
+    first, second = numbers(text, "phase 1"), numbers(text, "phase 2")
+    # 5 calls for the first of two segments, 1 of 5 for the other: gamma is 0.8.
+    assert first[0] == pytest.approx(5 * second[0], rel=0.01)
+    assert "segments one by one | out of memory" not in text
+    for preset in ("motion LoRA", "temporal", "literal"):
+        plain, batch, ours, batch_too, ratio, used = numbers(text.replace("not measured", ""), preset)
+        assert batch == batch_too == 2
+        assert ratio == pytest.approx(plain / ours, abs=0.02 * ratio)
+        assert 0 < used < 1

@@ -1,0 +1,229 @@
+"""Shards: what is written is read, from a folder or a store, in an order that no batch size or world size changes."""
+
+import tarfile
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+import webdataset
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load
+from torch.utils.data import DataLoader
+
+from motionanim.data.engine import ProcessEngine
+from motionanim.data.latents.prepared import PreparedLatents, encode_clips
+from motionanim.data.latents.shards import ShardLayout, Shards, finished_shard, shard_name, shard_ranges, write_shard
+from motionanim.data.stream import PositionSampler, StreamData, block_shuffled_index, collate
+
+SIZE = {"num_frames": 3, "height": 4, "width": 4}
+READING = {"shuffle_shards": 2, "cache": "unused", "cache_gb": 0, "retries": 1}
+
+
+def sample(number: int) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(number)
+    return {
+        "latents": torch.randn(3, 4, 2, 2, generator=generator).half(),
+        "flow": torch.randn(2, 2, 4, 4, generator=generator).half(),
+        "image": torch.full((4, 4, 3), number, dtype=torch.uint8),
+        "image_embed": torch.zeros(1, 4, dtype=torch.float16),
+        "fps": torch.tensor(7.0),
+    }
+
+
+def make_shard(numbers: range, folder: Path) -> None:
+    write_shard(folder, numbers, map(sample, numbers))
+
+
+def made(folder: Path, count: int = 23, **changes) -> Path:
+    options = {"shard_clips": 4, "predict": False, "vae": "v", "size": SIZE, "source": {}} | changes
+    encode_clips(make_shard, count=count, folder=folder, engine=ProcessEngine(workers=0), **options)
+    return folder
+
+
+def prepared(folder: Path | str, **changes) -> PreparedLatents:
+    return PreparedLatents(folder, seed=0, **SIZE, **READING | changes)
+
+
+def numbers_of(data: PreparedLatents, positions: range) -> list[int]:
+    return [int(data[position].image[0, 0, 0]) for position in positions]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return made(tmp_path / "latents")
+
+
+# The order.
+
+
+@settings(max_examples=200, deadline=None)
+@given(length=st.integers(1, 60), shard=st.integers(1, 9), block=st.integers(1, 9), seed=st.integers(0, 5))
+def test_every_epoch_is_a_permutation_that_reads_few_shards_at_a_time(
+    length: int, shard: int, block: int, seed: int
+) -> None:
+    for epoch in (0, 3):
+        positions = range(epoch * length, (epoch + 1) * length)
+        order = [block_shuffled_index(seed, p, length, shard=shard, block=block) for p in positions]
+        assert sorted(order) == list(range(length))
+        groups, seen = [], []
+        for index in order:  # cut into runs of at most `block` shards; a shard is never met again later
+            if index // shard not in seen and len(seen) == block:
+                groups.append(seen)
+                seen = []
+            seen = seen if index // shard in seen else [*seen, index // shard]
+        groups.append(seen)
+        met = Counter(number for group in groups for number in group)
+        assert set(met.values()) == {1}
+
+
+def test_the_order_is_shuffled_and_differs_by_epoch_and_seed() -> None:
+    orders = {
+        tuple(block_shuffled_index(seed, epoch * 60 + p, 60, shard=4, block=3) for p in range(60))
+        for seed in (0, 1)
+        for epoch in (0, 1)
+    }
+    assert len(orders) == 4
+    assert tuple(range(60)) not in orders
+
+
+def test_any_world_size_batch_size_and_start_reads_the_same_clips_in_the_same_order(folder: Path) -> None:
+    data = prepared(folder)
+    whole = numbers_of(data, range(48))
+    assert sorted(whole[:23]) == list(range(23))
+    for world, batch, workers in ((1, 4, 0), (2, 2, 1), (3, 2, 0), (4, 1, 2)):
+        start = 5  # clips that were done before, with another batch size
+        by_rank = []
+        for rank in range(world):
+            sampler = PositionSampler(start=start, batch_size=batch, rank=rank, world_size=world)
+            loader = iter(DataLoader(data, batch, sampler=sampler, num_workers=workers, collate_fn=collate))
+            by_rank.append([next(loader) for _ in range(4)])
+        seen = [int(b.image[row, 0, 0, 0]) for step in zip(*by_rank) for b in step for row in range(batch)]
+        assert seen == whole[start : start + len(seen)]
+
+
+def test_a_resumed_run_goes_on_with_the_dataset_that_it_began_with(folder: Path, tmp_path: Path) -> None:
+    def stream(train: PreparedLatents | list) -> StreamData:
+        return StreamData(train=train, val=[], batch_size=1, num_workers=0)
+
+    data, other = prepared(folder), prepared(made(tmp_path / "other", 24))
+    state = {"clips": 3, "dataset": data.fingerprint}
+    stream(data).load_state_dict(state)
+    stream([]).load_state_dict({"clips": 3, "dataset": None})
+    for train, began, now in (
+        (other, data.fingerprint, other.fingerprint),
+        ([], data.fingerprint, None),
+        (data, None, data.fingerprint),
+    ):
+        one, two = (f"the prepared latents {name}" if name else "no prepared latents" for name in (began, now))
+        with pytest.raises(ValueError, match=f"the run began with {one} and would go on with {two}.*resume with"):
+            stream(train).load_state_dict({"clips": 3, "dataset": began})
+
+
+def test_a_resumed_run_keeps_what_decides_its_order(folder: Path) -> None:
+    def stream(**changes: int) -> StreamData:
+        train = PreparedLatents(folder, **{"seed": 0} | SIZE | READING | changes)
+        return StreamData(train=train, val=[], batch_size=1, num_workers=0)
+
+    state = {"clips": 7, "dataset": prepared(folder).fingerprint}
+    stream(seed=5).check_state(state)  # of an earlier version, which did not say
+    state |= {"seed": 0, "shuffle_shards": 2}
+    stream(cache_gb=3).check_state(state)
+    for changes, setting in (({"seed": 1}, "data.seed .*"), ({"shuffle_shards": 3}, "reading.shuffle_shards")):
+        ((name, value),) = changes.items()
+        message = (
+            rf"began with {name}={state[name]} .* would go on with {value}, .*: set {setting} to {state[name]}, or"
+        )
+        with pytest.raises(ValueError, match=message):
+            stream(**changes).check_state(state)
+
+
+# The files.
+
+
+def test_a_shard_is_a_plain_tar_that_webdataset_reads(folder: Path) -> None:
+    path = folder / shard_name(range(20, 23))
+    assert path.name == "000000020-000000023.tar"
+    with tarfile.open(path) as tar:
+        assert tar.getnames() == [f"{number:09}.safetensors" for number in (20, 21, 22)]
+    read = list(webdataset.WebDataset(str(path), shardshuffle=False))
+    assert [item["__key__"] for item in read] == ["000000020", "000000021", "000000022"]
+    for number, item in zip(range(20, 23), read):
+        for name, value in load(item["safetensors"]).items():
+            assert torch.equal(value, sample(number)[name])
+
+
+def test_the_bytes_depend_on_the_samples_only(folder: Path, tmp_path: Path) -> None:
+    again = made(tmp_path / "again")
+    assert [p.read_bytes() for p in sorted(folder.iterdir())] == [p.read_bytes() for p in sorted(again.iterdir())]
+    assert prepared(folder).fingerprint == prepared(again).fingerprint != prepared(made(again, 24)).fingerprint
+
+
+def test_samples_of_different_sizes_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="sizes must agree"):
+        write_shard(tmp_path, range(2), iter([{"a": torch.zeros(3)}, {"a": torch.zeros(4)}]))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_cut_or_wrong_shard_is_named_with_its_repair_and_only_it_is_made_again(folder: Path) -> None:
+    before = {path: path.read_bytes() for path in folder.glob("*.tar")}
+    one, two = sorted(before)[1:3]
+    kept = sorted(before)[0].stat().st_mtime_ns
+    opened = prepared(folder)
+    one.unlink()
+    with pytest.raises(ValueError, match=rf"{one} is missing: run motionanim.data.encode again"):
+        prepared(folder)
+    with pytest.raises(ValueError, match=rf"{one} is missing: run motionanim.data.encode again"):
+        numbers_of(opened, range(23))
+    made(folder)
+    two.write_bytes(before[two][:700])
+    with pytest.raises(
+        ValueError, match=rf"{two} is truncated: 700 bytes, 10240 are right; run motionanim.data.encode"
+    ):
+        prepared(folder)
+    with pytest.raises(
+        ValueError, match=rf"{two} is truncated: sample \d+ ends at byte \d+: delete it; run motionanim.data"
+    ):
+        numbers_of(opened, range(23))
+    made(folder)
+    assert {path: path.read_bytes() for path in folder.glob("*.tar")} == before
+    assert sorted(before)[0].stat().st_mtime_ns == kept
+    two.write_bytes(b"\0" * len(before[two]))
+    with pytest.raises(ValueError, match=rf"{two} is damaged at sample \d+ .* delete it; run motionanim.data.encode"):
+        numbers_of(opened, range(23))
+
+
+def test_a_shard_without_its_checksum_is_unfinished(folder: Path) -> None:
+    numbers = range(4, 8)
+    assert finished_shard(folder, numbers) is not None
+    (folder / f"{shard_name(numbers)}.sha256").unlink()
+    assert finished_shard(folder, numbers) is None
+
+
+def test_a_shard_killed_before_its_new_checksum_has_none(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = range(4, 8)
+    path = folder / shard_name(numbers)
+    path.write_bytes(path.read_bytes()[:700])
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "write_text", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write_shard(folder, numbers, [sample(number + 50) for number in numbers])
+    assert path.stat().st_size == 10240
+    assert finished_shard(folder, numbers) is None
+
+
+def test_layout_is_the_one_that_tarfile_writes(tmp_path: Path) -> None:
+    for count in (1, 5, 9, 10):
+        write_shard(tmp_path, range(count), map(sample, range(count)))
+        path = tmp_path / shard_name(range(count))
+        layout = ShardLayout(count, count, finished_shard(tmp_path, range(count))[1])
+        assert path.stat().st_size == layout.shard_bytes(count)
+        with tarfile.open(path) as tar:
+            assert [m.offset for m in tar.getmembers()] == [k * layout.stride() for k in range(count)]
+    assert shard_ranges(5, 2) == [range(0, 2), range(2, 4), range(4, 5)]
+    with pytest.raises(ValueError, match="cache_gb=-1"):
+        Shards("", layout, [], cache="", cache_gb=-1, retries=0)

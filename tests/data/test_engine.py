@@ -1,0 +1,275 @@
+"""Engines: the same work gives the same bytes, whoever does it and whatever dies on the way."""
+
+import functools
+import math
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig, OmegaConf
+
+import motionanim.cli.command  # noqa: F401  registers the resolvers
+from motionanim.data import encode as encode_module
+from motionanim.data import engine as engine_module
+from motionanim.data.encode import clip_source, make_shard, portable
+from motionanim.data.engine import Engine, ProcessEngine, RayEngine
+from motionanim.data.folder import folder_names
+from motionanim.data.latents.prepared import encode_clips
+from motionanim.data.latents.shards import finished_shard
+from motionanim.data.prepare.collect import prepare
+from motionanim.data.prepare.examine import Settings
+from motionanim.media.video import write_video
+from motionanim.media.video_index import READER
+from motionanim.models.flow_estimator import DisFlow
+
+ROOT = Path(__file__).resolve().parents[2]
+SIZE = {"num_frames": 5, "height": 16, "width": 16}
+
+
+def composed(*overrides: str) -> DictConfig:
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):
+        return compose("encode", overrides=list(overrides))
+
+
+def small(base: Path | str) -> list[str]:
+    return [*(f"scale.{name}={value}" for name, value in SIZE.items()), "scale.num_workers=0", f"scale.base={base}"]
+
+
+def encoded(base: Path, folder: Path, engine: Engine, count: int) -> dict[str, bytes]:
+    """What `python -m motionanim.data.encode` does, with a given engine: file names to bytes."""
+    config = portable(composed(f"out={folder}", *small(base)))
+    encode_clips(
+        functools.partial(make_shard, config=OmegaConf.to_yaml(config)), count=count, shard_clips=2,
+        predict=config.predict, vae="v", size=SIZE, source={}, folder=folder, engine=engine,
+    )  # fmt: skip
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def prepared(root: Path, out: Path, engine: Engine) -> tuple[set[str], dict[str, bytes]]:
+    """What `motionanim.data.prepare` finds about videos, in any order, and the flow that it leaves."""
+    settings = Settings(
+        num_frames=4, height=32, width=32, fps=5, stride=None, max_frames=6, camera_fps=4, camera_pairs=2,
+        camera_short_side=32, max_camera_speed=0.01, cache_moving=True,
+    )  # fmt: skip
+    prepare(
+        root=root, names=folder_names(root), out=out, cache=out / "flow", settings=settings,
+        flow_estimator=DisFlow(preset="ultrafast", min_side=1), engine=engine, max_static=10,
+    )  # fmt: skip
+    flows = {path.name: path.read_bytes() for path in (out / "flow").rglob("*.npy")}
+    return set((out / "index.jsonl").read_text().splitlines()), flows
+
+
+def leaves(node: Any) -> Iterator[str]:
+    if isinstance(node, dict):
+        for key, value in node.items():
+            if key != "_target_":
+                yield from leaves(value)
+    elif isinstance(node, str):
+        yield node
+
+
+@pytest.mark.parametrize(
+    ("data", "more"),
+    [
+        ("folder", ["data.root=given/videos"]),
+        ("hdvila", ["data.root=given/videos", "data.names.jsonl=given/list.jsonl"]),
+        ("hdvila_static", ["data.root=given/videos", "data.names.names=given/static.txt"]),
+        ("holynski", ["data.root=given/videos"]),
+        ("synthetic", ["data.latents=given/latents"]),
+    ],
+)
+def test_workers_are_sent_no_path_that_depends_on_a_folder(
+    data: str, more: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("base", "weights"):
+        (tmp_path / "given" / name).mkdir(parents=True)
+    given = ["out=given/out", "scale.base=given/base", "flow_estimator=raft", "flow_estimator.weights=given/weights"]
+    sent = [
+        text
+        for text in leaves(OmegaConf.to_container(portable(composed(f"data={data}", *given, *more))))
+        if "/" in text
+    ]
+    assert len(sent) >= 10
+    assert [text for text in sent if not Path(text).is_absolute()] == []
+    named = portable(composed("out=s3://x", "scale=svd", "flow_estimator=raft"))
+    assert named.codec.base == "stabilityai/stable-video-diffusion-img2vid-xt"
+    assert (named.out, named.flow_estimator.weights) == ("s3://x", "download")
+
+
+def test_a_worker_in_another_folder_reads_the_same_videos(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there, out = (tmp_path / name for name in ("here", "there", "out"))
+    for folder in (here / "videos", there, out):
+        folder.mkdir(parents=True)
+    for name in "ab":
+        write_video(here / f"videos/{name}.mp4", torch.rand(16, 3, 32, 32) * 2 - 1, 10)
+    monkeypatch.chdir(here)
+    config = OmegaConf.to_yaml(portable(composed("data=folder", "data.root=videos", f"out={out}", *small(base))))
+    monkeypatch.chdir(there)
+    make_shard(range(2), out, config=config)
+    assert finished_shard(out, range(2)) is not None
+    assert list(there.iterdir()) == []
+
+
+def test_a_source_is_told_by_its_clips_and_not_by_where_lists_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    def source(*overrides: str, names: tuple[str, ...] = ("a", "b"), data: str = "hdvila") -> dict:
+        return clip_source(portable(composed(f"data={data}", "data.root=/videos", "out=/out", *overrides)).data, names)
+
+    assert source() == source("paths.cache=/elsewhere") == source("data.names.index=/elsewhere")
+    assert source(data="hdvila_static") == source("paths.cache=/elsewhere", data="hdvila_static")
+    others = (source("scale.fps=9"), source("data.seed=1"), source(names=("b", "a")), source("data.root=/x"))
+    assert all(source() != other for other in others)
+    before = source()
+    monkeypatch.setattr(encode_module, "READER", READER + 1)
+    assert source() != before, "the same videos give other frames"
+
+
+def divided(number: int, by: int) -> float:
+    if by == 0:
+        raise ValueError(f"by={by}: must not be 0")
+    return number / by
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_results_and_errors_come_back_and_tasks_are_a_stream(workers: int) -> None:
+    done, waiting = [], []
+
+    def tasks(bad: int) -> Iterator[tuple[int, int]]:
+        for number in range(40):
+            waiting.append(number - len(done))
+            yield number, 0 if number == bad else 2
+
+    engine = ProcessEngine(workers=workers)
+    for result in engine(divided, tasks(bad=-1)):
+        done.append(result)
+    assert sorted(done) == [number / 2 for number in range(40)]
+    assert max(waiting) <= 4 * workers
+    with pytest.raises(ValueError, match="by=0: must not be 0"):
+        list(engine(divided, tasks(bad=3)))
+
+
+def ended(number: int, by: int) -> float:
+    """As `divided`, but a division by zero ends the process."""
+    if by == 0:
+        os._exit(1)
+    return number / by
+
+
+def not_a_number(number: int, by: int) -> float:
+    return math.nan
+
+
+@pytest.mark.slow
+def test_a_task_that_ends_its_process_is_known_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, pool = [], engine_module._pool
+    monkeypatch.setattr(engine_module, "_pool", lambda workers: begun.append(workers) or pool(workers))
+    tasks = [(number, 0 if number in (3, 17) else 2) for number in range(20)]
+    results = list(ProcessEngine(workers=2)(ended, tasks, not_a_number))
+    assert sum(map(math.isnan, results)) == 2
+    assert begun.count(1) <= 4, "a new process only after one that ended"
+    assert sorted(r for r in results if r == r) == [number / 2 for number in range(20) if number not in (3, 17)]
+    with pytest.raises(ValueError, match="a worker process died while it worked on one of"):
+        list(ProcessEngine(workers=2)(ended, tasks))
+
+
+def test_ctrl_c_is_left_to_the_first_process() -> None:
+    assert list(ProcessEngine(workers=1)(signal.getsignal, [(signal.SIGINT,)])) == [signal.SIG_IGN]
+
+
+def test_wrong_numbers_are_refused() -> None:
+    with pytest.raises(ValueError, match="workers=-1: must be at least 0"):
+        ProcessEngine(workers=-1)
+
+
+def test_ray_that_is_not_installed_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ValueError, match=r"engine=ray needs Ray: pip install -e .\[ray\]"):
+        list(RayEngine(address=None, cpus=1, gpus=0, retries=0)(divided, [(1, 1)]))
+
+
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+def test_a_cluster_that_does_not_answer_is_a_clear_error(scheme: str) -> None:
+    pytest.importorskip("ray", reason="needs Ray: pip install -e .[ray]")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))  # and does not listen
+        address = f"{scheme}127.0.0.1:{free.getsockname()[1]}"
+        with pytest.raises(ValueError, match=f"engine.address={address}: no Ray cluster answers .*refused"):
+            list(RayEngine(address=address, cpus=1, gpus=0, retries=0)(divided, [(1, 1)]))
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator:
+    """A head and one more node of one core each, as processes of this machine."""
+    ray = pytest.importorskip("ray", reason="needs Ray: pip install -e .[ray]")
+    from ray.cluster_utils import Cluster
+
+    # Workers find the package in this checkout, and the tests' functions.
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{ROOT / 'tests'}:{Path(__file__).parent}")
+    monkeypatch.setenv("RAY_health_check_period_ms", "500")
+    monkeypatch.setenv("RAY_health_check_failure_threshold", "4")
+    small = {"num_cpus": 1, "object_store_memory": 100 * 2**20, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=small)
+    try:
+        yield cluster
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+def noted(function, log: Path, positions: range, folder: Path) -> None:
+    """The work, with a note of where it was begun."""
+    import ray
+
+    log.joinpath(f"{positions.start} {ray.get_runtime_context().get_node_id()}").touch()
+    function(positions, folder)
+
+
+@pytest.mark.slow
+def test_a_ray_cluster_that_loses_a_node_leaves_the_same_bytes(base: Path, tmp_path: Path, cluster) -> None:
+    alone = encoded(base, tmp_path / "alone", ProcessEngine(workers=0), count=40)
+    node = cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20)
+    cluster.wait_for_nodes()
+    log = tmp_path / "log"
+    log.mkdir()
+
+    def kill_when_it_works() -> None:
+        while not list(log.glob(f"* {node.node_id}")):
+            time.sleep(0.02)
+        cluster.remove_node(node, allow_graceful=False)
+
+    class Ray(RayEngine):
+        def __call__(self, function, tasks):
+            return super().__call__(functools.partial(noted, function, log), tasks)
+
+    killer = threading.Thread(target=kill_when_it_works, daemon=True)
+    killer.start()
+    made = encoded(base, tmp_path / "out", Ray(address=cluster.address, cpus=1, gpus=0, retries=5), count=40)
+    assert not killer.is_alive()
+    assert made == alone
+    begun = [path.name.split(" ") for path in log.iterdir()]
+    lost = {start for start, where in begun if where == node.node_id}
+    assert lost & {start for start, where in begun if where != node.node_id}, "what the node had begun was done again"
+
+    (tmp_path / "videos").mkdir()
+    for name in "ab":
+        write_video(tmp_path / f"videos/{name}.mp4", (torch.rand(3, 32, 32) * 2 - 1).expand(16, 3, 32, 32), 10)
+    engine = RayEngine(address=cluster.address, cpus=1, gpus=0, retries=0)
+    one = prepared(tmp_path / "videos", tmp_path / "one", ProcessEngine(workers=0))
+    other = prepared(tmp_path / "videos", tmp_path / "other", engine)
+    assert one == other
+    assert len(one[0]) == len(one[1]) == 2
+    with pytest.raises(ValueError, match="by=0: must not be 0"):  # the error itself, not Ray's wrapping
+        list(engine(divided, [(1, 0)]))

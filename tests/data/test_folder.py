@@ -1,0 +1,272 @@
+import csv
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader, default_collate
+
+from motionanim.data.clips import VideoClips, clip_data, flow_path
+from motionanim.data.file_lists import Names, split_names
+from motionanim.data.folder import folder_clips, folder_names
+from motionanim.data.prepare.examine import cached_flow
+from motionanim.data.rejections import Rejections
+from motionanim.data.stream import as_float, as_floats, collate
+from motionanim.media import video_index
+from motionanim.media.video import Video, write_video
+from motionanim.media.video_index import content_key
+
+
+class Brightness:
+    """A flow that knows its frames: to the right by the difference of brightness, down by 1."""
+
+    name = "brightness"
+
+    def __call__(self, frames):
+        change = (frames[1:] - frames[:-1]).mean(1) * 10
+        return torch.stack([change, torch.ones_like(change)], dim=1)
+
+
+def moving(seed, count=12, height=48, width=64):
+    generator = torch.Generator().manual_seed(seed)
+    picture = torch.rand(1, 3, 4, 6, generator=generator) * 2 - 1
+    picture = torch.nn.functional.interpolate(picture, size=(height, width), mode="bicubic").clamp(-1, 1)
+    return torch.cat([picture.roll(k, dims=-1) * (1 - 0.02 * k) for k in range(count)])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("videos")
+    for k in range(5):
+        write_video(root / f"sub{k % 2}" / f"{k}.mp4", moving(k), 10)
+    write_video(root / "tall.MP4", moving(9, height=96, width=64), 10)
+    (root / "notes.txt").write_text("no video")
+    (root / ".hidden.mp4").write_bytes(b"")
+    return root
+
+
+def dataset(root, tmp_path, names=None, random=True, **changes):
+    names = names or Names(folder_names(root))
+    options = {
+        "num_frames": 4, "height": 16, "width": 16, "fps": 10, "stride": None, "seed": 3,
+        "flow_estimator": Brightness(), "flow_cache": tmp_path / "flow",
+        "rejections": Rejections(tmp_path / "rejected.csv", total=len(names), max_share=0.5),
+    }  # fmt: skip
+    return VideoClips(root=root, names=names, random=random, **options | changes)
+
+
+def test_folder_lists_all_videos_below_it(folder):
+    assert list(folder_names(folder)) == [
+        "tall.MP4",
+        "sub0/0.mp4",
+        "sub0/2.mp4",
+        "sub0/4.mp4",
+        "sub1/1.mp4",
+        "sub1/3.mp4",
+    ]
+
+
+def test_linked_folders_are_entered_once_and_what_is_left_out_is_said(tmp_path, caplog):
+    for name in ("root/a.ts", "root/b.flv", "root/c.gif", "root/notes.txt", "elsewhere/d.mp4"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "root/linked").symlink_to("../elsewhere")
+    (tmp_path / "elsewhere/back").symlink_to("../root")
+    with caplog.at_level("INFO"):
+        assert list(folder_names(tmp_path / "root")) == ["a.ts", "b.flv", "c.gif", "linked/d.mp4"]
+    assert "left out as no videos by their suffix: 1 .txt" in caplog.text
+
+
+def test_missing_and_empty_folders_are_one_line(tmp_path):
+    for root, message in ((None, "no folder"), (tmp_path / "nowhere", "not a folder"), (tmp_path, "has no video")):
+        with pytest.raises(ValueError, match=message) as caught:
+            folder_clips(root, val_share=0.1)
+        assert "\n" not in str(caught.value)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.sets(st.text(st.characters(codec="utf-8"), min_size=1), min_size=2, max_size=30), st.floats(0.01, 0.99))
+def test_the_split_is_complete_and_stable(names, share):
+    train, val = split_names(((name, name) for name in sorted(names)), val_share=share)
+    assert set(train) | set(val) == names
+    assert len(train) + len(val) == len(names)
+    assert len(train) >= 1
+    assert len(val) >= 1
+
+
+def test_a_group_never_straddles_the_split_and_the_share_is_kept():
+    train, val = split_names(((f"{v}.{c}", str(v)) for v in range(2000) for c in range(2)), val_share=0.1)
+    groups = [{name.split(".")[0] for name in side} for side in (train, val)]
+    assert not groups[0] & groups[1]
+    assert 0.07 < len(groups[1]) / 2000 < 0.13
+    with pytest.raises(ValueError, match="at least 2 videos"):
+        split_names([("a", "x"), ("b", "x")], val_share=0.5)
+
+
+def test_items_have_the_documented_shapes_and_repeat(folder, tmp_path):
+    clips = dataset(folder, tmp_path)
+    item, again = clips[7], clips[7]
+    assert item.frames.shape == (4, 16, 16, 3)
+    assert item.flow.shape == (3, 2, 16, 16)
+    assert (item.frames.dtype, item.flow.dtype) == (torch.uint8, torch.float16)
+    assert item.fps == pytest.approx(10, rel=1e-3)
+    assert item.position == 7
+    assert all(torch.equal(a, b) for a, b in zip(item, again))
+    assert not torch.equal(item.frames, clips[8].frames)
+    # The flow of the crop belongs to the frames of the crop.
+    assert torch.equal(item.flow, Brightness()(as_float(item.frames)).half())
+    with pytest.raises(IndexError):
+        dataset(folder, tmp_path, random=False)[6]
+
+
+def test_the_device_gets_floats(folder, tmp_path):
+    clips = dataset(folder, tmp_path)
+    stored = collate([clips[3], clips[4]])
+    assert all(torch.equal(a, b) for a, b in zip(stored, default_collate([clips[3], clips[4]])))
+    batch = as_floats(stored)
+    assert batch.frames.shape == (2, 4, 3, 16, 16)
+    assert batch.frames.dtype == batch.flow.dtype == torch.float32
+    assert torch.equal(((batch.frames + 1) * 127.5).round().byte().movedim(2, -1), stored.frames)
+    assert batch.frames.is_contiguous()
+    assert batch.frames.abs().max() <= 1
+    assert torch.equal(batch.flow.half(), stored.flow)
+    assert torch.equal(batch.position, stored.position)
+
+
+def make_data(folder, tmp_path, **changes):
+    options = {
+        "items": "clips", "latents": None, "reading": {}, "root": folder, "val_clips": 9,
+        "names": folder_clips(folder, val_share=0.1), "rejected": tmp_path / "r.csv", "max_rejected_share": 0.1,
+        "batch_size": 2, "num_workers": 1, "num_frames": 4, "height": 16, "width": 16, "fps": 10, "stride": None,
+        "seed": 0, "flow_estimator": Brightness(), "flow_cache": tmp_path,
+    }  # fmt: skip
+    return clip_data(**options | changes)
+
+
+def test_loader_workers_give_the_same_items(folder, tmp_path):
+    data = make_data(folder, tmp_path)
+    assert len(data.val) >= 1
+    assert len(data.train) + len(data.val) == 6
+    batch = next(iter(DataLoader(data.train, 2, sampler=[11, 4], num_workers=1)))
+    assert torch.equal(batch.frames[1], data.train[4].frames)
+    assert batch.position.tolist() == [11, 4]
+
+
+def test_a_long_list_is_validated_on_in_part(folder, tmp_path):
+    names = ["a"], [f"{number}" for number in range(10)]
+    assert make_data(folder, tmp_path, names=names, val_clips=4).val.names == ["0", "2", "5", "7"]
+    assert list(make_data(folder, tmp_path, names=names, val_clips=10).val.names) == names[1]
+    with pytest.raises(ValueError, match="val_clips=0: must be at least 1"):
+        make_data(folder, tmp_path, names=names, val_clips=0)
+
+
+def test_cached_flow_equals_the_estimated_one(folder, tmp_path):
+    clips = dataset(folder, tmp_path)
+    estimated = [clips[k] for k in range(6)]
+    for name in clips.names:
+        path, size = folder / name, {"height": 16, "width": 16}
+        video = Video(path)
+        indices, _ = video.grid(fps=10, stride=None)
+        where = flow_path(tmp_path / "flow", content_key(path), estimator="brightness", fps=10, stride=None, **size)
+        cached_flow(video, indices, Brightness(), where, **size)
+    clips.flow_estimator = type("Unused", (), {"name": "brightness", "__call__": None})()
+    for position, before in enumerate(estimated):
+        after = clips[position]
+        assert torch.equal(after.frames, before.frames)
+        assert torch.equal(after.flow, before.flow)
+
+
+def test_float16_is_precise_enough_for_flow():
+    flow = torch.linspace(-32, 32, 100_001)
+    assert (flow.half().float() - flow).abs().max() < 0.01
+
+
+def test_the_cache_changes_with_file_and_settings(folder, tmp_path):
+    options = {"estimator": "a", "height": 16, "width": 16, "fps": 10, "stride": None}
+    content = content_key(folder / "tall.MP4")
+    paths = [flow_path(tmp_path, content, **options | change) for change in
+             ({}, {"estimator": "b"}, {"height": 8}, {"fps": 5}, {"stride": 2})]  # fmt: skip
+    copy = tmp_path / "copy.mp4"
+    copy.write_bytes((folder / "tall.MP4").read_bytes())
+    os.utime(copy, (1, 1))
+    assert content_key(copy) == content, "moved or copied it keeps its flow and its shots"
+    keys = [content]
+    for place in (0, -1):
+        changed = bytearray((folder / "tall.MP4").read_bytes())
+        changed[place] ^= 1
+        copy.write_bytes(changed)
+        keys.append(content_key(copy))
+    copy.write_bytes(changed + b"0")
+    keys.append(content_key(copy))
+    paths += [flow_path(tmp_path, key, **options) for key in keys[1:]]
+    assert len(set(paths)) == len(paths)
+
+
+def test_flow_of_frames_that_were_read_otherwise_is_not_taken(folder, monkeypatch):
+    before = content_key(folder / "tall.MP4")
+    monkeypatch.setattr(video_index, "READER", video_index.READER + 1)
+    assert content_key(folder / "tall.MP4") != before
+
+
+def test_flow_of_fewer_frames_than_needed_is_estimated_anew(folder, tmp_path):
+    path, size = folder / "tall.MP4", {"height": 16, "width": 16}
+    video, clips = Video(path), dataset(folder, tmp_path, names=["tall.MP4"], num_frames=6)
+    where = flow_path(tmp_path / "flow", content_key(path), estimator="brightness", fps=10, stride=None, **size)
+    indices, _ = video.grid(fps=10, stride=None)
+    for count in (4, 8, 6):
+        flow = cached_flow(video, indices[:count], Brightness(), where, **size)
+        assert (len(flow), len(np.load(where))) == (count - 1, max(count, 8) - 1 if count > 4 else 3)
+        assert len(clips[0].frames) == 6, "of a longer video, whatever is kept"
+
+
+def test_a_flow_that_is_not_in_the_cache_is_told_once(folder, tmp_path, caplog):
+    clips = dataset(folder, tmp_path)
+    caplog.clear()
+    for position in range(4):
+        clips[position]
+    assert [record.message.split(" of ")[0] for record in caplog.records] == ["no flow"]
+    assert "motionanim.data.prepare" in caplog.records[0].message
+
+
+@pytest.fixture
+def damaged(folder, tmp_path):
+    """Six good videos and two that cannot be used."""
+    root = tmp_path / "damaged"
+    for name in folder_names(folder):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).symlink_to(folder / name)
+    (root / "empty.mp4").write_bytes(b"")
+    write_video(root / "short.mp4", moving(1, count=3), 10)
+    return root
+
+
+def test_unusable_videos_are_named_and_replaced(damaged, tmp_path, caplog):
+    clips = dataset(damaged, tmp_path)
+    items = [clips[k] for k in range(8)]  # one epoch: every file once
+    assert all(item.frames.shape == (4, 16, 16, 3) for item in items)
+    assert torch.equal(items[3].frames, dataset(damaged, tmp_path)[3].frames)
+    with open(tmp_path / "rejected.csv", newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows[0] == ["path", "reason"]
+    reasons = {Path(path).name: reason for path, reason in rows[1:]}
+    assert reasons == {
+        "empty.mp4": "is empty (0 bytes)",
+        "short.mp4": "is too short: 3 frames at 10 a second, 4 are needed",
+    }
+    assert sum("rejected" in record.message for record in caplog.records) == 2
+
+
+def test_too_many_unusable_videos_stop_the_run(damaged, tmp_path):
+    rejections = Rejections(tmp_path / "r.csv", total=8, max_share=0.2)
+    clips = dataset(damaged, tmp_path, rejections=rejections)
+    with pytest.raises(ValueError, match=r"2 of 8 clips cannot be used.*max_rejected_share=0\.2") as caught:
+        [clips[k] for k in range(8)]
+    assert "\n" not in str(caught.value)
+
+
+def test_plain_videos_hold_no_pairs():
+    with pytest.raises(ValueError, match="these videos give clips, the experiment reads pairs: use data=synthetic"):
+        clip_data(items="pairs", latents=None, reading={})

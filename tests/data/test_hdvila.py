@@ -1,0 +1,157 @@
+import json
+import os
+import shutil
+
+import pytest
+import torch
+from layouts import write_hdvila
+from omegaconf import OmegaConf
+
+from motionanim.data import hdvila
+from motionanim.data.encode import portable
+from motionanim.data.hdvila import hdvila_clips, hdvila_names, hdvila_static_clips, video_of
+
+
+@pytest.fixture(scope="module")
+def layout(tmp_path_factory):
+    frames = torch.zeros(2, 3, 16, 64)
+    videos = {f"vid-{k}": [frames] * (k % 3 + 1) for k in range(6)}
+    return write_hdvila(tmp_path_factory.mktemp("hdvila"), videos, fps=10)
+
+
+def test_all_clips_are_listed(layout):
+    jsonl, root = layout
+    names = list(hdvila_names(root, jsonl=jsonl))
+    assert len(names) == 12
+    assert names[:3] == ["vid-0/vid-0.0.mp4", "vid-1/vid-1.0.mp4", "vid-1/vid-1.1.mp4"]
+    first = json.loads(jsonl.read_text().splitlines()[1])["clip"][1]
+    assert first == {"clip_id": "vid-1.1.mp4", "span": ["00:00:00.200", "00:00:00.400"]}
+
+
+@pytest.fixture
+def parts(layout, tmp_path):
+    """The list in three files, and the folder of clips."""
+    jsonl, root = layout
+    lines = jsonl.read_text().splitlines(keepends=True)
+    for k in range(3):
+        (tmp_path / f"hdvila_part{k}.jsonl").write_text("".join(lines[2 * k : 2 * k + 2]))
+    (tmp_path / "res [v2]").mkdir()
+    (tmp_path / "res [v2]" / "part[0].jsonl").write_text(lines[0])
+    return tmp_path, root
+
+
+@pytest.mark.parametrize(
+    ("given", "count"),
+    [
+        ("{}", 12), ("{}/hdvila_part*.jsonl", 12), ("{}/hdvila_part0.jsonl", 3), ("{}/res [v2]/part[0].jsonl", 1),
+        (["{}/hdvila_part0.jsonl", "{}/*2.jsonl", "{}/hdvila_part0.jsonl"], 8), ("{}/res [v2]", 1),
+    ],
+)  # fmt: skip
+def test_the_list_comes_in_parts(parts, given, count):
+    folder, root = parts
+    given = [each.format(folder) for each in given] if isinstance(given, list) else given.format(folder)
+    assert len(set(hdvila_names(root, jsonl=given))) == count
+    config = OmegaConf.create({"data": {"jsonl": given}})
+    assert list(portable(config).data.jsonl) == list(given), "Hydra's lists too"
+
+
+@pytest.mark.parametrize("given", [None, "", "{}/none*.jsonl", "{}/none.jsonl", ["{}/hdvila_part0.jsonl", "{}/none"]])
+def test_a_list_that_is_not_there_is_named(parts, given):
+    folder, root = parts
+    given = [each.format(folder) for each in given] if isinstance(given, list) else given and given.format(folder)
+    with pytest.raises(ValueError, match=r"jsonl=.* does not exist: pass the dataset's lists of videos") as caught:
+        list(hdvila_names(root, jsonl=given))
+    assert not isinstance(given, list) or "/none does" in str(caught.value)
+
+
+def test_a_folder_is_listed_once_and_no_clip_asked_for(parts, monkeypatch):
+    folder, root = parts
+    listed, asked = [], []
+    scandir, isfile = os.scandir, os.path.isfile
+    monkeypatch.setattr(hdvila.os, "scandir", lambda path: listed.append(str(path)) or scandir(path))
+    monkeypatch.setattr(hdvila.os.path, "isfile", lambda path: asked.append(str(path)) or isfile(path))
+    assert len(list(hdvila_names(root, jsonl=folder))) == 12
+    listed = [each for each in listed if each.startswith(str(root))]
+    assert sorted(set(listed)) == sorted(listed)
+    assert len(listed) == 1 + 6, "the root and each video's folder"
+    assert sum(each.endswith(".mp4") for each in asked) == 1, "the last, at the end: is the disk still there?"
+
+
+def test_clips_may_lie_directly_in_the_folder(parts):
+    folder, root = parts
+    flat = folder / "flat"
+    flat.mkdir()
+    for clip in root.rglob("*.mp4"):
+        os.link(clip, flat / clip.name)
+    assert len(list(hdvila_names(flat, jsonl=folder))) == 12
+
+
+def test_a_disk_that_goes_away_leaves_no_short_list(parts):
+    folder, root = parts
+    copy = folder / "copy"
+    shutil.copytree(root, copy)
+    names = hdvila_names(copy, jsonl=folder)
+    next(names)
+    shutil.rmtree(copy)
+    with pytest.raises(ValueError, match="went away while its clips were looked for"):
+        list(names)
+
+
+def test_clips_of_a_video_stay_together(layout, tmp_path):
+    jsonl, root = layout
+    train, val = hdvila_clips(root, jsonl=jsonl, val_share=0.4, index=tmp_path)
+    assert len(train) + len(val) == 12
+    assert not {video_of(name) for name in train} & {video_of(name) for name in val}
+    assert video_of("x/-0kt.12.mp4") == "-0kt"
+    assert video_of("a/b.mp4") == "a/b.mp4"
+
+
+def test_clips_that_are_not_on_disk_are_counted(layout, tmp_path, caplog):
+    jsonl, root = layout
+    more = tmp_path / "more.jsonl"
+    line = {"video_id": "gone", "url": "", "clip": [{"clip_id": "gone.0.mp4", "span": ["", ""]}]}
+    more.write_text(jsonl.read_text() + json.dumps(line) + "\n")
+    assert len(list(hdvila_names(root, jsonl=more))) == 12
+    assert "1 of the 13 clips" in caplog.text
+    more.write_text(json.dumps(line))
+    with pytest.raises(ValueError, match="none of the 1 clips"):
+        list(hdvila_names(root, jsonl=more))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{not json", "line 2: not JSON"),
+        ('["a"]', "line 2: must be an object"),
+        ('{"video_id": "a"}', "line 2: must be an object"),
+        ('{"video_id": 3, "clip": []}', "line 2: video_id=3"),
+        ('{"video_id": "a", "clip": [{"span": []}]}', "line 2: clip_id=None"),
+        ('{"video_id": "a", "clip": [{"clip_id": "../../etc/passwd"}]}', "line 2: clip_id='../../etc/passwd'"),
+    ],
+)
+def test_a_wrong_line_is_named(layout, tmp_path, line, message):
+    jsonl, root = layout
+    wrong = tmp_path / "wrong.jsonl"
+    wrong.write_text(jsonl.read_text().splitlines()[0] + "\n" + line + "\n")
+    with pytest.raises(ValueError, match=message) as caught:
+        list(hdvila_names(root, jsonl=wrong))
+    assert "wrong.jsonl" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_files_are_named(layout, tmp_path):
+    jsonl, root = layout
+    with pytest.raises(ValueError, match="not a folder"):
+        list(hdvila_names(tmp_path / "nowhere", jsonl=jsonl))
+    with pytest.raises(ValueError, match="does not exist"):
+        list(hdvila_names(root, jsonl=tmp_path / "no.jsonl"))
+    with pytest.raises(ValueError, match=r"make it with python -m motionanim.data.prepare"):
+        hdvila_static_clips(root, names=tmp_path / "static.txt", val_share=0.5)
+
+
+def test_the_static_subset_takes_the_listed_clips_only(layout, tmp_path):
+    _, root = layout
+    listed = ["vid-1/vid-1.0.mp4", "vid-1/vid-1.1.mp4", "vid-4/vid-4.0.mp4"]
+    (tmp_path / "static.txt").write_text("".join(f"{name}\n" for name in listed))
+    train, val = hdvila_static_clips(root, names=tmp_path / "static.txt", val_share=0.5)
+    assert sorted([*train, *val]) == listed

@@ -1,0 +1,266 @@
+"""The index of clips: the same clips as the plain reader, in bounded memory, whole or not at all."""
+
+import gc
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import time
+import tracemalloc
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pyarrow as pa
+import pytest
+import torch
+from layouts import write_hdvila
+from torch.utils.data import DataLoader
+
+from motionanim.data import hdvila, hdvila_index
+from motionanim.data.file_lists import split_names
+from motionanim.data.hdvila import hdvila_clips, hdvila_names, video_of
+from motionanim.data.hdvila_index import IndexedNames, changes, split_index, write_index
+from motionanim.data.stream import StreamData, list_fingerprint, shuffled_index
+
+
+@pytest.fixture(scope="module")
+def layout(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    frames = torch.zeros(2, 3, 16, 64)
+    videos = {f"vid-{k}": [frames] * (k % 3 + 1) for k in range(6)}
+    return write_hdvila(tmp_path_factory.mktemp("hdvila"), videos, fps=10)
+
+
+@pytest.mark.parametrize("rows", [1, 5, 4096])
+@pytest.mark.parametrize("val_share", [0.001, 0.4, 0.999])
+def test_the_index_gives_the_clips_of_the_plain_reader(
+    layout: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int, val_share: float
+) -> None:
+    monkeypatch.setattr(hdvila_index, "ROWS", rows)
+    jsonl, root = layout
+    plain = split_names(((name, video_of(name)) for name in hdvila_names(root, jsonl=jsonl)), val_share=val_share)
+    indexed = hdvila_clips(root, jsonl=jsonl, val_share=val_share, index=tmp_path)
+    for one, other in zip(plain, indexed):
+        assert len(one) == len(other) >= 1
+        assert list(one) == list(other) == [other[k] for k in range(len(other))]
+        with pytest.raises(IndexError):
+            other[len(other)]
+        with pytest.raises(IndexError):
+            other[-1]
+
+
+def test_names_of_any_bytes_survive(tmp_path: Path) -> None:
+    names = ["ü/ö.mp4", "a b.mp4", b"\xff\xfe.mp4".decode(errors="surrogateescape"), ""]
+    write_index(tmp_path / "i.arrow", ((name, name) for name in names))
+    train, val = split_index(tmp_path / "i.arrow", val_share=0.5)
+    assert sorted([*train, *val]) == sorted(names)
+
+
+class Length(torch.utils.data.Dataset):
+    def __init__(self, names: IndexedNames) -> None:
+        self.names = names
+
+    def __getitem__(self, index: int) -> int:
+        return len(self.names[index])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_loader_processes_read_it(tmp_path: Path, start: str) -> None:
+    write_index(tmp_path / "i.arrow", (("n" * k, str(k)) for k in range(1, 40)))
+    train, _ = split_index(tmp_path / "i.arrow", val_share=0.1)
+    loader = DataLoader(Length(train), 1, sampler=range(len(train)), num_workers=2, multiprocessing_context=start)
+    assert [int(length) for length in loader] == [len(name) for name in train]
+    assert len(pickle.dumps(train)) < 500
+
+
+def test_a_list_is_read_once_and_anew_when_it_changes(
+    layout: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    source, root = layout
+    jsonl = tmp_path / "meta.jsonl"
+    jsonl.write_text(source.read_text())
+    reads = []
+    read = hdvila.hdvila_names
+
+    def counted(*args: object, **kwargs: object) -> Iterator[str]:
+        reads.append(1)
+        yield from read(*args, **kwargs)
+
+    monkeypatch.setattr(hdvila, "hdvila_names", counted)
+    options = {"jsonl": jsonl, "index": tmp_path / "index"}
+    first = hdvila_clips(root, val_share=0.4, **options)
+    again = hdvila_clips(root, val_share=0.8, **options)
+    assert len(reads) == 1, "another split needs no other index"
+    assert sorted([*first[0], *first[1]]) == sorted([*again[0], *again[1]])
+    assert caplog.text.count("is made: there is none yet") == 1
+    jsonl.write_text("".join(source.read_text().splitlines(keepends=True)[:3]))
+    shorter = hdvila_clips(root, val_share=0.4, **options)
+    assert len(reads) == 2
+    assert len(shorter[0]) + len(shorter[1]) == 6
+
+
+def added_folder(root: Path) -> None:
+    (root / "vid-9").mkdir()
+    (root / "vid-9" / "vid-9.0.mp4").write_bytes(b"")
+
+
+def added_clip(root: Path) -> None:
+    (root / "vid-1" / "vid-1.1.mp4").write_bytes(b"")
+
+
+def removed_clip(root: Path) -> None:
+    (root / "vid-0" / "vid-0.0.mp4").unlink()
+
+
+@pytest.mark.parametrize(
+    ("change", "count", "why"),
+    [(added_folder, 4, "came or went"), (added_clip, 4, "vid-1 changed"), (removed_clip, 2, "vid-0.0.mp4 is gone")],
+)
+def test_a_stale_index_is_made_anew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, change: Callable[[Path], None], count: int, why: str
+) -> None:
+    root, jsonl, index = tmp_path / "clips", tmp_path / "meta.jsonl", tmp_path / "index"
+    lines = [{"video_id": f"vid-{k}", "clip": [{"clip_id": f"vid-{k}.{n}.mp4"} for n in (0, 1)]} for k in (0, 1, 2, 9)]
+    jsonl.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for k in range(3):
+        (root / f"vid-{k}").mkdir(parents=True)
+        (root / f"vid-{k}" / f"vid-{k}.0.mp4").write_bytes(b"")
+    assert sum(map(len, hdvila_clips(root, jsonl=jsonl, val_share=0.4, index=index))) == 3
+    time.sleep(0.02)  # longer than a tick of the disk's clock
+    change(root)
+    caplog.clear()
+    assert sum(map(len, hdvila_clips(root, jsonl=jsonl, val_share=0.4, index=index))) == count
+    assert why in caplog.text
+
+
+def test_a_run_goes_on_with_the_list_that_it_began_with(layout: tuple[Path, Path], tmp_path: Path) -> None:
+    jsonl, root = layout[0], shutil.copytree(layout[1], tmp_path / "clips")
+    options = {"jsonl": jsonl, "index": tmp_path / "index", "val_share": 0.4}
+
+    def data() -> StreamData:
+        clips = SimpleNamespace(names=hdvila_clips(root, **options)[0])
+        return StreamData(train=clips, val=[], batch_size=1, num_workers=0)
+
+    began = data()
+    state = {"clips": 3, "dataset": None, **began._files()}
+    shutil.rmtree(root / began.train.names[0].split("/")[0])
+    now = data()
+    assert len(now.train.names) < len(began.train.names)
+    now.load_state_dict(state)
+    assert list(now.train.names) == list(began.train.names)
+    with pytest.raises(ValueError, match="the run began with another list of files"):
+        now.load_state_dict(state | {"files": "0"})
+
+
+def test_a_process_takes_the_list_of_the_one_that_started_it(layout: tuple[Path, Path], tmp_path: Path) -> None:
+    jsonl, root = layout[0], shutil.copytree(layout[1], tmp_path / "clips")
+    options = {"jsonl": jsonl, "index": tmp_path / "index", "val_share": 0.4}
+    began = len(hdvila_clips(root, **options)[0])
+    shutil.rmtree(root / hdvila_clips(root, **options)[0][0].split("/")[0])
+    code = "import sys; from motionanim.data.hdvila import hdvila_clips as h; "
+    code += "print(len(h(sys.argv[1], jsonl=sys.argv[2], index=sys.argv[3], val_share=0.4)[0]))"
+    command = [sys.executable, "-c", code, root, jsonl, options["index"]]
+    assert int(subprocess.run(command, capture_output=True, text=True, check=True).stdout) == began
+    assert len(hdvila_clips(root, **options)[0]) < began, "as of now: this process asks anew"
+
+
+def test_processes_of_one_run_have_one_list(layout: tuple[Path, Path], tmp_path: Path) -> None:
+    _, root = layout
+    write_index(tmp_path / "i.arrow", [("a/a.0.mp4", "a")], root=root)
+    assert "a.0.mp4 is gone" in changes(tmp_path / "i.arrow", root)
+    code = "import sys, time; from pathlib import Path; from motionanim.data import hdvila_index as h; "
+    code += "h._STARTED = float(sys.argv[3]); print(h.changes(Path(sys.argv[1]), Path(sys.argv[2])))"
+    for started, said in ((time.time() - 60, "None"), (time.time() + 60, "is gone")):
+        command = [sys.executable, "-c", code, tmp_path / "i.arrow", root, str(started)]
+        assert said in subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def test_an_index_that_is_interrupted_leaves_nothing(layout: tuple[Path, Path], tmp_path: Path) -> None:
+    jsonl, root = layout
+    wrong = tmp_path / "wrong.jsonl"
+    wrong.write_text(jsonl.read_text() + "{not json\n")
+    index = tmp_path / "index"
+    with pytest.raises(ValueError, match=r"wrong.jsonl, line 7: not JSON"):
+        hdvila_clips(root, jsonl=wrong, val_share=0.4, index=index)
+    assert [path.suffix for path in index.iterdir()] == [".lock"]
+
+    def killed() -> Iterator[tuple[str, str]]:
+        yield "a", "a"
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_index(index / "killed.arrow", killed())
+    assert [path.suffix for path in index.iterdir()] == [".lock"]
+    wrong.write_text(jsonl.read_text())
+    assert len(hdvila_clips(root, jsonl=wrong, val_share=0.4, index=index)[0]) > 0
+
+
+def test_a_damaged_index_and_too_few_videos_are_refused_in_words(layout: tuple[Path, Path], tmp_path: Path) -> None:
+    jsonl, root = layout
+    hdvila_clips(root, jsonl=jsonl, val_share=0.4, index=tmp_path)
+    (path,) = tmp_path.glob("*.arrow")
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(ValueError, match=rf"{path} is damaged: delete it"):
+        hdvila_clips(root, jsonl=jsonl, val_share=0.4, index=tmp_path)
+    write_index(path, [("a/v.1.mp4", "v"), ("a/v.2.mp4", "v")])
+    with pytest.raises(ValueError, match="2 clips, all of one video"):
+        split_index(path, val_share=0.4)
+    write_index(path, [("a", "a"), ("b", "b")])
+    with pytest.raises(ValueError, match="val_share=1: must be between 0 and 1"):
+        split_index(path, val_share=1)
+
+
+def peak(root: Path, lines: int) -> tuple[int, int]:
+    """Bytes that Python, and that Arrow, held at most while a list was indexed, split and read."""
+    jsonl = root / f"{lines}.jsonl"
+    with jsonl.open("w") as file:
+        for k in range(lines):
+            file.write(json.dumps({"video_id": f"v{k:07}", "clip": [{"clip_id": f"v{k:07}.0.mp4"}]}) + "\n")
+    gc.collect()
+    before = pa.total_allocated_bytes()
+    tracemalloc.start()
+    train, _ = hdvila_clips(root, jsonl=jsonl, val_share=0.1, index=root / "index")
+    for position in range(20):
+        assert train[len(train) // 20 * position].endswith(".0.mp4")
+    arrow = pa.total_allocated_bytes() - before
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(train) > 0.85 * lines
+    return most, arrow
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # 200 000 clips on disk
+    monkeypatch.setattr(hdvila, "_files", lambda folder: {f"{os.path.basename(folder)}.0.mp4"})
+    monkeypatch.setattr(os.path, "isfile", lambda path: True)
+    peak(tmp_path, 5_000)  # what is allocated once
+    small, large = peak(tmp_path, 20_000), peak(tmp_path, 200_000)
+    assert large[0] < 1.1 * small[0] < 8e6
+    assert large[1] < 1e6
+
+
+def test_a_hundred_million_items_are_shuffled_in_little_memory() -> None:
+    length = 100_000_000
+    tracemalloc.start()
+    indices = [shuffled_index(0, position, length) for position in range(500)]
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 50e6
+    assert len(set(indices)) == 500
+    assert max(indices) - min(indices) > length / 2
+
+
+def test_processes_that_found_other_lists_do_not_train() -> None:
+    data = StreamData(train=SimpleNamespace(names=["a", "b"]), val=[], batch_size=1, num_workers=0)
+    for first, world_size in ((["a", "b"], 2), (["a"], 1)):
+        files = {"files": list_fingerprint(first)}
+        strategy = SimpleNamespace(broadcast=lambda _: files, reduce_boolean_decision=bool)  # noqa: B023
+        data.trainer = SimpleNamespace(world_size=world_size, strategy=strategy)
+        data._check_one_list()
+    data.trainer.world_size = 2
+    with pytest.raises(ValueError, match="found other lists of files"):
+        data._check_one_list()

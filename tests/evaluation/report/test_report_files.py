@@ -1,0 +1,193 @@
+"""Reports of small run folders: plots, pages and tables on disk, in which every number arrives."""
+
+import base64
+import csv
+import io
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from report_runs import CLIPS, around, gamma_runs, loaded, make_three, run
+
+from motionanim.evaluation.report import write_report
+from motionanim.evaluation.report.__main__ import main
+from motionanim.evaluation.report.keys import KEYS
+from motionanim.evaluation.report.plots import main_fvd, pareto, sweep_plot
+from motionanim.evaluation.report.runs import read_run
+
+
+@pytest.fixture
+def three(tmp_path: Path) -> Path:
+    return make_three(tmp_path)
+
+
+def test_plots_are_pictures_and_leave_out_what_cannot_be_compared(three: Path) -> None:
+    gamma_runs(three)
+    run(three, "far", {"psnr": around(20)}, fvd={"fvd_embedded": 10}, protocol="p9")
+    found, called = loaded(three)
+    sweep = next(block for block in found if block.sweep == "gamma")
+    assert main_fvd(sweep.methods) == "fvd_embedded"
+    for plot in (sweep_plot(sweep, ["fvd_embedded", "seconds"]), pareto(found, called)):
+        with Image.open(io.BytesIO(plot.png)) as picture:
+            assert picture.format == "PNG"
+            assert len(np.unique(np.asarray(picture.convert("L")))) > 20
+    assert "Left out, for another protocol or n: far." in pareto(found, called).caption
+    assert sweep_plot(sweep, ["never_measured"]) is None
+
+
+def test_i3d_goes_before_other_features(tmp_path: Path) -> None:
+    folder = run(
+        tmp_path, "a", {"psnr": around(20)}, fvd={"fvd_embedded": 3, "fvd_i3d_ours": 4, "fvd_i3d_ours_plain": 5}
+    )
+    assert main_fvd([read_run(folder)]) == "fvd_i3d_ours"
+
+
+# Files
+
+
+class Page(HTMLParser):
+    """Tags and addresses of a page; fails where a tag is closed that is not open."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.addresses: list[str] = []
+        self.tags: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.addresses += [value or "" for name, value in attributes if name in ("src", "href", "srcset", "data")]
+        if tag not in ("meta", "img", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory) -> Path:
+    three = make_three(tmp_path_factory.mktemp("runs"))
+    gamma_runs(three)
+    run(three, "d", {"psnr": around(26, 4)}, label="<b>&_{x}| `d`", saw_motion=True)
+    assert main([str(three), "--out", str(three / "out"), "--against", "a"]) == 0
+    return three / "out"
+
+
+def test_the_page_is_whole_and_asks_nothing_of_a_server(full: Path) -> None:
+    text = (full / "report.html").read_text()
+    page = Page(text)
+    assert page.open == []
+    assert all(address.startswith(("data:image/", "#")) for address in page.addresses)
+    assert "http" not in re.sub(r"base64,[A-Za-z0-9+/=]+|http-equiv", "", text)
+    assert "&lt;b&gt;&amp;_{x}| `d`*" in text
+    assert "<b>&" not in text
+    assert "as printed in the paper; other data and protocol" in text
+    assert "86.65" in text
+    pictures = [address for address in page.addresses if address.startswith("data:")]
+    for address in pictures:
+        Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))).verify()
+    assert len(pictures) > 7 + 3, "a strip for each run, and plots"
+
+
+def test_clips_that_are_slower_than_what_is_read_are_told(tmp_path: Path) -> None:
+    run(tmp_path, "a", {"psnr": around(24)}, repeated={"true clips": 2, "made clips": 0})
+    write_report([tmp_path / "a"], tmp_path / "out")
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "a: 2 of 6 true clips have fewer frames a second than are read, so that some frames are shown twice." in text
+    assert "made clips have" not in text
+
+
+def test_large_strips_are_shrunk(tmp_path: Path) -> None:
+    folder = run(tmp_path, "a", {"psnr": around(24)})
+    noise = np.random.default_rng(0).integers(0, 255, (300, 3000, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(folder / "strips" / f"{CLIPS[0]}.png")
+    write_report([folder], tmp_path / "out")
+    address = re.search(r"data:image/jpeg;base64,([^\"]+)", (tmp_path / "out" / "report.html").read_text())
+    assert Image.open(io.BytesIO(base64.b64decode(address[1]))).size == (1800, 180)
+    write_report([folder], tmp_path / "out", strips=0)
+    assert "image/jpeg" not in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_the_csv_holds_every_number(full: Path) -> None:
+    rows = list(csv.DictReader((full / "report.csv").open()))
+    scores = {(row["run"], row["key"]): row for row in rows if not row["against"]}
+    result = json.loads((full.parent / "a" / "result.json").read_text())
+    for key, score in result["metrics"].items():
+        row = scores["a", key]
+        assert [float(row[part]) for part in ("mean", "low", "high")] == [
+            score[part] for part in ("mean", "low", "high")
+        ]
+        assert (row["n"], row["protocol"]) == ("6", score["protocol"])
+    assert scores["phased, gamma 0.2", "axes/sigma"]["mean"] == "20.0"
+    assert scores["a", "seconds"]["mean"] == "3.2"
+    assert scores["c", "psnr"]["control"] == "1"
+    paired = [row for row in rows if row["against"]]
+    assert {row["against"] for row in paired} == {"a"}
+    assert len({(row["folder"], row["key"]) for row in paired}) == len(paired), "a control row's difference stands once"
+
+
+def test_markdown_tables_are_rectangular_and_their_plots_exist(full: Path) -> None:
+    text = (full / "report.md").read_text()
+    tables = re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)
+    assert len(tables) > 8
+    for table in tables:
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1
+    plots = re.findall(r"\]\((plots/[^)]+)\)", text)
+    assert plots
+    assert all((full / plot).is_file() for plot in plots)
+    assert "*control rows*" in text
+    assert "**" in text
+
+
+def test_latex_tables_have_as_many_cells_as_columns(full: Path) -> None:
+    text = (full / "report.tex").read_text()
+    tables = re.findall(r"\\begin\{tabular\}\{(lr*)\}(.*?)\\end\{tabular\}", text, re.DOTALL)
+    assert len(tables) > 8
+    for columns, body in tables:
+        rows = [line for line in body.splitlines() if line.endswith(r"\\")]
+        assert {len(re.findall(r"(?<!\\)&", row)) + 1 for row in rows} == {len(columns)}
+    assert r"\textless{}b\textgreater{}\&\_\{x\}\textbar{}" in text
+    assert text.count(r"\begin{table}") == text.count(r"\end{table}")
+    assert "↑" not in text
+
+
+def test_a_report_is_repeatable_and_leaves_no_stale_plot(full: Path) -> None:
+    before = {path.relative_to(full): path.read_bytes() for path in full.rglob("*") if path.is_file()}
+    stale = full / "plots" / "99-old.png"
+    stale.write_bytes(b"")
+    write_report([full.parent], full, against="a")
+    assert {path.relative_to(full): path.read_bytes() for path in full.rglob("*") if path.is_file()} == before
+
+
+def test_bad_calls_are_one_line(three: Path, capsys) -> None:
+    for arguments, message in (
+        ([str(three / "nowhere")], "no such folder"),
+        ([str(three), "--out", str(three / "a")], "choose another folder"),
+        ([str(three), "--strips", "-1"], "at least 0"),
+        ([str(three), "--against", "z"], "must be one of"),
+        ([str(three / "a" / "strips")], "no result.json"),
+    ):
+        assert main(arguments) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
+
+
+def test_the_papers_numbers_have_sources_and_say_what_is_missing() -> None:
+    path = Path(__file__).resolve().parents[3] / "motionanim" / "assets" / "paper.json"
+    paper = json.loads(path.read_text())
+    assert "FVD" in paper["absent"]
+    for table in paper["tables"]:
+        assert table["source"]
+        assert all(len(row["values"]) == len(table["columns"]) for row in table["rows"])
+    values = {row["name"]: row["values"] for row in paper["tables"][0]["rows"]}
+    assert float(values["the paper's method"][0]) / float(values["Direct"][0]) == pytest.approx(0.464, abs=5e-4)
+
+
+def test_every_key_in_the_table_is_under_its_own_name() -> None:
+    assert all(key == entry.key for key, entry in KEYS.items())

@@ -1,0 +1,176 @@
+"""evaluate.py as its users run it: results, resuming after a kill, sweeps, and mistakes as one line."""
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import forked
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+ROOT = Path(__file__).resolve().parents[2]
+QUICK = ["progress=false", "wandb=false"]
+SHARED_FRAMES = "long_video.overlap=2"  # of the 5 in a window of the tiny base
+
+
+def command(base: Path, *overrides: str) -> list[str]:
+    flags, values = ([each for each in overrides if (each == "-m") is flag] for flag in (True, False))
+    return [
+        sys.executable, str(ROOT / "evaluate.py"), *flags, f"scale.base={base}", "scale.motion_channels=8",
+        "scale.height=32", "scale.width=32", "scale.num_frames=5", "benchmark.reading.num_frames=5",
+        "sampling.num_steps=2", "conditioning=no_refiner", "n=3", "show=1", *QUICK, *values,
+    ]  # fmt: skip
+
+
+def run(base: Path, cwd: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "WANDB_MODE": "offline", "WANDB_SILENT": "true"}
+    return forked.run(*command(base, *overrides)[1:], cwd=cwd, env=environment)
+
+
+def results(folder: Path) -> dict[str, dict]:
+    found = [json.loads(path.read_text()) for path in sorted(folder.glob("*/result.json"))]
+    return {result["label"]: result["metrics"] for result in found}
+
+
+@pytest.mark.slow
+def test_a_sweep_leaves_one_report_of_all_its_runs_and_a_wandb_run_each(base: Path, tmp_path: Path) -> None:
+    # On the command line the sweep's own values are replaced, as a user may.
+    done = run(
+        base, tmp_path, "-m", "sweep=gamma", "long_video.gamma=0.5,1", "benchmark.reading.num_frames=10", "n=2",
+        "wandb=true", "control_rows=[static_copy]",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    folder = tmp_path / "runs" / "evaluate" / "gamma"
+    axes = {}
+    for path in folder.glob("phased*/result.json"):
+        result = json.loads(path.read_text())
+        axes[result["axes"]["gamma"]] = result["axes"]["sigma"]
+        assert list(path.parent.glob("wandb/offline-run-*"))
+    assert sorted(axes) == [0.5, 1]
+    assert axes[0.5] > axes[1] == 0
+    with (folder / "report" / "report.csv").open() as file:
+        assert {row["label"] for row in csv.DictReader(file)} >= {"phased, gamma 0.5", "phased, gamma 1"}
+    assert list((folder / "report" / "plots").glob("*.png"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["mask=false", "conditioning=full", "refiner=null"], r"error: refiner=null: .*conditioning=no_refiner"),
+        (["benchmark=folder", "benchmark.root=/nowhere"], r"error: .*/nowhere.* is not a folder"),
+        (["metrics.required=[lpips]"], r"error: .*alexnet-owt-7be5be79.pth does not exist"),
+        (["method=external", "method.folders=/nowhere"], r"error: method.folders=/nowhere: no such folder"),
+        (["n=0"], r"error: .*must be at least 1"),
+    ],
+    ids=["refiner", "root", "weights", "folders", "n"],
+)
+def test_a_users_mistake_is_one_line_before_any_work(
+    overrides: list[str], message: str, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MOTIONANIM_WEIGHTS", str(tmp_path / "weights"))
+    done = run(base, tmp_path, *overrides)
+    assert done.returncode == 2, done.stdout + done.stderr[-2000:]
+    assert re.search(message, done.stderr)
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.glob("runs/evaluate/*/ours*"))
+
+
+def plain_scores(truth: Path, made: Path) -> tuple[float, float]:
+    """PSNR and SSIM as a short script would have them: 16 frames at 8 a second, stretched to 256 x 256, frame 0 out."""
+    from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+    videos = []
+    for path, rate in ((truth, None), (made, 7 if made.parent.name == "paper" else None)):
+        capture, frames = cv2.VideoCapture(str(path)), []
+        while (read := capture.read())[0]:
+            frames.append(cv2.cvtColor(read[1], cv2.COLOR_BGR2RGB))
+        fps = rate or capture.get(cv2.CAP_PROP_FPS)
+        picked = [frames[int(np.ceil(k / 8 * fps - 0.5))] for k in range(16)]
+        pixels = torch.from_numpy(np.stack(picked)).permute(0, 3, 1, 2).float()
+        small = F.interpolate(pixels, size=(256, 256), mode="bilinear", antialias=True)
+        videos.append(small.round().byte().permute(0, 2, 3, 1).numpy())
+    pairs = list(zip(*videos, strict=True))[1:]
+    psnr = [peak_signal_noise_ratio(a, b, data_range=255) for a, b in pairs]
+    ssim = [
+        structural_similarity(
+            a, b, data_range=255, channel_axis=2, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
+        )
+        for a, b in pairs
+    ]
+    return float(np.mean(psnr)), float(np.mean(ssim))
+
+
+@pytest.mark.slow
+def test_published_systems_score_as_a_plain_script_has_it(shared: Path, tmp_path: Path) -> None:
+    root = shared / "published" / "short"
+    done = forked.run(
+        str(ROOT / "evaluate.py"), "benchmark=published", f"benchmark.root={root / 'ground_truth'}",
+        "method=published", f"method.folders={root}/*", "control_rows=[static_copy]", "show=0", "keep_frames=false",
+        "metrics=frame", *QUICK, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    folder = tmp_path / "runs" / "evaluate" / "published"
+    found = results(folder)
+    assert found.keys() == {
+        "Controllable (paper)", "Gen-2", "Genmo", "Pika", "I2VGen-XL", "SFS", "Animating-landscape",
+        "Animating-pictures", "Animate-anything", "static copy",
+    }  # fmt: skip
+    marked = [json.loads(path.read_text()) for path in folder.glob("*/result.json")]
+    assert {result["label"] for result in marked if result["saw_motion"]} == {"SFS", "Animating-pictures"}
+    for label, name in (("Controllable (paper)", "paper"), ("SFS", "sfs"), ("Gen-2", "gen2")):
+        scores = [plain_scores(path, root / name / path.name) for path in sorted((root / "ground_truth").glob("*.mp4"))]
+        assert found[label]["psnr"]["mean"] == pytest.approx(np.mean([s[0] for s in scores]), abs=0.02)
+        assert found[label]["ssim"]["mean"] == pytest.approx(np.mean([s[1] for s in scores]), abs=5e-4)
+
+
+def torchrun(command: list[str], processes: int) -> list[str]:
+    python, *rest = command
+    return [python, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", *rest]
+
+
+@pytest.mark.slow
+def test_processes_share_the_clips_and_a_killed_one_costs_only_the_clip_in_hand(base: Path, tmp_path: Path) -> None:
+    settings = ("n=5", SHARED_FRAMES)
+    for name in ("one", "many"):
+        (tmp_path / name).mkdir()
+    one = run(base, tmp_path / "one", *settings)
+    assert one.returncode == 0, one.stderr[-2000:]
+
+    quiet = {"cwd": tmp_path / "many", "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(torchrun(command(base, *settings), 2), **quiet)
+    written = tmp_path / "many" / "runs" / "evaluate" / "synthetic16"
+    for _ in range(2400):
+        rows = list(written.glob("ours*/clips.jsonl"))
+        if rows and rows[0].stat().st_size:
+            break
+        assert process.poll() is None, "it ended by itself"
+        time.sleep(0.05)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(children[0]), signal.SIGKILL)
+    assert process.wait(timeout=60) != 0
+    before = rows[0].read_text().splitlines()
+    assert 1 <= len(before) < 5
+
+    done = subprocess.run(torchrun(command(base, *settings), 3), **quiet)
+    assert done.returncode == 0
+    after = rows[0].read_text().splitlines()
+    assert after[: len(before)] == before
+    assert sorted(json.loads(row)["index"] for row in after) == [0, 1, 2, 3, 4]
+    found, wanted = (results(tmp_path / name / "runs" / "evaluate" / "synthetic16") for name in ("many", "one"))
+    assert found == wanted
+    labels = {"ours, continuous, no_refiner", "real", "static copy", "shuffled", "flipped"}
+    assert found.keys() == labels
+    page = (written / "report" / "report.html").read_text()
+    assert all(label in page for label in labels)
+    again = run(base, tmp_path / "many", *settings)
+    assert "ours, continuous, no_refiner: 0 clips made, 0 scored" in again.stdout

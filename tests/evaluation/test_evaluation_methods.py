@@ -1,0 +1,102 @@
+"""Methods that the harness evaluates: what they make, and what tells them apart."""
+
+import shutil
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import MOTION
+from evaluation_runs import SIDE, run, synthetic
+from safetensors.torch import load_file, save_file
+
+from motionanim.evaluation.methods import Control, Eulerian, Ours, Warp
+from motionanim.models.fingerprint import weights_fingerprint
+from motionanim.models.flow_refiner import FlowRefiner
+from motionanim.motion.controls import Controls, motion_field
+from motionanim.motion.eulerian import render
+
+
+def test_the_warp_carries_the_image_inside_the_mask_only() -> None:
+    case = synthetic().case(0)
+    flow, mask = torch.zeros_like(case.flow), torch.zeros_like(case.mask)
+    flow[:, 0], mask[..., 8:] = 2.0, 1.0  # px per frame to the right
+    method = Warp(label="w", request="exact", controls=None, refiner=None, use_refiner=True, mask=True)
+    frames = method(case._replace(flow=flow, mask=mask), 0).frames
+    image = case.frames[0]
+    assert torch.equal(frames[:, :, :, :8], image[:, :, :8].expand(5, -1, -1, -1))
+    for t in range(5):
+        torch.testing.assert_close(frames[t, :, :, 8:], image[:, :, 8 - 2 * t : SIDE - 2 * t], atol=1e-5, rtol=0)
+    still = method(case._replace(flow=torch.zeros_like(flow)), 0).frames
+    torch.testing.assert_close(still, image.expand(5, -1, -1, -1), atol=1e-5, rtol=0)
+
+
+def test_the_eulerian_baseline_moves_along_the_exact_field(tmp_path: Path) -> None:
+    method = Eulerian(
+        label="eulerian", request="exact", controls=None, refiner=None, use_refiner=True, mask=True,
+        render=partial(render, loop=False, min_density=0.5),
+    )  # fmt: skip
+    assert method.saw_motion
+    still = run(tmp_path, Control(label="static", kind="static_copy"), benchmark=synthetic(6)).result["metrics"]
+    moved = run(tmp_path, method, benchmark=synthetic(6)).result["metrics"]
+    assert moved["psnr"]["mean"] > still["psnr"]["mean"]
+    with pytest.raises(ValueError, match=r"refiner=null: .*conditioning=no_refiner"):
+        Eulerian(label="e", request="arrows", controls=None, refiner=None, use_refiner=True, mask=False, render=render)
+    with pytest.raises(ValueError, match="method.request='all'"):
+        Eulerian(label="e", request="all", controls=None, refiner=None, use_refiner=False, mask=True, render=render)
+    with pytest.raises(ValueError, match="mask=false: the exact motion"):
+        Eulerian(label="e", request="exact", controls=None, refiner=None, use_refiner=False, mask=False, render=render)
+    # With a mask T is not asked, and so not missed.
+    Eulerian(label="e", request="arrows", controls=None, refiner=None, use_refiner=True, mask=True, render=render)
+
+
+def test_without_a_mask_a_method_gets_arrows_alone_and_t(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    refiner = FlowRefiner(width=8, depth=2, side=SIDE, sees_image=True)
+    torch.nn.init.normal_(refiner.head.weight, std=0.1)
+    refiner.save(tmp_path / "t.safetensors")
+    controls = partial(
+        motion_field, span=5, field="eulerian", sigma=0.332, threshold=0.05, threshold_on="weight", normalized="exact",
+        edge="soft",
+    )  # fmt: skip
+    case = next(case for case in map(synthetic(8).case, range(8)) if case.arrows and not case.mask.all())
+
+    def asked(mask: bool, use_refiner: bool) -> Warp:
+        return Warp(
+            label="warp", request="arrows", controls=controls, refiner=str(tmp_path / "t.safetensors"),
+            use_refiner=use_refiner, mask=mask,
+        )  # fmt: skip
+
+    given, free, refined = asked(True, True), asked(False, False), asked(False, True)
+    assert [each.label for each in (given, free, refined)] == ["warp", "warp, no mask", "warp, no mask"]
+    assert [each.identity["refiner"] for each in (given, free)] == [None, None]
+    assert refined.identity["refiner"] == weights_fingerprint(refiner)
+    still = (case.mask == 0).expand(2, -1, -1)
+    assert given.asked.field(case)[0][still].eq(0).all()
+    assert free.asked.field(case)[0][still].any()
+    drawn = Controls(case.arrows, (), torch.ones_like(case.mask))
+    expected = controls(drawn, num_frames=5, image=case.frames[0], refiner=refiner).per_step
+    torch.testing.assert_close(refined.asked.field(case), expected)
+    assert not torch.equal(refined.asked.field(case), free.asked.field(case))
+    assert not torch.equal(refined(case, 0).frames[1:], given(case, 0).frames[1:])
+
+
+def test_a_base_that_differs_in_one_inner_layer_is_another_method(base: Path, tmp_path: Path) -> None:
+    sampling = {
+        "num_steps": 2, "sigma_min": 0.002, "sigma_max": 700.0, "rho": 7.0, "noise_aug": 0.02, "dtype": "float32",
+        "decode_dtype": "float32", "channels_last": False, "compile": None,
+    }  # fmt: skip
+
+    def identity(folder: Path) -> dict:
+        return Ours(
+            label="ours", request="exact", controls=None, refiner=None, use_refiner=False, mask=True, base=str(folder),
+            motion=MOTION, sampling=sampling, loras=None, window=5, long_video=None,
+        ).identity  # fmt: skip
+
+    shutil.copytree(base, tmp_path / "other")
+    weights = next((tmp_path / "other" / "unet").glob("*.safetensors"))
+    state = load_file(weights)
+    name = next(name for name in state if "temporal_transformer_blocks" in name and name.endswith("to_v.weight"))
+    save_file(state | {name: state[name] + 0.1}, weights, metadata={"format": "pt"})
+    assert identity(base) == identity(base)
+    assert identity(tmp_path / "other") != identity(base)

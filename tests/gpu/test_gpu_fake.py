@@ -1,0 +1,247 @@
+"""No operation mixes devices: everything a GPU runs, on a pretended one, with the CPU's numbers bit for bit."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.accelerators import CPUAccelerator
+from lightning.pytorch.strategies import SingleDeviceStrategy
+from on_device import awake, noisy, sent, trained_denoiser
+from pretended_cuda import PretendedCuda, is_there
+from test_flow_estimator import moved as drift
+from test_flow_estimator import raft, raft_weights  # noqa: F401  a fixture
+from test_flow_refiner import module as refiner_module
+from test_flow_refiner import pairs, trainer
+from test_fvd import cloud, metric, stats
+from test_generate import load, sample
+from test_gpu_metrics import FLOW, clips, smooth_flow
+from test_gpu_models import CODEC, LONG_VIDEO, coded, estimate
+from test_gpu_training import lora, whole
+from test_i3d import features, state, weights  # noqa: F401  fixtures
+from test_preview import SAMPLING
+from torch import Tensor
+from torchvision.models import alexnet
+from training_runs import Losses, make_trainer, stream
+
+from motionanim.metrics.frame import psnr, ssim
+from motionanim.metrics.frechet import frechet_distance
+from motionanim.metrics.i3d import I3DFeatures
+from motionanim.metrics.perceptual import LPIPS
+from motionanim.models.svd.codec import Codec
+from motionanim.sampling.animator import Generator
+from motionanim.training.preview import CameraReport, FlowPictures, Preview
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*CUDA is not available")
+
+
+def both(run: Callable[[str], Tensor]) -> None:
+    """`run` on the pretended device stays there and gives what it gives on the CPU.
+
+    Not bit for bit: a GPU encodes and decodes more pictures at once, and sums in another order.
+    """
+    expected = run("cpu")
+    with PretendedCuda() as pretended:
+        got = run("cuda")
+        assert is_there(got)
+    assert pretended.calls > 0
+    torch.testing.assert_close(got, expected, atol=1e-3, rtol=1e-4)
+
+
+def test_the_pretended_device_refuses_what_cuda_refuses() -> None:
+    here = torch.arange(3.0)
+    refused = [
+        lambda there: there + here, lambda there: torch.stack([there[0], here[0]]), lambda there: here[there.long()],
+        lambda there: here.add_(there), lambda there: torch.arange(3) + there[0],
+        lambda there: torch.randn(3, device=there.device, generator=torch.Generator()),
+        lambda there: torch.nn.functional.linear(there, here[None]),
+    ]  # fmt: skip
+    allowed = [
+        lambda there: there + here[0], lambda there: there[here.long()], lambda there: there.clone().copy_(here),
+        lambda there: torch.zeros(3, device=there.device) + there.new_tensor([1.0]) + torch.ones_like(there),
+        lambda there: here.to(there) + here.cuda() + here.to("cuda", torch.float64).to(there),
+    ]  # fmt: skip
+    with PretendedCuda():
+        there = here.to("cuda")
+        assert (there.device.type, here.device.type, there.cpu().device.type) == ("cuda", "cpu", "cpu")
+        for call in refused:
+            with pytest.raises(RuntimeError, match=r"two devices|generator"):
+                call(there)
+        for call in allowed:
+            assert call(there).device == there.device
+        with pytest.raises(TypeError, match="NumPy"):
+            there.numpy()
+        weight = torch.nn.Linear(3, 1).to("cuda").weight
+        (weight @ there).sum().backward()
+        assert weight.grad.is_cuda
+
+
+@pytest.mark.parametrize("options", [{}, {"per_frame": True}, {"guide": True}], ids=str)
+@pytest.mark.parametrize("motion", [{}, {"residual_std": 0.6, "motion_keys": "field"}], ids=str)
+def test_denoiser(base: Path, motion: dict, options: dict) -> None:
+    both(lambda device: estimate(trained_denoiser(base, **motion).to(device), device, **options))
+
+
+def test_recomputed_blocks(base: Path) -> None:
+    def gradient(device: str) -> Tensor:
+        denoiser = trained_denoiser(base).train().to(device)
+        denoiser.checkpoint_blocks(width=64)
+        z, sigma, condition = noisy()
+        denoiser(z.to(device), sigma.to(device), sent(condition, device)).sum().backward()
+        return denoiser.unet.conv_in.weight.grad
+
+    both(gradient)
+
+
+def test_codec(base: Path) -> None:
+    def run(device: str) -> Tensor:
+        codec = Codec.from_pretrained(base).to(device)
+        given = [value.to(device) for value in coded()]
+        made = [call(codec, *given) for call in CODEC.values()]
+        return torch.cat([value.flatten() for value in [*made, codec.decode(given[1], chunk=2, context=1)]])
+
+    both(run)
+
+
+def generator(base: Path, device: str, **sampling) -> Generator:
+    made = load(base, device=device, sampling={"num_steps": 3, "noise_aug": 0.02, **sampling})
+    awake(made.denoiser.motion)
+    return made
+
+
+@pytest.mark.parametrize("method", LONG_VIDEO)
+def test_long_video(base: Path, method: str) -> None:
+    both(lambda device: sample(generator(base, device), LONG_VIDEO[method], frames=8))
+
+
+ANCHORED = {"overlap": 2, "gamma": 0.5, "sigma": None, "warm_start": False, "anchor": True}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("method", "use_flow"),
+    [
+        ("direct", True), ("gen_l_video", False), ("continuous", False), ("loop", False),
+        (partial(LONG_VIDEO["continuous"].func, **ANCHORED), True),
+    ],
+    ids=["direct", "gen_l_video", "continuous", "loop", "anchored"],
+)  # fmt: skip
+def test_long_video_with_parts_held_and_everything_given_from_the_cpu(
+    base: Path, method: str | Callable, use_flow: bool
+) -> None:
+    random = torch.Generator().manual_seed(1)
+    image, flow = torch.rand(2, 3, 16, 16, generator=random) * 2 - 1, torch.randn(2, 7, 2, 16, 16, generator=random)
+    mask = torch.zeros(2, 1, 16, 16)
+    mask[..., 4:, 6:] = 1.0
+
+    def run(device: str) -> Tensor:
+        return generator(base, device, motion_guidance=1.5)(
+            image, flow, num_frames=8, fps=torch.tensor([7.0, 8.0]), strength=None, use_flow=use_flow, mask=mask,
+            long_video=LONG_VIDEO.get(method, method), seed=0, progress=None,
+        )[0]  # fmt: skip
+
+    both(run)
+
+
+class PretendedAccelerator(CPUAccelerator):
+    """Lets the trainer put its model on a device that the machine lacks."""
+
+    def setup_device(self, device: torch.device) -> None:
+        pass
+
+
+def training(device: str) -> dict:
+    """Options of a trainer on one device."""
+    accelerator = PretendedAccelerator()
+    strategy = SingleDeviceStrategy(device=torch.device(device, 0) if device == "cuda" else torch.device("cpu"))
+    return {"accelerator": accelerator, "strategy": strategy, "limit_val_batches": 1, "check_val_every_n_epoch": None}
+
+
+class Last(L.Callback):
+    """What trains, after the last step and before the trainer takes it off the device."""
+
+    def on_train_end(self, trainer, pl_module) -> None:
+        self.weights = torch.cat([p.detach().flatten() for p in pl_module.parameters() if p.requires_grad])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [lora, whole])
+def test_training_with_validation_and_pictures(
+    base: Path,
+    make: Callable,
+    raft_weights: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    def run(device: str) -> Tensor:
+        seen, pictures = Last(), [Preview(folder=str(tmp_path / "samples"), clips=2, sampling=SAMPLING, seed=0)]
+        if make is lora:
+            estimator = raft(raft_weights, device=device, updates=1)
+            pictures.append(
+                CameraReport(folder=str(tmp_path), clips=1, sampling=SAMPLING, flow_estimator=estimator, seed=0)
+            )
+        module = make(base)
+        awake(module.denoiser)
+        make_trainer(tmp_path, 2, Losses(), *pictures, seen, val_check_interval=2, **training(device)).fit(
+            module, stream()
+        )
+        return seen.weights
+
+    both(run)
+
+
+def test_refiner_training(tmp_path: Path) -> None:
+    def run(device: str) -> Tensor:
+        torch.manual_seed(0)
+        seen, module = Last(), refiner_module()
+        pictures = FlowPictures(folder=str(tmp_path), pairs=2)
+        trainer(tmp_path, 2, callbacks=[pictures, seen], **training(device)).fit(module, pairs())
+        return seen.weights
+
+    both(run)
+
+
+@pytest.mark.slow
+def test_i3d(features: I3DFeatures) -> None:  # noqa: F811
+    features.to("cpu")
+    with PretendedCuda() as pretended:
+        features.to("cuda")
+        try:
+            got = features(clips(1, 9, 32).to("cuda"))
+        finally:
+            features.to("cpu")
+        assert is_there(got)
+    assert pretended.calls > 0
+
+
+def test_raft(raft_weights: Path) -> None:  # noqa: F811
+    frames = drift(64, (1.5, -0.6), 3)
+    expected = raft(raft_weights)(frames)
+    with PretendedCuda():
+        got = raft(raft_weights, device="cuda")(frames.to("cuda"))
+        assert got.device.type == "cpu"
+    assert torch.equal(got, expected)
+
+
+def test_metrics() -> None:
+    made, real, points = clips(2, 3, 32), clips(2, 3, 32, seed=1), [cloud(64, 6, seed=0), cloud(64, 6, seed=1)]
+    torch.manual_seed(0)
+    network = alexnet(weights=None).features.eval()
+
+    def run(device: str) -> Tensor:
+        fvd = metric().to(device)
+        fvd.update(*(value.to(device) for value in (*points, torch.arange(64) % 32)))
+        distance = frechet_distance(*(value.to(device) for cloud in points for value in stats(cloud)))
+        pair = made.to(device), real.to(device)
+        lpips = LPIPS(net="alex", backbone=network, batch=4).to(device)
+        lpips.update(*pair)
+        numbers = [*fvd.compute().values(), distance, *lpips.compute().values(), psnr(*pair), ssim(*pair)]
+        return torch.cat([number.double().flatten() for number in numbers])
+
+    both(run)
+
+
+@pytest.mark.parametrize("function", FLOW)
+def test_flow(function: str) -> None:
+    both(lambda device: FLOW[function](smooth_flow().to(device)))

@@ -1,0 +1,144 @@
+"""Denoiser, sampler, codec and the long-video methods: a CUDA device makes what the CPU makes."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from on_device import CUDA, DEVICES, FLOAT32, ROUNDED, SAMPLED, awake, close, moved, noisy, on, sent, trained_denoiser
+from test_generate import METHODS, load, sample
+
+from motionanim.models.schedule import karras_sigmas
+from motionanim.models.svd.codec import Codec
+from motionanim.models.svd.denoiser import Denoiser
+from motionanim.sampling.euler import denoise_from, guided, initial_latents
+from motionanim.sampling.phased import phased
+
+PRECISIONS = list(ROUNDED)
+PHASED = {
+    "gamma": 0.5, "sigma": None, "omega": 0.2, "shuffle": "segment", "renormalize": True, "shared_noise": "image",
+    "guide_later": True, "batch_size": 2,
+}  # fmt: skip
+LONG_VIDEO = METHODS | {"phased": partial(phased, **PHASED)}
+
+
+@pytest.fixture(params=DEVICES)
+def device(request):
+    with on(request.param) as name:
+        yield name
+
+
+@torch.no_grad()
+def estimate(denoiser: Denoiser, device: str, *, per_frame: bool = False, guide: bool = False) -> torch.Tensor:
+    z, sigma, condition = noisy(per_frame)
+    denoise = guided(denoiser, first=1.0, last=3.0, motion=1.5) if guide else denoiser
+    return denoise(z.to(device), sigma.to(device), sent(condition, device))
+
+
+@pytest.mark.parametrize("per_frame", [False, True], ids=["sigma of clips", "sigma of frames"])
+@pytest.mark.parametrize("dtype", PRECISIONS, ids=str)
+def test_denoiser(base: Path, device: str, dtype: torch.dtype, per_frame: bool, record_property: Callable) -> None:
+    denoiser = trained_denoiser(base)
+    got = estimate(moved(denoiser, device, dtype), device, per_frame=per_frame)
+    assert got.dtype == torch.float32
+    expected = estimate(denoiser, "cpu", per_frame=per_frame)
+    close(got, expected, tolerance=ROUNDED[dtype], record_property=record_property)
+
+
+@pytest.mark.parametrize("motion", [{"residual_std": 0.6}, {"motion_keys": "field"}], ids=["residual", "keys of field"])
+def test_denoiser_of_another_kind(base: Path, device: str, motion: dict, record_property: Callable) -> None:
+    denoiser = trained_denoiser(base, **motion)
+    got = estimate(moved(denoiser, device), device)
+    close(got, estimate(denoiser, "cpu"), tolerance=FLOAT32, record_property=record_property)
+
+
+def test_guidance(base: Path, device: str, record_property: Callable) -> None:
+    denoiser = trained_denoiser(base)
+    got = estimate(moved(denoiser, device), device, guide=True)
+    close(got, estimate(denoiser, "cpu", guide=True), tolerance=FLOAT32, record_property=record_property)
+
+
+def test_euler_run(base: Path, device: str, record_property: Callable) -> None:
+    denoiser, (noise, _, condition) = trained_denoiser(base), noisy()
+    sigmas = karras_sigmas(4, sigma_min=0.002, sigma_max=80.0, rho=7.0)
+
+    def run(denoiser: Denoiser, device: str) -> torch.Tensor:
+        z = initial_latents(noise / noise.std(), sigmas).to(device)
+        return denoise_from(denoiser, z, sigmas, sent(condition, device))
+
+    got, expected = run(moved(denoiser, device), device), run(denoiser, "cpu")
+    close(got, expected, tolerance=SAMPLED, record_property=record_property)
+
+
+def test_channels_last(base: Path, device: str, record_property: Callable) -> None:
+    denoiser = trained_denoiser(base)
+    other = moved(denoiser, device)
+    other.channels_last()
+    assert other.unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
+    expected = estimate(moved(denoiser, device), device)
+    close(estimate(other, device), expected, tolerance=FLOAT32, record_property=record_property)
+
+
+CODEC = {
+    "encode": lambda codec, frames, latents: codec.encode(frames),
+    "encode_image": lambda codec, frames, latents: codec.encode_image(frames[:, 0]),
+    "embed_image": lambda codec, frames, latents: codec.embed_image(frames[:, 0]),
+    "predict": lambda codec, frames, latents: codec.predict(frames[:, 0], 3 * frames[:, 1:, :2]),
+    "decode": lambda codec, frames, latents: codec.decode(latents),
+}
+
+
+def coded() -> tuple[torch.Tensor, torch.Tensor]:
+    """Frames and latents, for a codec."""
+    generator = torch.Generator().manual_seed(0)
+    frames = torch.rand(2, 5, 3, 16, 16, generator=generator) * 2 - 1
+    return frames, torch.randn(2, 5, 4, 8, 8, generator=generator)
+
+
+@pytest.mark.parametrize("part", CODEC)
+def test_codec(codec: Codec, device: str, part: str, record_property: Callable) -> None:
+    got = CODEC[part](moved(codec, device), *(value.to(device) for value in coded()))
+    close(got, CODEC[part](codec, *coded()), tolerance=FLOAT32, record_property=record_property)
+
+
+def test_decoder_in_bfloat16(codec: Codec, device: str, record_property: Callable) -> None:
+    _, latents = coded()
+    got, expected = moved(codec, device).decode(latents.to(device), dtype=torch.bfloat16), codec.decode(latents)
+    assert got.dtype == torch.float32
+    close(got, expected, tolerance=ROUNDED[torch.bfloat16], record_property=record_property)
+
+
+def video(base: Path, device: str, method: str, **sampling) -> torch.Tensor:
+    """8 frames of windows of 5, from three steps with guidance and noise on the photo."""
+    settings = {"num_steps": 3, "noise_aug": 0.02, **sampling}
+    generator = load(base, device=device, sampling=settings)
+    awake(generator.denoiser.motion)
+    return sample(generator, LONG_VIDEO[method], frames=8)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [pytest.param(m, marks=[] if m in ("direct", "phased", "continuous") else pytest.mark.slow) for m in LONG_VIDEO],
+)
+def test_long_video(base: Path, device: str, method: str, record_property: Callable) -> None:
+    got, expected = video(base, device, method), video(base, "cpu", method)
+    assert got.device.type == device
+    close(got, expected, tolerance=SAMPLED, record_property=record_property)
+
+
+# A CPU compiles for minutes. The compiler fuses, so sums come in another order, and in bfloat16 it rounds less often.
+@pytest.mark.parametrize("device", [CUDA], indirect=True)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_compiled_denoiser(base: Path, device: str, dtype: torch.dtype, record_property: Callable) -> None:
+    denoiser = trained_denoiser(base)
+    compiled = moved(denoiser, device, dtype)
+    compiled.compile_unet("default")
+    expected = estimate(moved(denoiser, device, dtype), device)
+    close(estimate(compiled, device), expected, tolerance=ROUNDED[dtype], record_property=record_property)
+
+
+@pytest.mark.parametrize("device", [CUDA], indirect=True)
+def test_a_compiled_unet_makes_the_same_video(base: Path, device: str, record_property: Callable) -> None:
+    got, expected = (video(base, device, "direct", compile=mode) for mode in ("default", None))
+    close(got, expected, tolerance=SAMPLED, record_property=record_property)

@@ -1,0 +1,125 @@
+"""Training steps: a CUDA device computes the losses, the gradients and the new weights that the CPU computes."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import lightning as L
+import pytest
+import torch
+from on_device import CUDA, DEVICES, FLOAT32, awake, close, moved, noisy, on, sent, trained_denoiser
+from test_flow_refiner import module as refiner_module
+from test_flow_refiner import pairs, trainer
+from torch import Tensor, nn
+from training_runs import NUMBERS, Losses, make_trainer, stream
+
+from motionanim.training.diffusion import DiffusionModule
+from motionanim.training.motion_lora import MotionLoraModule
+
+# AdamW's first step is lr times the sign of each gradient, here a hundredth of a weight: a gradient that is nothing but
+# rounding may go either way, which a tenth of that step allows for.
+STEPPED = 1e-3
+# bfloat16 rounds by 2^-9 a value. The loss is a mean over all latents, where roundings cancel; a gradient is a sum of
+# few terms of both signs and passes every layer twice. On a CPU they are off by 0.0015 and 0.032.
+BFLOAT16 = {"loss": 5e-3, "gradients": 1e-1}
+
+
+@pytest.fixture(params=DEVICES)
+def device(request):
+    with on(request.param) as name:
+        yield name
+
+
+class Step(NamedTuple):
+    loss: Tensor
+    gradients: list[Tensor]
+    weights: list[Tensor]  # after the step
+
+
+def lora(base: Path, **changes) -> MotionLoraModule:
+    torch.manual_seed(0)
+    return MotionLoraModule(rank=4, alpha=4, base=str(base), **NUMBERS | changes)
+
+
+def whole(base: Path, **changes) -> DiffusionModule:
+    torch.manual_seed(0)
+    return DiffusionModule(trainable="all", base=str(base), **NUMBERS | changes)
+
+
+def step(module: DiffusionModule, device: str, folder: Path, precision: str = "32-true") -> Step:
+    """One step of AdamW by the trainer, from weights of which none is zero."""
+    awake(module.denoiser)
+    seen = Losses()
+    make_trainer(folder, 1, seen, accelerator=device, precision=precision).fit(module, stream())
+    weights = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    assert len(weights) >= len(seen.gradients) > 0
+    return Step(torch.tensor(seen.losses), list(seen.gradients.values()), weights)
+
+
+def same_step(got: Step, expected: Step, record_property: Callable, *, weights: bool) -> None:
+    close(got.loss, expected.loss, tolerance=FLOAT32, record_property=record_property)
+    close(got.gradients, expected.gradients, tolerance=FLOAT32, record_property=record_property)
+    if weights:
+        close(got.weights, expected.weights, tolerance=STEPPED, record_property=record_property)
+
+
+# Of the whole network some gradients are nothing but rounding, such as that of a bias before a norm of its channel:
+# its weights after the step do not compare.
+@pytest.mark.parametrize("make", [lora, whole])
+def test_step(base: Path, device: str, make: Callable, tmp_path: Path, record_property: Callable) -> None:
+    got, expected = step(make(base), device, tmp_path), step(make(base), "cpu", tmp_path)
+    same_step(got, expected, record_property, weights=make is lora)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [lora, whole])
+def test_step_in_bfloat16(base: Path, device: str, make: Callable, tmp_path: Path, record_property: Callable) -> None:
+    got = step(make(base), device, tmp_path, precision="bf16-mixed")
+    expected = step(make(base), "cpu", tmp_path)
+    for name, tolerance in BFLOAT16.items():
+        close(getattr(got, name), getattr(expected, name), tolerance=tolerance, record_property=record_property)
+
+
+# A CPU compiles for minutes.
+@pytest.mark.parametrize("device", [CUDA], indirect=True)
+@pytest.mark.parametrize("make", [lora, whole])
+def test_compiled_step(base: Path, device: str, make: Callable, tmp_path: Path, record_property: Callable) -> None:
+    got, expected = (step(make(base, compile=mode), device, tmp_path) for mode in ("default", None))
+    same_step(got, expected, record_property, weights=make is lora)
+
+
+def gradients(denoiser: nn.Module, device: str) -> list[Tensor]:
+    z, sigma, condition = noisy()
+    denoiser(z.to(device), sigma.to(device), sent(condition, device)).square().mean().backward()
+    return [parameter.grad for parameter in denoiser.parameters() if parameter.grad is not None]
+
+
+def test_recomputed_blocks(base: Path, device: str, record_property: Callable) -> None:
+    denoiser = trained_denoiser(base).train()
+    less = moved(denoiser, device)
+    less.checkpoint_blocks(width=64)
+    expected = gradients(moved(denoiser, device), device)
+    close(gradients(less, device), expected, tolerance=FLOAT32, record_property=record_property)
+
+
+class Gradients(L.Callback):
+    """Of all parameters, in the last step."""
+
+    def on_train_batch_end(self, trainer, pl_module, *_) -> None:
+        self.gradients = [parameter.grad.clone() for parameter in pl_module.parameters()]
+
+
+def refiner_step(device: str, folder: Path) -> tuple[list[Tensor], list[Tensor]]:
+    """Losses and gradients of both networks in the first step."""
+    torch.manual_seed(0)
+    module, seen = refiner_module(), Gradients()
+    awake(module.refiner)
+    run = trainer(folder, 1, accelerator=device, callbacks=[seen])
+    run.fit(module, pairs())
+    losses = [run.logged_metrics[f"train/loss_{name}"] for name in ("error", "moves", "gan", "discriminator")]
+    return losses, seen.gradients
+
+
+def test_refiner_step(device: str, tmp_path: Path, record_property: Callable) -> None:
+    for values in zip(refiner_step(device, tmp_path), refiner_step("cpu", tmp_path)):
+        close(*values, tolerance=FLOAT32, record_property=record_property)

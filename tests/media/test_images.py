@@ -1,0 +1,388 @@
+import contextlib
+import io
+import struct
+import warnings
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageCms
+
+from motionanim.media.image_io import fit, load_image, load_mask
+from motionanim.media.video import write_video
+
+RGB = np.random.default_rng(0).integers(0, 256, (6, 10, 3), dtype=np.uint8)
+ALPHA = np.random.default_rng(1).integers(0, 256, (6, 10), dtype=np.uint8)
+
+
+def on_white(rgb, alpha):
+    """Float (3, H, W) in [-1, 1] of colours over white."""
+    share = alpha[..., None].astype(float) / 255
+    unit = rgb.astype(float) / 255 * share + (1 - share)
+    return torch.from_numpy(unit * 2 - 1).permute(2, 0, 1).float()
+
+
+def plain(rgb):
+    return on_white(rgb, np.full(rgb.shape[:2], 255))
+
+
+def grey(values):
+    return np.repeat(values[..., None], 3, axis=2)
+
+
+def png_header(width, height):
+    """A PNG that says its size and holds no pixels."""
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = ((b"IHDR", head), (b"IDAT", zlib.compress(b"")), (b"IEND", b""))
+    body = b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks
+    )
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+def check(path, expected, atol=1e-6):
+    image = load_image(path)
+    assert image.dtype == torch.float32
+    assert image.is_contiguous()
+    torch.testing.assert_close(image, expected, atol=atol, rtol=0)
+
+
+def test_rgb_grey_and_one_bit(tmp_path):
+    Image.fromarray(RGB).save(tmp_path / "rgb.png")
+    check(tmp_path / "rgb.png", plain(RGB))
+    Image.fromarray(ALPHA).save(tmp_path / "grey.bmp")
+    check(tmp_path / "grey.bmp", plain(grey(ALPHA)))
+    Image.fromarray(ALPHA > 100).save(tmp_path / "bit.tiff")
+    check(tmp_path / "bit.tiff", plain(grey(np.where(ALPHA > 100, 255, 0))))
+
+
+@pytest.mark.parametrize("suffix", ["png", "tiff", "webp"])
+def test_transparent_parts_are_on_white(tmp_path, suffix):
+    Image.fromarray(np.dstack([RGB, ALPHA])).save(tmp_path / f"rgba.{suffix}", lossless=True, exact=True)
+    check(tmp_path / f"rgba.{suffix}", on_white(RGB, ALPHA))
+
+
+def test_grey_with_alpha_is_on_white(tmp_path):
+    Image.merge("LA", [Image.fromarray(RGB[..., 0]), Image.fromarray(ALPHA)]).save(tmp_path / "la.png")
+    check(tmp_path / "la.png", on_white(grey(RGB[..., 0]), ALPHA))
+
+
+@pytest.mark.parametrize("suffix", ["png", "gif"])
+def test_a_palette_with_a_transparent_entry_is_on_white(tmp_path, suffix):
+    indices = np.arange(60, dtype=np.uint8).reshape(6, 10) % 4
+    colours = np.array([[10, 20, 30], [200, 100, 0], [0, 0, 255], [255, 255, 0]], dtype=np.uint8)
+    image = Image.fromarray(indices)
+    image.putpalette(colours.tobytes())
+    image.save(tmp_path / f"p.{suffix}", transparency=2)
+    check(tmp_path / f"p.{suffix}", on_white(colours[indices], np.where(indices == 2, 0, 255)))
+    image.save(tmp_path / f"opaque.{suffix}")
+    check(tmp_path / f"opaque.{suffix}", plain(colours[indices]))
+
+
+@pytest.mark.parametrize(("suffix", "dtype"), [("png", np.uint16), ("tiff", np.uint16), ("tiff", np.int32)])
+def test_16_bit_grey_keeps_its_range(tmp_path, suffix, dtype):
+    values = np.linspace(0, 65535, 60).astype(dtype).reshape(6, 10)
+    Image.fromarray(values).save(tmp_path / f"deep.{suffix}")
+    check(tmp_path / f"deep.{suffix}", torch.from_numpy(values / 65535 * 2 - 1).float().expand(3, 6, 10))
+
+
+def test_big_endian_16_bit_grey(tmp_path):
+    values = np.linspace(0, 65535, 60).astype(">u2").reshape(6, 10)
+    Image.frombytes("I;16B", (10, 6), values.tobytes()).save(tmp_path / "big.tiff")
+    check(tmp_path / "big.tiff", torch.from_numpy(values / 65535 * 2 - 1).float().expand(3, 6, 10))
+
+
+def test_cmyk(tmp_path):
+    # Printing inks subtract: white paper, full cyan, full black, half magenta.
+    inks = np.array([[[0, 0, 0, 0], [255, 0, 0, 0], [0, 0, 0, 255], [0, 128, 0, 0]]], dtype=np.uint8)
+    Image.frombytes("CMYK", (4, 1), inks.tobytes()).save(tmp_path / "cmyk.tiff")
+    expected = np.array([[[255, 255, 255], [0, 255, 255], [0, 0, 0], [255, 127, 255]]], dtype=np.uint8)
+    check(tmp_path / "cmyk.tiff", plain(expected), atol=0.02)
+    wide = np.repeat(np.repeat(inks, 16, 0), 16, 1)
+    Image.frombytes("CMYK", (64, 16), wide.tobytes()).save(tmp_path / "cmyk.jpg", quality=100)
+    check(tmp_path / "cmyk.jpg", plain(np.repeat(np.repeat(expected, 16, 0), 16, 1)), atol=0.05)
+
+
+def swapped_profile():
+    """An RGB profile whose red primary is sRGB's blue one, and the other way round."""
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    tags = {bytes(profile[at : at + 4]): struct.unpack(">II", profile[at + 4 : at + 12])
+            for at in range(132, 132 + 12 * struct.unpack(">I", profile[128:132])[0], 12)}  # fmt: skip
+    (red, length), (blue, _) = tags[b"rXYZ"], tags[b"bXYZ"]
+    profile[red : red + length], profile[blue : blue + length] = (
+        profile[blue : blue + length], profile[red : red + length]
+    )  # fmt: skip
+    return bytes(profile)
+
+
+def grey_profile():
+    white = b"XYZ \0\0\0\0" + struct.pack(">iii", 63190, 65536, 54061)
+    curve = b"curv\0\0\0\0" + struct.pack(">IHxx", 1, 461)  # gamma 1.8
+    tags = b"".join(struct.pack(">4sII", name, at, size) for name, at, size in ((b"wtpt", 156, 20), (b"kTRC", 176, 12)))
+    body = struct.pack(">I", 2) + tags + white + curve
+    head = struct.pack(
+        ">I4sI4s4s4s12s4s28x", 128 + len(body), b"lcms", 0x02400000, b"mntr", b"GRAY", b"XYZ ", b"", b"acsp"
+    )
+    return head + struct.pack(">iii", 63190, 65536, 54061) + bytes(48) + body
+
+
+def encoded(linear):
+    """sRGB's curve, from and to [0, 1]."""
+    return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * np.maximum(linear, 1e-9) ** (1 / 2.4) - 0.055)
+
+
+def test_colours_are_those_of_the_embedded_profile(tmp_path):
+    profile, level = swapped_profile(), 2 / 127.5
+    rgba = Image.fromarray(np.dstack([RGB, ALPHA]))
+    for name in ("a.png", "a.tiff", "a.webp"):
+        Image.fromarray(RGB).save(tmp_path / name, icc_profile=profile, lossless=True)
+        check(tmp_path / name, plain(RGB[..., ::-1]), atol=level)
+    rgba.save(tmp_path / "rgba.png", icc_profile=profile)
+    check(tmp_path / "rgba.png", on_white(RGB[..., ::-1], ALPHA), atol=level)
+    Image.fromarray(RGB).quantize(256, dither=Image.Dither.NONE).save(tmp_path / "p.png", icc_profile=profile)
+    palette = np.asarray(Image.open(tmp_path / "p.png").convert("RGB"))
+    check(tmp_path / "p.png", plain(palette[..., ::-1]), atol=level)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_grey_follows_its_profile_in_8_and_16_bits(tmp_path, dtype):
+    values = np.linspace(0, np.iinfo(dtype).max, 60).astype(dtype).reshape(6, 10)
+    Image.fromarray(values).save(tmp_path / "grey.png", icc_profile=grey_profile())
+    linear = (values / np.iinfo(dtype).max) ** (461 / 256)
+    expected = torch.from_numpy(encoded(linear) * 2 - 1).float().expand(3, -1, -1)
+    check(tmp_path / "grey.png", expected, atol=2 / 127.5)
+
+
+def test_a_profile_that_does_not_fit_is_ignored(tmp_path):
+    for number, profile in enumerate((b"no profile", grey_profile())):
+        Image.fromarray(RGB).save(tmp_path / f"{number}.png", icc_profile=profile)
+        check(tmp_path / f"{number}.png", plain(RGB))
+
+
+def test_a_phones_heic_is_read(tmp_path):
+    colours = np.repeat(np.repeat(RGB, 8, 0), 8, 1)
+    Image.fromarray(colours).save(tmp_path / "photo.heic", quality=100)
+    assert (load_image(tmp_path / "photo.heic") - plain(colours)).abs().mean() < 0.03
+
+
+# EXIF orientation -> the upright picture, from the stored one (Exif 2.3, tag 0x0112: where row 0 and column 0 are).
+UPRIGHT = {
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: np.rot90(a, 2),
+    4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: np.rot90(a, 2).swapaxes(0, 1),
+    8: lambda a: np.rot90(a, 1),
+}
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_rotated_photos_are_upright(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(RGB).save(tmp_path / "photo.png", exif=exif)
+    check(tmp_path / "photo.png", plain(np.ascontiguousarray(UPRIGHT[orientation](RGB))))
+    deep = np.arange(60, dtype=np.uint16).reshape(6, 10) * 1000
+    Image.fromarray(deep).save(tmp_path / "deep.png", exif=exif)
+    upright = np.ascontiguousarray(UPRIGHT[orientation](deep)).astype(np.float32)
+    check(tmp_path / "deep.png", (torch.from_numpy(upright) / 65535 * 2 - 1).expand(3, *upright.shape))
+
+
+def test_the_first_frame_of_an_animation(tmp_path):
+    frames = [Image.new("RGB", (8, 4), colour) for colour in ("red", "blue")]
+    for suffix in ("gif", "png", "webp"):
+        frames[0].save(tmp_path / f"a.{suffix}", save_all=True, append_images=frames[1:], lossless=True)
+        check(tmp_path / f"a.{suffix}", torch.tensor([1.0, -1, -1]).view(3, 1, 1).expand(3, 4, 8))
+
+
+def test_what_cannot_be_an_image_is_one_line(tmp_path):
+    write_video(tmp_path / "clip.mp4", torch.zeros(4, 3, 64, 64), 7)
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "text.png").write_text("not a picture")
+    Image.fromarray(np.ones((4, 4), dtype=np.float32)).save(tmp_path / "float.tiff")
+    (tmp_path / "folder.png").mkdir()
+    for name, message in {
+        "gone.png": "cannot be opened: No such file",
+        "clip.mp4": r"is a video: give a still image.*ffmpeg -i",
+        "empty.png": "is not an image",
+        "text.png": "is not an image",
+        "float.tiff": "floating-point.*save it anew",
+        "folder.png": "cannot be opened: Is a directory",
+    }.items():
+        with pytest.raises(ValueError, match=message) as caught:
+            load_image(tmp_path / name)
+        assert str(tmp_path / name) in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_a_truncated_image_is_named(tmp_path, suffix):
+    path = tmp_path / f"cut.{suffix}"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(ValueError, match=rf"cut.{suffix} cannot be read: .*truncated.*save it anew"):
+        load_image(path)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    kind=st.sampled_from(["PNG", "JPEG", "GIF", "BMP", "WEBP"]),
+    places=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), max_size=5),
+    keep=st.floats(0, 1),
+)
+def test_a_damaged_file_is_read_or_is_a_value_error(tmp_path_factory, kind, places, keep):
+    file = io.BytesIO()
+    Image.fromarray(RGB).save(file, kind)
+    data = bytearray(file.getvalue())
+    for place, value in places:
+        data[min(int(place * len(data)), len(data) - 1)] = value
+    path = tmp_path_factory.getbasetemp() / f"damaged.{kind.lower()}"
+    path.write_bytes(bytes(data[: int(keep * len(data)) + 1]))
+    with warnings.catch_warnings(action="error"), contextlib.suppress(ValueError):
+        image = load_image(path)
+        assert image.isfinite().all()
+        assert image.abs().max() <= 1
+
+
+@pytest.mark.parametrize("side", [10_001, 13_000, 60_000])
+def test_more_than_100_megapixels_are_refused_from_the_header(tmp_path, side):
+    """Also above Pillow's own warning (89 megapixels) and error (179)."""
+    (tmp_path / "huge.png").write_bytes(png_header(side, side))
+    with warnings.catch_warnings(action="error"), pytest.raises(ValueError, match="more than 100 megapixels"):
+        load_image(tmp_path / "huge.png")
+
+
+def test_just_below_the_limit_fails_by_its_missing_pixels_without_a_warning(tmp_path):
+    (tmp_path / "large.png").write_bytes(png_header(10_000, 9_500))
+    with warnings.catch_warnings(action="error"), pytest.raises(ValueError, match="truncated"):
+        load_image(tmp_path / "large.png")
+
+
+def test_a_mask_is_what_is_bright_in_any_channel(tmp_path):
+    values = np.zeros((2, 4, 3), dtype=np.uint8)
+    values[0] = [[255, 255, 255], [0, 0, 255], [127, 127, 127], [128, 0, 0]]
+    Image.fromarray(values).save(tmp_path / "mask.png")
+    mask = load_mask(tmp_path / "mask.png", 2, 4)
+    assert mask.dtype == torch.float32
+    assert mask.tolist() == [[[1, 1, 0, 1], [0, 0, 0, 0]]]
+
+
+def test_a_masks_empty_layer_moves_nothing(tmp_path):
+    strokes = np.full((2, 4, 4), 255, dtype=np.uint8)
+    strokes[:, :3, 3] = 0
+    Image.fromarray(strokes).save(tmp_path / "layer.png")
+    assert load_mask(tmp_path / "layer.png", 2, 4).tolist() == [[[0, 0, 0, 1]] * 2]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, bool])
+def test_a_mask_of_0_and_1_moves_where_it_is_1(tmp_path, dtype):
+    Image.fromarray(np.array([[0, 1, 1, 0]] * 2).astype(dtype)).save(tmp_path / "mask.png")
+    assert load_mask(tmp_path / "mask.png", 2, 4).tolist() == [[[0, 1, 1, 0]] * 2]
+    Image.fromarray(np.uint8([[0, 38, 15, 1]] * 2)).save(tmp_path / "labels.png")
+    with pytest.raises(ValueError, match=r"labels.png is empty.*its brightest value is 38 of 255"):
+        load_mask(tmp_path / "labels.png", 2, 4)
+
+
+def test_a_mask_is_rotated_as_its_photo(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.uint8([[255, 0, 0], [0, 0, 0]])).save(tmp_path / "mask.png", exif=exif)
+    assert load_mask(tmp_path / "mask.png", 3, 2).tolist() == [[[0, 1], [0, 0], [0, 0]]]
+
+
+def test_a_mask_of_another_size_names_both_and_an_empty_one_says_so(tmp_path):
+    Image.new("L", (10, 6), 255).save(tmp_path / "full.png")
+    with pytest.raises(ValueError, match=r"is 10x6 px and the image 6x10"):
+        load_mask(tmp_path / "full.png", 10, 6)
+    Image.new("L", (10, 6), 2).save(tmp_path / "labels.png")
+    with pytest.raises(ValueError, match=r"is empty.*white \(255\)"):
+        load_mask(tmp_path / "labels.png", 6, 10)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    size=st.tuples(st.integers(20, 150), st.integers(20, 150)),
+    target=st.tuples(st.integers(20, 70), st.integers(20, 70)),
+    place=st.tuples(st.floats(-0.2, 0.2), st.floats(-0.2, 0.2)),
+)
+def test_points_go_where_the_pixels_go(size, target, place):
+    """A soft white dot in a black photo: its centre of mass after `fit` is where `points` sends its centre."""
+    height, width = size
+    seen = fit(torch.zeros(3, *size), *target)[1].visible
+    reach = min(seen[2] - seen[0], seen[3] - seen[1])
+    assume(reach >= 14)  # a dot of less than a pixel has its centre of mass elsewhere
+    x, y = (seen[0] + seen[2]) / 2 + place[0] * reach, (seen[1] + seen[3]) / 2 + place[1] * reach
+    dot = np.exp(-((np.arange(height)[:, None] - y) ** 2 + (np.arange(width) - x) ** 2) / (2 * (reach / 12) ** 2))
+    image = torch.from_numpy(dot * 2 - 1).float().expand(3, height, width)
+    kept = image.clone()
+    fitted, way = fit(image, *target)
+    assert torch.equal(image, kept)
+    assert fitted.shape == (3, *target)
+    assert fitted.abs().max() <= 1
+    mass = (fitted[0].double().numpy() + 1) / 2
+    found = [(mass * np.arange(target[1])).sum(), (mass * np.arange(target[0])[:, None]).sum()] / mass.sum()
+    np.testing.assert_allclose(found, way.points(torch.tensor([x, y], dtype=torch.float64)), atol=0.15)
+
+
+def test_a_single_white_pixel_is_found_where_its_point_goes():
+    for size, target, x, y in (((40, 80), (20, 20), 45, 10), ((30, 20), (60, 60), 11, 14), ((16, 16), (16, 16), 3, 12)):
+        image = -torch.ones(3, *size)
+        image[:, y, x] = 1
+        fitted, way = fit(image, *target)
+        at = way.points(torch.tensor([float(x), float(y)]))
+        brightest = int(fitted[0].argmax())
+        found = torch.tensor([brightest % target[1], brightest // target[1]])
+        assert (found - at).abs().max() <= 0.5
+
+
+def test_the_photo_keeps_its_shape_and_its_centre():
+    image = torch.linspace(-1, 1, 200).expand(3, 100, 200)
+    fitted, way = fit(image, 50, 50)
+    assert way.scale == (0.5, 0.5)
+    assert (way.left, way.top) == (25, 0)
+    torch.testing.assert_close(fitted[0, 25, 24:26].mean(), torch.tensor(0.0), atol=1e-5, rtol=0)
+    assert way.visible == (49.5, -0.5, 149.5, 99.5)
+
+
+def test_a_photo_of_the_models_size_stays_bit_for_bit():
+    image = torch.rand(3, 12, 14) * 2 - 1
+    fitted, way = fit(image, 12, 14)
+    assert torch.equal(fitted, image)
+    assert way.points(torch.tensor([[3.25, 7.5]])).tolist() == [[3.25, 7.5]]
+
+
+@settings(max_examples=60, deadline=None)
+@given(sizes=st.tuples(*[st.integers(1, 90)] * 4))
+def test_the_visible_borders_are_the_pictures_borders(sizes):
+    height, width, tall, wide = sizes
+    way = fit(torch.zeros(3, height, width), tall, wide)[1]
+    left, top, right, bottom = way.visible
+    corners = way.points(torch.tensor([[left, top], [right, bottom]], dtype=torch.float64))
+    expected = torch.tensor([[-0.5, -0.5], [wide - 0.5, tall - 0.5]], dtype=torch.float64)
+    torch.testing.assert_close(corners, expected, atol=1e-9, rtol=0)
+    assert left >= -0.5
+    assert right <= width - 0.5 + 1e-9
+    assert abs(way.scale[0] / way.scale[1] - 1) <= 0.5 / min(tall, wide) * 2
+
+
+def test_a_mask_goes_with_its_photo():
+    mask = torch.zeros(1, 100, 200)
+    mask[:, 20:60, 70:110] = 1
+    way = fit(torch.zeros(3, 100, 200), 50, 50)[1]
+    expected = torch.zeros(1, 50, 50)
+    expected[:, 10:30, 10:30] = 1
+    assert torch.equal(way.mask(mask), expected)
+    mask = torch.zeros(1, 100, 200)
+    mask[:, :, :40] = 1
+    with pytest.raises(ValueError, match=r"nothing of it is left.*x from 49.5 to 149.5"):
+        way.mask(mask)
+
+
+def test_a_photo_like_a_thread_is_refused_before_it_takes_gigabytes():
+    with pytest.raises(ValueError, match="100000x10 px is too long for 512x512"):
+        fit(torch.zeros(3, 10, 100_000), 512, 512)

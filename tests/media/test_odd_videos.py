@@ -1,0 +1,177 @@
+"""Odd files: what is read is what ffmpeg writes, and what cannot be read says why."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from fuzz import fuzz
+from odd_videos import make
+from reading import compare
+
+from motionanim.media import video_frames, video_index
+from motionanim.media.video import Video, VideoError, write_video
+
+QUICK = [
+    "h264.mp4",
+    "h264_open_gop.mp4",
+    "h264_intra_refresh.mp4",
+    "h264_interlaced.ts",
+    "h264_10bit.mp4",
+    "h264_sar.mp4",
+    "h264_narrow.mp4",
+    "h264_one_frame.mkv",
+    "h264_wall_clock.mkv",
+    "av1.mp4",
+    "mpeg4_b_frames.avi",
+    "mpeg1.mpg",
+    "animated.gif",
+    "edit_list.mp4",
+    "edit_list_later.mp4",
+    "edit_list_open_gop.mp4",
+    "mid_gop.mkv",
+    "mid_gop.ts",
+    "turned_90.mp4",
+    "turned_mirrored.mp4",
+    "turned_sar.mp4",
+    "truncated_50.mkv",
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("odd")
+    make(folder, [*QUICK, "turned_30.mp4", "pause_of_an_hour.mkv", "truncated_70.mp4"])
+    return folder
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_what_is_read_is_what_ffmpeg_writes(folder, name):
+    assert compare(folder / name).result.startswith("equal")
+
+
+@pytest.mark.slow
+def test_all_odd_files(tmp_path):
+    rows = [compare(path) for path in make(tmp_path)]
+    assert [row for row in rows if not row.right] == []
+    assert sum("rejected" in row.result for row in rows) <= 7
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("h264_sar.mp4", (112, 384)),  # pixels twice as wide as high
+        ("turned_sar.mp4", (384, 112)),
+        ("turned_90.mp4", (192, 112)),
+    ],
+)
+def test_sizes_are_those_of_square_pixels_as_shown(folder, name, shown):
+    assert Video(folder / name).size() == shown
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("pause_of_an_hour.mkv", "shows frame 36 for 3600 s: cut the file there"),
+        ("turned_30.mp4", "it is turned by an angle that is no multiple of 90 degrees"),
+        ("truncated_70.mp4", "is truncated: its index points past its end"),
+    ],
+)
+def test_what_cannot_be_read_says_why(folder, name, reason):
+    with pytest.raises(VideoError, match=f"{name} .*{reason}"):
+        Video(folder / name).size()
+
+
+def test_any_name_is_read_or_refused_by_name(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("20:15.mp4", "http:a.mp4", "%d [v2].mp4", "川.mp4"):
+        Path(name).write_bytes((folder / "h264.mp4").read_bytes())
+        assert Video(name).size() == (112, 192)
+        write_video(name, torch.zeros(2, 3, 64, 64), 10)
+        assert Video(name).size() == (64, 64)
+    name = os.fsdecode(b"a\xff.mp4")
+    Path(name).write_bytes((folder / "h264.mp4").read_bytes())
+    with pytest.raises(VideoError, match="has a name that is not UTF-8: rename it"):
+        Video(name)
+
+
+def test_a_large_file_is_not_read_to_learn_its_times(tmp_path, monkeypatch):
+    path, read = str(tmp_path / "a.mp4"), []
+    write_video(path, torch.rand(40, 3, 128, 128, generator=torch.Generator().manual_seed(0)) * 2 - 1, 10)
+    usual = video_index.read_index(path)
+    monkeypatch.setattr(video_index, "DECORD_BYTES", 0)
+    monkeypatch.setattr(video_index, "_kept", video_index._Kept())
+
+    class Counted(video_index._WithoutPayload):
+        def read(self, length):
+            data = super().read(length)
+            read.append(len(data) if any(data) else 0)
+            return data
+
+    monkeypatch.setattr(video_index, "_WithoutPayload", Counted)
+    seen = video_index.read_index(path)
+    assert all(np.array_equal(a, b) for a, b in zip(seen[:4], usual[:4]))
+    assert not seen.plain  # decord would read it all
+    assert 0 < sum(read) < os.path.getsize(path) / 4
+    assert Video(path).read(np.array([0, 30]), height=128, width=128).shape == (2, 128, 128, 3)
+
+
+def test_a_frame_of_a_large_file_is_decoded_from_the_key_frame_before_it(folder, monkeypatch):
+    decoded, after_seek = [], video_frames._after_seek
+
+    def counted(*arguments):
+        for frame in after_seek(*arguments):
+            decoded.append(frame.pts)
+            yield frame
+
+    monkeypatch.setattr(video_frames, "_after_seek", counted)
+    monkeypatch.setattr(video_index, "DECORD_BYTES", 0)
+    monkeypatch.setattr(video_index, "_kept", video_index._Kept())
+    assert Video(folder / "h264.mp4").read(np.array([60]), height=112, width=192).shape == (1, 112, 192, 3)
+    assert 0 < len(decoded) <= 24, "of 72 frames, every 24th a key frame"
+
+
+@pytest.mark.parametrize("times", [lambda number: None, lambda number: 9 - number])
+def test_frames_without_times_in_order_are_shown_at_the_files_rate(folder, monkeypatch, times):
+    """So FFmpeg gives those of some AVI files."""
+    decoded = video_index.decoded
+
+    def timed(container, stream):
+        for number, frame in enumerate(decoded(container, stream)):
+            frame.pts = times(number)
+            yield frame
+
+    monkeypatch.setattr(video_index, "decoded", timed)
+    monkeypatch.setattr(video_index, "_kept", video_index._Kept())
+    video = Video(folder / "mpeg4_b_frames.avi")
+    assert (video.info.num_frames, video.info.fps, video.info.seconds) == (72, pytest.approx(24), 3)
+
+
+def test_frames_that_would_fill_the_memory_are_refused(folder, monkeypatch):
+    """A damaged header can claim any size."""
+    monkeypatch.setattr(video_frames, "MOST_PIXELS", 192 * 112 - 1)
+    with pytest.raises(VideoError, match="mpeg4_b_frames.avi cannot be decoded: its frames have 192x112 px"):
+        Video(folder / "mpeg4_b_frames.avi").size()
+
+
+def test_an_index_is_read_once_and_anew_when_the_file_changes(tmp_path, monkeypatch):
+    path, read = tmp_path / "a.mp4", []
+    reader = video_index._from_packets
+    monkeypatch.setattr(video_index, "_from_packets", lambda *file: read.append(file) or reader(*file))
+    for count in (4, 5):
+        write_video(path, torch.zeros(count, 3, 64, 64), 10)
+        assert [Video(path).info.num_frames for _ in range(3)] == [count] * 3
+    assert len(read) == 2
+    kept = video_index._Kept()
+    for number in range(3):
+        times = np.arange(900_000)
+        kept.keep((number,), video_index.VideoIndex(times, 1.0, times, None, 1, True, 1))
+    assert list(kept) == [(1,), (2,)]
+
+
+@pytest.mark.slow
+def test_damaged_files_end_no_process(tmp_path):
+    found = fuzz(tmp_path / "out.jsonl", {"video": 12, "picture": 18, "arrows": 12}, seed=1)
+    assert sum(found.values()) == 42
+    assert [what for what in found if "FAULT" in what] == []

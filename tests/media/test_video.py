@@ -1,0 +1,231 @@
+import struct
+import threading
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+import torch
+
+from motionanim.data.stream import as_float
+from motionanim.media.video import Video, VideoError, cover_size, write_video
+
+
+def ramp(count, height=48, width=64):
+    """Frame k is grey of value 4 k + 20: a frame's brightness tells which one it is."""
+    return (torch.arange(count).float() * 4 + 20).view(-1, 1, 1, 1).expand(-1, 3, height, width) / 127.5 - 1
+
+
+def which(pixels):
+    return ((pixels.astype(float).mean((1, 2, 3)) - 20) / 4).round().astype(int).tolist()
+
+
+def write_timed(path, milliseconds):
+    """A variable-rate file: frame k is shown from milliseconds[k] on."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=30, options={"crf": "5"})
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for picture, time in zip(ramp(len(milliseconds)), milliseconds):
+            pixels = ((picture + 1) * 127.5).round().byte().permute(1, 2, 0).contiguous().numpy()
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame.pts, frame.time_base = time, Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+def test_written_frames_come_back(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    small = torch.rand(5, 3, 6, 8, generator=generator) * 1.6 - 0.8
+    frames = torch.nn.functional.interpolate(small, scale_factor=8, mode="bicubic").clamp(-1, 1)
+    write_video(tmp_path / "deep" / "a.mp4", frames, 7.5)
+    video = Video(tmp_path / "deep" / "a.mp4")
+    assert video.info.num_frames == 5
+    assert video.info.fps == pytest.approx(7.5, rel=1e-3)
+    assert video.info.seconds == pytest.approx(5 / 7.5, rel=1e-2)
+    assert video.size() == (48, 64)
+    back = as_float(torch.from_numpy(video.read(np.arange(5), height=48, width=64)))
+    assert back.dtype == torch.float32
+    # Luma alone: yuv420p halves the resolution of colour.
+    luma = torch.tensor([0.2126, 0.7152, 0.0722]).view(3, 1, 1)
+    assert ((back - frames) * luma).sum(1).abs().mean() < 0.02
+    assert [p.name for p in (tmp_path / "deep").iterdir()] == ["a.mp4"]
+
+
+def test_the_same_frames_are_the_same_bytes_whatever_else_the_process_does(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    small = torch.rand(7, 3, 9, 12, generator=generator) * 2 - 1
+    frames = torch.nn.functional.interpolate(small, size=(76, 100), mode="bicubic").clamp(-1, 1)
+    done = threading.Event()
+
+    def busy():
+        while not done.is_set():  # other memory is written and freed meanwhile
+            torch.rand(300, 300) @ torch.rand(300, 300)
+
+    others = [threading.Thread(target=busy) for _ in range(2)]
+    for each in others:
+        each.start()
+    try:
+        found = set()
+        for _ in range(30):
+            write_video(tmp_path / "a.mp4", frames, 7)
+            found.add((tmp_path / "a.mp4").read_bytes())
+    finally:
+        done.set()
+        for each in others:
+            each.join()
+    assert len(found) == 1
+
+
+def test_a_failed_write_leaves_the_earlier_file(tmp_path):
+    path = tmp_path / "a.mp4"
+    write_video(path, ramp(3), 7)
+    before = path.read_bytes()
+    for frames, fps in ((ramp(3)[..., :63], 7), (ramp(3), 0), (ramp(3)[:0], 7)):
+        with pytest.raises(ValueError, match=r"must be"):
+            write_video(path, frames, fps)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("rate", "fps", "stride", "expected", "actual"),
+    [
+        (30, 7, None, [0, 4, 8, 12, 16], 7.5),
+        (10, 7, None, list(range(20)), 10),
+        (5, 7, None, list(range(20)), 5),
+        (30, 7, 5, [0, 5, 10, 15], 6),
+    ],
+)
+def test_the_grid_takes_whole_steps(tmp_path, rate, fps, stride, expected, actual):
+    write_video(tmp_path / "a.mp4", ramp(20), rate)
+    video = Video(tmp_path / "a.mp4")
+    indices, got = video.grid(fps=fps, stride=stride)
+    assert indices.tolist() == expected
+    assert got == pytest.approx(actual, rel=1e-3)
+    assert which(video.read(indices, height=48, width=64)) == expected
+
+
+def test_variable_rate_follows_the_clock(tmp_path):
+    """Every 40 ms, then a pause of 400 ms, then on: by index the pause would vanish."""
+    times = [40 * k for k in range(10)] + [760 + 40 * k for k in range(10)]
+    write_timed(tmp_path / "a.mp4", times)
+    video = Video(tmp_path / "a.mp4")
+    assert video.info.fps == pytest.approx(25, rel=1e-2)
+    indices, fps = video.grid(fps=12.5, stride=None)
+    assert fps == pytest.approx(12.5, rel=1e-2)
+    ticks = np.arange(len(indices)) * 80
+    assert ticks[-1] == 1120
+    nearest = [int(np.abs(np.array(times) - tick).argmin()) for tick in ticks]
+    assert np.abs(np.array(times)[indices] - ticks).tolist() == np.abs(np.array(times)[nearest] - ticks).tolist()
+    assert which(video.read(indices, height=48, width=64)) == indices.tolist()
+    assert len(set(indices.tolist())) < len(indices)  # the pause repeats a frame
+
+
+def test_the_rate_of_few_uneven_frames_is_one_that_occurs(tmp_path):
+    write_timed(tmp_path / "a.mp4", [0, 40, 240])
+    video = Video(tmp_path / "a.mp4")
+    assert video.info.fps == pytest.approx(25, rel=1e-2)
+    assert video.grid(fps=5, stride=None)[0].tolist() == [0, 2]
+
+
+def test_resize_covers_and_keeps_the_shape(tmp_path):
+    assert cover_size(1080, 1920, height=64, width=64) == (64, 114)
+    assert cover_size(1024, 576, height=64, width=64) == (114, 64)
+    assert cover_size(32, 32, height=64, width=48) == (64, 64)
+    checks = torch.ones(2, 3, 96, 64)
+    checks[..., ::2] = -1
+    write_video(tmp_path / "portrait.mp4", checks, 7)
+    pixels = Video(tmp_path / "portrait.mp4").read(np.arange(2), height=16, width=16)
+    assert pixels.shape == (2, 24, 16, 3)
+    assert np.ptp(pixels.astype(int)) < 16  # stripes of one pixel average to grey; without antialiasing they alias
+
+
+def test_rotation_metadata_is_applied(tmp_path):
+    frames = -torch.ones(4, 3, 64, 96)
+    frames[:, :, :32] = 1  # the upper half is white
+    write_video(tmp_path / "a.mp4", frames, 7)
+    content = bytearray((tmp_path / "a.mp4").read_bytes())
+    at = content.index(b"tkhd") + 4 + 40
+    one = 1 << 16
+    content[at : at + 36] = struct.pack(">9i", 0, one, 0, -one, 0, 0, 64 * one, 0, 1 << 30)
+    (tmp_path / "turned.mp4").write_bytes(content)
+    video = Video(tmp_path / "turned.mp4")
+    assert video.size() == (96, 64)
+    pixels = video.read(np.arange(4), height=96, width=64)
+    assert pixels.shape == (4, 96, 64, 3)
+    # Turned clockwise by 90 degrees the upper half becomes the right half.
+    assert pixels[:, :, 40:].mean() > 240
+    assert pixels[:, :, :24].mean() < 15
+
+
+def test_a_reader_that_has_seen_the_end_still_reads(tmp_path):
+    write_video(tmp_path / "a.mp4", ramp(40), 10)
+    video = Video(tmp_path / "a.mp4")
+    for indices in ([38, 39], [0, 1], [39], [20, 39], [5]):
+        assert which(video.read(np.array(indices), height=48, width=64)) == indices
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    path = tmp_path_factory.mktemp("good") / "good.mp4"
+    generator = torch.Generator().manual_seed(0)
+    write_video(path, torch.rand(20, 3, 48, 64, generator=generator) * 2 - 1, 10)
+    return path.read_bytes()
+
+
+def write_audio(path):
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=16000)
+        for _ in range(8):
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+            frame.sample_rate = 16000
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "cannot be opened"),
+        (lambda good: b"", "is empty"),
+        (lambda good: b"not a video" * 500, "not a video file"),
+        (lambda good: good[: len(good) // 2], "truncated"),
+        (lambda good: good[:-4000], "truncated"),
+        (lambda good: good[:100], "no video stream"),
+        (write_audio, "no video stream"),
+    ],
+)
+def test_unusable_files_are_named(tmp_path, good, content, reason):
+    path = tmp_path / "broken.mp4"
+    if content is write_audio:
+        write_audio(path)
+    elif content is not None:
+        path.write_bytes(content(good))
+    with pytest.raises(VideoError, match=f"broken.mp4 .*{reason}"):
+        Video(path)
+
+
+def test_damage_in_the_middle_is_an_error(tmp_path, good):
+    content = bytearray(good)
+    third = len(content) // 3
+    content[third : 2 * third] = bytes(third)
+    path = tmp_path / "hole.mp4"
+    path.write_bytes(content)
+    with pytest.raises(VideoError, match=r"hole\.mp4"):
+        Video(path).read(np.arange(20), height=48, width=64)
+
+
+def test_of_two_frames_as_near_the_earlier_is_taken_however_its_time_is_rounded(tmp_path):
+    # 8 a second of 30: every second time lies halfway between two frames.
+    write_video(tmp_path / "a.mp4", ramp(60), 30)
+    ticks = np.arange(16)
+    halfway_down = [-(-(ticks * 30 - 4) // 8) for ticks in range(16)]
+    assert Video(tmp_path / "a.mp4").nearest(ticks / 8).tolist() == halfway_down
+
+
+def test_a_crop_is_that_part_of_the_whole(tmp_path):
+    write_video(tmp_path / "a.mp4", ramp(5) + torch.linspace(0, 0.3, 64), 7)
+    video, places = Video(tmp_path / "a.mp4"), np.array([0, 2, 2, 3])
+    whole = video.read(places, height=20, width=20)
+    crop = video.read(places, height=20, width=20, crop=(slice(0, 20), slice(4, 24)))
+    np.testing.assert_array_equal(crop, whole[:, :20, 4:24])

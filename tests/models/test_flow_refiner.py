@@ -1,0 +1,467 @@
+import functools
+import json
+import math
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from motionanim.data.stream import StreamData
+from motionanim.data.synthetic.clips import SyntheticFlowPairs
+from motionanim.models.flow_refiner import FlowRefiner, PatchDiscriminator
+from motionanim.motion.example_arrows import sample_hint
+from motionanim.motion.paths import nearest_on_path, path_hint
+from motionanim.training.flow_refiner import FlowRefinerModule
+from motionanim.types import FlowPairBatch, Hint
+
+SMALL = {"width": 8, "depth": 3, "side": 24, "sees_image": True}
+TRAINING = {
+    "lr": 2e-4, "warmup_share": 0.0, "decay_share": 0.0, "beta1": 0.5, "weight_decay": 0.0, "error_weight": 100.0,
+    "moves_weight": 0.1, "mask_share": 0.5,
+}  # fmt: skip
+
+
+def refiner(trained: bool = True, **changes) -> FlowRefiner:
+    torch.manual_seed(0)
+    network = FlowRefiner(**SMALL | changes)
+    if trained:  # the head is zero before training
+        nn.init.normal_(network.head.weight, std=0.1)
+    return network
+
+
+def module(gan: bool = True, **changes) -> FlowRefinerModule:
+    discriminator = PatchDiscriminator(width=8) if gan else None
+    return FlowRefinerModule(refiner=refiner(trained=False), discriminator=discriminator, **TRAINING | changes)
+
+
+def drawing(height: int, width: int) -> Hint:
+    """Of two arrows and a pin."""
+    paths = [torch.tensor([[0.2, 0.3], [0.6, 0.4]]), torch.tensor([[0.7, 0.8], [0.5, 0.9], [0.4, 0.6]])]
+    side = torch.tensor([width, height], dtype=torch.float64)
+    pins = torch.tensor([[0.9, 0.1]]) * side
+    return path_hint([path * side for path in paths], [1.0, 0.5], pins, height, width, sigma=0.3, normalized="exact")
+
+
+def inputs(height: int = 32, width: int = 32, batch: int = 2) -> tuple[torch.Tensor, Hint, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(batch, 3, height, width, generator=generator) * 2 - 1
+    mask = (torch.rand(batch, 1, height, width, generator=generator) > 0.5).float()
+    return image, Hint(*(each.expand(batch, -1, -1, -1) for each in drawing(height, width))), mask
+
+
+def faster(hint: Hint, factor: float) -> Hint:
+    scale = torch.tensor([factor, factor, 1.0]).view(3, 1, 1)
+    return Hint(hint.flow * factor, hint.reach, hint.arrows * scale)
+
+
+def pairs(*, batch_size: int = 4, size: int = 24) -> StreamData:
+    hint = functools.partial(sample_hint, max_arrows=4, max_frames=16, sigma=170 / 512, normalized="exact")
+    options = {"height": size, "width": size, "hint": hint}
+    return StreamData(
+        train=SyntheticFlowPairs(seed=0, length=1000, split="train", **options),
+        val=SyntheticFlowPairs(seed=1, length=4, split="val", **options),
+        batch_size=batch_size,
+        num_workers=0,
+    )
+
+
+def trainer(tmp_path, max_steps: int, **changes) -> L.Trainer:
+    options = {
+        "accelerator": "cpu",
+        "devices": 1,
+        "max_steps": max_steps,
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+        "val_check_interval": max_steps,
+        "check_val_every_n_epoch": None,
+        "use_distributed_sampler": False,
+        "default_root_dir": tmp_path,
+    }
+    return L.Trainer(**options | changes)
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (24, 40), (33, 31), (9, 50), (1, 1)])
+def test_any_size_gives_a_flow_of_that_size_inside_the_mask(height, width):
+    image, hint, mask = inputs(height, width)
+    flow = refiner().refine(image, hint, mask)
+    assert flow.shape == (2, 2, height, width)
+    assert flow.dtype == torch.float32
+    assert flow[(mask == 0).expand_as(flow)].eq(0).all()
+    assert flow.isfinite().all()
+    assert not flow.requires_grad
+
+
+def test_before_training_the_flow_is_the_soft_hint_and_gradients_reach_the_head():
+    image, hint, mask = inputs()
+    network = refiner(trained=False)
+    soft = hint.flow * hint.reach.clamp(max=1) * mask
+    torch.testing.assert_close(network(image, hint, mask).flow, soft, atol=2e-3, rtol=0)
+    network(image, hint, mask).flow.square().sum().backward()
+    assert network.head.weight.grad.abs().sum() > 0
+
+
+def test_every_parameter_of_a_trained_network_gets_a_gradient():
+    network = refiner()
+    network(*inputs()).flow.square().sum().backward()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in network.parameters())
+
+
+def test_a_clip_s_flow_is_the_same_alone_and_again():
+    network, (image, hint, mask) = refiner(), inputs()
+    together = network.refine(image, hint, mask)
+    torch.manual_seed(5)
+    assert torch.equal(network.train().refine(image, hint, mask), together)
+    alone = network.refine(image[1:], Hint(*(each[1:] for each in hint)), mask[1:])
+    torch.testing.assert_close(alone, together[1:], atol=1e-5, rtol=1e-5)
+
+
+def test_the_image_the_hint_the_arrows_and_the_mask_all_matter():
+    network, (image, hint, mask) = refiner(), inputs()
+    ones = torch.ones_like(mask)
+    plain = network.refine(image, hint, ones)
+    changed = (
+        (-image, hint), (image, faster(hint, -1.0)), (image, hint._replace(arrows=hint.arrows.flip(-1))),
+        (image, hint._replace(reach=hint.reach.flip(-1))),
+    )  # fmt: skip
+    for other_image, other_hint in changed:
+        assert not torch.allclose(network.refine(other_image, other_hint, ones), plain, atol=1e-3)
+    inside = mask.expand_as(plain) > 0
+    assert not torch.allclose(network.refine(image, hint, mask)[inside], plain[inside], atol=1e-3)
+
+
+def test_a_blind_refiner_judges_by_the_rest_alone():
+    image, hint, mask = inputs()
+    seeing, blind = (refiner(sees_image=sees) for sees in (True, False))
+    assert torch.equal(blind.refine(-image, hint, mask), blind.refine(image, hint, mask))
+    assert not torch.equal(blind.refine(image, hint, mask), seeing.refine(image, hint, mask))
+    assert not torch.allclose(blind.refine(image, faster(hint, -1.0), mask), blind.refine(image, hint, mask))
+    for network, seen in ((seeing, True), (blind, False)):
+        condition, _ = network.condition(image, hint, mask)
+        assert condition.shape[1] == 12
+        assert condition[:, :7].flatten(2).any(2).all()
+        assert condition[:, 7:].any() == seen
+
+
+def test_in_use_the_drawing_holds_on_its_lines_and_far_from_all_of_them():
+    image, hint, _ = inputs(64, 64)
+    paths, pins = [torch.tensor([[8.0, 8.0], [20.0, 8.0]])], torch.tensor([[12.0, 20.0]])
+    drawn = path_hint(paths, [1.5], pins, 64, 64, sigma=0.2, normalized="exact")
+    hint = Hint(*(each.expand(2, -1, -1, -1) for each in drawn))
+    network = refiner()
+    free, flow = (each(image, hint, torch.ones(2, 1, 64, 64)) for each in (network, network.refine))
+    assert (free.flow[:, :, 8, 12] - torch.tensor([1.5, 0.0])).abs().max() > 0.05
+    torch.testing.assert_close(flow[:, :, 8, 12], torch.tensor([[1.5, 0.0]] * 2), atol=1e-4, rtol=0)
+    assert flow[:, :, 20, 12].abs().max() < 1e-3
+    apart = nearest_on_path(paths[0], 64, 64)[0].sqrt() / (0.2 * 64)
+    assert flow[:, :, apart > 2.0].abs().max() < 1e-30
+    assert free.flow[:, :, apart > 2.0].abs().max() > 0
+    between = (apart > 1.0) & (apart < 1.5) & (hint.arrows[0, 2] < 1e-6)
+    decided = free.flow * torch.sigmoid(2 * free.moves) / torch.sigmoid(free.moves)
+    torch.testing.assert_close(flow[:, :, between], decided[:, :, between], atol=1e-5, rtol=1e-4)
+
+
+def test_several_arrows_in_one_place_reach_a_little_farther():
+    image, _, _ = inputs(64, 64, batch=1)
+    path = torch.tensor([[8.0, 8.0], [20.0, 8.0]])
+    drawn = path_hint([path] * 4, [1.5] * 4, torch.zeros(0, 2), 64, 64, sigma=0.2, normalized="exact")
+    flow = refiner().refine(image, Hint(*(each[None] for each in drawn)), torch.ones(1, 1, 64, 64))
+    apart = nearest_on_path(path, 64, 64)[0].sqrt() / (0.2 * 64)
+    farthest = math.sqrt(2.0**2 + math.log(4))  # four weights of exp(-d²) sum to exp(-4) here
+    assert flow[:, :, apart > farthest + 1e-3].abs().max() < 1e-30
+    assert flow[:, :, (apart > 2.0) & (apart < farthest - 0.1)].abs().max() > 0
+
+
+def test_likeness_is_one_under_the_arrows_and_follows_the_colour_but_not_a_pin():
+    network = refiner()
+    image = torch.full((1, 3, 32, 32), -0.5)
+    image[..., 16:] = 0.5  # the first arrow lies on the left, the pin on the right
+    drawn = path_hint(
+        [torch.tensor([[2.0, 8.0], [9.0, 10.0]])], [1.0], torch.tensor([[28.0, 4.0]]), 32, 32, sigma=0.3,
+        normalized="exact",
+    )  # fmt: skip
+    hint, mask = Hint(*(each[None] for each in drawn)), torch.ones(1, 1, 32, 32)
+    condition, unit = network.condition(image, hint, mask)
+    likeness = condition[0, 10:]
+    assert likeness[:, :, :12].min() > 0.99
+    assert likeness[0, :, 20:].max() < 0.01
+    assert unit.item() == pytest.approx(1, rel=0.1)  # the pin slows its surroundings
+    brighter, _ = network.condition(image * 0.3 + 0.2, hint, mask)
+    torch.testing.assert_close(brighter, condition, atol=2e-3, rtol=2e-3)  # neither exposure nor contrast matters
+    nothing = Hint(*(torch.zeros_like(each) for each in hint))
+    assert network.condition(image, nothing, mask)[0][:, 10:].eq(0).all()
+
+
+@pytest.mark.parametrize("factor", [0.01, 0.5, 30.0])
+def test_twice_the_hint_gives_twice_the_flow(factor):
+    network, (image, hint, mask) = refiner(), inputs()
+    torch.testing.assert_close(
+        network.refine(image, faster(hint, factor), mask), factor * network.refine(image, hint, mask),
+        atol=1e-4, rtol=1e-3,
+    )  # fmt: skip
+
+
+def test_no_hint_gives_no_flow():
+    image, hint, mask = inputs()
+    assert refiner().refine(image, Hint(*(torch.zeros_like(each) for each in hint)), mask).abs().max() < 0.01
+
+
+def test_refine_names_the_shape_that_does_not_belong():
+    image, hint, mask = inputs()
+    with pytest.raises(ValueError, match="mask of shape"):
+        refiner().refine(image, hint, mask[..., :16])
+    with pytest.raises(ValueError, match=r"hint\.reach of shape"):
+        refiner().refine(image, hint._replace(reach=hint.reach[:1]), mask)
+    with pytest.raises(ValueError, match="image of shape"):
+        refiner().refine(image[:, :1], hint, mask)
+
+
+@pytest.mark.parametrize("bad", [{"width": 12}, {"width": 0}, {"depth": 0}, {"side": 0}])
+def test_the_network_names_a_bad_option(bad):
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        FlowRefiner(**SMALL | bad)
+
+
+def test_the_discriminator_s_receptive_field_is_70_px():
+    torch.manual_seed(0)
+    network = PatchDiscriminator(width=8).double()
+    for name, layer in network.layers.named_children():
+        if isinstance(layer, nn.GroupNorm):  # its mean and variance see the whole frame
+            setattr(network.layers, name, nn.Identity())
+    condition = torch.randn(1, 12, 128, 128, dtype=torch.float64)
+    flow = torch.randn(1, 2, 128, 128, dtype=torch.float64, requires_grad=True)
+    logits = network(condition, flow)
+    assert logits.shape == (1, 1, 14, 14)
+    logits[0, 0, 7, 7].backward()
+    rows, columns = flow.grad[0].abs().sum(0).nonzero().T
+    assert rows.max() - rows.min() + 1 == 70
+    assert columns.max() - columns.min() + 1 == 70
+
+
+def test_the_discriminator_sees_its_condition_and_rejects_small_frames():
+    torch.manual_seed(0)
+    network = PatchDiscriminator(width=8)
+    condition, flow = torch.randn(1, 12, 24, 24), torch.randn(1, 2, 24, 24)
+    assert network(condition, flow).shape == (1, 1, 1, 1)
+    assert not torch.allclose(network(-condition, flow), network(condition, flow))
+    with pytest.raises(ValueError, match="needs 24 px"):
+        network(condition[..., :23], flow[..., :23])
+
+
+def test_saving_and_loading_rebuilds_the_network(tmp_path):
+    network = refiner(depth=2)
+    network.save(tmp_path / "t.safetensors")
+    loaded = FlowRefiner.load(tmp_path / "t.safetensors")
+    assert loaded.config == network.config
+    assert torch.equal(loaded.refine(*inputs()), network.refine(*inputs()))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [{**SMALL, "depth": 2}, {**SMALL, "width": 16}, {**SMALL, "width": 9}, {**SMALL, "dropout": 0.5}, {"width": 8}],
+)
+def test_a_file_whose_config_does_not_fit_is_named(tmp_path, config):
+    path = tmp_path / "t.safetensors"
+    refiner().save(path)
+    metadata = {"format": "motionanim.flow_refiner.4", "config": json.dumps(config)}
+    save_file(load_file(path), path, metadata=metadata)
+    with pytest.raises(ValueError, match=r"t\.safetensors: its config .* does not fit"):
+        FlowRefiner.load(path)
+
+
+def test_a_file_that_is_no_refiner_is_named(tmp_path):
+    save_file({"weight": torch.zeros(1)}, tmp_path / "lora.safetensors")
+    with pytest.raises(ValueError, match="experiment=flow_refiner"):
+        FlowRefiner.load(tmp_path / "lora.safetensors")
+    (tmp_path / "broken.safetensors").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="not a readable safetensors file"):
+        FlowRefiner.load(tmp_path / "broken.safetensors")
+    with pytest.raises(FileNotFoundError):
+        FlowRefiner.load(tmp_path / "none.safetensors")
+
+
+def test_max_steps_are_iterations_and_both_networks_train(tmp_path):
+    model = module()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    batches = []
+    fit = trainer(tmp_path, 3, callbacks=[L.pytorch.callbacks.LambdaCallback(
+        on_train_batch_end=lambda trainer, model, out, batch, index: batches.append(batch.position.tolist()))
+    ])  # fmt: skip
+    fit.fit(model, pairs(batch_size=2))
+    assert fit.global_step == 3
+    assert batches == [[0, 1], [2, 3], [4, 5]]
+    for name, value in model.named_parameters():
+        if name != "refiner.head.bias":
+            assert not torch.equal(value, before[name]), name
+    assert set(fit.callback_metrics) >= {"train/loss", "train/loss_discriminator", "val/epe_hint", "val/epe_refined"}
+    assert set(model.hparams) == set(TRAINING)
+    assert FlowRefiner.load(model.export(tmp_path)).config == SMALL
+
+
+def test_a_step_is_pix2pix_s_two_losses_from_the_same_weights(tmp_path):
+    model, reference = module(), module()
+    nn.init.normal_(model.refiner.head.weight, std=0.05)
+    reference.load_state_dict(model.state_dict())
+    data = pairs(batch_size=2)
+    trainer(tmp_path, 1, limit_val_batches=0).fit(model, data)
+
+    batch = torch.utils.data.default_collate([data.train[0], data.train[1]])
+    cross_entropy = nn.BCEWithLogitsLoss()
+    g, d = reference.refiner, reference.discriminator
+    given = torch.stack([batch.mask[0], torch.ones_like(batch.mask[1])])  # (0 and 1) * 0.618 against a share of 0.5
+    condition, unit = g.condition(batch.image, batch.hint, given)
+    true, made = batch.flow * batch.mask / unit, g(batch.image, batch.hint, given)
+    fake = made.flow / unit
+    ones = torch.ones(2, 1, 1, 1)
+    error = ((fake - true).square().sum(1) + 1e-20).sqrt().clamp(max=4).mean()
+    probability = torch.sigmoid(made.moves)
+    moves = -(batch.mask * probability.log() + (1 - batch.mask) * (1 - probability).log()) * given
+    generator_loss = cross_entropy(d(condition, fake), ones) + 100 * (error + 0.1 * moves.mean())
+    generator_gradients = torch.autograd.grad(generator_loss, list(g.parameters()))
+    discriminator_loss = 0.5 * (
+        cross_entropy(d(condition, true), ones) + cross_entropy(d(condition, fake.detach()), 0 * ones)
+    )
+    discriminator_gradients = torch.autograd.grad(discriminator_loss, list(d.parameters()))
+    for network, gradients in ((model.refiner, generator_gradients), (model.discriminator, discriminator_gradients)):
+        for parameter, expected in zip(network.parameters(), gradients):
+            torch.testing.assert_close(parameter.grad, expected, atol=1e-5, rtol=1e-3)
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_without_a_discriminator_the_generator_trains_alone(tmp_path):
+    model = module(gan=False)
+    before = model.refiner.head.weight.clone()
+    fit = trainer(tmp_path, 2)
+    fit.fit(model, pairs(batch_size=2))
+    assert fit.global_step == 2
+    assert not torch.equal(model.refiner.head.weight, before)
+    assert not {name for name in fit.callback_metrics if "gan" in name or "discriminator" in name}
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_the_mask_is_given_for_its_share_of_the_items(share):
+    mask = torch.zeros(1000, 1, 2, 2)
+    batch = FlowPairBatch(None, None, None, None, mask, None, torch.arange(1000))
+    given = module(mask_share=share)._given(batch)
+    assert float((given == 0).float().mean()) == pytest.approx(share, abs=0.005)
+
+
+def test_training_and_resuming_repeat_bit_for_bit(tmp_path):
+    def run(max_steps: int, checkpoint=None) -> tuple[FlowRefinerModule, L.Trainer]:
+        L.seed_everything(1, verbose=False)
+        model, fit = module(), trainer(tmp_path, max_steps, limit_val_batches=0)
+        fit.fit(model, pairs(batch_size=2), ckpt_path=checkpoint, weights_only=checkpoint is not None)
+        return model, fit
+
+    whole, _ = run(4)
+    _, half = run(2)
+    half.save_checkpoint(tmp_path / "half.ckpt")
+    resumed, fit = run(4, str(tmp_path / "half.ckpt"))
+    assert fit.global_step == 4
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_validation_errors_are_means_over_all_pixels_without_a_mask(tmp_path):
+    model = module()
+    mask = torch.zeros(2, 1, 24, 24)
+    mask[0, :, :12] = 1
+    flow = torch.tensor([3.0, 4.0]).view(1, 2, 1, 1).expand(2, 2, 24, 24) * mask
+    reach, arrows = torch.full((2, 1, 24, 24), 0.25), torch.zeros(2, 3, 24, 24)
+    hint = Hint(torch.tensor([3.0, 4.0]).view(1, 2, 1, 1).expand(2, 2, 24, 24), reach, arrows)
+    batch = FlowPairBatch(torch.zeros(2, 3, 24, 24), *hint, mask, flow, torch.arange(2))
+    loader = torch.utils.data.DataLoader([0], collate_fn=lambda _: batch)
+    scores = trainer(tmp_path, 1).validate(model, loader, verbose=False)[0]
+    assert scores["val/epe_still"] == pytest.approx(5 / 4)
+    # A quarter of the speed everywhere: 5 * 3/4 off where it moves, 5/4 elsewhere.
+    assert scores["val/epe_hint"] == pytest.approx(5 * (3 / 4 + 1 / 4 + 1 / 4 + 1 / 4) / 4)
+    assert scores["val/epe_refined"] == pytest.approx(scores["val/epe_hint"], rel=1e-4)
+    assert scores["val/iou"] == 0  # untrained, a reach of a quarter counts as still
+    batch = batch._replace(reach=torch.full_like(reach, 0.75))
+    assert trainer(tmp_path, 1).validate(model, loader, verbose=False)[0]["val/iou"] == pytest.approx(1 / 4)
+
+
+def test_a_nan_stops_the_run_before_it_reaches_the_weights(tmp_path):
+    class Broken(SyntheticFlowPairs):
+        def __getitem__(self, position):
+            pair = super().__getitem__(position)
+            return pair._replace(flow=pair.flow * np.nan) if position == 3 else pair
+
+    data = pairs(batch_size=1)
+    data.train.__class__ = Broken
+    model = module()
+    with pytest.raises(ValueError, match="nan at step 3"):
+        trainer(tmp_path, 10, limit_val_batches=0).fit(model, data)
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+
+def test_half_precision_with_a_loss_scaler_is_refused(tmp_path):
+    model = module()
+    model._trainer = type("Fp16", (), {"precision": "16-mixed"})()
+    with pytest.raises(ValueError, match="bf16-mixed"):
+        model.on_fit_start()
+
+
+def test_the_learning_rate_falls_over_the_last_share_of_the_run(tmp_path):
+    model, fit = module(decay_share=0.5), trainer(tmp_path, 4, limit_val_batches=0)
+    fit.fit(model, pairs(batch_size=2))
+    for optimizer in model.optimizers(use_pl_optimizer=False):
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(model.lr / 2)  # of the last step: 1 of 2 is left
+    for share, steps, message in ((1.5, 4, r"decay_share=1.5: must be in \[0, 1\]"), (0.5, -1, "needs an end")):
+        with pytest.raises(ValueError, match=message):
+            trainer(tmp_path, steps, limit_val_batches=0, val_check_interval=1).fit(
+                module(decay_share=share), pairs(batch_size=2)
+            )
+
+
+def test_it_trains_in_bf16(tmp_path):
+    model = module()
+    trainer(tmp_path, 2, precision="bf16-mixed").fit(model, pairs(batch_size=2))
+    assert all(parameter.dtype == torch.float32 and parameter.isfinite().all() for parameter in model.parameters())
+
+
+def test_example_pictures_are_frames(tmp_path):
+    data = pairs(batch_size=2)
+    batch = torch.utils.data.default_collate([data.val[0], data.val[1]])
+    pictures = module().example_pictures(batch)
+    assert list(pictures) == ["image", "hint", "refined", "truth"]
+    for picture in pictures.values():
+        assert picture.shape == (2, 3, 24, 24)
+        assert picture.abs().max() <= 1
+    for name in ("hint", "refined", "truth"):
+        assert pictures[name].ne(1).any(), "white stands still"
+    still = (batch.mask == 0).expand(-1, 3, -1, -1)
+    assert pictures["truth"][still].eq(1).all()
+
+
+@pytest.mark.slow
+def test_a_short_training_beats_the_hint_on_textures_never_seen(tmp_path):
+    L.seed_everything(0, verbose=False)
+    data = pairs(size=32)
+    train = [data.train[position] for position in range(96)]  # rendered once: the network is what is slow to judge
+    val = [data.val[position] for position in range(32)]
+    model = module(lr=1e-3)
+    fit = trainer(tmp_path, 150, val_check_interval=None, check_val_every_n_epoch=1)
+    fit.fit(model, torch.utils.data.DataLoader(train, 8), torch.utils.data.DataLoader(val, 32))
+    assert fit.callback_metrics["val/epe_refined"] < 0.8 * fit.callback_metrics["val/epe_hint"]
+    assert fit.callback_metrics["val/epe_refined"] < 0.8 * fit.callback_metrics["val/epe_still"]
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_with_twice_the_batch(tmp_path):
+    weights = []
+    for devices, strategy, batch_size in ((1, "auto", 4), (2, "ddp_spawn", 2)):
+        L.seed_everything(0, verbose=False)
+        model = module()
+        start = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+        fit = trainer(tmp_path, 2, devices=devices, strategy=strategy, limit_val_batches=0)
+        fit.fit(model, pairs(batch_size=batch_size))
+        weights.append(torch.cat([parameter.detach().flatten() for parameter in model.parameters()]))
+        assert (weights[-1] - start).abs().mean() > 1e-4
+    # Adam's first steps are lr long whatever the gradient's size, so a gradient near zero may turn its sign.
+    assert (weights[0] - weights[1]).abs().quantile(0.99) < 1e-5

@@ -1,0 +1,273 @@
+"""Kinds of motion as functions of time, against closed forms; and the velocity field against the displacements."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from motionanim.motion.controls import motion_field
+from motionanim.motion.drawing import Arrow, parse_controls
+from motionanim.motion.flow import pixel_grid
+from motionanim.motion.kinds import (
+    Move,
+    Parts,
+    Sway,
+    Turn,
+    crosses_itself,
+    doubts,
+    move_offsets,
+    peak_velocity,
+    shifted,
+    sway_wave,
+    swept,
+    turn_displacement,
+    velocity,
+)
+
+MASK = torch.ones(1, 48, 64)
+STILL = torch.zeros(2, 48, 64)
+OPTIONS = {
+    "num_frames": 13, "span": 9, "field": "eulerian", "sigma": 0.33, "threshold": 0.05, "threshold_on": "weight",
+    "normalized": "exact", "edge": "soft",
+}  # fmt: skip
+BOX = [[[10, 10], [20, 10], [20, 20], [10, 20]]]
+WHEEL = {"brush": [[45, 30]], "radius": 9}
+BOX_ARROW = {"path": [[15, 15], [31, 15]], "kind": "move", "region": BOX}
+WHEEL_ARROW = {"path": [[45, 22], [47, 22.3]], "kind": "turn", "region": WHEEL, "center": [45, 30]}
+LEAF_ARROW = {"path": [[5, 40], [9, 37]], "kind": "sway", "region": {"brush": [[5, 40]], "radius": 4}, "period": 6}
+
+
+def fields(arrows, pins=(), **changes):
+    return motion_field(parse_controls({"arrows": arrows, "pins": list(pins)}, MASK), **{**OPTIONS, **changes})
+
+
+def test_a_move_rests_goes_along_its_path_and_rests():
+    arrow = Arrow(((10, 10), (16, 10), (16, 18)), kind="move", start=2, end=9)
+    offsets = move_offsets(arrow, num_frames=12, span=99).numpy()
+    expected = [(0, 0)] * 3 + [(2, 0), (4, 0), (6, 0), (6, 2), (6, 4), (6, 6), (6, 8)] + [(6, 8)] * 2
+    np.testing.assert_allclose(offsets, expected, atol=1e-12)
+    by_speed = move_offsets(Arrow(((0, 0), (8, 0)), 2, "move"), num_frames=9, span=9)
+    np.testing.assert_allclose(by_speed[:, 0], [0, 2, 4, 6, 8, 8, 8, 8, 8])
+
+
+def test_an_eased_move_starts_and_stops_gently_and_is_half_way_at_half_time():
+    linear, eased = (
+        move_offsets(Arrow(((0, 0), (30, 40)), kind="move", easing=easing), num_frames=9, span=9)
+        for easing in ("linear", "ease")
+    )
+    for frame in (0, 4, 8):
+        np.testing.assert_allclose(linear[frame], eased[frame], atol=1e-12)
+    steps = eased.diff(dim=0).norm(dim=1)
+    assert steps[0] < 0.5 * 50 / 8
+    np.testing.assert_allclose(steps, steps.flip(0), atol=1e-12)
+    share = 3 / 8
+    np.testing.assert_allclose(eased[3], np.array([30, 40]) * (3 * share**2 - 2 * share**3), atol=1e-12)
+
+
+@settings(max_examples=50, deadline=None)
+@given(period=st.floats(2, 200), phase=st.floats(-10, 10), whole=st.integers(1, 5))
+def test_a_sway_is_the_photo_at_frame_0_and_after_every_period(period, phase, whole):
+    sway = Sway(torch.ones(2, 4, 4), period, phase)
+    assert sway_wave(sway, torch.tensor(0)) == 0
+    assert float(sway_wave(sway, torch.tensor(whole * period, dtype=torch.float64))) == pytest.approx(0, abs=1e-9)
+    times = torch.linspace(0, period, 400, dtype=torch.float64)
+    expected = [math.sin(2 * math.pi * t / period + phase) - math.sin(phase) for t in times.tolist()]
+    np.testing.assert_allclose(sway_wave(sway, times), expected, atol=1e-9)
+
+
+def test_without_a_phase_a_sway_reaches_its_tip_after_a_quarter_of_its_period():
+    sway = fields([{**LEAF_ARROW, "period": 8}]).parts.sways[0]
+    region = parse_controls([LEAF_ARROW], MASK).arrows[0].region
+    torch.testing.assert_close(sway.amplitude, torch.tensor([4.0, -3.0]).view(2, 1, 1) * region)
+    assert float(sway_wave(sway, torch.tensor(2))) == pytest.approx(1)
+
+
+def test_pins_hold_a_root_while_the_leaf_sways():
+    region = {"brush": [[30, 8], [30, 40]], "radius": 3}
+    stem = {"path": [[30, 10], [36, 10]], "kind": "sway", "region": region, "period": 9}
+    amplitude = fields([stem], pins=[[30, 40]]).parts.sways[0].amplitude
+    along = amplitude[0, 10:41, 30]
+    assert along[0] == pytest.approx(6, abs=1e-4)
+    assert along[-1] == pytest.approx(0, abs=1e-4)
+    assert (along.diff() <= 1e-5).all()
+
+
+def test_a_turn_is_an_exact_rotation():
+    """As complex numbers; a wheel neither grows nor shrinks, however long it turns."""
+    region = torch.ones(1, 20, 30)
+    turn = Turn(region, (11.5, 7.25), 0.3)
+    x, y = pixel_grid(20, 30).double().numpy()
+    spoke = (x - 11.5) + 1j * (y - 7.25)
+    for frames in (-3, 0, 1, 2.5, 200):
+        wanted = spoke * np.exp(1j * 0.3 * frames) - spoke
+        made = turn_displacement(turn, frames)
+        np.testing.assert_allclose(made[0], wanted.real, atol=1e-4)
+        np.testing.assert_allclose(made[1], wanted.imag, atol=1e-4)
+
+
+def test_a_turn_arrow_brings_its_tail_to_its_tip_s_spoke():
+    (turn,) = fields([WHEEL_ARROW]).parts.turns
+    end = np.array([45, 22]) + turn_displacement(turn, 8)[:, 22, 45].numpy() - np.array([45, 30])
+    tip = np.array([47, 22.3]) - np.array([45, 30])
+    assert math.atan2(end[1], end[0]) == pytest.approx(math.atan2(tip[1], tip[0]), abs=1e-5)
+    assert np.hypot(*end) == pytest.approx(8, rel=1e-5)
+    double = fields([{**WHEEL_ARROW, "speed": 2}]).parts.turns[0]
+    assert double.angle == pytest.approx(2 * turn.angle)
+    per_step = fields([WHEEL_ARROW]).per_step
+    torch.testing.assert_close(per_step, turn_displacement(turn, 1).expand(12, -1, -1, -1))
+    assert per_step[0, :, 30, 45].eq(0).all()
+
+
+@settings(max_examples=30, deadline=None)
+@given(across=st.integers(-80, 80), down=st.integers(-60, 60))
+def test_a_shifted_region_is_the_region_elsewhere(across, down):
+    region = (torch.rand(1, 48, 64, generator=torch.Generator().manual_seed(0)) > 0.5).float()
+    made = shifted(region, (across + 0.4, down - 0.4))
+    for y, x in ((0, 0), (10, 20), (47, 63), (47, 0), (25, 33)):
+        inside = 0 <= y - down < 48 and 0 <= x - across < 64
+        assert made[0, y, x] == (region[0, y - down, x - across] if inside else 0)
+
+
+def test_a_moved_region_has_one_velocity_wherever_it_is_and_what_it_uncovers_stands_still():
+    made = fields([BOX_ARROW])
+    (move,) = made.parts.moves
+    for step, vectors in enumerate(made.per_step):
+        here = shifted(move.region, move.offsets[step].tolist())[0] > 0
+        wanted = (2.0, 0.0) if step < 8 else (0.0, 0.0)
+        assert (vectors[:, here] == torch.tensor(wanted)[:, None]).all()
+        assert vectors[:, ~here].eq(0).all()
+    assert here[:, 26:37].any(), "it has gone 16 px"
+    reached = swept(move.region, made.parts)
+    assert torch.equal(reached[0, 15] > 0, (torch.arange(64) >= 8) & (torch.arange(64) <= 38))
+
+
+def test_velocities_add_up_to_displacements():
+    stream = {"path": [[30, 5], [40, 5]], "region": [[[28, 2], [60, 2], [60, 9], [28, 9]]]}
+    made = fields([LEAF_ARROW, WHEEL_ARROW, stream])
+    (sway,) = made.parts.sways
+    total = torch.zeros(2)
+    for frame, step in enumerate(made.per_step, start=1):
+        total += step[:, 40, 5]
+        wanted = sway.amplitude[:, 40, 5] * float(sway_wave(sway, torch.tensor(frame)))
+        torch.testing.assert_close(total, wanted, atol=1e-5, rtol=0)
+    assert made.parts.sways[0].period == 6
+    torch.testing.assert_close(made.per_step[:6].sum(0)[:, 40, 5], torch.zeros(2), atol=1e-5, rtol=0)
+    torch.testing.assert_close(made.per_step[:, :, 5, 30], torch.tensor([1.25, 0.0]).expand(12, 2))
+    assert made.per_step[:, :, 20, 20].eq(0).all(), "outside all regions"
+
+
+def test_regions_know_nothing_of_each_other():
+    """Opposite streams side by side, and a free arrow that keeps out of them."""
+    up = {"path": [[15, 40], [15, 30]], "region": [[[10, 5], [20, 5], [20, 45], [10, 45]]]}
+    down = {"path": [[25, 10], [25, 20]], "region": [[[21, 5], [30, 5], [30, 45], [21, 45]]]}
+    made = fields([up, down, [40, 20, 50, 20]]).per_step[0]
+    for columns, speed in ((slice(10, 21), -1.25), (slice(21, 31), 1.25)):
+        wanted = torch.tensor([0.0, speed]).view(2, 1, 1).expand(2, 41, columns.stop - columns.start)
+        torch.testing.assert_close(made[:, 5:46, columns], wanted)
+    torch.testing.assert_close(made[:, 20, 40:51], torch.tensor([[1.25], [0.0]]).expand(2, 11))
+    assert 0 < made[0, 20, 32] < 1.25
+
+
+@pytest.mark.parametrize("field", ["eulerian", "advected"])
+def test_flow_is_the_same_beside_other_kinds(field):
+    stream = {"path": [[30, 5], [40, 5]], "region": [[[28, 2], [60, 2], [60, 9], [28, 9]]]}
+    alone, beside = (fields(drawn, field=field).per_step for drawn in ([stream], [stream, WHEEL_ARROW, BOX_ARROW]))
+    torch.testing.assert_close(beside[:, :, 2:10, 28:61], alone[:, :, 2:10, 28:61])
+    assert beside[:, :, 22, 45].ne(0).any()
+
+
+class Everything:
+    """A refiner that moves all there is."""
+
+    side = 48
+
+    def refine(self, image, hint, mask):
+        return hint.flow + 1
+
+
+def test_t_cannot_move_a_wheel():
+    drawn = parse_controls([[10, 10, 20, 10], WHEEL_ARROW], MASK)
+    image = torch.zeros(3, 48, 64)
+    made = motion_field(drawn, **OPTIONS, image=image, refiner=Everything())
+    wheel = drawn.arrows[1].region[0] > 0
+    torch.testing.assert_close(made.per_step[0][:, wheel], turn_displacement(made.parts.turns[0], 1)[:, wheel])
+    assert made.refined[:, 40, 10].ne(0).all()
+
+
+def test_the_peak_velocity_is_that_of_the_fastest_step():
+    made = fields([BOX_ARROW, WHEEL_ARROW, LEAF_ARROW])
+    peak, steps = peak_velocity(made.parts), made.per_step
+    fastest = torch.linalg.vector_norm(steps, dim=1).amax(0)
+    wheel, box, leaf = (made.parts.turns[0].region[0] > 0, made.parts.moves[0].region[0] > 0, steps[:, 0, 40, 5])
+    assert torch.allclose(torch.hypot(*peak)[wheel], fastest[wheel], atol=1e-5)
+    assert torch.allclose(torch.hypot(*peak)[box], fastest[box], atol=1e-5)
+    assert leaf.abs().max() <= peak[0, 40, 5].abs() < 1.3 * leaf.abs().max(), "six steps miss the very peak"
+
+
+def test_velocity_changes_none_of_its_parts():
+    region = MASK * (pixel_grid(48, 64)[0] < 9)
+    parts = Parts(torch.ones(2, 48, 64), (Move(region, torch.ones(4, 2).cumsum(0)),), (Sway(STILL + 1, 5, 1),))
+    kept = parts.flow.clone()
+    carried = torch.ones(3, 2, 48, 64)
+    for flow in (None, carried):
+        velocity(parts, 4, flow=flow)
+    assert torch.equal(parts.flow, kept)
+    assert carried.eq(1).all()
+    steady = velocity(Parts(parts.flow), 4)
+    assert steady.data_ptr() == parts.flow.data_ptr()
+    assert steady.shape == (3, 2, 48, 64)
+
+
+@pytest.mark.parametrize(
+    ("drawn", "words"),
+    [
+        ([2, 2, 12, 2], []),
+        ([2, 2, 62, 2], ["arrows[0] is 60 px long and moves 7.5 px per frame, 16% of the height", "speed at most 0.4"]),
+        ([2, 2, 22, 2, 2], ["20 px long and moves 5.0 px per frame", "at most 1.2"]),
+        ({"path": [[2, 2], [10, 10], [10, 2], [2, 10]], "speed": 0.2}, ["arrows[0] crosses itself"]),
+        ({"path": [[2, 2], [62, 2]], "kind": "move", "region": [[[0, 0], [4, 0], [4, 4], [0, 4]]]}, []),
+    ],
+)
+def test_what_is_likely_to_look_bad_is_said(drawn, words):
+    """S19."""
+    found = doubts(parse_controls([drawn], MASK), span=9, crossings=True)
+    assert len(found) == bool(words)
+    assert all(word in line for word in words for line in found)
+    assert not any("\n" in line for line in found)
+
+
+BAND = [[[0, 10], [30, 10], [30, 20], [0, 20]]]
+
+
+@pytest.mark.parametrize(
+    ("drawn", "place"),
+    [
+        ({"path": [[5, 15], [25, 15]], "region": BAND}, None),
+        ({"path": [[5, 15], [32, 15]], "region": BAND}, None),  # drawn by a hand
+        (
+            {"path": [[5, 15], [40, 15]], "region": BAND},
+            "arrows[0] leaves its region at (33, 15): nothing",
+        ),
+        ({"path": [[5, 15], [5, 30], [6, 15]], "region": BAND}, "arrows[0] leaves its region at (5, 23)"),
+        ({"path": [[5, 15], [40, 15]], "region": BAND, "kind": "move"}, None),
+        ({"path": [[5, 15], [40, 15]], "region": BAND, "kind": "sway", "period": 9}, None),
+        ([5, 15, 40, 15, 0.2], "arrows[0] leaves what may move at (34, 15): nothing moves outside; draw the mask"),
+    ],
+)
+def test_a_path_that_leaves_its_region_is_said(drawn, place):
+    mask = MASK * (pixel_grid(48, 64)[0] < 32)
+    found = doubts(parse_controls([drawn], mask), span=40, crossings=True)
+    assert len(found) == (place is not None)
+    assert all(place in line for line in found)
+
+
+def test_a_path_that_crosses_itself():
+    assert crosses_itself([(0, 0), (10, 10), (10, 0), (0, 10)])
+    assert not crosses_itself([(0, 0), (10, 10), (10, 0), (9, 0)])
+    assert not crosses_itself([(0, 0), (10, 0), (10, 10), (0, 10)])
+    assert not crosses_itself([(0, 0), (10, 0), (5, 0)])
+    assert not crosses_itself([(30 * math.cos(a), 30 * math.sin(a)) for a in np.linspace(0, 6, 60)])
+    assert crosses_itself([(a * math.cos(7 * a), math.sin(9 * a)) for a in np.linspace(0, 6, 60)])

@@ -1,0 +1,131 @@
+"""The house rules that code can check: who may import whom, and file sizes."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "motionanim"
+ENTRY_POINTS = {
+    "train.py", "evaluate.py", "motionanim/cli/command.py", "motionanim/animate.py",
+    "motionanim/data/prepare/__main__.py", "motionanim/data/encode.py", "motionanim/export.py",
+}  # fmt: skip
+
+# A part imports parts of lower layers and its own folder. The longest name that fits a module counts.
+LAYERS = {
+    "types": 0, "files": 0, "cli.settings": 0, "cli.progress": 0,
+    "media": 1, "motion": 2, "models": 3,
+    "data": 4, "metrics": 4, "sampling": 4, "evaluation.statistics": 4, "evaluation.manifest": 4,
+    "evaluation.report": 5, "evaluation.study": 5,
+    "training": 6, "evaluation": 6, "animation": 6,
+    "cli.command": 7, "animation.job": 8, "export": 8, "animate": 9,
+}  # fmt: skip
+MOST_FILES = 12  # of a folder
+
+# Third party -> where it may be imported, as path prefixes.
+FENCES = {
+    "decord": ("motionanim/media/video.py", "benchmarks/data_loading.py"),
+    "av": ("motionanim/media/", "tests/", "benchmarks/"),
+    "imageio_ffmpeg": ("benchmarks/",),
+    "pillow_heif": ("motionanim/media/image_io.py", "tests/"),
+    "timm": ("motionanim/models/pretrained.py",),
+    "diffusers": (
+        "motionanim/models/svd/", "motionanim/training/patch_pca.py", "motionanim/cli/command.py", "tests/",
+        "benchmarks/",
+    ),
+    "lightning": (
+        "motionanim/training/", "motionanim/data/", "train.py", "motionanim/cli/command.py", "tests/", "benchmarks/",
+    ),
+    "hydra": (
+        *ENTRY_POINTS, "motionanim/animation/job.py", "motionanim/cli/settings.py", "tests/", "benchmarks/",
+    ),
+    "fsspec": ("motionanim/data/latents/remote.py", "tests/"),
+    "litdata": ("benchmarks/",),
+    "pyarrow": ("motionanim/data/hdvila_index.py", "tests/", "benchmarks/data_growth.py"),
+    "ray": ("motionanim/data/engine.py", "tests/"),
+    "webdataset": ("tests/", "benchmarks/"),
+    "wandb": ("train.py", "evaluate.py", "motionanim/evaluation/dashboard.py"),
+    "wandb_workspaces": ("motionanim/evaluation/dashboard.py", "tests/"),
+}  # fmt: skip
+
+
+def sources() -> list[Path]:
+    return [
+        ROOT / "train.py",
+        ROOT / "evaluate.py",
+        *PACKAGE.rglob("*.py"),
+        *(ROOT / "tests").rglob("*.py"),
+        *(ROOT / "benchmarks").rglob("*.py"),
+    ]
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def part(module: str) -> str | None:
+    """The part of the package that a module, without `motionanim.`, belongs to."""
+    fitting = [name for name in LAYERS if module == name or module.startswith(f"{name}.")]
+    return max(fitting, key=len, default=None)
+
+
+def module_of(path: Path) -> str:
+    return str(path.relative_to(PACKAGE)).removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_a_file_imports_lower_layers_or_its_own_folder(path: Path) -> None:
+    if path == PACKAGE / "__init__.py" or str(path.relative_to(ROOT)) in ENTRY_POINTS:
+        return
+    own = part(module_of(path))
+    for name in imports(path):
+        other = part(name.removeprefix("motionanim.")) if name.startswith("motionanim.") else None
+        if other is not None and other != own:
+            assert LAYERS[other] < LAYERS[own], f"{own} imports {name}"
+
+
+def test_every_module_of_the_package_has_a_layer() -> None:
+    for path in PACKAGE.rglob("*.py"):
+        folder = path.name == "__init__.py" and any(name.startswith(module_of(path)) for name in LAYERS)
+        assert folder or path == PACKAGE / "__init__.py" or part(module_of(path)), path
+
+
+def test_folders_stay_small() -> None:
+    folders = {path.parent for path in PACKAGE.rglob("*.py")}
+    sizes = {str(each.relative_to(ROOT)): len(list(each.glob("*.py"))) for each in folders}
+    assert {name: count for name, count in sizes.items() if count > MOST_FILES} == {}
+    assert sizes["motionanim"] <= 7
+
+
+def test_animate_imports_nothing_that_windows_lacks() -> None:
+    todo = [PACKAGE / "animate.py", *(PACKAGE / "sampling").glob("*.py")]  # those are named by the settings
+    seen = set()
+    while todo:
+        path = todo.pop()
+        if path in seen or not path.is_file():
+            continue
+        seen.add(path)
+        at_once = ast.unparse([node for node in ast.parse(path.read_text()).body if isinstance(node, ast.Import)])
+        assert {"fcntl", "resource", "pwd", "termios"}.isdisjoint(at_once.split()), path
+        todo += [ROOT / f"{name.replace('.', '/')}.py" for name in imports(path)]
+    assert len(seen) > 30
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_third_parties_stay_behind_their_fences(path: Path) -> None:
+    relative = str(path.relative_to(ROOT))
+    for name in imports(path):
+        fence = FENCES.get(name.split(".")[0])
+        assert fence is None or relative.startswith(fence), f"{relative} imports {name}"
+
+
+def test_files_stay_small() -> None:
+    sizes = {str(p.relative_to(ROOT)): len(p.read_text().splitlines()) for p in sources() if "tests" not in p.parts}
+    assert {name: lines for name, lines in sizes.items() if lines > 350} == {}

@@ -1,0 +1,192 @@
+"""A run that is killed or told to stop goes on with ckpt_path=last as if nothing had happened."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import forked
+import pytest
+import torch
+from conftest import free_port
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def command(base: Path, run: str, steps: int, *more: str) -> list[str]:
+    return [
+        sys.executable, str(ROOT / "train.py"), "experiment=motion_lora", f"run={run}", f"scale.base={base}",
+        "scale.height=16", "scale.width=16", "scale.num_frames=5", "scale.batch_size=2", "scale.num_workers=1",
+        "scale.motion_channels=8", "model.motion.median_strength=0.01", f"trainer.max_steps={steps}",
+        "trainer.val_check_interval=100000", "trainer.log_every_n_steps=1", "trainer.accelerator=cpu",
+        "callbacks.checkpoint.every_n_train_steps=5", "callbacks.camera.clips=2", "~logger.wandb", *more,
+    ]  # fmt: skip
+
+
+def losses(out: Path) -> dict[int, str]:
+    """Step to loss as printed, so that equal means equal to the last digit."""
+    with (out / "metrics.csv").open() as file:
+        return {int(row["step"]): row["train/loss"] for row in csv.DictReader(file) if row["train/loss"]}
+
+
+def wait_for(path: Path, process: subprocess.Popen) -> None:
+    for _ in range(2400):
+        if path.exists():
+            return
+        assert process.poll() is None, "the run ended by itself"
+        time.sleep(0.1)
+    raise AssertionError(f"{path} did not appear")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM], ids=["kill -9", "SIGTERM"])
+def test_killed_and_resumed_equals_uninterrupted(how: signal.Signals, base: Path, tmp_path: Path) -> None:
+    runs = tmp_path / "runs" / "motion_lora"
+    last = runs / "cut" / "checkpoints" / "last.ckpt"
+    process = subprocess.Popen(
+        command(base, "cut", 100000), cwd=tmp_path, start_new_session=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    wait_for(last, process)
+    written = last.stat().st_mtime_ns
+    os.killpg(process.pid, how)  # its loader process too, as SLURM does
+    _, told = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert "Traceback" not in told
+    step = torch.load(last, weights_only=True)["global_step"]  # readable after any kill
+    if how == signal.SIGTERM:
+        assert last.stat().st_mtime_ns > written, "SIGTERM writes a checkpoint before leaving"
+    total = step + 4
+    resumed = forked.run(*command(base, "cut", total, "ckpt_path=last")[1:], cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr[-2000:]
+    assert f"going on from {last}, step {step}" in resumed.stdout
+    assert sorted(path.name for path in last.parent.iterdir()) == ["last.ckpt", "previous.ckpt"]
+    tail = losses(runs / "cut")
+    assert sorted(tail) == list(range(step, total))
+    whole = forked.run(*command(base, "whole", total)[1:], cwd=tmp_path)
+    assert whole.returncode == 0, whole.stderr[-2000:]
+    reference = losses(runs / "whole")
+    assert tail == {number: reference[number] for number in tail}
+
+
+def ranks(run: str) -> dict[int, int]:
+    """Rank to process id of a running training: of its loader processes, which come later, none."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (folder / "cmdline").read_bytes().split(b"\0")
+            environment = dict(e.split(b"=", 1) for e in (folder / "environ").read_bytes().split(b"\0") if b"=" in e)
+        except OSError:
+            continue
+        if f"run={run}".encode() in words and b"python" in words[0] and b"torch.distributed.run" not in words:
+            rank, pid = int(environment.get(b"LOCAL_RANK", environment.get(b"SLURM_PROCID", 0))), int(folder.name)
+            found[rank] = min(found.get(rank, pid), pid)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("launcher", "trainer", "victim"), [("torchrun", "fsdp", 1), ("lightning", "ddp", 0)])
+def test_a_killed_rank_fails_the_run_within_a_minute(
+    launcher: str, trainer: str, victim: int, base: Path, tmp_path: Path
+) -> None:
+    run = f"{tmp_path.name}_{launcher}"
+    python, *rest = command(
+        base, run, 100000, f"trainer={trainer}", "trainer.devices=2", "scale.num_workers=0", "~callbacks.camera",
+    )  # fmt: skip
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"] if launcher == "torchrun" else []
+    process = subprocess.Popen(
+        [python, *torchrun, *rest], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    last = tmp_path / "runs" / "motion_lora" / run / "checkpoints" / "last.ckpt"
+    wait_for(last, process)
+    pids = ranks(run)
+    assert pids.keys() == {0, 1}
+    os.kill(pids[victim], signal.SIGKILL)
+    killed = time.monotonic()
+    try:
+        assert process.wait(timeout=60) != 0
+        while ranks(run) and time.monotonic() - killed < 60:
+            time.sleep(0.1)
+        assert ranks(run) == {}, "a process outlives the run"
+    finally:
+        for pid in ranks(run).values():
+            os.kill(pid, signal.SIGKILL)
+    print(f"{launcher}, {trainer}, rank {victim}: over after {time.monotonic() - killed:.1f} s")
+    assert torch.load(last, weights_only=True)["global_step"] % 5 == 0
+
+
+# As the real one with --kill-on-bad-exit: the first that fails ends the others, with all that they have started.
+SRUN = """#!/bin/bash
+[ "$1 $2" = "--kill-on-bad-exit=1 --cpus-per-task=3" ] && shift 2 || exit 3
+for rank in 0 1; do
+    SLURM_PROCID=$rank SLURM_LOCALID=$rank setsid "$@" & pids="$pids $!"
+done
+for each in $pids; do
+    wait -n || { status=1; for pid in $pids; do kill -KILL -- -$pid; done; }
+done
+exit ${status:-0}
+"""
+
+
+@pytest.mark.slow
+def test_a_slurm_job_at_its_time_limit_saves_and_goes_back_into_the_queue(base: Path, tmp_path: Path) -> None:
+    called, job, programs = tmp_path / "called", f"{os.getpid()}", tmp_path / "bin"
+    programs.mkdir()
+    for name, text in (("srun", SRUN), ("scontrol", f'#!/bin/sh\nsleep 3\necho "$@" >> {called}\n')):
+        (programs / name).write_text(text)
+        (programs / name).chmod(0o755)
+    slurm = {
+        "PATH": f"{programs}:{Path(sys.executable).parent}:{os.environ['PATH']}", "SLURM_JOB_ID": job,
+        "SLURM_JOB_NAME": "train", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NNODES": "1",
+        "SLURM_CPUS_PER_TASK": "3", "SLURM_NODEID": "0", "SLURM_NODELIST": "localhost", "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+    }  # fmt: skip
+
+    def sbatch(steps: int) -> subprocess.Popen:
+        _, _, *settings = command(base, job, steps, "trainer=fsdp", f"paths.runs={tmp_path / 'runs'}")
+        settings = [each for each in settings if not each.startswith("run=")]
+        return subprocess.Popen(
+            ["bash", "recipes/train.sbatch", *settings], cwd=ROOT,
+            env={**os.environ, **slurm}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    first = sbatch(100000)
+    last = tmp_path / "runs" / "motion_lora" / job / "checkpoints" / "last.ckpt"
+    wait_for(last, first)
+    os.killpg(ranks(job)[1], signal.SIGUSR1)  # with its loader process; one of the two is enough
+    assert first.wait(timeout=60) == 1
+    assert called.read_text() == f"requeue {job}\n"
+    saved = torch.load(last, weights_only=True)
+    step = saved["global_step"]
+    assert saved["StreamData"] == {"clips": step * 2 * 2, "dataset": None, "seed": 0}
+    again = sbatch(step + 2)
+    _, told = again.communicate(timeout=120)
+    assert again.returncode == 0, told[-2000:]
+    assert sorted(losses(last.parents[1])) == [step, step + 1]
+
+
+@pytest.mark.slow
+def test_a_sweep_through_submitit_leaves_a_run_a_job(base: Path, tmp_path: Path) -> None:
+    python, script, *settings = command(base, "sweep", 1, "model.rank=2,4")
+    launcher = [
+        "-m",
+        "hydra/launcher=submitit_local",
+        "hydra.launcher.timeout_min=5",
+        "hydra.sweep.subdir=${hydra.job.num}",
+    ]
+    done = subprocess.run([python, script, *launcher, *settings], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    small, large = (tmp_path / "runs" / "motion_lora" / "sweep" / job / "lora.safetensors" for job in "01")
+    assert small.stat().st_size < large.stat().st_size
+
+
+@pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.sbatch")), ids=lambda path: path.stem)
+def test_a_recipe_passes_its_cores_on_to_srun(recipe: Path, tmp_path: Path) -> None:
+    (tmp_path / "srun").write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/called\n')
+    (tmp_path / "srun").chmod(0o755)
+    slurm = {f"SLURM_{name}": "3" for name in ("NTASKS", "NTASKS_PER_NODE", "NNODES", "JOB_ID", "CPUS_PER_TASK")}
+    subprocess.run(["bash", recipe], env={**slurm, "PATH": f"{tmp_path}:{os.environ['PATH']}"}, check=True)
+    assert "--cpus-per-task=3 " in (tmp_path / "called").read_text()

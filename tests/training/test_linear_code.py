@@ -1,0 +1,110 @@
+"""The patch PCA inside the autoencoder, against one by numpy."""
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKLHunyuanImage
+from torch import Tensor
+
+from motionanim.training.autoencoder import pca_psnr
+from motionanim.training.patch_pca import write_linear_code
+
+LATENTS = 16
+
+
+def network(**changes) -> AutoencoderKLHunyuanImage:
+    torch.manual_seed(0)
+    options = {
+        "in_channels": 3, "out_channels": 3, "latent_channels": LATENTS, "block_out_channels": (96, 64, 128, 128),
+        "layers_per_block": 0, "spatial_compression_ratio": 8, "sample_size": 32, "scaling_factor": 1.0,
+    }  # fmt: skip
+    return AutoencoderKLHunyuanImage(**options | changes)
+
+
+def pictures(count: int, seed: int) -> Tensor:
+    """Soft random pictures with an overall brightness of their own, in [-1, 1]."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.randn(count, 3, 8, 8, generator=generator)
+    fine = 0.3 * torch.randn(count, 3, 32, 32, generator=generator)
+    level = torch.randn(count, 3, 1, 1, generator=generator)
+    return ((torch.nn.functional.interpolate(coarse, 32, mode="bicubic") + fine + level) / 3).clamp(-1, 1)
+
+
+def patches(images: Tensor) -> np.ndarray:
+    """(N, 3, H, W) to rows of 8 x 8 x 3, by reshaping alone."""
+    n, c, h, w = images.shape
+    cells = images.double().numpy().reshape(n, c, h // 8, 8, w // 8, 8)
+    return cells.transpose(0, 2, 4, 1, 3, 5).reshape(-1, 8 * 8 * 3)
+
+
+@torch.no_grad()
+def through(vae: AutoencoderKLHunyuanImage, images: Tensor) -> tuple[Tensor, Tensor]:
+    latents = vae.encode(images).latent_dist.mode()
+    return latents, vae.decode(latents).sample
+
+
+@pytest.fixture(scope="module")
+def written() -> tuple[AutoencoderKLHunyuanImage, Tensor]:
+    images = pictures(64, seed=1)
+    vae = network()
+    write_linear_code(vae, images, whitening=0.5)
+    return vae, images
+
+
+def test_it_is_the_pca_on_pictures_it_was_not_fitted_to(written: tuple[AutoencoderKLHunyuanImage, Tensor]) -> None:
+    vae, images = written
+    rows = patches(images)
+    _, _, components = np.linalg.svd(rows - rows.mean(0), full_matrices=False)
+    held_out = pictures(8, seed=2)
+    centred = patches(held_out) - rows.mean(0)
+    best = centred @ components[:LATENTS].T @ components[:LATENTS] + rows.mean(0)
+    latents, output = through(vae, held_out)
+    assert latents.shape == (8, LATENTS, 4, 4)
+    np.testing.assert_allclose(patches(output), best, atol=0.15)
+    error, least = (np.square(found - patches(held_out)).mean() for found in (patches(output), best))
+    assert 10 * np.log10(error / least) < 0.05, "dB"
+    fitted = (10 * torch.log10(4 / (through(vae, images)[1] - images).square().mean((1, 2, 3)))).mean()
+    assert fitted.item() == pytest.approx(pca_psnr(images, side=8, coefficients=LATENTS).item(), abs=0.05)
+
+
+@pytest.mark.parametrize("whitening", [0.0, 0.5, 1.0])
+def test_whitening_sets_the_deviations_and_the_mean_square_is_1(whitening: float) -> None:
+    images, vae = pictures(64, seed=1), network()
+    write_linear_code(vae, images, whitening=whitening)
+    rows = patches(images)
+    energies = np.linalg.eigvalsh(np.cov(rows.T))[::-1][:LATENTS]
+    wanted = energies ** ((1 - whitening) / 2)
+    wanted = wanted / np.sqrt(np.square(wanted).mean())
+    deviations = through(vae, images)[0].std((0, 2, 3))
+    np.testing.assert_allclose(deviations.numpy(), wanted, rtol=0.05)
+    assert deviations.square().mean().item() == pytest.approx(1, abs=0.02)
+
+
+def test_it_survives_fp16(written: tuple[AutoencoderKLHunyuanImage, Tensor]) -> None:
+    vae, images = written
+    rounded = network()
+    rounded.load_state_dict({name: value.half().float() for name, value in vae.state_dict().items()})
+    errors = [(through(which, images)[1] - images).square().mean() for which in (vae, rounded)]
+    assert 10 * torch.log10(errors[1] / errors[0]) < 0.2, "dB"
+
+
+def test_every_weight_beside_the_linear_way_gets_a_gradient_once_the_way_is_left() -> None:
+    vae = network()
+    write_linear_code(vae, pictures(64, seed=1), whitening=0.5)
+    blocks = [block for block in vae.decoder.up_blocks if not hasattr(block, "repeats")]
+    optimizer = torch.optim.SGD([p for block in blocks for p in block.parameters()], lr=1e-3)
+    images = pictures(4, seed=2)
+    for _ in range(2):
+        optimizer.zero_grad()
+        (vae.decode(vae.encode(images).latent_dist.mode()).sample - images).square().mean().backward()
+        optimizer.step()
+    assert all(p.grad.abs().max() > 0 for block in blocks for p in block.parameters())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"layers_per_block": 1}, {"block_out_channels": (64, 64, 128, 128)}, {"block_out_channels": (96, 128, 128)}],
+)
+def test_another_layout_is_refused_in_words(changes: dict) -> None:
+    with pytest.raises(ValueError, match="the linear code needs 4 levels, 96 channels on the first"):
+        write_linear_code(network(**changes), pictures(64, seed=1), whitening=0.5)

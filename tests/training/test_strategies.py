@@ -1,0 +1,203 @@
+"""Several processes on the CPU (gloo): DDP and FSDP do what one process does with the whole batch."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+import torch.multiprocessing as mp
+from conftest import free_port
+from training_runs import NUMBERS, RandomClips, make_trainer, stream
+
+from motionanim.data.stream import StreamData
+from motionanim.training.callbacks import Ema, Export
+from motionanim.training.diffusion import DiffusionModule
+from motionanim.training.flow_refiner import FlowRefinerModule
+from motionanim.training.motion_lora import MotionLoraModule
+from motionanim.training.runs.checkpoints import Checkpoint
+from motionanim.training.strategies import Sharded, check_strategy, check_trainer, replicated, whole
+
+STRATEGIES = {"ddp": replicated, "fsdp": Sharded}
+
+
+class Smooth(DiffusionModule):
+    """With a large epsilon: AdamW would otherwise turn the rounding of an all but vanishing gradient into a step."""
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        made = super().configure_optimizers()
+        made["optimizer"].param_groups[0]["eps"] = 1e-3
+        return made
+
+
+def diffusion(base: Path) -> DiffusionModule:
+    torch.manual_seed(0)
+    return Smooth(base=str(base), trainable="temporal", **NUMBERS | {"warmup_steps": 4})
+
+
+class Record(L.Callback):
+    """Clips that were trained on, the gradient of the first step, and the scores of the last validation."""
+
+    def __init__(self) -> None:
+        self.positions: list[int] = []
+        self.gradients: dict[str, torch.Tensor] = {}
+        self.scores: dict[str, torch.Tensor] = {}
+
+    def on_train_end(self, trainer, pl_module) -> None:
+        self.scores = {name: score for name, score in trainer.callback_metrics.items() if name.startswith("val/")}
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        self.positions += batch.position.tolist()
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer) -> None:
+        if not self.gradients:
+            self.gradients = {
+                n: whole(p.grad, keep=True).clone() for n, p in pl_module.named_parameters() if p.grad is not None
+            }
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_validations_are_counted_in_steps(base: Path, tmp_path: Path, every: int) -> None:
+    at = []
+
+    class Notes(L.Callback):
+        def on_validation_end(self, trainer, pl_module) -> None:
+            at.append(trainer.global_step)
+
+    trainer = make_trainer(
+        tmp_path, 5, Notes(), limit_val_batches=1, val_check_interval=2, check_val_every_n_epoch=None,
+        accumulate_grad_batches=every,
+    )  # fmt: skip
+    check_trainer(trainer)
+    trainer.fit(diffusion(base), stream(batch_size=1))
+    assert at == [2, 4]
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "16-true", "64-true"])
+def test_a_precision_that_does_not_train_is_refused(tmp_path: Path, precision: str) -> None:
+    with pytest.raises(ValueError, match=rf"trainer\.precision={precision}: .* use 32-true, bf16-mixed, 16-mixed"):
+        check_trainer(make_trainer(tmp_path, 1, precision=precision))
+
+
+def test_without_clips_to_validate_on_there_is_no_validation(base: Path, tmp_path: Path) -> None:
+    data, record = StreamData(train=RandomClips(), val=[], batch_size=1, num_workers=0), Record()
+    options = {"limit_val_batches": 1.0, "val_check_interval": 1, "check_val_every_n_epoch": None}
+    make_trainer(tmp_path, 2, record, **options).fit(diffusion(base), data)
+    assert (record.positions, record.scores) == ([0, 1], {})
+
+
+def train(base: Path, folder: Path, steps: int, *, batch_size: int, resume: Path | None = None, **options) -> Record:
+    """Train to `steps`; leaves folder/last.ckpt, and an exported pipeline."""
+    record = Record()
+    callbacks = [
+        record,
+        Ema(decay=0.5),
+        Export(folder=str(folder)),
+        Checkpoint(folder, save_last=True, every_n_train_steps=steps, save_top_k=0),
+    ]
+    trainer = make_trainer(
+        folder, steps, *callbacks, gradient_clip_val=0.5, limit_val_batches=None, val_check_interval=2,
+        check_val_every_n_epoch=None, **options,
+    )  # fmt: skip
+    data = StreamData(train=RandomClips(), val=RandomClips(), batch_size=batch_size, num_workers=0)
+    trainer.fit(diffusion(base), data, ckpt_path=resume and str(resume), weights_only=True)
+    return record
+
+
+@pytest.fixture(scope="module")
+def alone(base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Record]:
+    """One process: three steps in `one`, two more in `whole`."""
+    folder = tmp_path_factory.mktemp("alone")
+    record = train(base, folder / "one", 3, batch_size=4)
+    train(base, folder / "whole", 5, batch_size=4, resume=folder / "one" / "last.ckpt")
+    return folder, record
+
+
+def worker(rank: int, kind: str, port: int, base: Path, folder: Path, resume: Path) -> None:
+    """One of two processes: three steps, then the single process's checkpoint for two more."""
+    os.environ |= {"LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    options = {"batch_size": 2, "devices": 2}
+    fresh = train(base, folder / "fresh", 3, strategy=STRATEGIES[kind](timeout=300), **options)
+    more = train(base, folder / "more", 5, resume=resume, strategy=STRATEGIES[kind](timeout=300), **options)
+    saved = {"gradients": fresh.gradients, "scores": fresh.scores, "positions": (fresh.positions, more.positions)}
+    torch.save(saved, folder / f"{rank}.pt")
+
+
+def check_close(found: Path, wanted: Path) -> None:
+    """Two checkpoints hold the same weights, averages, Adam moments and place in the stream, up to summation order."""
+    found, wanted = (torch.load(path, weights_only=True) for path in (found, wanted))
+    assert found["StreamData"] == wanted["StreamData"]
+    assert found["state_dict"].keys() == wanted["state_dict"].keys()
+    options = {"atol": 1e-6, "rtol": 1e-4}
+    torch.testing.assert_close(found["state_dict"], wanted["state_dict"], **options)
+    torch.testing.assert_close(found["callbacks"]["Ema"], wanted["callbacks"]["Ema"], **options)
+    found, wanted = (saved["optimizer_states"][0] for saved in (found, wanted))
+    assert found["param_groups"] == wanted["param_groups"]
+    torch.testing.assert_close(found["state"], wanted["state"], **options)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", STRATEGIES)
+def test_two_processes_are_one_with_twice_the_batch(
+    kind: str, base: Path, alone: tuple[Path, Record], tmp_path: Path
+) -> None:
+    folder, one = alone
+    mp.spawn(worker, (kind, free_port(), base, tmp_path, folder / "one" / "last.ckpt"), nprocs=2)
+    ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+    assert ranks[0]["gradients"].keys() == one.gradients.keys()
+    for found in ranks:
+        torch.testing.assert_close(found["gradients"], one.gradients, atol=1e-6, rtol=1e-4)
+        torch.testing.assert_close(found["scores"], one.scores, atol=1e-5, rtol=1e-4)
+    assert len(one.scores) == 1 + 4  # four clips, each at its own noise level
+    check_close(tmp_path / "fresh" / "last.ckpt", folder / "one" / "last.ckpt")
+
+    # Onwards with another number of processes, from 1 to 2 and from 2 to 1, and with another batch on the way.
+    check_close(tmp_path / "more" / "last.ckpt", folder / "whole" / "last.ckpt")
+    again = train(base, tmp_path / "again", 5, batch_size=4, resume=tmp_path / "fresh" / "last.ckpt")
+    check_close(tmp_path / "again" / "last.ckpt", folder / "whole" / "last.ckpt")
+    assert [found["positions"] for found in ranks] == [
+        ([0, 1, 4, 5, 8, 9], [12, 13, 16, 17]),
+        ([2, 3, 6, 7, 10, 11], [14, 15, 18, 19]),
+    ]
+    assert again.positions == list(range(12, 20))
+    last = train(base, tmp_path / "last", 7, batch_size=3, resume=tmp_path / "more" / "last.ckpt")
+    assert last.positions == list(range(20, 26))
+
+    exported = [
+        torch.cat([p.flatten() for p in diffusion(path / "pipeline").denoiser.parameters()])
+        for path in (tmp_path / "fresh", folder / "one")
+    ]
+    torch.testing.assert_close(*exported, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("module", "clips", "limit", "message"),
+    [
+        (FlowRefinerModule, 8, 1.0, "FlowRefinerModule is too small to shard.*trainer=ddp"),
+        (MotionLoraModule, 5, 1.0, "5 validation clips in batches of 2 .* each of 2 .* trainer.limit_val_batches=1"),
+        (MotionLoraModule, 5, 1, None),
+        (MotionLoraModule, 8, 1.0, None),
+    ],
+)
+def test_what_cannot_be_sharded_is_refused_before_the_run(
+    module, clips: int, limit: float, message: str | None
+) -> None:
+    trainer = L.Trainer(
+        accelerator="cpu", devices=2, strategy=Sharded(timeout=60), logger=False, limit_val_batches=limit
+    )
+    data = StreamData(train=RandomClips(), val=torch.utils.data.Subset(RandomClips(), range(clips)), batch_size=2,
+                      num_workers=0)  # fmt: skip
+    if message is None:
+        check_strategy(trainer, object.__new__(module), data)
+        return
+    with pytest.raises(ValueError, match=message):
+        check_strategy(trainer, object.__new__(module), data)
+
+
+def test_fewer_validation_clips_than_processes_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = stream()
+    data.trainer = L.Trainer(accelerator="cpu", devices=5, strategy="ddp", logger=False)
+    with pytest.raises(ValueError, match="4 validation clips are fewer than 5 processes"):
+        data.val_dataloader()

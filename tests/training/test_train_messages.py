@@ -1,0 +1,182 @@
+"""train.py when checkpoints are damaged or a run ends early: what is taken, kept and advised."""
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hydra.types import RunMode
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from omegaconf import OmegaConf
+
+from motionanim.training.optim import Diverged
+from motionanim.training.runs.checkpoints import CtrlC, TimeIsUp, WholeFile, find_checkpoint
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+import train
+
+
+def saved(run: Path, *, last: bytes | None) -> Path:
+    """Two checkpoints, of steps 1 and 2, the last one damaged."""
+    path = run / "checkpoints" / "last.ckpt"
+    for step in (1, 2):
+        WholeFile().save_checkpoint({"global_step": step}, path)
+    if last is not None:
+        path.write_bytes(last)
+    return path
+
+
+@pytest.mark.parametrize("content", [b"", b"half a file"])
+def test_of_a_damaged_checkpoint_the_one_before_is_taken_and_stays(tmp_path: Path, content: bytes) -> None:
+    last = saved(tmp_path, last=content)
+    previous = last.with_name("previous.ckpt")
+    for how in ("last", "auto"):
+        assert find_checkpoint(how, tmp_path) == (previous, [last])
+    WholeFile().save_checkpoint({"global_step": 3}, last)
+    assert [torch.load(path)["global_step"] for path in (previous, last)] == [1, 3]
+    for path in (previous, last):
+        path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"ckpt_path=auto: .*last\.ckpt, .*previous\.ckpt cannot be read: remove"):
+        find_checkpoint("auto", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("mode", "content", "wanted"),
+    [
+        (RunMode.RUN, None, "kept: {0}/last.ckpt (step 2), {0}/previous.ckpt (step 1); run=0 ckpt_path=last goes on"),
+        (RunMode.RUN, b"", "kept: {0}/last.ckpt (damaged), {0}/previous.ckpt (step 1); run=0 ckpt_path=last goes on"),
+        (RunMode.MULTIRUN, None, "the same command, with -m, with run=sweep ckpt_path=auto goes on"),
+    ],
+)
+def test_a_run_that_ended_early_says_what_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: RunMode, content: bytes | None, wanted: str
+) -> None:
+    monkeypatch.setattr(train.HydraConfig, "get", lambda: SimpleNamespace(mode=mode))
+    out = tmp_path / "sweep" / "0"
+    saved(out, last=content)
+    assert train.kept(out).endswith(wanted.format(out / "checkpoints"))
+    assert train.kept(tmp_path) == "nothing that can be read was saved before"
+
+
+def test_the_model_is_drawn_alike_whatever_the_data_draws(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    drawn = []
+
+    def instantiate(node: str, **_: object) -> None:
+        drawn.append(torch.rand(1).item())
+        if node == "model":
+            raise InterruptedError
+
+    monkeypatch.setattr(train.hydra.utils, "instantiate", instantiate)
+    cfg = OmegaConf.create({"seed": 0, "data": "data", "model": "model"})
+    with pytest.raises(InterruptedError):
+        train.train(cfg, tmp_path, None, first=True)
+    assert drawn[0] == drawn[1]
+
+
+def test_a_full_disk_is_named_by_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="No space left") as raised:
+        WholeFile().save_checkpoint({}, tmp_path / "last.ckpt")
+    assert raised.value.filename == str(tmp_path / "last.ckpt")
+
+
+CHANGE = "model.lr: 1 until here, 2 from here on"
+
+
+def ended_by(
+    error: BaseException, out: Path, monkeypatch: pytest.MonkeyPatch, checkpoint: str | None = "last.ckpt"
+) -> None:
+    """`train.train` in a folder of checkpoints, with a trainer whose `fit` raises `error` after step 2."""
+
+    settings = SimpleNamespace(check=lambda _: [CHANGE])
+
+    def instantiate(node: object, **given: object) -> object:
+        return SimpleNamespace(fit=fit, is_global_zero=True, global_step=2, **given) if "max_steps" in node else node
+
+    def fit(*_: object, **__: object) -> None:
+        raise error
+
+    def check_trainer(trainer: SimpleNamespace) -> None:
+        assert settings in trainer.callbacks, "it keeps them in the checkpoints"
+
+    monkeypatch.setattr(train.hydra.utils, "instantiate", instantiate)
+    monkeypatch.setattr(train, "Settings", lambda *_: settings)
+    monkeypatch.setattr(train, "check_trainer", check_trainer)
+    monkeypatch.setattr(train, "check_checkpoint", lambda *_: 2)
+    for name in ("check_strategy", "loggers", "set_metrics_aside"):
+        monkeypatch.setattr(train, name, lambda *_, **__: None)
+    overrides = SimpleNamespace(task=[])
+    monkeypatch.setattr(train.HydraConfig, "get", lambda: SimpleNamespace(mode=RunMode.RUN, overrides=overrides))
+    trainer_settings = {"max_steps": 9}
+    cfg = OmegaConf.create({"seed": 0, "data": "data", "model": "model", "trainer": trainer_settings, "callbacks": {}})
+    train.train(cfg, out, checkpoint and str(out / "checkpoints" / checkpoint), first=True)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (SIGTERMException(), 1, "stopped by SIGTERM after step 2; kept: {}"),
+        (CtrlC(), 130, "stopped by Ctrl-C after step 2; kept: {}"),
+        (TimeIsUp(), 1, "stopped by SIGUSR1 after step 2; no SLURM here to requeue it; kept: {}"),
+        (SystemExit(1), 130, "stopped by Ctrl-C in step 2; kept: {}"),
+    ],
+    ids=["SIGTERM", "Ctrl-C", "SIGUSR1", "Ctrl-C at once"],
+)
+def test_a_stopped_run_says_by_what(
+    error: BaseException, code: int, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    monkeypatch.delenv("SLURM_ARRAY_JOB_ID", raising=False)
+    last = saved(tmp_path / "0", last=None)
+    with pytest.raises(SystemExit) as end:
+        ended_by(error, tmp_path / "0", monkeypatch)
+    assert end.value.code == code
+    assert line.format(last) in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("error", "wanted", "line"),
+    [
+        (OSError(28, "No space left on device", "/x/a.csv"), OSError, "the disk of /x/a.csv is full"),
+        (OSError(28, "No space left on device"), OSError, "a disk is full"),
+        (RuntimeError("I/O error: File too large (os error 27)"), OSError, "a disk is full"),
+        (RuntimeError("DataLoader worker (pid(s) 9) exited unexpectedly"), OSError, "killed, often for lack of memory"),
+        (Diverged("the loss is nan at step 2"), Diverged, "the loss is nan at step 2; kept: "),
+        (OSError(5, "Input/output error"), OSError, "Input/output error"),
+    ],
+    ids=["full", "full, no name", "full, by safetensors", "a loader process", "NaN", "another"],
+)
+def test_a_failed_run_says_what_is_kept(
+    error: Exception, wanted: type[Exception], line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    last = saved(tmp_path / "0", last=None)
+    with pytest.raises(wanted) as raised:
+        ended_by(error, tmp_path / "0", monkeypatch)
+    assert line in str(raised.value)
+    if line.endswith("full"):
+        assert str(raised.value).endswith("run=0 ckpt_path=last goes on once there is room")
+    assert (str(last) in str(raised.value)) is ("Input" not in line)
+
+
+def test_a_resumed_run_says_from_where_and_what_changes_and_keeps_its_earlier_config(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    last, config = saved(tmp_path, last=None), tmp_path / "config.yaml"
+    config.write_text("of the earlier part")
+    with pytest.raises(InterruptedError):
+        ended_by(InterruptedError(), tmp_path, monkeypatch)
+    assert f"going on from {last}, step 2\n  {CHANGE}\n" in capsys.readouterr().out
+    assert config.with_suffix(".0.yaml").read_text() == "of the earlier part"
+    assert "max_steps: 9" in config.read_text()
+
+
+def test_a_new_run_does_not_begin_in_the_folder_of_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved(tmp_path, last=None)
+    with pytest.raises(ValueError, match="holds the checkpoints of an earlier run: give another run=NAME"):
+        ended_by(InterruptedError(), tmp_path, monkeypatch, checkpoint=None)
+    assert not (tmp_path / "config.yaml").exists()
