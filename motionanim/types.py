@@ -46,9 +46,9 @@ class LatentBatch(NamedTuple):
 class Hint(NamedTuple):
     """What T is told of the arrows (Sec. 3.2); of one drawing without the batch dimension."""
 
-    flow: Tensor  # (B, 2, H, W) px per frame, Eq. 6: everywhere as fast as the arrows, `paths.spread_paths`
+    flow: Tensor  # (B, 2, H, W) px per frame, Eq. 6: everywhere as fast as the arrows, `motion.paths.spread_paths`
     reach: Tensor  # (B, 1, H, W) the sum of the arrows' weights: 1 and more near them, towards 0 far away
-    arrows: Tensor  # (B, 3, H, W) the sparse flow of Eq. 5 and where it is given, `paths.draw_paths`
+    arrows: Tensor  # (B, 3, H, W) the sparse flow of Eq. 5 and where it is given, `motion.paths.draw_paths`
 
 
 class FlowPairBatch(NamedTuple):

@@ -1,6 +1,6 @@
 """The diffusion model as a renderer: it runs at its own size in the photo's shape, the video comes out at the photo's.
 
-The photo in motion (`renderers.kinds`), which the model is given as its prediction, is also there at full size. A frame
+The photo in motion (`animation.moving_photo`), which the model is given as its prediction, is also there at full size. A frame
 of the video is that picture wherever the model agrees with its prediction, as sharp as the photo, and the model's own
 where it does not.
 """
@@ -61,7 +61,7 @@ def render(
         compared: True returns the prediction too, which `at_photo_size` needs; arrows then need `flowing`.
         strength: (1,) what the model is told where there are no arrows; with arrows it is Eq. 8 of the field.
         progress: Is told of every frame of the prediction, every call, and every decoded frame; None shows nothing.
-        flowing: What renders the flow of the prediction; None carries the photo by `flow.trace_back`.
+        flowing: What renders the flow of the prediction; None carries the photo by `motion.flow.trace_back`.
         loop: Whether the last frame leads back to the first.
     """
     image, controls, fields = small

@@ -137,7 +137,7 @@ class Warp(_Maker):
 
 
 class Eulerian(Warp):
-    """The image carried along a steady field without a network: `frames` of `models.eulerian` or `models.flow_map`."""
+    """The image carried along a steady field without a network: `frames` of `motion.eulerian` or `motion.flow_map`."""
 
     def __init__(self, *, render: Callable[..., Iterable[Tensor]], **options: Any) -> None:
         super().__init__(**options)

@@ -25,7 +25,7 @@ from motionanim.metrics.motion import (
 from motionanim.motion import camera
 
 WITHIN = 30.0  # degrees
-LEAST_BACKGROUND = 16  # pixels that `camera.camera_residual` needs
+LEAST_BACKGROUND = 16  # pixels that `motion.camera.camera_residual` needs
 
 
 def background_residual(flow: Tensor, movable: Tensor) -> float:

@@ -18,13 +18,13 @@ from motionanim.types import ClipBatch
 
 
 class AutoencoderModule(L.LightningModule):
-    """L1 + MSE reconstruction by a patch PCA (`models.linear_code`) and a decoder that learns what it leaves.
+    """L1 + MSE reconstruction by a patch PCA (`training.patch_pca`) and a decoder that learns what it leaves.
 
     The encoder and the linear way through the decoder stay fixed, so that latents are the same from the first step on
     and the reconstruction is never worse than the PCA's for long; the decoder's residual blocks train.
 
     Args:
-        pipeline: Arguments of `models.tiny.build_pipeline`: the tiny base that the export completes.
+        pipeline: Arguments of `models.svd.tiny.build_pipeline`: the tiny base that the export completes.
         start_clips: How many first clips of the training stream the PCA is of.
         whitening: Of the latents, as in `write_linear_code`.
         crop: Side of the squares, in px, that training cuts from the frames at random.

@@ -28,7 +28,7 @@ class Codec(nn.Module):
 
     def __init__(
         self,
-        vae: ModelMixin,  # AutoencoderKLTemporalDecoder, or a still image's: see `models.tiny.build_pipeline`
+        vae: ModelMixin,  # AutoencoderKLTemporalDecoder, or a still image's: see `models.svd.tiny.build_pipeline`
         image_encoder: CLIPVisionModelWithProjection,
         feature_extractor: CLIPImageProcessor,
     ) -> None:
@@ -100,7 +100,7 @@ class Codec(nn.Module):
 
     @torch.no_grad()
     def encode_moved(self, image: Tensor, moved: Tensor) -> Tensor:
-        """`predict` for a motion that is traced already, `moved` (B, T, 2, H, W) of `flow.trace_back`."""
+        """`predict` for a motion that is traced already, `moved` (B, T, 2, H, W) of `motion.flow.trace_back`."""
         parts = []
         for part in moved.split(16, dim=1):  # a long video's frames need not be in memory at once
             frames = warp(image.repeat_interleave(part.shape[1], 0), part.flatten(0, 1))
