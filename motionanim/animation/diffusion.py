@@ -1,8 +1,8 @@
 """The diffusion model as a renderer: it runs at its own size in the photo's shape, the video comes out at the photo's.
 
-The photo in motion (`animation.moving_photo`), which the model is given as its prediction, is also there at full size. A frame
-of the video is that picture wherever the model agrees with its prediction, as sharp as the photo, and the model's own
-where it does not.
+The photo in motion (`animation.moving_photo`), which the model is given as its prediction, is also there at full size.
+A frame of the video is that picture wherever the model agrees with its prediction, as sharp as the photo, and the
+model's own where it does not.
 """
 
 from collections.abc import Iterator, Sequence
