@@ -75,8 +75,8 @@ def move_offsets(arrow: Arrow, *, num_frames: int, span: int) -> Tensor:
 
 def sway_wave(sway: Sway, frames: Tensor) -> Tensor:
     """sin(2 pi t / period + phase) - sin(phase) at frames t of any shape: 0 at frame 0 and after every period."""
-    turn = 2 * math.pi * frames.double() / sway.period
-    return torch.sin(turn + sway.phase) - math.sin(sway.phase)
+    half = math.pi * frames.double() / sway.period
+    return 2 * torch.sin(half) * torch.cos(half + sway.phase)  # as a product it is exactly 0 at frame 0
 
 
 def turn_displacement(turn: Turn, frames: float, area: Area | None = None) -> Tensor:

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from motionanim.motion.controls import motion_field
@@ -69,6 +69,7 @@ def test_an_eased_move_starts_and_stops_gently_and_is_half_way_at_half_time():
 
 @settings(max_examples=50, deadline=None)
 @given(period=st.floats(2, 200), phase=st.floats(-10, 10), whole=st.integers(1, 5))
+@example(period=2.0, phase=3.265625, whole=1)  # torch's sine and Python's differ in the last digit
 def test_a_sway_is_the_photo_at_frame_0_and_after_every_period(period, phase, whole):
     sway = Sway(torch.ones(2, 4, 4), period, phase)
     assert sway_wave(sway, torch.tensor(0)) == 0
