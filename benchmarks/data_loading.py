@@ -30,8 +30,8 @@ from motionanim.data.clips import VideoClips, clip_data, flow_path
 from motionanim.data.folder import folder_clips
 from motionanim.data.prepare.examine import cached_flow
 from motionanim.data.stream import collate, rng, shuffled_index
-from motionanim.media.video import Video, cover_size
-from motionanim.media.video_index import content_key
+from motionanim.data.video import Video, cover_size
+from motionanim.data.video.index import content_key
 from motionanim.models.flow_estimator import DisFlow
 
 MAX_FRAMES = 40  # of a file, whose flow is cached; both sides read only these

@@ -24,8 +24,8 @@ from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 from torchvision.utils import make_grid
 
+from motionanim.data.video import Video
 from motionanim.files import file_sha256
-from motionanim.media.video import Video
 from motionanim.media.visualize import write_picture
 from motionanim.metrics.perceptual import LPIPS
 from motionanim.models.flow_estimator import DisFlow, steady_field

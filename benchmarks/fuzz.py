@@ -21,8 +21,8 @@ from odd_videos import make
 from PIL import Image
 from tqdm import tqdm
 
+from motionanim.data.video import Video
 from motionanim.media.image_io import load_image, load_mask
-from motionanim.media.video import Video
 from motionanim.motion.drawing import parse_controls
 
 MOST_SECONDS = 20

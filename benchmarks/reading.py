@@ -16,7 +16,7 @@ import numpy as np
 from odd_videos import ffmpeg, make
 from tqdm import tqdm
 
-from motionanim.media.video import Video, VideoError
+from motionanim.data.video import Video, VideoError
 
 HEADING = "## Frames beside ffmpeg's"  # of its part of data_loading.md, which `data_loading.py` keeps
 _MOST_DIFFERENCE = 2  # of 255: two builds of FFmpeg may round differently

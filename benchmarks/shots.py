@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from motionanim.data.prepare.shots import SIDE, Border, borders_of
-from motionanim.media.video import Video
+from motionanim.data.video import Video
 
 FPS = 25.0
 Case = tuple[str, np.ndarray, Border | None]  # what it is, frames (N, 64, 64, 3) uint8, the true border

@@ -9,7 +9,7 @@ import lz4.frame
 import numpy as np
 from torch import Tensor
 
-from motionanim.media.video import write_video
+from motionanim.data.video import write_video
 
 
 def write_hdvila(folder: str | Path, clips: dict[str, list[Tensor]], *, fps: float) -> tuple[Path, Path]:

@@ -15,8 +15,8 @@ import torch
 from api import PixabayClient, choose
 from fetch import Needs, spares_path
 
+from motionanim.data.video import write_video
 from motionanim.evaluation.manifest import write_manifest
-from motionanim.media.video import write_video
 
 KEY = "12345678-0123456789abcdef0123456789"
 NEEDS = Needs(frames=5, fps=5, min_width=80, min_height=48)

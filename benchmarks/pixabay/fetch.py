@@ -16,6 +16,7 @@ from download import HttpError, Sleep, download, tag_path
 from tqdm import tqdm
 
 from motionanim.data.folder import folder_names
+from motionanim.data.video import Video, VideoError
 from motionanim.evaluation.manifest import (
     Hashes,
     ManifestEntry,
@@ -25,7 +26,6 @@ from motionanim.evaluation.manifest import (
     write_manifest,
 )
 from motionanim.files import atomic_path, file_sha256
-from motionanim.media.video import Video, VideoError
 
 _decoder = threading.Lock()  # one video is decoded at a time: the threads are there for the network
 

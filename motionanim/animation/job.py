@@ -22,9 +22,9 @@ from motionanim.animation.output import drawn, write_files
 from motionanim.cli.command import quiet
 from motionanim.cli.progress import Progress
 from motionanim.cli.settings import lora_weights, quoted
+from motionanim.data.video import check_video_size
 from motionanim.files import check_kept, file_sha256
 from motionanim.media.image_io import fit, load_image, load_mask, model_size, stretched
-from motionanim.media.video import check_video_size
 from motionanim.models.flow_refiner import FlowRefiner
 from motionanim.motion.controls import Fields, at_strength, may_refine, strength_to_px
 from motionanim.motion.drawing import Controls, crop_controls, fit_controls, inlined, parse_controls, region_files

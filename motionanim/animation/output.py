@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from motionanim.cli.progress import Progress
+from motionanim.data.video import write_video
 from motionanim.files import atomic_path, content_sha256, made_before
-from motionanim.media.video import write_video
 from motionanim.media.visualize import draw_controls, flow_to_rgb, gif_picture, panels, write_gif, write_picture
 from motionanim.motion.controls import Fields
 from motionanim.motion.drawing import Controls

@@ -15,8 +15,8 @@ from motionanim.data.latents.prepared import PreparedLatents
 from motionanim.data.prepare.shots import kept_borders, starts_within
 from motionanim.data.rejections import Rejections, load_usable
 from motionanim.data.stream import StreamData, as_float, rng
-from motionanim.media.video import Video, VideoError
-from motionanim.media.video_index import content_key
+from motionanim.data.video import Video, VideoError
+from motionanim.data.video.index import content_key
 from motionanim.types import ClipBatch
 
 logger = logging.getLogger(__name__)

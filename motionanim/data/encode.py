@@ -15,7 +15,7 @@ from motionanim.cli.command import CONF, one_line_errors, quiet
 from motionanim.cli.settings import check_size, command
 from motionanim.data.latents.prepared import encode_clips, encode_shard
 from motionanim.data.latents.remote import is_remote
-from motionanim.media.video_index import READER
+from motionanim.data.video.index import READER
 
 # What a folder may differ in: none of it changes a clip. `names` counts by the list that it gives. `flow_cache` is only
 # a place; what lies there does matter, as flow that `prepare` has cached bounds where a clip begins.

@@ -23,7 +23,7 @@ from motionanim.data.clips import check_root, clip_data, file_data
 from motionanim.data.file_lists import Names
 from motionanim.data.rejections import Rejections, load_usable
 from motionanim.data.stream import StreamData, as_float, rng
-from motionanim.media.video import VideoError, cover_size
+from motionanim.data.video import VideoError, cover_size
 from motionanim.motion.flow import resize_flow
 from motionanim.types import FlowPairBatch, Hint
 

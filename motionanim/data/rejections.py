@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from motionanim.data.stream import shuffled_index
-from motionanim.media.video import VideoError
+from motionanim.data.video import VideoError
 
 logger = logging.getLogger(__name__)
 

@@ -15,10 +15,10 @@ from torch import Tensor
 from motionanim.data.folder import folder_names
 from motionanim.data.stream import rng
 from motionanim.data.synthetic.clips import SyntheticClips
+from motionanim.data.video import Video
 from motionanim.evaluation.manifest import manifest_clips
 from motionanim.evaluation.reading import Reading, read_clip
 from motionanim.files import file_sha256
-from motionanim.media.video import Video
 from motionanim.motion.controls import Arrow, with_strength
 from motionanim.motion.example_arrows import choose_starts, follow, thinned
 

@@ -19,13 +19,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from motionanim.data.video import write_video
 from motionanim.evaluation.cases import Benchmark, Case, digest
 from motionanim.evaluation.methods import Made, Method
 from motionanim.evaluation.rows import Rows
 from motionanim.evaluation.scoring import Missing, Scorer, from_text, to_bytes
 from motionanim.evaluation.statistics import mean_interval
 from motionanim.files import atomic_path
-from motionanim.media.video import write_video
 from motionanim.media.visualize import sheet, write_picture
 from motionanim.metrics.fvd import FVD
 from motionanim.types import Sample

@@ -19,11 +19,11 @@ from torch import Tensor
 
 from motionanim.cli.settings import lora_weights
 from motionanim.data.folder import folder_names
+from motionanim.data.video import Video
 from motionanim.evaluation.arrows import Asked, RequestKind
 from motionanim.evaluation.cases import Case
 from motionanim.evaluation.reading import Reading, read_clip
 from motionanim.files import file_sha256
-from motionanim.media.video import Video
 from motionanim.models.fingerprint import weights_fingerprint
 from motionanim.models.svd.codec import PREDICTION
 from motionanim.motion.controls import Fields

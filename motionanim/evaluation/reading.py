@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from motionanim.media.video import Video, VideoError
+from motionanim.data.video import Video, VideoError
 
 logger = logging.getLogger(__name__)
 

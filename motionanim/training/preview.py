@@ -11,8 +11,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from motionanim.cli.progress import Progress
+from motionanim.data.video import write_video
 from motionanim.files import atomic_path
-from motionanim.media.video import write_video
 from motionanim.media.visualize import flow_to_rgb, sheet, write_picture
 from motionanim.models.svd.lora import enable_lora
 from motionanim.motion.camera import camera_residual

@@ -18,8 +18,8 @@ from PIL import Image
 
 from motionanim.animate import animate
 from motionanim.cli.progress import Progress
+from motionanim.data.video import Video
 from motionanim.files import file_sha256
-from motionanim.media.video import Video
 from motionanim.models.svd.denoiser import Denoiser
 from motionanim.models.svd.lora import add_lora, save_lora
 

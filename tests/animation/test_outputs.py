@@ -15,9 +15,9 @@ from PIL import Image, ImageSequence
 
 from motionanim import animate as command
 from motionanim.animate import animate
+from motionanim.data.video import Video, write_video
 from motionanim.evaluation.harness import _slug
 from motionanim.files import atomic_path, file_sha256, output_files
-from motionanim.media.video import Video, write_video
 from motionanim.media.visualize import write_gif
 from motionanim.models.saved import save_network
 

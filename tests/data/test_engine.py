@@ -28,8 +28,8 @@ from motionanim.data.latents.prepared import encode_clips
 from motionanim.data.latents.shards import finished_shard
 from motionanim.data.prepare.collect import prepare
 from motionanim.data.prepare.examine import Settings
-from motionanim.media.video import write_video
-from motionanim.media.video_index import READER
+from motionanim.data.video import write_video
+from motionanim.data.video.index import READER
 from motionanim.models.flow_estimator import DisFlow
 
 ROOT = Path(__file__).resolve().parents[2]

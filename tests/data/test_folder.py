@@ -15,9 +15,9 @@ from motionanim.data.folder import folder_clips, folder_names
 from motionanim.data.prepare.examine import cached_flow
 from motionanim.data.rejections import Rejections
 from motionanim.data.stream import as_float, as_floats, collate
-from motionanim.media import video_index
-from motionanim.media.video import Video, write_video
-from motionanim.media.video_index import content_key
+from motionanim.data.video import Video, write_video
+from motionanim.data.video import index as video_index
+from motionanim.data.video.index import content_key
 
 
 class Brightness:

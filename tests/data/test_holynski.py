@@ -11,7 +11,7 @@ from hydra.utils import instantiate
 from layouts import write_holynski
 
 from motionanim.data.holynski import holynski_clips, holynski_data, read_motion
-from motionanim.media.video import VideoError
+from motionanim.data.video import VideoError
 from motionanim.motion.example_arrows import sample_hint
 from motionanim.motion.flow import resize_flow
 

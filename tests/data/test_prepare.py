@@ -21,7 +21,7 @@ from motionanim.data.prepare.examine import Settings, camera_speed
 from motionanim.data.prepare.journal import opened_journal
 from motionanim.data.rejections import Rejections
 from motionanim.data.stream import as_float
-from motionanim.media.video import Video, write_video
+from motionanim.data.video import Video, write_video
 from motionanim.models.flow_estimator import DisFlow
 
 REPOSITORY = Path(__file__).parents[2]

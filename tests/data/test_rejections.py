@@ -4,8 +4,8 @@ import pytest
 
 from motionanim.data import rejections
 from motionanim.data.rejections import MOST_IN_A_ROW, Rejections, load_usable
+from motionanim.data.video import VideoError
 from motionanim.files import printable
-from motionanim.media.video import VideoError
 
 
 def test_rejections_are_counted_over_processes_and_once_each(tmp_path):

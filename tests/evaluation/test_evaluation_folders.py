@@ -7,11 +7,11 @@ import torch
 from evaluation_runs import READING, SIDE, request, run, synthetic
 from torch import Tensor
 
+from motionanim.data.video import VideoError, write_video
 from motionanim.evaluation.cases import VideoBenchmark
 from motionanim.evaluation.methods import Control, External, externals
 from motionanim.evaluation.reading import read_clip
 from motionanim.evaluation.report.runs import read_run
-from motionanim.media.video import VideoError, write_video
 
 
 def ramp(path: Path, frames: int, fps: float, *, height: int = 64, width: int = 80) -> None:

@@ -11,8 +11,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
+from motionanim.data.video import write_video
 from motionanim.media.image_io import fit, load_image, load_mask
-from motionanim.media.video import write_video
 
 RGB = np.random.default_rng(0).integers(0, 256, (6, 10, 3), dtype=np.uint8)
 ALPHA = np.random.default_rng(1).integers(0, 256, (6, 10), dtype=np.uint8)

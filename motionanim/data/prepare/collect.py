@@ -26,8 +26,8 @@ from motionanim.data.prepare.examine import LOST, Settings, examine, lost
 from motionanim.data.prepare.journal import digest, opened_journal
 from motionanim.data.prepare.shots import VERSION
 from motionanim.data.rejections import MOST_IN_A_ROW
+from motionanim.data.video.index import READER
 from motionanim.files import atomic_path, check_own, printable
-from motionanim.media.video_index import READER
 
 logger = logging.getLogger(__name__)
 

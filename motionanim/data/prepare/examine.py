@@ -9,9 +9,9 @@ import torch
 from motionanim.data.clips import FlowEstimator, flow_path, open_flow
 from motionanim.data.prepare.shots import crossed, find_borders, keep_borders, starts_within
 from motionanim.data.stream import as_float
+from motionanim.data.video import Video, VideoError
+from motionanim.data.video.index import content_key
 from motionanim.files import atomic_path
-from motionanim.media.video import Video, VideoError
-from motionanim.media.video_index import content_key
 from motionanim.motion.camera import camera_motion
 
 LOST = "ends the process that reads it: it crashes the decoder or the memory"

@@ -11,8 +11,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from motionanim.data.video import Video
 from motionanim.files import atomic_path
-from motionanim.media.video import Video
 
 VERSION = 1  # of what is found
 SIDE = 64  # px of the short side at which frames are compared

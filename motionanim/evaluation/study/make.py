@@ -86,7 +86,7 @@ def make_study(
 
     Raises:
         ValueError: If the folders do not fit each other, an option is out of range, or `out` exists.
-        motionanim.media.video.VideoError: If a video cannot be read.
+        motionanim.data.video.VideoError: If a video cannot be read.
     """
     if out.exists():
         raise ValueError(f"{out} exists: votes belong to the study they were given in, so choose another folder")

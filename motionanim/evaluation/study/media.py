@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from motionanim.data.stream import as_float
+from motionanim.data.video import Video, write_video
 from motionanim.media.image_io import fit, load_image
-from motionanim.media.video import Video, write_video
 from motionanim.media.visualize import write_picture
 
 _VIDEOS = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm"}
@@ -109,7 +109,7 @@ def choose_looks(
 
     Raises:
         ValueError: If an option is out of range, or a video is shorter than `seconds`.
-        motionanim.media.video.VideoError: If a file cannot be read.
+        motionanim.data.video.VideoError: If a file cannot be read.
     """
     if as_they_are and (height, fps, seconds) != (None, None, None):
         raise ValueError("as-they-are: leaves no room for height, fps or seconds; drop one or the other")

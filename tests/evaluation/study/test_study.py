@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from study_runs import CLIPS, METHODS, make, page_data, write_clip
 
+from motionanim.data.video import Video, VideoError
 from motionanim.evaluation.study import media
 from motionanim.evaluation.study.__main__ import main, named
 from motionanim.evaluation.study.make import QUESTIONS, balanced, render, round_robin
 from motionanim.evaluation.study.media import Look, choose_looks, damage, find_videos
-from motionanim.media.video import Video, VideoError
 
 
 def test_nothing_handed_out_names_a_method_or_a_clip(study):

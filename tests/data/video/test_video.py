@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from motionanim.data.stream import as_float
-from motionanim.media.video import Video, VideoError, cover_size, write_video
+from motionanim.data.video import Video, VideoError, cover_size, write_video
 
 
 def ramp(count, height=48, width=64):

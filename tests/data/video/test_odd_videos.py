@@ -10,8 +10,9 @@ from fuzz import fuzz
 from odd_videos import make
 from reading import compare
 
-from motionanim.media import video_frames, video_index
-from motionanim.media.video import Video, VideoError, write_video
+from motionanim.data.video import Video, VideoError, write_video
+from motionanim.data.video import frames as video_frames
+from motionanim.data.video import index as video_index
 
 QUICK = [
     "h264.mp4",

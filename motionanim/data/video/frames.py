@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import av
 import numpy as np
 
-from motionanim.media.video_index import DAMAGE, MOST_PIXELS, VideoError, VideoIndex, decoded, opened, reason, turn
+from motionanim.data.video.index import DAMAGE, MOST_PIXELS, VideoError, VideoIndex, decoded, opened, reason, turn
 
 
 def read_frames(path: str, index: VideoIndex, places: np.ndarray) -> Iterator[tuple[np.ndarray, bool]]:

@@ -1,0 +1,81 @@
+"""H.264 files, tagged so that every player shows the same colours."""
+
+from collections.abc import Iterable
+from fractions import Fraction
+from itertools import chain
+from pathlib import Path
+
+import av
+from av.video.reformatter import ColorRange, Colorspace
+from torch import Tensor
+
+from motionanim.files import atomic_path
+from motionanim.media.visualize import to_pixels
+
+# From this many px on x264 looks 5 frames ahead instead of 30, which would take it 1.4 GiB at 12 megapixels.
+_LARGE = 4_000_000
+
+# The most that H.264 holds: its highest level, 6.2, of 139 264 blocks of 16x16 px, and x264's longest side.
+MOST_PIXELS, MOST_SIDE = 139_264 * 256, 16_384
+
+# ITU-T H.273's number of BT.709, as colour matrix, primaries and transfer.
+_BT709 = 1
+
+
+def check_video_size(height: int, width: int) -> None:
+    """Raises ValueError if `write_video` cannot write frames so large."""
+    if height * width > MOST_PIXELS or max(height, width) > MOST_SIDE:
+        raise ValueError(
+            f"a video of {width}x{height} px is too large for H.264, which holds {MOST_PIXELS / 1e6:.1f} megapixels "
+            f"and {MOST_SIDE} px on a side: choose a smaller size"
+        )
+
+
+def write_video(path: str | Path, frames: Tensor | Iterable[Tensor], fps: float, *, crf: int = 12) -> None:
+    """Write an H.264 yuv420p mp4 file, whole or not at all.
+
+    Its colours are BT.709 of limited range, and its tags say so: players take files without tags for BT.601 or BT.709
+    by their number of lines.
+
+    Args:
+        path: Target; its folder is made, and an older file is replaced only once the new one is complete.
+        frames: (T, 3, H, W) float in [-1, 1], RGB; H and W even, as yuv420p demands. Or its frames (3, H, W) one at a
+            time, so that a video of any length takes little memory.
+        fps: Frames per second, above 0.
+        crf: Quality of x264, 0 (lossless) to 51; 12 is visually lossless.
+
+    Raises:
+        ValueError: If a shape or `fps` is out of range.
+        OSError: If the disk is full.
+    """
+    if not fps > 0:
+        raise ValueError(f"fps={fps}: must be above 0")
+    stream = iter(frames)
+    first = next(stream, None)
+    shape = tuple(frames.shape) if isinstance(frames, Tensor) else (0 if first is None else 1, *_shape(first))
+    if len(shape) != 4 or shape[0] < 1 or shape[1] != 3 or shape[2] % 2 or shape[3] % 2:
+        raise ValueError(f"frames of shape {shape}: must be (T, 3, H, W) with T >= 1 and H, W even")
+    check_video_size(*shape[2:])
+    # Absolute, because FFmpeg takes what stands before a colon for a protocol.
+    target = Path(path).absolute()
+    with atomic_path(target) as partial, av.open(str(partial), "w", options={"movflags": "faststart"}) as container:
+        rate = Fraction(fps).limit_denominator(1001)
+        # x264's macroblock tree reads memory that it did not write: the same frames became different bytes.
+        options = {"crf": str(crf), "preset": "fast", "x264-params": "mbtree=0"}
+        if shape[2] * shape[3] > _LARGE:
+            options["rc-lookahead"] = "5"
+        video = container.add_stream("libx264", rate=rate, options=options)
+        video.height, video.width, video.pix_fmt = shape[2], shape[3], "yuv420p"
+        tags = video.codec_context
+        tags.colorspace = tags.color_primaries = tags.color_trc = _BT709
+        tags.color_range = ColorRange.MPEG
+        for number, frame in enumerate(chain([first], stream)):
+            if _shape(frame) != shape[1:]:
+                raise ValueError(f"frame {number} of shape {_shape(frame)}: must be {shape[1:]} as the first one is")
+            picture = av.VideoFrame.from_ndarray(to_pixels(frame), format="rgb24")
+            container.mux(video.encode(picture.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709)))
+        container.mux(video.encode())
+
+
+def _shape(frame: Tensor | None) -> tuple[int, ...]:
+    return () if frame is None else tuple(frame.shape)
