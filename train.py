@@ -25,6 +25,7 @@ from motionanim.training.runs.checkpoints import (
     check_checkpoint,
     find_checkpoint,
     is_full,
+    is_loader_killed,
     read_checkpoint,
     requeue,
 )
@@ -107,7 +108,7 @@ def train(cfg: DictConfig, out: Path, checkpoint: str | None, *, first: bool) ->
     except Diverged as error:
         raise Diverged(f"{error}; {kept(out)}") from error
     except Exception as error:
-        if "DataLoader worker" in str(error):  # torch's words where a loader process is killed
+        if is_loader_killed(error):
             raise ChildProcessError(
                 f"a loader process was killed, often for lack of memory: lower scale.num_workers; {kept(out)}"
             ) from error

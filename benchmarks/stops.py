@@ -218,7 +218,7 @@ def main() -> None:
         shutil.rmtree(folder, ignore_errors=True)
     if args.report:
         about = __doc__.split("\n\n")[2]
-        head = ["# Runs that were stopped", "", f"`python benchmarks/stops.py --steps {args.steps}`: {about}"]
+        head = ["# Runs that were stopped", "", f"`python benchmarks/stops.py --steps {args.steps}`", "", about]
         args.report.write_text("\n".join([*head, *lines]) + "\n")
 
 

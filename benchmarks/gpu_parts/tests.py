@@ -64,7 +64,7 @@ def main() -> None:
     results.rows.pop("cut", None)
     start = time.time()
     # test_gpu_fake.py pretends to have a GPU, and imports more than a bare machine has.
-    files = sorted(str(path) for path in (ROOT / "tests").glob("test_gpu_*.py") if path.stem != "test_gpu_fake")
+    files = sorted(str(path) for path in (ROOT / "tests" / "gpu").glob("test_gpu_*.py") if path.stem != "test_gpu_fake")
     # On a CPU the same tests compare its half precisions with its float32.
     chosen = ["-m", "gpu"] if args.device == "cuda" else ["-k", "cpu", "-m", "not slow"]
     recorder = Recorder(results)

@@ -75,7 +75,7 @@ def motion_field(
         field: "eulerian": one steady field. "advected": the field of the flow arrows is drawn anew for each step, about
             the points that moved along their paths and go straight on after them.
         entries: Of a steady field. "path": all of an arrow's path is its entry, so that what it carries arrives
-            (`paths.path_flow`). "start": every straight part of a path is an entry at its start, as Eq. 5 is printed.
+            (`motion.paths.path_flow`). "start": every straight part of a path is an entry at its start, as in Eq. 5.
         sigma, threshold, threshold_on, normalized, edge: As in `sparse_to_dense.bounded_flow`; pins need "exact".
         median_strength, strength: As in `at_strength`; a strength needs both.
         image: (3, H, W) in [-1, 1], which `refiner` wants.

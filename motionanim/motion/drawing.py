@@ -35,7 +35,7 @@ _KEYS: dict[str, set[str]] = {
 
 
 class Arrow(NamedTuple):
-    """One motion; `motion_kinds` says exactly what each kind does."""
+    """One motion; `motion.kinds` says exactly what each kind does."""
 
     path: tuple[Point, ...]  # start, any corners, end; no two neighbours equal
     speed: float = 1.0  # above 0; 1 arrives with the last frame of the span, 2 in half of it
@@ -67,7 +67,7 @@ def parse_controls(value: Any, mask: Tensor) -> Controls:
     Args:
         value: A list of arrows, each [x0, y0, x1, y1], [x0, y0, x1, y1, speed] or a mapping with `path`: [[x, y], ...],
             and any of `kind`: flow (default), move, sway or turn; `region`: a name from `regions`, or as
-            `regions.read_region` takes it; and the keys of its kind: `speed` (1) of flow, move and turn; `easing`
+            `read_region` takes it; and the keys of its kind: `speed` (1) of flow, move and turn; `easing`
             (linear or ease), `start` and `end` (frames) of move; `period` (frames, required) and `phase` (radians) of
             sway; `center` ([x, y], default the region's centroid) of turn. Or {"arrows": that list, "pins":
             [[x, y], ...], "regions": {name: region}}; or either as JSON text; or the path of a .json file that holds

@@ -87,7 +87,7 @@ def sample_hint(
         generator: Source of all draws.
         max_arrows: Most arrows in a hint, at least 1.
         max_frames: Most frames that an arrow spans, at least 2; the number is log-uniform from 2.
-        sigma, normalized: As in `paths.path_flow`.
+        sigma, normalized: As in `motion.paths.path_flow`.
 
     Raises:
         ValueError: If an option is not as above.

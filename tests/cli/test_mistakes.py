@@ -1,12 +1,12 @@
 """Realistic mistakes on the command lines: one line that names the setting and the remedy, and exit code 2."""
 
 import re
-import runpy
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hydra.core.global_hydra import GlobalHydra
+from in_process import run
 from PIL import Image
 
 import motionanim.animate
@@ -96,7 +96,7 @@ MISTAKES = [
     ("prepare", "root=. engine.workers=-1", r"workers=-1: must be at least 0"),
     ("prepare", "root=. jsonl=gone.jsonl", r"gone.jsonl"),
     ("prepare", "root=. settings.frames=9", r"^error: settings.frames: no such setting; did you mean settings.*frames"),
-    ("prepare", "root=. settings.max_frames=9", r"settings.max_frames=9: must be at least 16, clips have 16 frames"),
+    ("prepare", "root=. settings.max_frames=9", r"settings.max_frames=9: must be at least 16, as many as a clip has"),
     ("prepare", "root=. settings.camera_pairs=0", r"settings.camera_pairs=0: must be at least 1"),
     ("prepare", "root=. scale.fps=0", r"settings.fps=0: must be above 0"),
     ("encode", "", r"^error: out is missing: give out=..."),
@@ -113,26 +113,6 @@ MISTAKES = [
     ("report", "own --out own", r"--out own holds report.md, which no run left there"),
     ("report", "gone --out new --strips -1", r"--strips -1: must be at least 0"),
 ]  # fmt: skip
-
-
-def run(program: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int | None:
-    """The exit code of a command in this process."""
-    monkeypatch.setattr("sys.argv", [program, *arguments])
-    try:
-        if program in ("train", "evaluate"):
-            runpy.run_path(str(ROOT / f"{program}.py"), run_name="__main__")
-        elif program == "study":
-            motionanim.evaluation.study.__main__.main(arguments)
-        elif program == "report":
-            return motionanim.evaluation.report.__main__.main(arguments)
-        else:
-            module = {"prepare": motionanim.data.prepare.__main__, "encode": motionanim.data.encode}
-            module.get(program, motionanim.animate).main()
-    except SystemExit as end:
-        return end.code
-    finally:
-        GlobalHydra.instance().clear()
-    return None
 
 
 @pytest.mark.parametrize(("program", "arguments", "line"), MISTAKES, ids=str)

@@ -114,7 +114,9 @@ def test_animate_imports_nothing_that_windows_lacks() -> None:
         seen.add(path)
         at_once = ast.unparse([node for node in ast.parse(path.read_text()).body if isinstance(node, ast.Import)])
         assert {"fcntl", "resource", "pwd", "termios"}.isdisjoint(at_once.split()), path
-        todo += [ROOT / f"{name.replace('.', '/')}.py" for name in imports(path)]
+        for name in imports(path):
+            stem = ROOT / name.replace(".", "/")
+            todo += [stem.with_suffix(".py"), stem / "__init__.py"]
     assert len(seen) > 30
 
 

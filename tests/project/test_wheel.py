@@ -16,6 +16,7 @@ def test_every_part_of_the_package_is_packaged() -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     folders = {path.parent.relative_to(ROOT) for path in (ROOT / "motionanim").rglob("*.py")}
     assert set(settings["packages"]) == {str(folder).replace("/", ".") for folder in folders} | {"motionanim.conf"}
+    assert all((ROOT / folder / "__init__.py").exists() for folder in folders)
     assert settings["package-dir"] == {"motionanim.conf": "conf"}
 
 

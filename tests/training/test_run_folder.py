@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from configs import _fresh_hydra, composed  # noqa: F401  the fixture clears Hydra's global state
-from test_mistakes import run as run_command
+from in_process import run as run_command
 
 from motionanim.cli.command import run_name
 from motionanim.training.callbacks import set_metrics_aside

@@ -42,9 +42,8 @@ class Settings(NamedTuple):
         for name, low in least.items():
             value = getattr(self, name)
             if value is not None and value < low:
-                raise ValueError(
-                    f"settings.{name}={value}: must be at least {low}, clips have {self.num_frames} frames"
-                )
+                why = f", as many as a clip has (scale.num_frames={low})" if name == "max_frames" else ""
+                raise ValueError(f"settings.{name}={value}: must be at least {low}{why}")
         for name in ("fps", "camera_fps"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"settings.{name}={getattr(self, name)}: must be above 0")

@@ -19,7 +19,7 @@ _CODECS = frozenset({"h264", "hevc", "av1", "vp9"})
 _FORMATS = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "mpegts"})
 
 # Part of the key of all that is kept about a file: raise it when other frames or times are read from the same file.
-READER = 2
+READER = 3
 
 _EDGE = 2**16  # bytes at either end of a video by which its content is told
 

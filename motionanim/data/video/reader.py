@@ -83,7 +83,7 @@ class Video:
             (K',) int64 indices, K' at most K: a frame stands for its time until half an interval after it.
         """
         times = self._times
-        seconds = seconds[seconds <= times[-1] + 0.5 / self.info.fps]
+        seconds = seconds[seconds <= times[-1] + 0.5 / self.info.fps + 1e-6]
         if len(times) == 1:
             return np.zeros(len(seconds), dtype=np.int64)
         after = np.searchsorted(times, seconds).clip(1, len(times) - 1)

@@ -12,9 +12,6 @@ from torch import Tensor
 from motionanim.files import atomic_path
 from motionanim.media.visualize import to_pixels
 
-# From this many px on x264 looks 5 frames ahead instead of 30, which would take it 1.4 GiB at 12 megapixels.
-_LARGE = 4_000_000
-
 # The most that H.264 holds: its highest level, 6.2, of 139 264 blocks of 16x16 px, and x264's longest side.
 MOST_PIXELS, MOST_SIDE = 139_264 * 256, 16_384
 
@@ -62,8 +59,6 @@ def write_video(path: str | Path, frames: Tensor | Iterable[Tensor], fps: float,
         rate = Fraction(fps).limit_denominator(1001)
         # x264's macroblock tree reads memory that it did not write: the same frames became different bytes.
         options = {"crf": str(crf), "preset": "fast", "x264-params": "mbtree=0"}
-        if shape[2] * shape[3] > _LARGE:
-            options["rc-lookahead"] = "5"
         video = container.add_stream("libx264", rate=rate, options=options)
         video.height, video.width, video.pix_fmt = shape[2], shape[3], "yuv420p"
         tags = video.codec_context

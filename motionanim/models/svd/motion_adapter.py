@@ -173,7 +173,7 @@ class MotionConditioner(nn.Module):
         # checkpointing runs the blocks again during backward.
         self.now: MotionContext | None = None
         self._kept: Kept[MotionContext] | None = None
-        self.frames = slice(None)  # which frames the temporal attention is looking at (models/windows.py)
+        self.frames = slice(None)  # which frames the temporal attention is looking at (`windowed_attention`)
         if motion_field:
             for name, module in unet.named_modules():
                 if name.endswith(".attn1") and ".temporal_transformer_blocks." in name:

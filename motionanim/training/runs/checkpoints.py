@@ -22,8 +22,8 @@ from torch import Tensor
 
 from motionanim.data.stream import StreamData
 from motionanim.files import atomic_path
-from motionanim.training.runs.folder import checkpoints
 from motionanim.training.optim import Diverged
+from motionanim.training.runs.folder import checkpoints
 from motionanim.training.strategies import local
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, a user's share of it, or a file's allowed size
@@ -106,10 +106,11 @@ class Checkpoint(ModelCheckpoint):
         """Save, unless nothing was learned yet, or other processes may be alive and elsewhere: saving takes all.
 
         Nor after the last step, if there is a checkpoint before it: from there a resumed run repeats what failed. Nor
-        where the weights are broken (`Diverged`) or may be half updated (`KeyboardInterrupt`, and the death of a loader
-        process, which torch makes an error wherever the training is), nor to a full disk.
+        where the weights are broken (`Diverged`) or a step may be half done (`KeyboardInterrupt`, and the death of a
+        loader process, which torch makes an error wherever the training is), nor to a full disk.
         """
-        half = self._updating == trainer.global_step
+        # Of a dead loader even the counts, the schedule and the average may lag behind the weights.
+        half = self._updating == trainer.global_step or (self._updating is not None and is_loader_killed(exception))
         if half or isinstance(exception, Diverged | KeyboardInterrupt) or is_full(exception):
             return
         if trainer.global_step == trainer.max_steps and (self._last_checkpoint_saved or self._first_step):
@@ -169,6 +170,11 @@ def is_full(error: BaseException) -> bool:
     text = re.search(r"\(os error (\d+)\)", str(error))
     number = error.errno if isinstance(error, OSError) else text and int(text[1])
     return number in FULL
+
+
+def is_loader_killed(error: BaseException) -> bool:
+    """Whether a loader process died; what one *raised* has other words ("Caught ... in DataLoader worker process")."""
+    return isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker (pid")
 
 
 def requeue() -> str:

@@ -229,3 +229,10 @@ def test_a_crop_is_that_part_of_the_whole(tmp_path):
     whole = video.read(places, height=20, width=20)
     crop = video.read(places, height=20, width=20, crop=(slice(0, 20), slice(4, 24)))
     np.testing.assert_array_equal(crop, whole[:, :20, 4:24])
+
+
+def test_a_time_half_an_interval_after_the_last_frame_is_its_own_however_it_is_rounded(tmp_path):
+    write_video(tmp_path / "a.mp4", ramp(118), 25)
+    places = Video(tmp_path / "a.mp4").nearest(np.arange(48) / 10)
+    assert len(places) == 48
+    assert places[-1] == 117
