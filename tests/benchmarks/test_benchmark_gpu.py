@@ -173,7 +173,7 @@ def children(pid: int) -> list[int]:
 def test_a_killed_training_goes_on_and_its_weights_can_be_taken(tmp_path: Path) -> None:
     out = tmp_path / "out"
     killed = subprocess.Popen(
-        command(out, 10, *TRAIN, "--parts", "machine", "train"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command(out, 30, *TRAIN, "--parts", "machine", "train"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     while "checkpoint" not in read_rows(out / "train.json"):
         assert killed.poll() is None, "it ended by itself"
