@@ -115,7 +115,7 @@ class VideoClips(Dataset[ClipBatch]):
         start = int(starts[_place(len(starts) - 1, generator)])
         chosen, size = indices[start : start + self.num_frames], {"height": self.height, "width": self.width}
         whole = video.read(chosen, **size) if cached is None else None
-        # A cached flow has the shape of the resized frames, so that where to crop is known before they are read.
+        # A cached flow has the shape of the resized frames, so the crop is known before the frames are read.
         shape = cached.shape[2:] if whole is None else whole.shape[1:3]
         top, left = _place(shape[0] - self.height, generator), _place(shape[1] - self.width, generator)
         rows, columns = slice(top, top + self.height), slice(left, left + self.width)

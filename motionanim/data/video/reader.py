@@ -87,7 +87,7 @@ class Video:
         if len(times) == 1:
             return np.zeros(len(seconds), dtype=np.int64)
         after = np.searchsorted(times, seconds).clip(1, len(times) - 1)
-        # Halfway times are common (8 of 30 frames a second), and rounding must not decide them: 1 microsecond is a tie.
+        # Times halfway between frames are common (8 of 30 frames a second). Within a microsecond they count as halfway.
         nearest = np.where(seconds - times[after - 1] <= times[after] - seconds + 1e-6, after - 1, after)
         return nearest.astype(np.int64)
 

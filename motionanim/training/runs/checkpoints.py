@@ -109,7 +109,7 @@ class Checkpoint(ModelCheckpoint):
         where the weights are broken (`Diverged`) or a step may be half done (`KeyboardInterrupt`, and the death of a
         loader process, which torch makes an error wherever the training is), nor to a full disk.
         """
-        # Of a dead loader even the counts, the schedule and the average may lag behind the weights.
+        # That error can also come between the update and the counts, the schedule and the average that follow it.
         half = self._updating == trainer.global_step or (self._updating is not None and is_loader_killed(exception))
         if half or isinstance(exception, Diverged | KeyboardInterrupt) or is_full(exception):
             return
@@ -173,7 +173,7 @@ def is_full(error: BaseException) -> bool:
 
 
 def is_loader_killed(error: BaseException) -> bool:
-    """Whether a loader process died; what one *raised* has other words ("Caught ... in DataLoader worker process")."""
+    """Whether a loader process died. An error raised in one begins otherwise: "Caught ... in DataLoader worker"."""
     return isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker (pid")
 
 
