@@ -73,18 +73,20 @@ def test_killed_and_resumed_equals_uninterrupted(how: signal.Signals, base: Path
 
 
 def ranks(run: str) -> dict[int, int]:
-    """Rank to process id of a running training: of its loader processes, which come later, none."""
-    found = {}
+    """Rank to process id of a running training; loader processes, the children of a rank, are left out."""
+    rank, parent = {}, {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             words = (folder / "cmdline").read_bytes().split(b"\0")
             environment = dict(e.split(b"=", 1) for e in (folder / "environ").read_bytes().split(b"\0") if b"=" in e)
+            status = (folder / "stat").read_text()
         except OSError:
             continue
         if f"run={run}".encode() in words and b"python" in words[0] and b"torch.distributed.run" not in words:
-            rank, pid = int(environment.get(b"LOCAL_RANK", environment.get(b"SLURM_PROCID", 0))), int(folder.name)
-            found[rank] = min(found.get(rank, pid), pid)
-    return found
+            pid = int(folder.name)
+            rank[pid] = int(environment.get(b"LOCAL_RANK", environment.get(b"SLURM_PROCID", 0)))
+            parent[pid] = int(status.rpartition(")")[2].split()[1])
+    return {rank[pid]: pid for pid in rank if rank.get(parent[pid]) != rank[pid]}
 
 
 @pytest.mark.slow
