@@ -26,6 +26,7 @@ from torchvision.utils import make_grid
 
 from motionanim.data.video import Video
 from motionanim.files import file_sha256
+from motionanim.media.image_io import from_uint8
 from motionanim.media.visualize import write_picture
 from motionanim.metrics.perceptual import LPIPS
 from motionanim.models.flow_estimator import DisFlow, steady_field
@@ -45,7 +46,7 @@ def clip(path: Path) -> Tensor:
     halves = []
     for indices in np.arange(FRAMES).reshape(2, -1):
         pixels = torch.from_numpy(video.read(indices, height=height, width=width)).permute(0, 3, 1, 2)
-        halves.append(F.interpolate(pixels / 127.5 - 1, size=(SIZE, SIZE), mode="bilinear", antialias=True))
+        halves.append(F.interpolate(from_uint8(pixels), size=(SIZE, SIZE), mode="bilinear", antialias=True))
     return torch.cat(halves)
 
 

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from motionanim.data.synthetic.clips import SyntheticClips
 from motionanim.evaluation.scoring import FeatureCache
+from motionanim.media.image_io import from_uint8, to_uint8
 from motionanim.metrics.frame import psnr, ssim
 from motionanim.metrics.i3d import I3D, I3DFeatures, same_padding
 
@@ -127,9 +128,9 @@ def main() -> None:
         seed=2, length=args.clips, num_frames=FRAMES, height=SIDE, width=SIDE, fps=7, moving_camera=0.0, split="val"
     )
     real = torch.stack([clips.clip(index).frames for index in range(args.clips)])
-    real = ((real + 1) * 127.5).round() / 127.5 - 1
+    real = from_uint8(to_uint8(real))
     noise = torch.randn(real.shape, generator=torch.Generator().manual_seed(0))
-    fake = (((real + 0.1 * noise).clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
+    fake = from_uint8(to_uint8(real + 0.1 * noise))
     with tempfile.TemporaryDirectory() as folder:
         path = weights(Path(folder))
         extractor = I3DFeatures(path, protocol="ours", batch=1)

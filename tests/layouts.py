@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from motionanim.data.video import write_video
+from motionanim.media.image_io import to_pixels
 
 
 def write_hdvila(folder: str | Path, clips: dict[str, list[Tensor]], *, fps: float) -> tuple[Path, Path]:
@@ -52,7 +53,7 @@ def write_holynski(folder: str | Path, clip: str, frames: Tensor, flow: Tensor, 
     """
     folder = Path(folder)
     write_video(folder / f"{clip}_gt.mp4", frames, fps)
-    image = ((frames[0] + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
+    image = to_pixels(frames[0])
     cv2.imwrite(str(folder / f"{clip}_input.jpg"), np.ascontiguousarray(image[..., ::-1]))
     with lz4.frame.open(folder / f"{clip}_motion.pth", "wb") as file:
         file.write(pickle.dumps(flow[None].float().numpy()))

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from motionanim.data.stream import as_floats, collate
+from motionanim.media.image_io import to_uint8
 from motionanim.models.svd.codec import Codec
 from motionanim.types import ClipBatch, LatentBatch
 
@@ -24,7 +25,7 @@ class Stored(Dataset[ClipBatch]):
 
     def __getitem__(self, position: int) -> ClipBatch:
         clip = self.clips[position]
-        frames = ((clip.frames + 1) * 127.5).round().byte().permute(0, 2, 3, 1).contiguous()
+        frames = to_uint8(clip.frames).permute(0, 2, 3, 1).contiguous()
         return clip._replace(frames=frames, flow=clip.flow.half())
 
 

@@ -28,6 +28,7 @@ import motionanim.cli.command
 from motionanim.animate import Animation, animate
 from motionanim.data.synthetic.clips import SyntheticClips
 from motionanim.files import atomic_path
+from motionanim.media.image_io import to_pixels
 from motionanim.media.visualize import write_picture
 from motionanim.metrics.temporal import seam_ratio, wrap_ratio
 from motionanim.motion.camera import camera_residual
@@ -78,8 +79,7 @@ def moving_picture(path: Path, frames: torch.Tensor, fps: float) -> None:
     """An animated WebP of 480 px width, for a page that shows no videos."""
     height = round(480 * frames.shape[-2] / frames.shape[-1])
     small = F.interpolate(frames, size=(height, 480), mode="bilinear", antialias=True)
-    pixels = ((small + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
-    first, *rest = map(Image.fromarray, pixels)
+    first, *rest = (Image.fromarray(to_pixels(frame)) for frame in small)
     with atomic_path(path) as temporary:
         first.save(temporary, save_all=True, append_images=rest, duration=round(1000 / fps), loop=0, quality=60)
 

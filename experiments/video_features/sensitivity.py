@@ -19,6 +19,7 @@ from torch import Generator, Tensor
 
 from motionanim.data.synthetic.clips import SyntheticClips
 from motionanim.files import atomic_path
+from motionanim.media.image_io import from_uint8, to_pixels
 from motionanim.metrics.frechet import frechet_distance
 from motionanim.models.video_features import FeatureNetwork, VideoFeatures
 from motionanim.training.video_features import CORRUPTIONS
@@ -58,9 +59,8 @@ def corrupted(clips: Tensor, name: str, severity: float) -> Tensor:
 
 def jpeg(clips: Tensor, quality: int) -> Tensor:
     def one(frame: Tensor) -> Tensor:
-        image = ((frame + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
-        data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
-        return torch.from_numpy(cv2.imdecode(data, cv2.IMREAD_COLOR)).permute(2, 0, 1) / 127.5 - 1
+        data = cv2.imencode(".jpg", to_pixels(frame), [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+        return from_uint8(torch.from_numpy(cv2.imdecode(data, cv2.IMREAD_COLOR)).permute(2, 0, 1))
 
     return torch.stack([one(frame) for frame in clips.flatten(0, 1)]).view_as(clips)
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from motionanim.media.image_io import from_uint8, to_pixels
 from motionanim.motion.flow import Area, area_grid, area_of, sample
 from motionanim.motion.kinds import Move, Parts, Sway, Turn, sway_wave, turn_displacement, with_rim
 
@@ -111,9 +112,8 @@ def _uncovered(image: Tensor, moves: tuple[Move, ...]) -> Tensor:
     if not moves:
         return image
     holes = torch.stack([with_rim(move.region) for move in moves]).amax(0)[0].numpy().astype(np.uint8)
-    pixels = ((image + 1) * 127.5).round().byte().permute(1, 2, 0).contiguous().numpy()
-    filled = torch.from_numpy(cv2.inpaint(pixels, holes, INPAINT, cv2.INPAINT_TELEA)).permute(2, 0, 1).float()
-    return torch.where(torch.from_numpy(holes) > 0, filled / 127.5 - 1, image)
+    filled = torch.from_numpy(cv2.inpaint(to_pixels(image), holes, INPAINT, cv2.INPAINT_TELEA)).permute(2, 0, 1)
+    return torch.where(torch.from_numpy(holes) > 0, from_uint8(filled), image)
 
 
 def _paste(frame: Tensor, pixels: np.ndarray, move: Move, t: int) -> None:

@@ -22,6 +22,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate, get_worker_info
 
+from motionanim.media.image_io import from_uint8
+
 Batch = TypeVar("Batch", bound=tuple)
 
 logger = logging.getLogger(__name__)
@@ -83,7 +85,7 @@ def as_floats(batch: Batch) -> Batch:
 def as_float(field: Tensor) -> Tensor:
     """One field of a batch, as `as_floats`."""
     if field.dtype == torch.uint8:
-        return field.movedim(-1, -3).to(torch.float32, memory_format=torch.contiguous_format).div_(127.5).sub_(1)
+        return from_uint8(field.movedim(-1, -3).contiguous())
     return field.float() if field.dtype == torch.float16 else field
 
 

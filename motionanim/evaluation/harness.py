@@ -26,6 +26,7 @@ from motionanim.evaluation.rows import Rows
 from motionanim.evaluation.scoring import Missing, Scorer, from_text, to_bytes
 from motionanim.evaluation.statistics import mean_interval
 from motionanim.files import atomic_path
+from motionanim.media.image_io import from_uint8
 from motionanim.media.visualize import sheet, write_picture
 from motionanim.metrics.fvd import FVD
 from motionanim.types import Sample
@@ -223,7 +224,7 @@ def _check(label: str, case: Case, answer: Made) -> None:
 
 def _rounded(frames: Tensor) -> Tensor:
     """Frames as 8-bit files hold them: what is scored does not depend on whether they were kept."""
-    return to_bytes(frames).float() / 127.5 - 1
+    return from_uint8(to_bytes(frames))
 
 
 def _save(path: Path, answer: Made) -> None:
@@ -239,7 +240,7 @@ def _load(path: Path) -> Made | None:
             frames, flow, borders = file["frames"], file["flow"], file["borders"]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
-    realised = torch.from_numpy(frames).float() / 127.5 - 1
+    realised = from_uint8(torch.from_numpy(frames))
     return Made(realised, torch.from_numpy(flow) if flow.size else None, None, tuple(borders.tolist()))
 
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from motionanim.data.video import Video, VideoError
+from motionanim.media.image_io import from_uint8
 
 logger = logging.getLogger(__name__)
 
@@ -96,4 +97,4 @@ def read_clip(path: Path | str, reading: Reading, *, rate: float | None = None) 
         frames = torch.cat(
             [F.interpolate(f[None].float(), size=(height, width), mode="bilinear", antialias=True) for f in frames]
         ).round()
-    return frames.float() / 127.5 - 1
+    return from_uint8(frames)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from motionanim.evaluation.cases import digest
 from motionanim.files import atomic_path
+from motionanim.media.image_io import to_uint8
 from motionanim.metrics.base import ClipMetric
 from motionanim.types import Sample
 
@@ -142,7 +143,7 @@ class Scorer:
 
 def to_bytes(frames: Tensor) -> Tensor:
     """Frames in [-1, 1] as uint8, as a file of single frames holds them."""
-    return ((frames.float().clamp(-1, 1) + 1) * 127.5).round().byte().cpu()
+    return to_uint8(frames).cpu()
 
 
 def to_text(features: Tensor) -> str:

@@ -125,6 +125,21 @@ def stretched(image: Tensor, height: int, width: int) -> tuple[Tensor, Fit]:
     return way.cut(image, "bicubic").clamp(-1, 1), way
 
 
+def to_uint8(frames: Tensor) -> Tensor:
+    """Pictures of any shape, float in [-1, 1], as uint8 of the same shape; values outside the range are clamped."""
+    return frames.detach().float().clamp(-1, 1).add_(1).mul_(127.5).round_().byte()
+
+
+def from_uint8(pixels: Tensor) -> Tensor:
+    """Pictures of any shape with values from 0 to 255 as float32 in [-1, 1]."""
+    return pixels.float().div(127.5).sub_(1)
+
+
+def to_pixels(frame: Tensor) -> np.ndarray:
+    """A picture (3, H, W), float in [-1, 1], as OpenCV, Pillow and encoders take it: (H, W, 3) uint8."""
+    return to_uint8(frame).permute(1, 2, 0).contiguous().cpu().numpy()
+
+
 def load_image(path: Path | str) -> Tensor:
     """Read a still image of any kind that Pillow reads, or HEIC, upright (EXIF rotation applied), in sRGB.
 

@@ -5,13 +5,13 @@ from itertools import pairwise
 from pathlib import Path
 
 import cv2
-import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
 from motionanim.files import atomic_path
+from motionanim.media.image_io import from_uint8, to_pixels
 
 # Segments of the Middlebury colour wheel, each a ramp between neighbours of red, yellow, green, cyan, blue, magenta
 # (Baker et al., "A Database and Evaluation Methodology for Optical Flow", 2011).
@@ -68,12 +68,6 @@ def sheet(rows: list[Tensor], columns: int = 6) -> Tensor:
     return torch.cat([torch.cat(list(row[chosen]), dim=-1) for row in rows], dim=-2)
 
 
-def to_pixels(frame: Tensor) -> np.ndarray:
-    """A frame (3, H, W) float in [-1, 1] as (H, W, 3) uint8."""
-    pixels = frame.detach().float().clamp(-1, 1).add_(1).mul_(127.5).round_().byte()
-    return pixels.permute(1, 2, 0).contiguous().cpu().numpy()
-
-
 def write_picture(path: Path | str, picture: Tensor) -> None:
     """Write (3, H, W) float in [-1, 1], RGB, to an image file whose suffix names the format; whole or not at all."""
     encoded = cv2.imencode(Path(path).suffix, cv2.cvtColor(to_pixels(picture), cv2.COLOR_RGB2BGR))[1]
@@ -123,7 +117,7 @@ def draw_controls(
         cv2.arrowedLine(pixels, *corners[-2:], (255, 40, 40), thickness, cv2.LINE_AA, tipLength=0.3)
     for x, y in pins:
         cv2.circle(pixels, (round(x), round(y)), 2 * thickness, (40, 80, 255), -1, cv2.LINE_AA)
-    return torch.from_numpy(pixels).permute(2, 0, 1).float() / 127.5 - 1
+    return from_uint8(torch.from_numpy(pixels).permute(2, 0, 1))
 
 
 def gif_picture(frame: Tensor) -> Image.Image:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from motionanim.media.image_io import load_mask
+from motionanim.media.image_io import load_mask, to_pixels
 from motionanim.motion.paths import nearest_on_path
 
 _FORM = "a mask file, or a list of polygons [[x, y], [x, y], [x, y], ...] and strokes {brush: [[x, y], ...], radius: r}"
@@ -155,8 +155,7 @@ def propose_region(
     height, width = image.shape[1:]
     shrink = min(1.0, _GRABCUT_SIDE / max(height, width))
     small = (max(1, round(width * shrink)), max(1, round(height * shrink)))
-    pixels = ((image.permute(1, 2, 0).clamp(-1, 1) + 1) * 127.5).round().byte().numpy()
-    pixels = cv2.resize(cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), small, interpolation=cv2.INTER_AREA)
+    pixels = cv2.resize(cv2.cvtColor(to_pixels(image), cv2.COLOR_RGB2BGR), small, interpolation=cv2.INTER_AREA)
     scale = np.array([small[0] / width, small[1] / height])
     labels = np.full(pixels.shape[:2], cv2.GC_PR_BGD, dtype=np.uint8)
     paths = [torch.from_numpy((np.array(path) + 0.5) * scale - 0.5) for path in arrows]

@@ -24,6 +24,7 @@ from motionanim.data.latents.shards import (
 )
 from motionanim.data.stream import StreamData, as_floats, block_shuffled_index, collate
 from motionanim.files import atomic_path
+from motionanim.media.image_io import to_uint8
 from motionanim.types import ClipBatch, LatentBatch
 
 MANIFEST = "latents.json"
@@ -159,7 +160,7 @@ def encode_shard(
             batch = as_floats(ClipBatch(*(field.to(device) for field in stored)))
             parts = {
                 "latents": encode(batch.frames).half(),
-                "image": ((batch.image + 1) * 127.5).round().byte().movedim(1, -1),
+                "image": to_uint8(batch.image).movedim(1, -1),
                 "image_embed": embed(batch.image).half(),
                 "flow": batch.flow.half(),
                 "fps": batch.fps,

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from motionanim.media.image_io import from_uint8
+
 
 def vary(image: Tensor, generator: np.random.Generator) -> Tensor:
     """New colours, exposure, sharpness, noise and compression.
@@ -39,4 +41,4 @@ def vary(image: Tensor, generator: np.random.Generator) -> Tensor:
     if compress < 0.3:
         quality = [cv2.IMWRITE_JPEG_QUALITY, int(generator.integers(40, 95))]
         stored = cv2.imdecode(cv2.imencode(".jpg", stored, quality)[1], cv2.IMREAD_COLOR)
-    return torch.from_numpy(np.ascontiguousarray(stored.transpose(2, 0, 1))).float() / 127.5 - 1
+    return from_uint8(torch.from_numpy(np.ascontiguousarray(stored.transpose(2, 0, 1))))

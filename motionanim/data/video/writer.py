@@ -10,7 +10,7 @@ from av.video.reformatter import ColorRange, Colorspace
 from torch import Tensor
 
 from motionanim.files import atomic_path
-from motionanim.media.visualize import to_pixels
+from motionanim.media.image_io import to_pixels
 
 # The most that H.264 holds: its highest level, 6.2, of 139 264 blocks of 16x16 px, and x264's longest side.
 MOST_PIXELS, MOST_SIDE = 139_264 * 256, 16_384

@@ -9,6 +9,7 @@ import torch
 
 from motionanim.data.stream import as_float
 from motionanim.data.video import Video, VideoError, cover_size, write_video
+from motionanim.media.image_io import to_pixels
 
 
 def ramp(count, height=48, width=64):
@@ -27,8 +28,7 @@ def write_timed(path, milliseconds):
         stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
         stream.codec_context.time_base = Fraction(1, 1000)
         for picture, time in zip(ramp(len(milliseconds)), milliseconds):
-            pixels = ((picture + 1) * 127.5).round().byte().permute(1, 2, 0).contiguous().numpy()
-            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame = av.VideoFrame.from_ndarray(to_pixels(picture), format="rgb24")
             frame.pts, frame.time_base = time, Fraction(1, 1000)
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
