@@ -54,12 +54,16 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def text_sha256(text: str) -> str:
+    """SHA-256 of a text in UTF-8, 64 hex digits; file names that are no UTF-8 count by their bytes."""
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
+
+
 def content_sha256(path: Path) -> str:
     """SHA-256 of a file's content, or of the names and contents of a folder, 64 hex digits."""
     if not path.is_dir():
         return file_sha256(path)
-    parts = sorted(f"{each.name} {content_sha256(each)}\n" for each in path.iterdir())
-    return hashlib.sha256("".join(parts).encode(errors="surrogateescape")).hexdigest()
+    return text_sha256("".join(sorted(f"{each.name} {content_sha256(each)}\n" for each in path.iterdir())))
 
 
 def output_files(out: Path, *, gif: bool, png: bool, inputs: Sequence[Path]) -> dict[str, Path]:

@@ -1,6 +1,5 @@
 """Choosing a benchmark's clips by Pixabay's video API (https://pixabay.com/api/docs/#api_search_videos)."""
 
-import hashlib
 import itertools
 import json
 import math
@@ -18,7 +17,7 @@ from fetch import Needs
 from tqdm import tqdm
 
 from motionanim.evaluation.manifest import ManifestEntry, select
-from motionanim.files import atomic_path
+from motionanim.files import atomic_path, text_sha256
 
 API = "https://pixabay.com/api/videos/"
 CATEGORIES = (
@@ -123,7 +122,7 @@ class PixabayClient:
 
     def _answer(self, params: dict[str, Any]) -> dict[str, Any]:
         url = f"{self.api}?{urllib.parse.urlencode(sorted(params.items()))}"
-        path = self.cache / f"{hashlib.sha256(url.encode()).hexdigest()[:32]}.json"
+        path = self.cache / f"{text_sha256(url)[:32]}.json"
         try:
             kept = json.loads(path.read_text(encoding="utf-8"))
             if kept["url"] == url and 0 <= self.now() - kept["time"] < _KEPT:

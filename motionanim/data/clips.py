@@ -1,6 +1,5 @@
 """Clips cut from video files, as every real data source yields them; the sources differ in how they list files."""
 
-import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from motionanim.data.rejections import Rejections, load_usable
 from motionanim.data.stream import StreamData, as_float, rng
 from motionanim.data.video import Video, VideoError
 from motionanim.data.video.index import content_key
+from motionanim.files import text_sha256
 from motionanim.types import ClipBatch
 
 logger = logging.getLogger(__name__)
@@ -153,7 +153,7 @@ def flow_path(
 ) -> Path:
     """Where the flow of the video with a `content_key` is cached: the name changes with every setting."""
     key = f"{content}|{estimator}|{height}|{width}|{fps}|{stride}"
-    digest = hashlib.sha256(key.encode()).hexdigest()[:32]
+    digest = text_sha256(key)[:32]
     return folder / digest[:2] / f"{digest}.npy"
 
 

@@ -19,7 +19,7 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from motionanim.data.file_lists import hash_share, split_border
-from motionanim.files import atomic_path
+from motionanim.files import atomic_path, text_sha256
 
 logger = logging.getLogger(__name__)
 
@@ -119,7 +119,7 @@ def kept_index(folder: Path, about: str, names: Iterable[tuple[str, str]], *, ro
         names: As `write_index` takes them; consumed only if an index is to be written.
         root: Folder that the names are relative to.
     """
-    source = hashlib.sha256(os.fsencode(about)).hexdigest()[:16]
+    source = text_sha256(about)[:16]
     variable = f"MOTIONANIM_INDEX_{source}"
     process, _, given = os.environ.get(variable, "").partition(":")
     if given and process != str(os.getpid()) and (folder / given).is_file():

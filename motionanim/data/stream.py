@@ -6,7 +6,6 @@ choice from `rng(seed, position)`; the training step does the same for its noise
 continues with exactly the clips, crops and noise that the uninterrupted run would have used.
 """
 
-import hashlib
 import logging
 import os
 import signal
@@ -22,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate, get_worker_info
 
+from motionanim.files import text_sha256
 from motionanim.media.image_io import from_uint8
 
 Batch = TypeVar("Batch", bound=tuple)
@@ -137,7 +137,7 @@ class PositionSampler(Sampler[int]):
 def list_fingerprint(names: Sequence[str]) -> str:
     """Of a list of files, wherever they lie; of a long one a thousand are read."""
     sample = [str(names[i]) for i in range(0, len(names), len(names) // 1000 + 1)]
-    return hashlib.sha256("\n".join([str(len(names)), *sample]).encode()).hexdigest()[:16]
+    return text_sha256("\n".join([str(len(names)), *sample]))[:16]
 
 
 class StreamData(L.LightningDataModule):

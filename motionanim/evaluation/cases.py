@@ -3,7 +3,6 @@
 A benchmark has unique `ids`, `case(i)`, and `identity(i)`: a hash of all that determines case i, without making it.
 """
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from motionanim.data.synthetic.clips import SyntheticClips
 from motionanim.data.video import Video
 from motionanim.evaluation.manifest import manifest_clips
 from motionanim.evaluation.reading import Reading, read_clip
-from motionanim.files import file_sha256
+from motionanim.files import file_sha256, text_sha256
 from motionanim.motion.controls import Arrow, with_strength
 from motionanim.motion.example_arrows import choose_starts, follow, thinned
 
@@ -51,7 +50,7 @@ class Benchmark(Protocol):
 
 def digest(*parts: Any) -> str:
     """Sixteen hex digits of the parts' JSON."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    return text_sha256(json.dumps(parts, sort_keys=True, default=str))[:16]
 
 
 class Request:

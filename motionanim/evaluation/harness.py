@@ -1,6 +1,5 @@
 """A method on a benchmark: one row per clip, a summary, and pictures; resumed wherever it was stopped."""
 
-import hashlib
 import json
 import math
 import os
@@ -25,7 +24,7 @@ from motionanim.evaluation.methods import Made, Method
 from motionanim.evaluation.rows import Rows
 from motionanim.evaluation.scoring import Missing, Scorer, from_text, to_bytes
 from motionanim.evaluation.statistics import mean_interval
-from motionanim.files import atomic_path
+from motionanim.files import atomic_path, text_sha256
 from motionanim.media.image_io import from_uint8
 from motionanim.media.visualize import sheet, write_picture
 from motionanim.metrics.fvd import FVD
@@ -258,7 +257,7 @@ def _plain(text: str) -> str:
 def _slug(text: str) -> str:
     """A file name for each text of its own: one that is no plain name already ends in its hash."""
     name = _plain(text)
-    return name if name == text and len(name) <= 80 else f"{name[:80]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    return name if name == text and len(name) <= 80 else f"{name[:80]}-{text_sha256(text)[:8]}"
 
 
 def _hardware() -> str:

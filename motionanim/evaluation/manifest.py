@@ -5,7 +5,6 @@ one. The order counts: the first n rows are the benchmark of n clips.
 """
 
 import csv
-import hashlib
 import json
 import logging
 import os
@@ -18,7 +17,7 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from motionanim.files import atomic_path, file_sha256
+from motionanim.files import atomic_path, file_sha256, text_sha256
 
 logger = logging.getLogger(__name__)
 
@@ -168,7 +167,7 @@ def select(candidates: Iterable[ManifestEntry], *, n: int, seed: int) -> list[Ma
 
 
 def _rank(seed: int, clip: str) -> str:
-    return hashlib.sha256(f"{seed}:{clip}".encode()).hexdigest()
+    return text_sha256(f"{seed}:{clip}")
 
 
 class Hashes:

@@ -4,7 +4,6 @@ Inception-v1 inflated to three dimensions (Carreira and Zisserman, CVPR 2017). T
 VideoGPT's `i3d_pretrained_400.pt`, and the numbers those of the TensorFlow graph (tf-hub i3d-kinetics-400).
 """
 
-import hashlib
 import json
 import math
 import pickle
@@ -19,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from motionanim.files import file_sha256
+from motionanim.files import file_sha256, text_sha256
 from motionanim.models.precision import exact_float32
 
 Padding = Literal["dynamic", "static"]
@@ -215,7 +214,7 @@ class I3DFeatures(nn.Module):
             **self._settings._asdict(),
             "weights": file_sha256(Path(weights)),
         }
-        self.fingerprint = hashlib.sha256(json.dumps(self.protocol, sort_keys=True).encode()).hexdigest()[:16]
+        self.fingerprint = text_sha256(json.dumps(self.protocol, sort_keys=True))[:16]
         self.eval()
 
     def train(self, mode: bool = True) -> Self:

@@ -4,7 +4,6 @@ The layout is webdataset's (one member `NUMBER.safetensors` a sample), so tar, w
 samples of a dataset have the same size, a sample's place in its shard is known without an index.
 """
 
-import hashlib
 import io
 import os
 import tarfile
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from motionanim.data.latents.remote import is_remote, remote_request, repair
 from motionanim.data.latents.shard_cache import ShardCache
-from motionanim.files import atomic_path, file_sha256
+from motionanim.files import atomic_path, file_sha256, text_sha256
 
 Result = TypeVar("Result")
 
@@ -198,7 +197,7 @@ class Shards:
 
 def fingerprint(digests: Iterable[str]) -> str:
     """Of a dataset: changes with any byte of any shard, and with their order."""
-    return hashlib.sha256("\n".join(digests).encode()).hexdigest()[:16]
+    return text_sha256("\n".join(digests))[:16]
 
 
 def _member(number: int) -> str:

@@ -5,11 +5,9 @@ in one step: `index.jsonl`, `static.txt` (the fixed-lens subset, Sec. 4.1), `rej
 """
 
 import csv
-import hashlib
 import heapq
 import json
 import logging
-import os
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -27,7 +25,7 @@ from motionanim.data.prepare.journal import digest, opened_journal
 from motionanim.data.prepare.shots import VERSION
 from motionanim.data.rejections import MOST_IN_A_ROW
 from motionanim.data.video.index import READER
-from motionanim.files import atomic_path, check_own, printable
+from motionanim.files import atomic_path, check_own, printable, text_sha256
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +112,7 @@ def _key(path: Path, settings: str) -> str:
         identity = f"{state.st_size}|{state.st_mtime_ns}"
     except OSError as error:
         identity = f"missing: {error.strerror}"
-    return hashlib.sha256(os.fsencode(f"{path.absolute()}|{identity}|{settings}")).hexdigest()[:16]
+    return text_sha256(f"{path.absolute()}|{identity}|{settings}")[:16]
 
 
 def _write_results(

@@ -4,7 +4,6 @@ Fast pans, flashes and changes of exposure are no borders: two frames are of one
 other, in its colours or, after a change of light, in its details. The thresholds are measured (benchmarks/shots.md).
 """
 
-import hashlib
 import json
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import cv2
 import numpy as np
 
 from motionanim.data.video import Video
-from motionanim.files import atomic_path
+from motionanim.files import atomic_path, text_sha256
 
 VERSION = 1  # of what is found
 SIDE = 64  # px of the short side at which frames are compared
@@ -64,7 +63,7 @@ def kept_borders(folder: Path, content: str) -> list[Border]:
 
 
 def _place(folder: Path, content: str) -> Path:
-    digest = hashlib.sha256(f"shots {VERSION}|{content}".encode()).hexdigest()[:32]
+    digest = text_sha256(f"shots {VERSION}|{content}")[:32]
     return folder / digest[:2] / f"{digest}.json"
 
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 
 from motionanim.evaluation.study import media
+from motionanim.files import text_sha256
 
 SCHEMA = 1  # of the page's data, the key and the vote files: a change of their meaning counts up
 
@@ -112,7 +113,7 @@ def make_study(
             "trials": [plan.shown(name) for name in plan.trials],
             "always": [plan.shown(name) for name in plan.checks],
         }
-        study = hashlib.sha256(json.dumps([data, sorted(hashes.items())]).encode()).hexdigest()[:16]
+        study = text_sha256(json.dumps([data, sorted(hashes.items())]))[:16]
         (made / "page" / "index.html").write_text(render(data | {"study": study}), encoding="utf-8")
         key = {
             "schema": SCHEMA,

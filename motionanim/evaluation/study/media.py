@@ -1,6 +1,5 @@
 """Videos of several methods, found, brought to one look and written under names that say nothing."""
 
-import hashlib
 from collections import defaultdict
 from pathlib import Path
 from statistics import median
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from motionanim.data.stream import as_float
 from motionanim.data.video import Video, write_video
+from motionanim.files import file_sha256
 from motionanim.media.image_io import fit, load_image
 from motionanim.media.visualize import write_picture
 
@@ -191,10 +191,10 @@ def write(path: Path, frames: Tensor, rate: float) -> str:
         The SHA-256 of the file.
     """
     write_video(path, frames, rate)
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return file_sha256(path)
 
 
 def write_image(path: Path, source: Path, look: Look) -> str:
     """The photo, covering the look's size, as `write`."""
     write_picture(path, fit(load_image(source), look.height, look.width)[0])
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return file_sha256(path)
