@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from motionanim.cli.command import CONF, one_line_errors, quiet
 from motionanim.cli.settings import command
-from motionanim.models.fingerprint import frozen_fingerprint
+from motionanim.models.weights_io import frozen_fingerprint
 from motionanim.training.callbacks import export_folder
 from motionanim.training.runs.checkpoints import check_weights, read_checkpoint
 

@@ -12,10 +12,10 @@ from diffusers import UNetSpatioTemporalConditionModel
 from gpu_parts import weights
 from gpu_parts.results import read_rows
 from motionanim.files import atomic_path
-from motionanim.models.fingerprint import weights_fingerprint
 from motionanim.models.svd.codec import Codec
 from motionanim.models.svd.denoiser import MOTION_FOLDER, Denoiser
 from motionanim.models.svd.tiny import save_pipeline
+from motionanim.models.weights_io import weights_fingerprint
 
 HEADING = "## Trained on"
 TABLE = (

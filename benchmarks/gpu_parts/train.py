@@ -28,7 +28,7 @@ from gpu_parts.results import Results, arguments, read_rows
 from gpu_parts.svd_size import reset
 from motionanim.cli.progress import now
 from motionanim.data.stream import as_floats, collate
-from motionanim.models.fingerprint import weights_fingerprint
+from motionanim.models.weights_io import weights_fingerprint
 from motionanim.training.diffusion import VAL_SIGMAS, DiffusionModule
 from motionanim.training.losses import denoising_loss
 from motionanim.training.optim import adamw, check_finite

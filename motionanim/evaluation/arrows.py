@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from motionanim.evaluation.cases import Case
-from motionanim.models.fingerprint import weights_fingerprint
 from motionanim.models.flow_refiner import FlowRefiner
+from motionanim.models.weights_io import weights_fingerprint
 from motionanim.motion.controls import Controls, Fields
 
 RequestKind = Literal["arrows", "exact"]

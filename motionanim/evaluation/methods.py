@@ -24,8 +24,8 @@ from motionanim.evaluation.arrows import Asked, RequestKind
 from motionanim.evaluation.cases import Case
 from motionanim.evaluation.reading import Reading, read_clip
 from motionanim.files import file_sha256
-from motionanim.models.fingerprint import weights_fingerprint
 from motionanim.models.svd.codec import PREDICTION
+from motionanim.models.weights_io import weights_fingerprint
 from motionanim.motion.controls import Fields
 from motionanim.motion.flow import motion_strength, trace_back, warp
 from motionanim.sampling.animator import Generator, LongVideo, pick_device

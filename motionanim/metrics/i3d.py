@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from motionanim.files import file_sha256, text_sha256
-from motionanim.models.precision import exact_float32
+from motionanim.models.weights_io import exact_float32
 
 Padding = Literal["dynamic", "static"]
 Size = tuple[int, int, int]

@@ -16,8 +16,7 @@ from torchvision.transforms.v2 import functional as transforms
 
 from motionanim.metrics.base import ClipMetric
 from motionanim.metrics.frame import both_conventions, check_clips, check_pair
-from motionanim.models.fingerprint import weights_fingerprint
-from motionanim.models.precision import exact_float32
+from motionanim.models.weights_io import exact_float32, weights_fingerprint
 
 
 class _Backbone(NamedTuple):

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from motionanim.models.saved import load_network, save_network
+from motionanim.models.weights_io import load_network, save_network
 from motionanim.types import Hint
 
 _FORMAT = "motionanim.flow_refiner.4"

@@ -17,8 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from motionanim.models.precision import exact_float32
-from motionanim.models.saved import load_network, save_network
+from motionanim.models.weights_io import exact_float32, load_network, save_network
 
 FILE = "video_features.safetensors"
 _FORMAT = "motionanim.video_features.1"

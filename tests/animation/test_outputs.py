@@ -19,7 +19,7 @@ from motionanim.data.video import Video, write_video
 from motionanim.evaluation.harness import _slug
 from motionanim.files import atomic_path, file_sha256, output_files
 from motionanim.media.visualize import write_gif
-from motionanim.models.saved import save_network
+from motionanim.models.weights_io import save_network
 
 ARROW = [[20, 12, 26, 12]]
 

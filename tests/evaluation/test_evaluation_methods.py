@@ -11,8 +11,8 @@ from evaluation_runs import SIDE, run, synthetic
 from safetensors.torch import load_file, save_file
 
 from motionanim.evaluation.methods import Control, Eulerian, Ours, Warp
-from motionanim.models.fingerprint import weights_fingerprint
 from motionanim.models.flow_refiner import FlowRefiner
+from motionanim.models.weights_io import weights_fingerprint
 from motionanim.motion.controls import Controls, motion_field
 from motionanim.motion.eulerian import render
 

@@ -17,7 +17,7 @@ from motionanim.metrics.perceptual import (
     clip_pixels,
     lpips_heads,
 )
-from motionanim.models.fingerprint import weights_fingerprint
+from motionanim.models.weights_io import weights_fingerprint
 
 
 def clips(*shape: int, seed: int) -> torch.Tensor:

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 
 from motionanim.cli.progress import SILENT, Progress
-from motionanim.models.fingerprint import weights_fingerprint
 from motionanim.models.schedule import per_clip
 from motionanim.models.svd.bases import in_any_variant
 from motionanim.models.svd.zeros import skip_zeros
+from motionanim.models.weights_io import weights_fingerprint
 from motionanim.motion.flow import trace_back, warp
 from motionanim.types import Condition
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import lightning as L
 
-from motionanim.models.fingerprint import frozen_fingerprint
+from motionanim.models.weights_io import frozen_fingerprint
 from motionanim.training.optim import obey_settings
 from motionanim.training.runs.checkpoints import read_checkpoint
 
