@@ -1,7 +1,7 @@
-"""Camera motion: how far the picture as a whole moves, from its flow.
+"""Camera motion: how far the whole picture moves, measured from its optical flow.
 
-`camera_residual` is the yardstick for "the camera stands still": it labels static clips in data preparation and
-measures what the static-camera LoRA removes (Sec. 3.3).
+`camera_residual` defines "static camera" in this project: it labels static clips in data preparation, and it measures
+what the static-camera LoRA removes (Sec. 3.3).
 """
 
 import cv2
@@ -9,29 +9,30 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# Part of the metric's definition, as shares of the diagonal so that the score does not depend on resolution.
-INLIER_DISTANCE = 5e-4
+# Parts of the metric's definition.
+INLIER_DISTANCE = 5e-4  # of RANSAC, a share of the diagonal, so that the score does not depend on the resolution
 MAX_POINTS = 1500
 
 
 def camera_residual(flow: Tensor, background: Tensor | None) -> float:
-    """Mean over frames of `camera_motion`: 0 for a camera on a tripod; share of the image diagonal per frame."""
+    """Mean of `camera_motion` over all frames: 0 for a static camera; share of the image diagonal per frame."""
     return float(camera_motion(flow, background).mean())
 
 
 def camera_motion(flow: Tensor, background: Tensor | None) -> Tensor:
-    """How far a frame's corners move under the homography that the background's flow agrees on.
+    """How far a frame's corners move under the homography that fits the background's flow.
 
-    A homography is fitted by RANSAC, so an object that moves on its own does not count as long as it covers less of
-    `background` than the scene does. Measured per pair of frames: a shaking camera does not average out.
+    RANSAC fits the homography, so that an object with its own motion does not count while it covers less of
+    `background` than the scene does. Each pair of frames is measured by itself, so that a shaking camera does not
+    average out.
 
     Args:
         flow: (T-1, 2, H, W), px per frame.
-        background: (H, W) or (T-1, H, W) bool, True where the scene does not move on its own; None uses all pixels.
+        background: (H, W) or (T-1, H, W) bool, True where the scene has no motion of its own; None uses all pixels.
 
     Returns:
-        (T-1,) float32 >= 0, mean corner displacement per frame divided by the image diagonal; 0.01 is a pan of 1 %
-        of the diagonal per frame.
+        (T-1,) float32 >= 0: mean displacement of the corners per frame, divided by the image diagonal. A pan of 1 % of
+        the diagonal per frame gives 0.01.
 
     Raises:
         ValueError: If the shapes disagree, the flow is empty or not finite, or `background` has fewer than 16 pixels.
@@ -51,14 +52,14 @@ def camera_motion(flow: Tensor, background: Tensor | None) -> Tensor:
 
 
 def _corner_shift(field: np.ndarray, mask: np.ndarray) -> float:
-    """`camera_motion` of one (H, W, 2) field."""
+    """`camera_motion` of one field (H, W, 2)."""
     height, width = mask.shape
     y, x = np.nonzero(mask)
     if len(x) < 16:
         raise ValueError(
             f"background has {len(x)} pixels in a frame: at least 16 are needed to fit the camera's motion"
         )
-    # Rounded positions over the sorted pixels spread the points evenly at any resolution.
+    # Even steps through the sorted pixels spread the points evenly at any resolution.
     chosen = np.linspace(0, len(x) - 1, min(len(x), MAX_POINTS)).round().astype(int)
     y, x = y[chosen], x[chosen]
     points = np.stack([x, y], axis=1).astype(np.float64)

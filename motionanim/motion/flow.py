@@ -1,7 +1,7 @@
-"""Motion-field mathematics: Eq. 3 and 5-8 of the paper.
+"""Motion fields (Eq. 3): warping, backward offsets over many frames, motion strength (Eq. 8), resizing.
 
-A flow tensor has two channels on axis -3: 0 is x to the right, 1 is y down, in pixels per frame *at that tensor's own
-resolution*. Only `resize_flow` may resize one.
+A flow tensor has two channels on axis -3: channel 0 is x to the right, channel 1 is y down, in pixels per frame *at
+that tensor's own resolution*. Only `resize_flow` may resize one.
 """
 
 import torch
@@ -10,10 +10,10 @@ from torch import Tensor
 
 Area = tuple[slice, slice]  # rows and columns of a picture
 
-# Of `trace_back`, as shares of the speed of a step.
-STILL = 0.1  # what a pixel comes from counts as standing still below this
-MOVES = 0.5  # and the pixel as moving on above this
-PROBE = 1.5  # px
+# Thresholds of `trace_back`; the first two are shares of the speed of a step.
+STILL = 0.1  # a place with less speed stands still
+MOVES = 0.5  # a pixel with more speed in the next step keeps moving
+PROBE = 1.5  # px, the least distance at which stillness is measured
 
 
 def pixel_grid(height: int, width: int, device: torch.device | None = None) -> Tensor:
@@ -22,13 +22,13 @@ def pixel_grid(height: int, width: int, device: torch.device | None = None) -> T
 
 
 def area_grid(area: Area, device: torch.device | None = None) -> Tensor:
-    """The same of the pixels of an area: (2, h, w)."""
+    """The part (2, h, w) of `pixel_grid` that lies in an area."""
     y, x = (torch.arange(side.start, side.stop, dtype=torch.float32, device=device) for side in area)
     return torch.stack(torch.meshgrid(x, y, indexing="xy"))
 
 
 def area_of(where: Tensor, margin: int = 0) -> Area | None:
-    """The smallest area that holds all of `where` (H, W) and `margin` px around it; None if nothing is there."""
+    """The smallest area that holds all True pixels of `where` (H, W), grown by `margin` px; None if there are none."""
     sides = []
     for axis, length in zip((1, 0), where.shape, strict=True):
         places = where.any(axis).nonzero()
@@ -39,11 +39,11 @@ def area_of(where: Tensor, margin: int = 0) -> Area | None:
 
 
 def warp(image: Tensor, displacement: Tensor) -> Tensor:
-    """Sample `image` at p + displacement(p), bilinear, border pixels repeated outside.
+    """Sample `image` at p + displacement(p): bilinear, border pixels repeated outside.
 
     Args:
         image: (B, C, H, W), any float type.
-        displacement: (B, 2, H, W) in pixels; to move content *along* a flow F pass about -F.
+        displacement: (B, 2, H, W) in px; to move content *along* a flow F, pass about -F.
 
     Returns:
         (B, C, H, W) in the type of `image`.
@@ -52,7 +52,7 @@ def warp(image: Tensor, displacement: Tensor) -> Tensor:
 
 
 def sample(image: Tensor, where: Tensor) -> Tensor:
-    """`image` (B, C, H, W) at places `where` (B, 2, h, w) in pixels, as `warp` reads it: (B, C, h, w)."""
+    """Sample `image` (B, C, H, W) at the points `where` (B, 2, h, w), in px, as `warp` does: (B, C, h, w)."""
     height, width = image.shape[-2:]
     # align_corners=True maps -1 and 1 to the first and last pixel centres, so a zero displacement is the identity.
     scale = torch.tensor([2 / max(width - 1, 1), 2 / max(height - 1, 1)], device=image.device).view(2, 1, 1)
@@ -61,19 +61,19 @@ def sample(image: Tensor, where: Tensor) -> Tensor:
 
 
 def integrate_flow(flow: Tensor) -> Tensor:
-    """Trace every pixel of every frame back to frame 0: the displacement that Eq. 4's motion encoder sees.
+    """Backward offsets: where each pixel of each frame was in frame 0. The motion encoder of Eq. 4 sees them.
 
-    S_t(p) = q - p + S_{t-1}(q), where content at q in frame t-1 comes to p: q + F_{t-1}(q) = p. q is found to second
-    order (`_origin`), so that what turns keeps its radius. What enters over the border repeats the border's offset.
-    For a steady field this grows with t, which is what Eq. 4 needs: a field that is equal in
-    all frames makes its softmax rows sum to 1 and the term a constant.
+    S_t(p) = q - p + S_{t-1}(q), where content at q in frame t-1 moves to p: q + F_{t-1}(q) = p. `_origin` finds q to
+    second order, so that rotating content keeps its radius. Content that enters over the border repeats the offset of
+    the border. The offsets of a steady field grow with t. Eq. 4 needs that: with the same field in all frames the rows
+    of its softmax sum to 1, and the term is a constant.
 
     Args:
         flow: (B, T-1, 2, H, W), px per frame.
 
     Returns:
-        (B, T, 2, H, W), px: where pixel p of frame t was in frame 0, as an offset from p. Frame 0 is zero. So
-        `warp(frame_0, result[:, t])` is frame 0 moved to time t.
+        (B, T, 2, H, W), px, as offsets from p; zero in frame 0. `warp(frame_0, result[:, t])` is frame 0 moved to time
+        t.
     """
     offset = torch.zeros_like(flow[:, 0])
     offsets = [offset]
@@ -84,15 +84,15 @@ def integrate_flow(flow: Tensor) -> Tensor:
 
 
 def trace_back(flow: Tensor) -> Tensor:
-    """`integrate_flow` for looking up a picture over many frames: it never leaves a stream.
+    """Backward offsets for warping one picture over many frames: like `integrate_flow`, but a stream never runs dry.
 
-    What enters over the border, or comes out of a part that stands still, was nowhere in frame 0. To repeat the last
-    pixel there, as `warp` does, draws it out to a streak, which shows no motion; mirrored at its place of entry the
-    picture goes on without a seam, and moves on at the speed of the field. Where the stream ends downstream it is
-    mirrored again, and so on: a stream shows its own stretch of the picture back and forth for any length of time.
+    Content that enters over the border, or that flows out of a still part, has no place in frame 0. `warp` would repeat
+    the last pixel there: a streak, which shows no motion. Here the picture is mirrored at the place of entry, so that
+    it continues without a seam and moves at the speed of the field. It is mirrored again where the stream ends
+    downstream, and so on: a stream shows its own stretch of the picture back and forth for any length of time.
 
-    A part that moves on and leaves what stood behind it is told from a stream by the flow after the step: behind the
-    former nothing moves any more.
+    An object that moves away also leaves still pixels behind. The flow after the step tells the two apart: behind an
+    object nothing moves any more.
 
     Args:
         flow: (B, T-1, 2, H, W), px per frame.
@@ -109,10 +109,10 @@ def trace_back(flow: Tensor) -> Tensor:
         came = _origin(step)
         entered, out_of_still = _crosses(step, speed, came)
         out_of_still = out_of_still & (later > MOVES * speed)
-        # After the last step nothing tells what moves on: a stream is what was one before.
+        # No flow follows the last step, so that only what was a stream before it counts as one.
         stream = out_of_still & stream if last else out_of_still
         left, into_still = _crosses(step, speed, step)
-        # What enters turned round there and went downstream until now; what leaves turns round and goes upstream.
+        # Content that enters was mirrored there and came downstream; content that leaves is mirrored and goes upstream.
         turned_back, turned_ahead = _reflected(came, entered), _reflected(step, left)
         back, ahead = (
             torch.where(((entered > 0) | stream)[:, None], _follow(ahead, turned_back), _follow(back, came)),
@@ -123,9 +123,10 @@ def trace_back(flow: Tensor) -> Tensor:
 
 
 def _origin(step: Tensor) -> Tensor:
-    """Offset (B, 2, H, W) from each pixel after a step to where it was before: q - p with q + F(q) = p.
+    """Offset (B, 2, H, W) from each pixel after a step to its place before the step: q - p with q + F(q) = p.
 
-    One fixed-point iteration; plain -F turns a wheel into a spiral. Where q lies in another motion -F is kept.
+    One fixed-point iteration, because plain -F turns a rotation into a spiral. Where the motion at q differs too much
+    from that at p, -F is kept.
     """
     found = warp(step, -step)
     same = torch.hypot(*(found - step).unbind(1)) < MOVES * torch.hypot(*step.unbind(1))
@@ -133,9 +134,9 @@ def _origin(step: Tensor) -> Tensor:
 
 
 def _crosses(step: Tensor, speed: Tensor, way: Tensor) -> tuple[Tensor, Tensor]:
-    """The share of `way` (B, 2, H, W) outside the picture, and whether it ends in a part that stands still, (B, H, W).
+    """Where `way` (B, 2, H, W) leaves the picture: its share outside, (B, H, W), and whether it ends in a still part.
 
-    Stillness is looked for at least `PROBE` px away: slow streams too have an edge.
+    Stillness is measured at least `PROBE` px away, because a slow stream has edges too.
     """
     height, width = step.shape[-2:]
     where = pixel_grid(height, width, step.device) + way
@@ -147,7 +148,7 @@ def _crosses(step: Tensor, speed: Tensor, way: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _reflected(way: Tensor, outside: Tensor) -> Tensor:
-    """`way` with its part outside the picture turned round; in the middle where it is not known, at a still part."""
+    """`way` with its share outside the picture turned round; at a still part, which has no such share, at half way."""
     inside = torch.where(outside > 0, 1 - outside, 0.5)[:, None]
     return (2 * inside - 1) * way
 
@@ -157,7 +158,7 @@ def _follow(offset: Tensor, way: Tensor) -> Tensor:
 
 
 def motion_strength(flow: Tensor) -> Tensor:
-    """Motion strength (Eq. 8): mean L2 length of the flow over frames and pixels.
+    """Motion strength (Eq. 8): the mean L2 norm of the flow over frames and pixels.
 
     Args:
         flow: (B, T-1, 2, H, W), px per frame.
@@ -166,7 +167,7 @@ def motion_strength(flow: Tensor) -> Tensor:
         (B,), px per frame at the flow's resolution.
     """
     x, y = flow.float().unbind(-3)
-    return torch.hypot(x, y).flatten(1).mean(1)  # vector_norm over this axis takes 20 times as long on a CPU
+    return torch.hypot(x, y).flatten(1).mean(1)  # on a CPU 20 times as fast as vector_norm over this axis
 
 
 def resize_flow(flow: Tensor, height: int, width: int) -> Tensor:
@@ -176,7 +177,7 @@ def resize_flow(flow: Tensor, height: int, width: int) -> Tensor:
         flow: (..., 2, H, W), px per frame.
 
     Returns:
-        (..., 2, height, width); area-averaged when shrinking, bilinear when growing.
+        (..., 2, height, width); area-averaged when shrinking, bilinear when enlarging.
 
     Raises:
         ValueError: If a side of the target is below 1.

@@ -1,4 +1,4 @@
-"""Motion hints from whole paths: Eq. 5 to 7 of the paper with the distance to an arrow's path.
+"""Sparse to dense flow from whole paths: Eq. 5-7 of the paper, where D is the distance to an arrow's path.
 
 Points are (x, y) in pixels, origin at the first pixel centre; vectors are px per frame, x to the right and y down.
 """
@@ -15,11 +15,11 @@ from torch import Tensor
 from motionanim.motion.sparse_to_dense import Edge, Normalized, check_spread, exact_weight
 from motionanim.types import Hint
 
-# Larger fields of paths are made at this size and enlarged: they are smooth, and every part of a path is a pass over
-# all pixels, seconds each on a phone's photo.
+# Larger fields are computed at this size and enlarged: they are smooth, and each part of a path costs a pass over all
+# pixels, which takes seconds on a phone's photo.
 _MOST_PIXELS = 1_000_000
 
-# Half the width of a drawn line, where its coverage is 1/e, px.
+# Half the width of a drawn line in px: its coverage there is 1/e.
 _LINE = 1.5
 
 
@@ -35,17 +35,17 @@ def path_flow(
     threshold_on: Literal["weight", "magnitude"],
     normalized: Normalized,
 ) -> Tensor:
-    """`bounded_flow` with the whole path of every arrow as its entry, instead of a point at its start.
+    """`bounded_flow` where the whole path of an arrow is its entry, and not only the start of the arrow.
 
-    D of Eq. 6 is the distance to the path, and the vector has the arrow's speed along the path there. With entries at
-    the starts the flow fades on the way, and what an arrow carries stops short of its tip. A point of the path itself
-    has the arrow's full speed, and under "exact" no other arrow and no pin changes that, however near. Where a path
-    crosses itself the flow is the mean of the two directions.
+    D of Eq. 6 is the distance to the path, and the vector follows the path at the arrow's speed. With entries at the
+    starts alone the flow fades along the way, so that moved content stops short of the tip. On the path itself the flow
+    has the arrow's full speed; under "exact" no other arrow and no pin changes that, however near it is. Where a path
+    crosses itself, the flow is the mean of both directions.
 
     Args:
         paths: (K, 2) float64 px each, K at least 2, no two neighbours equal.
         speeds: px per frame along each path, above 0.
-        pins: (P, 2) px, points that stand still; only "exact" meets them.
+        pins: (P, 2) px, points that stand still; only "exact" uses them.
         mask: (1, H, W) in {0, 1}; 1 where pixels may move.
         edge, sigma, threshold, threshold_on, normalized: As in `bounded_flow`.
 
@@ -70,14 +70,14 @@ def spread_paths(
     paths: Sequence[Tensor], speeds: Sequence[float], pins: Tensor, height: int, width: int, *, sigma: float,
     normalized: Normalized,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Eq. 6 from whole paths, before the edge that Eq. 7 gives it.
+    """Eq. 6 from whole paths, without the edge of Eq. 7.
 
     Args:
         paths, speeds, pins, sigma, normalized: As in `path_flow`.
 
     Returns:
-        The flow (2, H, W) px per frame, if `normalized` everywhere as fast as the arrows. And the sum of the arrows'
-        weights (1, H, W): 1 and more on a path, towards 0 far from all.
+        The flow (2, H, W) px per frame; if `normalized`, it is as fast as the arrows everywhere. And the sum of the
+        arrows' weights (1, H, W): at least 1 on a path, towards 0 far from all paths.
     """
     shrink = min(1.0, math.sqrt(_MOST_PIXELS / (height * width)))
     size = max(1, round(height * shrink)), max(1, round(width * shrink))
@@ -91,14 +91,14 @@ def spread_paths(
 
 
 def draw_paths(paths: Sequence[Tensor], speeds: Sequence[float], pins: Tensor, height: int, width: int) -> Tensor:
-    """The sparse flow of Eq. 5 as a picture: arrows and pins as soft lines and dots.
+    """The sparse flow of Eq. 5 as a picture: arrows are soft lines, pins are soft dots.
 
     Args:
         paths, speeds, pins: As in `path_flow`.
 
     Returns:
-        (3, H, W): the velocity in px per frame times the coverage, and the coverage: 1 on a path or a pin, 0 from some
-        4 px on. A pin has coverage without velocity.
+        (3, H, W): the velocity in px per frame times the coverage, and the coverage, which is 1 on a path or a pin and
+        0 beyond about 4 px. A pin has coverage and no velocity.
     """
     flow, total, cover = torch.zeros(2, height, width), torch.zeros(height, width), torch.zeros(height, width)
     for path, speed in (*zip(paths, speeds, strict=True), *((pin[None], 0.0) for pin in pins)):
@@ -114,7 +114,7 @@ def path_hint(
     paths: Sequence[Tensor], speeds: Sequence[float], pins: Tensor, height: int, width: int, *, sigma: float,
     normalized: Normalized,
 ) -> Hint:  # fmt: skip
-    """What T is told of a drawing, as in `spread_paths` and `draw_paths`."""
+    """The input of T for a drawing: `spread_paths` and `draw_paths`."""
     flow, reach = spread_paths(paths, speeds, pins, height, width, sigma=sigma, normalized=normalized)
     return Hint(flow, reach, draw_paths(paths, speeds, pins, height, width))
 
@@ -123,12 +123,12 @@ def _spread_paths(
     paths: Sequence[Tensor], speeds: Sequence[float], pins: Tensor, height: int, width: int, sigma: float,
     normalized: Normalized,
 ) -> Tensor:  # fmt: skip
-    """The flow of `path_flow` before its edge, and the sum of the arrows' weights of Eq. 6: (3, H, W)."""
+    """`spread_paths` at the size of the field: flow and sum of weights, (3, H, W)."""
     maps, total = torch.zeros(3, height, width), torch.zeros(height, width)
     scale = 1 / (sigma * height) ** 2
 
     def share(squared: Tensor) -> Tensor:
-        # The clamp keeps weights far away from becoming 0, and so their average defined: exp(-80) is a float32.
+        # exp(-80) is above 0 in float32, so that the average of far weights stays defined.
         squared = (squared * scale).clamp(max=80)
         return exact_weight(squared) if normalized == "exact" else torch.exp(-squared)
 
@@ -146,14 +146,14 @@ def _spread_paths(
 
 
 def nearest_on_path(path: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """How far every pixel is from a polyline, and which way the polyline goes near it.
+    """Distance of every pixel to a polyline, and the direction of the polyline near it.
 
     Args:
-        path: (K, 2) px; of one point the direction is zero.
+        path: (K, 2) px; the direction of a single point is zero.
 
     Returns:
         The squared distance (H, W) in px², and the direction (2, H, W): the mean of the unit vectors of all parts,
-        weighted by length / distance⁴, which is the part's own on the path. Float32.
+        weighted by length / distance⁴, so that on a part it is that part's own. Float32.
     """
     path = path.double()
     x = torch.arange(width, dtype=torch.float32)

@@ -1,6 +1,7 @@
-"""From a few arrows to a dense motion hint: Eq. 5-7 of the paper, spread from points; `paths` spreads from whole paths.
+"""Sparse to dense flow, Eq. 5-7 of the paper: the motion of a few points is spread over the picture.
 
-Points are (x, y) in pixels, origin at the first pixel centre; vectors are px per frame, x to the right and y down.
+`motion.paths` spreads from whole paths instead. Points are (x, y) in pixels, origin at the first pixel centre; vectors
+are px per frame, x to the right and y down.
 """
 
 from typing import Literal
@@ -18,9 +19,9 @@ def arrow_vectors(starts: Tensor, ends: Tensor, num_frames: int) -> Tensor:
     Eq. 5 prints the end *point* times the mask; the displacement is meant.
 
     Args:
-        starts: (N, 2) px, where the arrows begin: the places of the entries.
-        ends: (N, 2) px, where their tips are after the clip's last frame.
-        num_frames: Frames of the clip; it has `num_frames - 1` steps.
+        starts: (N, 2) px, the arrows' tails and so the places of the entries.
+        ends: (N, 2) px, the arrows' tips, reached in the last frame.
+        num_frames: Frames of the clip, which has `num_frames - 1` steps.
 
     Returns:
         (N, 2) px per frame.
@@ -43,23 +44,23 @@ def dense_flow(
     threshold_on: Literal["weight", "magnitude"],
     normalized: Normalized,
 ) -> Tensor:
-    """Spread the flow of a few points over the movable region (Eq. 6) and cut its far tails (Eq. 7).
+    """Spread the flow of a few points over the movable region (Eq. 6) and cut off its far tails (Eq. 7).
 
-    Eq. 6 weighs each point by exp(-(D/sigma)^2), D its distance. The paper does not say what Eq. 7 compares with R:
-    "weight", the sum of the weights, bounds the reach of an arrow whatever its speed; "magnitude", the length of the
-    dense flow in px per frame, is the literal reading. Single components are never compared.
+    Eq. 6 weights each point by exp(-(D/sigma)^2), where D is the distance to it. The paper does not say what Eq. 7
+    compares with R. "weight" compares the sum of the weights, so that an arrow's reach does not depend on its speed.
+    "magnitude" compares the length of the dense flow in px per frame, as Eq. 7 reads literally.
 
     Args:
         points: (N, 2) px; N = 0 gives a zero flow.
         vectors: (N, 2) px per frame.
         mask: (1, H, W) in {0, 1}; 1 where pixels may move.
         sigma: Reach of a point as a share of the frame height, above 0.
-        threshold: R, at least 0; what does not exceed it becomes 0.
+        threshold: R, at least 0; values up to R become 0.
         threshold_on: What Eq. 7 compares with R.
-        normalized: False adds arrows up, as the paper prints. True divides by the sum of the weights, so that arrows
-            average. "exact" averages with weights w / (1 - w), which are w far away and infinite at their point: the
-            flow there is exactly the point's vector whatever stands nearby (Shepard 1968), and one of zero is a pin.
-            A pin holds its surroundings and its weight does not count for R: else motion would reach farther by it.
+        normalized: False adds the arrows, as printed in the paper. True divides by the sum of the weights, so that the
+            arrows average. "exact" averages with the weights w / (1 - w) (Shepard 1968): they equal w far away and are
+            infinite at the point itself, so that the flow there is exactly the point's vector. A point with a zero
+            vector is a pin. The weight of a pin does not count for R, else motion would reach farther beside it.
 
     Returns:
         (2, H, W) px per frame, in the type of `vectors`.
@@ -72,7 +73,7 @@ def dense_flow(
     reach = sigma * height
     x = torch.arange(width, dtype=vectors.dtype, device=vectors.device)
     y = torch.arange(height, dtype=vectors.dtype, device=vectors.device)
-    # The weight is a product of one factor along x and one along y, so Eq. 6 is a matrix product over the points.
+    # Each weight is a factor along x times a factor along y, so that Eq. 6 is a matrix product over the points.
     distance_x = ((x - points[:, :1]) / reach) ** 2
     distance_y = ((y - points[:, 1:]) / reach) ** 2
     weight_x, weight_y = torch.exp(-distance_x), torch.exp(-distance_y)
@@ -90,7 +91,7 @@ def dense_flow(
 
 
 def check_spread(edge: str, sigma: float, threshold: float, threshold_on: str, normalized: object) -> None:
-    """Raises ValueError if an option of `bounded_flow` is not one."""
+    """Raises ValueError if an option of `bounded_flow` is not legal."""
     if edge not in ("cut", "soft"):
         raise ValueError(f"edge={edge!r}: must be 'cut' or 'soft'")
     if sigma <= 0:
@@ -114,11 +115,12 @@ def bounded_flow(
     threshold_on: Literal["weight", "magnitude"],
     normalized: Normalized,
 ) -> Tensor:
-    """`dense_flow` with an edge of choice.
+    """`dense_flow` with a hard or a soft edge.
 
     Args:
-        edge: Where an arrow's reach ends. "cut": at once, by Eq. 7, as printed. "soft": the flow fades with the weights
-            of Eq. 6 (the cut is then of little), and where a mask bounds it, not at all: all that may move moves.
+        edge: "cut" ends the motion at once, by Eq. 7 as printed. "soft" fades the flow with the weights of Eq. 6, so
+            that the cut removes little; where a mask bounds the motion, the flow does not fade, and the whole mask
+            moves.
 
     Returns:
         As `dense_flow`, (2, H, W) px per frame.
@@ -138,9 +140,9 @@ def bounded_flow(
 
 
 def _interpolate(distance_x: Tensor, distance_y: Tensor, vectors: Tensor) -> Tensor:
-    """The average (2, H, W) of `vectors` (N, 2) with weights w / (1 - w), w = exp(-distance_x - distance_y).
+    """The mean (2, H, W) of `vectors` (N, 2) with weights w / (1 - w), w = exp(-distance_x - distance_y).
 
-    Point by point, because these weights are no product and N maps at once could be gigabytes.
+    A loop over the points, because these weights are no product of x and y, and N maps at once could take gigabytes.
     """
     info = torch.finfo(vectors.dtype)
     flow = vectors.new_zeros(2, distance_y.shape[1], distance_x.shape[1])
@@ -153,16 +155,16 @@ def _interpolate(distance_x: Tensor, distance_y: Tensor, vectors: Tensor) -> Ten
 
 
 def exact_weight(squared: Tensor) -> Tensor:
-    """w / (1 - w) of w = exp(-squared) without its cancellation; the floor stands for the infinite one at the point."""
+    """w / (1 - w) of w = exp(-squared), computed without cancellation; at the point itself a large finite number."""
     return 1 / torch.expm1(squared).clamp_min(torch.finfo(squared.dtype).eps ** 2)
 
 
 def along_path(path: Tensor, share: Tensor) -> Tensor:
-    """Where a point is that follows a polyline at constant speed.
+    """Places of a point that follows a polyline at constant speed.
 
     Args:
         path: (K, 2) px, K at least 2, no two neighbours equal.
-        share: (T,) of the path's length behind it, at least 0; beyond 1 it goes straight on.
+        share: (T,), at least 0: the travelled share of the path's length; above 1 the point goes straight on.
 
     Returns:
         (T, 2) px.
