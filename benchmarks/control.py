@@ -26,7 +26,7 @@ import motionanim.cli.command
 from motionanim.data.stream import rng
 from motionanim.data.synthetic.clips import SyntheticClips
 from motionanim.metrics.motion import direction_error, region_flow, speed_gain, static_drift
-from motionanim.motion.controls import Arrow, Controls
+from motionanim.motion.drawing import Arrow, Controls
 from motionanim.motion.flow import motion_strength, trace_back, warp
 from motionanim.sampling.animator import Generator
 

@@ -29,7 +29,8 @@ from motionanim.media.visualize import sheet, write_picture
 from motionanim.metrics.edges import new_edges
 from motionanim.models.flow_estimator import DisFlow
 from motionanim.models.flow_refiner import FlowRefiner
-from motionanim.motion.controls import motion_field, parse_controls
+from motionanim.motion.controls import motion_field
+from motionanim.motion.drawing import parse_controls
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 T = str(CONF.parent / "motionanim" / "assets" / "flow-refiner" / "flow_refiner.safetensors")

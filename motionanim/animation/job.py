@@ -26,9 +26,9 @@ from motionanim.data.video import check_video_size
 from motionanim.files import check_kept, file_sha256
 from motionanim.media.image_io import fit, load_image, load_mask, model_size, stretched
 from motionanim.models.flow_refiner import FlowRefiner
-from motionanim.motion.controls import Fields, at_strength, may_refine, strength_to_px
-from motionanim.motion.drawing import Controls, crop_controls, fit_controls, inlined, parse_controls, region_files
-from motionanim.motion.flow import resize_flow
+from motionanim.motion.controls import Fields, at_strength, crop_controls, fit_controls, may_refine
+from motionanim.motion.drawing import Controls, inlined, parse_controls, region_files
+from motionanim.motion.flow import resize_flow, strength_to_px
 from motionanim.motion.kinds import Parts, doubts
 from motionanim.motion.regions import example_arrow, propose_region
 

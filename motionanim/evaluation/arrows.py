@@ -9,7 +9,8 @@ from torch import Tensor
 from motionanim.evaluation.cases import Case
 from motionanim.models.flow_refiner import FlowRefiner
 from motionanim.models.weights_io import weights_fingerprint
-from motionanim.motion.controls import Controls, Fields
+from motionanim.motion.controls import Fields
+from motionanim.motion.drawing import Controls
 
 RequestKind = Literal["arrows", "exact"]
 

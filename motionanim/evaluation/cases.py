@@ -18,8 +18,9 @@ from motionanim.data.video import Video
 from motionanim.evaluation.manifest import manifest_clips
 from motionanim.evaluation.reading import Reading, read_clip
 from motionanim.files import file_sha256, text_sha256
-from motionanim.motion.controls import Arrow, with_strength
+from motionanim.motion.drawing import Arrow
 from motionanim.motion.example_arrows import choose_starts, follow, thinned
+from motionanim.motion.flow import with_strength
 
 
 class Case(NamedTuple):

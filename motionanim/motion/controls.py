@@ -1,47 +1,83 @@
 """The motion field that a drawing asks for (Sec. 3.2, Eq. 5-8).
 
-The order: `parse_controls` in the photo's pixels, `fit_controls` to the model's, `motion_field`.
+Steps: `drawing.parse_controls` reads it in the photo's pixels, `fit_controls` brings it to the model's pixels, and
+`motion_field` computes the field.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from motionanim.media.image_io import model_size, stretched
-from motionanim.motion.drawing import Arrow, Controls, fit_controls, parse_controls, path_length, unclaimed
-from motionanim.motion.flow import resize_flow
+from motionanim.media.image_io import Fit, model_size, stretched
+from motionanim.motion.drawing import Arrow, Controls, Point, path_length, unclaimed
+from motionanim.motion.flow import resize_flow, strength_to_px
 from motionanim.motion.kinds import Parts, Sway, rigid_parts, velocity
 from motionanim.motion.paths import path_flow, path_hint
 from motionanim.motion.sparse_to_dense import Edge, Normalized, along_path, arrow_vectors, bounded_flow
 from motionanim.types import Hint
 
-__all__ = [
-    "Arrow", "Controls", "Fields", "at_strength", "fit_controls", "motion_field", "parse_controls", "strength_to_px",
-    "with_strength",
-]  # fmt: skip
-
-# The strength of Fig. 7's scale that stands for the training set's median: the middle of SVD's motion buckets.
-_MEDIAN_ID = 127
-
 
 class Refiner(Protocol):
-    """T: `models.flow_refiner.FlowRefiner`."""
+    """T, the flow refiner: `models.flow_refiner.FlowRefiner`."""
 
-    side: int  # root of the number of pixels of the pictures that it knows
+    side: int  # square root of the number of pixels of its training pictures
 
     def refine(self, image: Tensor, hint: Hint, mask: Tensor) -> Tensor: ...
 
 
 class Fields(NamedTuple):
-    """The motion field and what it was made from, px per frame."""
+    """The motion field and the fields it was made from, px per frame."""
 
     dense: Tensor  # (2, H, W) Eq. 5-7 of the flow arrows, at the first frame
-    refined: Tensor  # (2, H, W) what T makes of the same arrows; `dense` itself where it is not asked
-    per_step: Tensor  # (N-1, 2, H, W) of all kinds; flow alone is steady: one piece of memory seen N-1 times
+    refined: Tensor  # (2, H, W) T's flow of the same arrows; `dense` itself where T is not used
+    per_step: Tensor  # (N-1, 2, H, W) of all kinds; steady flow alone is one piece of memory, expanded
     parts: Parts  # the same by kind, for renderers; its flow is `refined`
+
+
+def fit_controls(controls: Controls, fit: Fit) -> Controls:
+    """Bring a drawing from the photo's pixels to the model's.
+
+    Raises:
+        ValueError: If a point is outside the part of the photo that the model sees, or no pixel of the mask or of a
+            region is inside it.
+    """
+    left, top, right, bottom = fit.visible
+
+    def move(name: str, points: Sequence[Point]) -> tuple[Point, ...]:
+        for x, y in points:
+            if not (left <= x <= right and top <= y <= bottom):
+                raise ValueError(
+                    f"{name}: the point ({x:g}, {y:g}) is cut off when the photo is cropped to the shape "
+                    f"{fit.width}x{fit.height}: keep x from {left:.1f} to {right:.1f} and y from {top:.1f} to "
+                    f"{bottom:.1f}, or crop the photo yourself"
+                )
+        return moved(points)
+
+    def moved(points: Sequence[Point]) -> tuple[Point, ...]:
+        return tuple((x, y) for x, y in fit.points(torch.tensor(points, dtype=torch.float64)).tolist())
+
+    fitted: dict[int, Tensor] = {}  # arrows that share a region still share it
+    arrows = []
+    for i, arrow in enumerate(controls.arrows):
+        if arrow.region is not None and id(arrow.region) not in fitted:
+            try:
+                fitted[id(arrow.region)] = fit.mask(arrow.region)
+            except ValueError as error:
+                raise ValueError(f"arrows[{i}]: region: {error}") from error
+        region = None if arrow.region is None else fitted[id(arrow.region)]
+        center = None if arrow.center is None else moved([arrow.center])[0]
+        arrows.append(arrow._replace(path=move(f"arrows[{i}]", arrow.path), region=region, center=center))
+    pins = tuple(move(f"pins[{i}]", [pin])[0] for i, pin in enumerate(controls.pins))
+    return Controls(tuple(arrows), pins, fit.mask(controls.mask))
+
+
+def crop_controls(controls: Controls, height: int, width: int) -> Controls:
+    """Cut the mask and all regions to their upper left height x width px."""
+    cut = {id(arrow.region): arrow.region[:, :height, :width] for arrow in controls.arrows if arrow.region is not None}
+    arrows = tuple(arrow._replace(region=cut.get(id(arrow.region))) for arrow in controls.arrows)
+    return controls._replace(arrows=arrows, mask=controls.mask[:, :height, :width])
 
 
 def motion_field(
@@ -62,33 +98,34 @@ def motion_field(
     refiner: Refiner | None = None,
     stepwise: bool = True,
 ) -> Fields:
-    """The motion field of a clip from a drawing: Eq. 5 to 7, or T instead of Eq. 7; and the motion of all other kinds.
+    """The motion field of a clip from a drawing: Eq. 5-7, or T instead of Eq. 7, and the motion of all other kinds.
 
-    A flow arrow of speed 1 carries what starts at its tail to its tip in `span` - 1 steps, at constant speed along its
-    path. Outside the mask nothing moves. Arrows of one region share it, by Eq. 6; regions know nothing of each other.
+    A flow arrow of speed 1 moves content from its tail to its tip in `span` - 1 steps, at constant speed along its
+    path. Nothing moves outside the mask. Arrows that share a region share it by Eq. 6; regions do not influence each
+    other.
 
     Args:
         controls: In the pixels of the field; its mask gives H and W.
         num_frames: N of the clip, at least 2.
-        span: Frames that an arrow of speed 1 takes, at least 2; the clip's own number is the paper's Eq. 5, the
-            model's window keeps the motion as fast when a user asks for a longer clip.
-        field: "eulerian": one steady field. "advected": the field of the flow arrows is drawn anew for each step, about
-            the points that moved along their paths and go straight on after them.
-        entries: Of a steady field. "path": all of an arrow's path is its entry, so that what it carries arrives
-            (`motion.paths.path_flow`). "start": every straight part of a path is an entry at its start, as in Eq. 5.
+        span: Frames that an arrow of speed 1 takes, at least 2. The clip's own number is the paper's Eq. 5; the model's
+            window keeps the speed when a user asks for a longer clip.
+        field: "eulerian": one steady field. "advected": the field of the flow arrows is computed anew for each step,
+            around the points that moved along their paths; after their tips they go straight on.
+        entries: Of a steady field. "path": the whole path of an arrow is its entry, so that moved content arrives at
+            the tip (`motion.paths.path_flow`). "start": each straight part of a path is an entry at its start, as in
+            Eq. 5.
         sigma, threshold, threshold_on, normalized, edge: As in `sparse_to_dense.bounded_flow`; pins need "exact".
         median_strength, strength: As in `at_strength`; a strength needs both.
-        image: (3, H, W) in [-1, 1], which `refiner` wants.
-        refiner: T, which decides how far the flow arrows reach where neither a region nor a mask says it. It works on
-            the image at its own size. Elsewhere it is not asked, nor where `may_refine` says that it knows no such
-            arrows.
-        stepwise: False leaves `per_step` empty, (0, 2, H, W): of a large photo it can take gigabytes.
+        image: (3, H, W) in [-1, 1]; `refiner` needs it.
+        refiner: T. It decides how far flow arrows reach where no region and no mask bounds them, and works on the image
+            at its own size. It is not used elsewhere, nor where `may_refine` is False.
+        stepwise: False leaves `per_step` empty, (0, 2, H, W): for a large photo it can take gigabytes.
 
     Returns:
         The fields, float32; all zero without arrows.
 
     Raises:
-        ValueError: If an option is not as above, or there are arrows and none of them moves anything.
+        ValueError: If an option is not as above, or there are flow arrows and none of them moves anything.
     """
     if num_frames < 2 or span < 2:
         raise ValueError(f"num_frames={num_frames}, span={span}: motion needs at least 2 frames")
@@ -149,7 +186,7 @@ def motion_field(
 
 
 def may_refine(field: str, entries: str, normalized: Normalized) -> bool:
-    """Whether T knows such arrows: it has learned from whole paths that are met exactly, in a steady field."""
+    """Whether T can use such arrows: it was trained on whole paths with exact weights, in a steady field."""
     return field == "eulerian" and entries == "path" and normalized == "exact"
 
 
@@ -157,7 +194,7 @@ def _refined(
     refiner: Refiner, image: Tensor, arrows: Sequence[Arrow], pins: Tensor, *, span: int, sigma: float,
     normalized: Normalized,
 ) -> Tensor:  # fmt: skip
-    """What T makes of arrows on an image of any size: (2, H, W) px per frame."""
+    """The flow that T makes of arrows on an image of any size: (2, H, W) px per frame."""
     height, width = image.shape[1:]
     small, way = stretched(image, *model_size(height, width, area=refiner.side**2, multiple=1))
     paths = [way.points(path) for path in _paths(arrows)]
@@ -170,29 +207,14 @@ def _refined(
     return resize_flow(flow, height, width)
 
 
-def strength_to_px(strength: float, *, median_strength: float, width: int) -> float:
-    """The 100-400 scale of Fig. 7 to Eq. 8's px per frame at `width`; the inverse of `MotionConditioner.strength_id`.
-
-    Args:
-        strength: At least 0; 127 is the training set's median, 0 stands still.
-        median_strength: That median, as a share of the width per frame.
-
-    Raises:
-        ValueError: If `strength` is not as above.
-    """
-    if not 0 <= strength < math.inf:
-        raise ValueError(f"strength={strength}: must be at least 0; the usual range is 100 to 400, 127 the median")
-    return strength / _MEDIAN_ID * median_strength * width
-
-
 def at_strength(controls: Controls, strength: float, *, span: int, median_strength: float) -> Controls:
-    """Flow arrows at a motion strength: their mean speed becomes `strength_to_px(strength)`, their ratios stay.
+    """Scale flow arrows to a motion strength: their mean speed becomes `strength_to_px(strength)`, their ratios stay.
 
-    A strength is the speed of what an arrow moves, because that is what a viewer sees; so it is the same with and
-    without a mask, for an object and for a whole sky, and a field that is carried along travels at it. Eq. 8's mean is
-    over the whole frame: in a small region the same number would be a much faster motion, up to leaving the picture;
-    and without a mask a mean over what moves would count the far, slow surroundings of an arrow. What the model is told
-    is Eq. 8 of the field that comes of it. The other kinds keep what was drawn: they say themselves where they end.
+    A strength is the speed of the content that an arrow moves, because that is what a viewer sees. So it is the same
+    with and without a mask, for an object and for a whole sky, and an advected field travels at it. Eq. 8 is the mean
+    over the whole frame: in a small region the same number would be a much faster motion, up to leaving the picture.
+    Without a mask a mean over all moving pixels would count the slow surroundings of an arrow. The model is told Eq. 8
+    of the resulting field. The other kinds of motion keep their speed: they define their own ends.
 
     Args:
         strength, median_strength: As in `strength_to_px`.
@@ -207,33 +229,10 @@ def at_strength(controls: Controls, strength: float, *, span: int, median_streng
     return controls._replace(arrows=tuple(arrows))
 
 
-def with_strength(flow: Tensor, strength: float | None, *, median_strength: float) -> Tensor:
-    """Scale a measured field to a motion strength; fields of arrows come at one by `at_strength`.
-
-    The speed of what moves becomes `strength_to_px(strength)`: the mean of |F| in which every pixel counts by its own
-    |F|, sum |F|² / sum |F|. Where all that moves has one speed this is that speed, however little of the frame moves;
-    slow surroundings and the noise of an estimate count for little.
-
-    Args:
-        flow: (N-1, 2, H, W) px per frame.
-        strength: As in `strength_to_px`; None keeps the field's own.
-        median_strength: As in `strength_to_px`.
-
-    Returns:
-        (N-1, 2, H, W) px per frame; a zero field stays zero.
-    """
-    if strength is None:
-        return flow
-    wanted = strength_to_px(strength, median_strength=median_strength, width=flow.shape[-1])
-    speed = torch.hypot(*flow.double().unbind(-3))
-    total = float(speed.sum())
-    return flow * (wanted * total / float(speed.square().sum())) if total > 0 else flow
-
-
 def _by_region(
     arrows: Sequence[Arrow], controls: Controls, spread: Callable[[Sequence[Arrow], Tensor], Tensor], *steps: int
 ) -> Tensor:
-    """The sum (*steps, 2, H, W) of what `spread` makes of the arrows of each region: their own pixels only."""
+    """The sum (*steps, 2, H, W) over regions of `spread` applied to the arrows of each region and its pixels."""
     made = torch.zeros(*steps, 2, *controls.mask.shape[1:])
     for region in {id(arrow.region): arrow.region for arrow in arrows}.values():
         own = [arrow for arrow in arrows if arrow.region is region]
@@ -246,11 +245,11 @@ def _paths(arrows: Sequence[Arrow]) -> list[Tensor]:
 
 
 def _starts(arrows: Sequence[Arrow], span: int) -> tuple[Tensor, Tensor]:
-    """The entries of the sparse flow (Eq. 5): points (M, 2) and vectors (M, 2) float64, one a straight part."""
+    """The entries of the sparse flow (Eq. 5), one for each straight part: points and vectors, (M, 2) float64 each."""
     points, vectors = [], []
     for arrow, path in zip(arrows, _paths(arrows), strict=True):
         lengths = torch.linalg.vector_norm(path.diff(dim=0), dim=1)
-        # Each part has its share of the time, by its length, and so all parts have one speed.
+        # Each part takes a share of the time in proportion to its length, so that all parts have one speed.
         faster = arrow.speed * (lengths.sum() / lengths)[:, None]
         points.append(path[:-1])
         vectors.append(arrow_vectors(path[:-1], path[1:], span) * faster)
@@ -258,7 +257,7 @@ def _starts(arrows: Sequence[Arrow], span: int) -> tuple[Tensor, Tensor]:
 
 
 def _moving(arrows: Sequence[Arrow], span: int, steps: int) -> tuple[Tensor, Tensor]:
-    """Where each arrow's point is before each step, and how it moves: (steps, M, 2) float64 twice."""
+    """Place of each arrow's point before each step, and its motion in that step: (steps, M, 2) float64 each."""
     share = torch.arange(steps + 1, dtype=torch.float64) / (span - 1)
     pairs = zip(arrows, _paths(arrows), strict=True)
     places = torch.stack([along_path(path, share * arrow.speed) for arrow, path in pairs], dim=1)

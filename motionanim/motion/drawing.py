@@ -1,4 +1,4 @@
-"""What an artist draws on a photo: arrows, pins, regions and a mask, read and checked.
+"""An artist's drawing on a photo: arrows, pins, regions and a mask, read and checked.
 
 Points are (x, y) in pixels, origin at the first pixel centre.
 """
@@ -14,17 +14,16 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from motionanim.media.image_io import Fit
 from motionanim.motion.regions import centroid, nearest_inside, number, point, read_region
 
 Point = tuple[float, float]
 Kind = Literal["flow", "move", "sway", "turn"]
 Easing = Literal["linear", "ease"]
 
-# An arrow that starts this near its region was meant to start in it, px.
+# An arrow whose start is at most this far outside its region is moved into it, px.
 SNAP = 2.0
 
-# Each part of a path costs a pass over the picture.
+# Limit of a path's points: each part of a path costs a pass over the picture.
 _MOST_POINTS = 1000
 
 _ARROW_FORM = "[x0, y0, x1, y1], [x0, y0, x1, y1, speed] or {path: [[x, y], [x, y], ...], speed: 1}"
@@ -35,7 +34,7 @@ _KEYS: dict[str, set[str]] = {
 
 
 class Arrow(NamedTuple):
-    """One motion; `motion.kinds` says exactly what each kind does."""
+    """One motion; `motion.kinds` defines each kind."""
 
     path: tuple[Point, ...]  # start, any corners, end; no two neighbours equal
     speed: float = 1.0  # above 0; 1 arrives with the last frame of the span, 2 in half of it
@@ -50,7 +49,7 @@ class Arrow(NamedTuple):
 
 
 class Controls(NamedTuple):
-    """All that was drawn, in the pixels of the mask's picture."""
+    """A whole drawing, in the pixels of its mask."""
 
     arrows: tuple[Arrow, ...]
     pins: tuple[Point, ...]  # these stand still
@@ -60,25 +59,25 @@ class Controls(NamedTuple):
 def parse_controls(value: Any, mask: Tensor) -> Controls:
     """Read arrows, pins and regions and check them.
 
-    An arrow without a region has the mask, less the regions of all other arrows. Where two regions overlap, the one of
-    the later arrow lies on top and the other loses those pixels. Regions are cut to the mask; if the mask lets
-    everything move and every arrow has a region, only the regions may move. A path may cross itself.
+    An arrow without a region moves the mask, less the regions of all other arrows. Where two regions overlap, the
+    region of the later arrow lies on top, and the other loses those pixels. Regions are cut to the mask. If the mask
+    lets everything move and each arrow has a region, only the regions may move. A path may cross itself.
 
     Args:
-        value: A list of arrows, each [x0, y0, x1, y1], [x0, y0, x1, y1, speed] or a mapping with `path`: [[x, y], ...],
-            and any of `kind`: flow (default), move, sway or turn; `region`: a name from `regions`, or as
-            `read_region` takes it; and the keys of its kind: `speed` (1) of flow, move and turn; `easing`
-            (linear or ease), `start` and `end` (frames) of move; `period` (frames, required) and `phase` (radians) of
-            sway; `center` ([x, y], default the region's centroid) of turn. Or {"arrows": that list, "pins":
-            [[x, y], ...], "regions": {name: region}}; or either as JSON text; or the path of a .json file that holds
-            it, whose mask files are then relative to it. None is no arrows.
-        mask: (1, H, W) in {0, 1} of the photo; its size is the range of the points. Ones let everything move.
+        value: A list of arrows. An arrow is [x0, y0, x1, y1], [x0, y0, x1, y1, speed] or a mapping with `path`: [[x,
+            y], ...], and optionally `kind`: flow (default), move, sway or turn; `region`: a name from `regions`, or as
+            in `read_region`; and the keys of its kind: `speed` (default 1) of flow, move and turn; `easing` (linear or
+            ease), `start` and `end` (frames) of move; `period` (frames, required) and `phase` (radians) of sway;
+            `center` ([x, y], default the region's centroid) of turn. Or {"arrows": that list, "pins": [[x, y], ...],
+            "regions": {name: region}}. Or either of the two as JSON text, or the path of a .json file that holds it;
+            mask files in it are relative to it. None means no arrows.
+        mask: (1, H, W) in {0, 1} of the photo; points must lie inside its size. Ones let everything move.
 
     Raises:
-        ValueError: If `value` is not as above, or a number is not finite, a point outside the image, an arrow or a part
-            of it without length; or a region has no pixel left, an arrow starts more than `SNAP` px outside its region
-            (nearer ones start at its nearest pixel), a kind lacks what it needs, or arrows that exclude each other
-            share a region.
+        ValueError: If `value` is not as above; a number is not finite, a point is outside the image, an arrow or a part
+            of it has no length; a region has no pixel left; an arrow starts more than `SNAP` px outside its region
+            (nearer ones are moved to its nearest pixel); a kind lacks a key; or arrows that exclude each other share a
+            region.
     """
     folder = Path()
     if isinstance(value, str | os.PathLike):
@@ -112,7 +111,7 @@ def parse_controls(value: Any, mask: Tensor) -> Controls:
 
 
 def inlined(value: Any) -> dict[str, Any]:
-    """A drawing that `parse_controls` accepts, without its .json file: mask files relative to the working folder."""
+    """A drawing for `parse_controls`, read from its file if it is one; mask files relative to the working folder."""
     folder = Path()
     if isinstance(value, str | os.PathLike):
         value, folder = _from_json(value)
@@ -128,7 +127,7 @@ def inlined(value: Any) -> dict[str, Any]:
 
 
 def region_files(value: Any) -> list[Path]:
-    """The mask files that a drawing names, as `parse_controls` takes it; the drawing must be one that it accepts."""
+    """The mask files that a drawing names. `parse_controls` must accept the drawing."""
     drawing = inlined(value)
     used = [arrow.get("region") for arrow in drawing["arrows"] if isinstance(arrow, Mapping)]
     named, used = drawing["regions"], [each for each in used if isinstance(each, str)]
@@ -136,70 +135,26 @@ def region_files(value: Any) -> list[Path]:
     return [Path(each) for each in regions if isinstance(each, str)]
 
 
-def fit_controls(controls: Controls, fit: Fit) -> Controls:
-    """Bring what was drawn on the photo to the model's pixels.
-
-    Raises:
-        ValueError: If a point is outside the part of the photo that the model sees, or nothing of the mask or of a
-            region is inside.
-    """
-    left, top, right, bottom = fit.visible
-
-    def move(name: str, points: Sequence[Point]) -> tuple[Point, ...]:
-        for x, y in points:
-            if not (left <= x <= right and top <= y <= bottom):
-                raise ValueError(
-                    f"{name}: the point ({x:g}, {y:g}) is cut off when the photo is cropped to the shape "
-                    f"{fit.width}x{fit.height}: keep x from {left:.1f} to {right:.1f} and y from {top:.1f} to "
-                    f"{bottom:.1f}, or crop the photo yourself"
-                )
-        return moved(points)
-
-    def moved(points: Sequence[Point]) -> tuple[Point, ...]:
-        return tuple((x, y) for x, y in fit.points(torch.tensor(points, dtype=torch.float64)).tolist())
-
-    fitted: dict[int, Tensor] = {}  # a region that arrows share stays one
-    arrows = []
-    for i, arrow in enumerate(controls.arrows):
-        if arrow.region is not None and id(arrow.region) not in fitted:
-            try:
-                fitted[id(arrow.region)] = fit.mask(arrow.region)
-            except ValueError as error:
-                raise ValueError(f"arrows[{i}]: region: {error}") from error
-        region = None if arrow.region is None else fitted[id(arrow.region)]
-        center = None if arrow.center is None else moved([arrow.center])[0]
-        arrows.append(arrow._replace(path=move(f"arrows[{i}]", arrow.path), region=region, center=center))
-    pins = tuple(move(f"pins[{i}]", [pin])[0] for i, pin in enumerate(controls.pins))
-    return Controls(tuple(arrows), pins, fit.mask(controls.mask))
-
-
-def crop_controls(controls: Controls, height: int, width: int) -> Controls:
-    """Cut the mask and all regions to their upper left height x width px."""
-    cut = {id(arrow.region): arrow.region[:, :height, :width] for arrow in controls.arrows if arrow.region is not None}
-    arrows = tuple(arrow._replace(region=cut.get(id(arrow.region))) for arrow in controls.arrows)
-    return controls._replace(arrows=arrows, mask=controls.mask[:, :height, :width])
-
-
 def unclaimed(controls: Controls) -> Tensor:
-    """The mask less all regions, (1, H, W): what arrows without a region may move."""
+    """The mask less all regions, (1, H, W): the pixels that arrows without a region may move."""
     regions = [arrow.region for arrow in controls.arrows if arrow.region is not None]
     return controls.mask * (1 - torch.stack(regions).amax(0)) if regions else controls.mask
 
 
 def path_length(arrow: Arrow) -> float:
-    """Of an arrow's path, px."""
+    """Length of an arrow's path, px."""
     return sum(math.dist(start, end) for start, end in pairwise(arrow.path))
 
 
 def turn_angle(arrow: Arrow) -> float:
-    """How far a turn arrow's path goes round its center, radians; from x to y, clockwise on the screen, is above 0."""
+    """Angle of a turn arrow's path around its center, radians; positive from x to y, clockwise on the screen."""
     cx, cy = arrow.center
     spokes = [(x - cx, y - cy) for x, y in arrow.path]
     return sum(math.atan2(a * d - b * c, a * c + b * d) for (a, b), (c, d) in pairwise(spokes))
 
 
 def _placed(arrows: Sequence[Arrow], pins: tuple[Point, ...], mask: Tensor) -> Controls:
-    """Regions cut to the mask and to those on top of them, arrows inside them, centers filled in."""
+    """The drawing with regions cut to the mask and to the regions on top, arrows inside them, and centers filled in."""
     free = bool((mask > 0).all())
     cut: dict[int, Tensor] = {}
     above = torch.zeros_like(mask)
@@ -237,7 +192,7 @@ def _placed(arrows: Sequence[Arrow], pins: tuple[Point, ...], mask: Tensor) -> C
 
 
 def _inside(name: str, arrow: Arrow, home: Tensor) -> Arrow:
-    """An arrow that starts in `home`, if need be at its nearest pixel."""
+    """The arrow, its start moved to the nearest pixel of `home` if it is just outside."""
     if not home.any():
         raise ValueError(f"{name}: the regions of other arrows leave nothing for it: give it a region of its own")
     (x, y), (start, distance) = arrow.path[0], nearest_inside(home, arrow.path[0])
@@ -260,7 +215,7 @@ def _inside(name: str, arrow: Arrow, home: Tensor) -> Arrow:
 
 
 def _from_json(value: str | os.PathLike[str]) -> tuple[Any, Path]:
-    """JSON text, or a .json file of it, as Python values, and the folder that its files are relative to."""
+    """The Python values of JSON text or of a .json file, and the folder that file names in it are relative to."""
     name, text, folder = "arrows", str(value), Path()
     if not text.lstrip().startswith(("[", "{")):
         name = text

@@ -1,4 +1,4 @@
-"""Arrows such as a user would draw, taken from a known motion: for training T and for asking methods.
+"""Arrows as a user would draw them, taken from a known motion: they train T, and the evaluation gives them to methods.
 
 Points are (x, y) in pixels, origin at the first pixel centre; vectors are px per frame, x to the right and y down.
 """
@@ -13,13 +13,13 @@ from motionanim.types import Hint
 
 
 def follow(flow: Tensor, start: tuple[float, float], steps: int, mask: Tensor) -> Tensor:
-    """The way of a point in a steady field, in steps of one frame, as long as it stays where something moves.
+    """The path of a point in a steady field, in steps of one frame, while it stays inside the moving region.
 
     Args:
         flow: (2, H, W) px per frame.
-        start: x, y.
-        steps: Most steps, at least 1; the first is always made, along the flow at the start, which is not zero.
-        mask: (1, H, W) in {0, 1}; the way ends at its edge and at the frame's. The flow outside is never read.
+        start: x, y; the flow there is not zero.
+        steps: Most steps, at least 1; the first step is always made.
+        mask: (1, H, W) in {0, 1}; the path ends at its edge and at the frame's. The flow outside it is never used.
 
     Returns:
         (K, 2) float64 px, K from 2 to `steps` + 1, no two neighbours equal.
@@ -28,7 +28,7 @@ def follow(flow: Tensor, start: tuple[float, float], steps: int, mask: Tensor) -
     field, moves = flow.double().numpy(), mask[0].numpy() > 0
 
     def at(place: np.ndarray) -> np.ndarray:
-        # Bilinear, over those of the four pixels that move: the others would slow the way down at the region's edge.
+        # Bilinear over the moving ones of the four pixels: the others would slow the point down at the region's edge.
         x, y = np.clip(place, 0, (width - 1, height - 1))
         left, top = min(int(x), max(width - 2, 0)), min(int(y), max(height - 2, 0))
         corners = (slice(top, top + 2), slice(left, left + 2))
@@ -57,7 +57,7 @@ def follow(flow: Tensor, start: tuple[float, float], steps: int, mask: Tensor) -
 def choose_starts(
     flow: Tensor, mask: Tensor, generator: np.random.Generator, *, max_arrows: int
 ) -> list[tuple[int, int]]:
-    """Where 1 to `max_arrows` arrows begin: (x, y) of random pixels that may move and do, in reading order."""
+    """Starts of 1 to `max_arrows` arrows: (x, y) of random moving pixels inside the mask, in reading order."""
     movable = torch.nonzero((mask[0] > 0) & (torch.linalg.vector_norm(flow, dim=0) > 1e-3))
     count = min(int(generator.integers(1, max_arrows + 1)), len(movable))
     if count == 0:
@@ -76,15 +76,15 @@ def sample_hint(
     sigma: float,
     normalized: Normalized,
 ) -> Hint:
-    """A hint such as a user would give: some arrows along the true motion.
+    """A hint like a user's: some arrows along the true motion.
 
-    Half of the arrows follow it as a path, the others are straight from their start to the end of that path. Half of
-    them end where the moving region ends, and half go on, as nobody draws to the pixel.
+    Half of the arrows follow the motion as a path; the others are straight, from the start of that path to its end.
+    Half of them end where the moving region ends; the others go on, because users do not draw to the pixel.
 
     Args:
         flow: (2, H, W) px per frame, the true steady field.
         mask: (1, H, W) in {0, 1}; 1 where pixels may move. An empty mask gives a hint of zeros.
-        generator: Source of all draws.
+        generator: Source of all random draws.
         max_arrows: Most arrows in a hint, at least 1.
         max_frames: Most frames that an arrow spans, at least 2; the number is log-uniform from 2.
         sigma, normalized: As in `motion.paths.path_flow`.
@@ -105,7 +105,7 @@ def sample_hint(
         if beyond and made < steps:
             last = way[-1] + (way[-1] - way[-2]) * torch.arange(1, steps - made + 1)[:, None]
             way = torch.cat([way, last])
-        # A path that turns back has no straight arrow that says so.
+        # No straight arrow stands for a path that turns back.
         whole = float(torch.linalg.vector_norm(way.diff(dim=0), dim=1).sum())
         if straight and float(torch.linalg.vector_norm(way[-1] - way[0])) > 0.7 * whole:
             way = way[[0, -1]]
@@ -119,7 +119,7 @@ def sample_hint(
 
 
 def thinned(way: Tensor, most: int = 6) -> Tensor:
-    """At most `most` points of a way, both ends among them: each part of a path costs a pass over the picture."""
+    """At most `most` points of a path, its ends among them: each part of a path costs a pass over the picture."""
     if len(way) <= most:
         return way
     return way[torch.linspace(0, len(way) - 1, most).round().long()]

@@ -4,6 +4,8 @@ A flow tensor has two channels on axis -3: channel 0 is x to the right, channel 
 that tensor's own resolution*. Only `resize_flow` may resize one.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,6 +16,8 @@ Area = tuple[slice, slice]  # rows and columns of a picture
 STILL = 0.1  # a place with less speed stands still
 MOVES = 0.5  # a pixel with more speed in the next step keeps moving
 PROBE = 1.5  # px, the least distance at which stillness is measured
+
+MEDIAN_ID = 127  # strength of the training set's median on the scale of Fig. 7: the middle of SVD's motion buckets
 
 
 def pixel_grid(height: int, width: int, device: torch.device | None = None) -> Tensor:
@@ -168,6 +172,45 @@ def motion_strength(flow: Tensor) -> Tensor:
     """
     x, y = flow.float().unbind(-3)
     return torch.hypot(x, y).flatten(1).mean(1)  # on a CPU 20 times as fast as vector_norm over this axis
+
+
+def strength_to_px(strength: float, *, median_strength: float, width: int) -> float:
+    """From the 100-400 scale of Fig. 7 to px per frame (Eq. 8) at `width`; the inverse of
+    `MotionConditioner.strength_id`.
+
+    Args:
+        strength: At least 0; 127 is the training set's median, 0 is no motion.
+        median_strength: That median, as a share of the width per frame.
+
+    Raises:
+        ValueError: If `strength` is not as above.
+    """
+    if not 0 <= strength < math.inf:
+        raise ValueError(f"strength={strength}: must be at least 0; the usual range is 100 to 400, 127 the median")
+    return strength / MEDIAN_ID * median_strength * width
+
+
+def with_strength(flow: Tensor, strength: float | None, *, median_strength: float) -> Tensor:
+    """Scale a measured field to a motion strength; `motion.controls.at_strength` does it for arrows.
+
+    The speed of the moving parts becomes `strength_to_px(strength)`. It is the mean of |F| weighted by |F| itself, sum
+    |F|² / sum |F|: where all moving pixels have one speed, it is that speed, however few they are; slow surroundings
+    and the noise of an estimate count for little.
+
+    Args:
+        flow: (N-1, 2, H, W) px per frame.
+        strength: As in `strength_to_px`; None keeps the field's own.
+        median_strength: As in `strength_to_px`.
+
+    Returns:
+        (N-1, 2, H, W) px per frame; a zero field stays zero.
+    """
+    if strength is None:
+        return flow
+    wanted = strength_to_px(strength, median_strength=median_strength, width=flow.shape[-1])
+    speed = torch.hypot(*flow.double().unbind(-3))
+    total = float(speed.sum())
+    return flow * (wanted * total / float(speed.square().sum())) if total > 0 else flow
 
 
 def resize_flow(flow: Tensor, height: int, width: int) -> Tensor:

@@ -1,12 +1,11 @@
-"""Kinds of motion as exact functions of time: what a renderer draws, and the velocity field that a model gets.
+"""Kinds of motion as exact functions of time: displacements for renderers, and velocities for the model.
 
-flow: a steady velocity field carries the texture for as long as the video lasts (water, clouds, smoke).
-move: a rigid region travels along a path and rests at its end; it uncovers what lay behind it.
-sway: every pixel swings about its place (leaves, flags); nothing is uncovered, and a whole period is a loop.
-turn: a region rotates about a point (wheels).
+flow: a steady velocity field moves texture for as long as the video lasts (water, clouds, smoke). move: a rigid region
+travels along a path, rests at its end, and uncovers the ground behind it. sway: each pixel swings about its place
+(leaves, flags); nothing is uncovered, and a whole period is a loop. turn: a region rotates about a point (wheels).
 
-Frame 0 is the photo: every displacement is 0 there. Displacements and velocities are in px, channel 0 = x right,
-1 = y down.
+Frame 0 is the photo: all displacements are 0 there. Displacements are in px and velocities in px per frame; channel 0
+is x to the right, channel 1 is y down.
 """
 
 import math
@@ -21,18 +20,22 @@ from motionanim.motion.drawing import Arrow, Controls, path_length, turn_angle, 
 from motionanim.motion.flow import Area, area_grid
 from motionanim.motion.sparse_to_dense import along_path
 
+RIM = 2  # px around a region that travels
+EDGE = 2  # px that a path may lie outside its region: drawing by hand is no more exact
+FASTEST = 1 / 16  # of the height per frame: faster flow arrows get a warning; nine times the training set's median
+
 
 class Move(NamedTuple):
     """A rigid region that travels."""
 
     region: Tensor  # (1, H, W) in {0, 1}, where it is in frame 0
-    offsets: Tensor  # (N, 2) px float64: how far it is from there in each frame
+    offsets: Tensor  # (N, 2) px float64: displacement in each frame
 
 
 class Sway(NamedTuple):
-    """Pixels that swing about their places: displacement amplitude * `sway_wave`."""
+    """Pixels that swing about their places: the displacement is amplitude * `sway_wave`."""
 
-    amplitude: Tensor  # (2, H, W) px, from rest to the farthest reach
+    amplitude: Tensor  # (2, H, W) px, from rest to the farthest point
     period: float  # frames
     phase: float  # radians
 
@@ -42,11 +45,11 @@ class Turn(NamedTuple):
 
     region: Tensor  # (1, H, W) in {0, 1}
     center: tuple[float, float]  # px
-    angle: float  # radians per frame, above 0 from x to y: clockwise on the screen
+    angle: float  # radians per frame; positive from x to y, clockwise on the screen
 
 
 class Parts(NamedTuple):
-    """All motion of a drawing, by kind. No two parts share a pixel in frame 0, except sways of one region."""
+    """All motion of a drawing by kind. No two parts share a pixel in frame 0, except sways of one region."""
 
     flow: Tensor  # (2, H, W) px per frame, steady
     moves: tuple[Move, ...] = ()
@@ -59,11 +62,11 @@ class Parts(NamedTuple):
 
 
 def move_offsets(arrow: Arrow, *, num_frames: int, span: int) -> Tensor:
-    """How far a move arrow's region is from its place: (N, 2) px, float64.
+    """Displacement of a move arrow's region in each frame: (N, 2) px, float64.
 
-    It rests until frame `start`, goes along the path until frame `end`, by default `start` + (span - 1) / speed, and
-    rests there. Easing "linear" has one speed; "ease" starts and stops gently: share 3 s² - 2 s³ of the path at share s
-    of the time.
+    It rests until frame `start`, follows the path until frame `end` (default: `start` + (span - 1) / speed), and rests
+    there. Easing "linear" has constant speed; "ease" starts and stops gently: at share s of the time it has travelled
+    the share 3 s² - 2 s³ of the path.
     """
     duration = (span - 1) / arrow.speed if arrow.end is None else arrow.end - arrow.start
     share = ((torch.arange(num_frames, dtype=torch.float64) - arrow.start) / duration).clamp(0, 1)
@@ -74,18 +77,19 @@ def move_offsets(arrow: Arrow, *, num_frames: int, span: int) -> Tensor:
 
 
 def sway_wave(sway: Sway, frames: Tensor) -> Tensor:
-    """sin(2 pi t / period + phase) - sin(phase) at frames t of any shape: 0 at frame 0 and after every period."""
+    """sin(2 pi t / period + phase) - sin(phase) at frames t of any shape: 0 at frame 0 and after each period."""
     half = math.pi * frames.double() / sway.period
-    return 2 * torch.sin(half) * torch.cos(half + sway.phase)  # as a product it is exactly 0 at frame 0
+    return 2 * torch.sin(half) * torch.cos(half + sway.phase)  # unlike the difference exactly 0 at frame 0
 
 
 def turn_displacement(turn: Turn, frames: float, area: Area | None = None) -> Tensor:
-    """R(p - center) - (p - center) inside the region, (2, H, W) px, R the rotation of that many frames.
+    """R(p - center) - (p - center) inside the region, (2, H, W) px, where R is the rotation of that many frames.
 
-    Negative `frames` give the way back: what is at p in frame t was at p + turn_displacement(turn, -t) in frame 0.
+    Negative `frames` give the backward offsets: content at p in frame t was at p + turn_displacement(turn, -t) in frame
+    0.
 
     Args:
-        area: The pixels that are wanted, (2, h, w); None: all.
+        area: Compute only these pixels, (2, h, w); None: all.
     """
     height, width = turn.region.shape[-2:]
     rows, columns = area or (slice(0, height), slice(0, width))
@@ -95,7 +99,7 @@ def turn_displacement(turn: Turn, frames: float, area: Area | None = None) -> Te
 
 
 def shifted(region: Tensor, offset: Sequence[float]) -> Tensor:
-    """A region (1, H, W) moved by (x, y) px to the nearest whole pixel; what leaves the picture is cut off."""
+    """A region (1, H, W) moved by (x, y) px, rounded to whole pixels; parts outside the picture are cut off."""
     across, down = (math.floor(each + 0.5) for each in offset)
     height, width = region.shape[-2:]
     made = torch.zeros_like(region)
@@ -107,21 +111,22 @@ def shifted(region: Tensor, offset: Sequence[float]) -> Tensor:
 
 
 def velocity(parts: Parts, num_frames: int, *, flow: Tensor | None = None) -> Tensor:
-    """The motion of every pixel of every frame to the next: (N-1, 2, H, W) px per frame, float32.
+    """The motion of each pixel from each frame to the next: (N-1, 2, H, W) px per frame, float32.
 
-    A swaying pixel moves by the difference of its displacements, a turning one by its exact rotation, and a moved
-    region by one vector wherever it is by then, on top of all else; the ground that it uncovers stands still.
+    A swaying pixel moves by the difference of its displacements, a turning pixel by its exact rotation. All pixels that
+    a moved region covers in a frame have the region's velocity, whatever else moves there; the ground that it uncovers
+    stands still.
 
     Args:
         flow: (N-1, 2, H, W) instead of the steady flow of `parts`.
 
     Returns:
-        The field; of flow alone it is one piece of memory seen N-1 times.
+        The field; steady flow alone is one piece of memory, expanded.
     """
     steps = parts.flow.expand(num_frames - 1, -1, -1, -1) if flow is None else flow
     if parts.flow_only:
         return steps
-    steps = steps + sum(turn_displacement(turn, 1) for turn in parts.turns)  # a copy, which is changed below
+    steps = steps + sum(turn_displacement(turn, 1) for turn in parts.turns)  # a copy, changed in place below
     frames = torch.arange(num_frames)
     for sway in parts.sways:
         steps += sway.amplitude * sway_wave(sway, frames).diff().float().view(-1, 1, 1, 1)
@@ -133,7 +138,7 @@ def velocity(parts: Parts, num_frames: int, *, flow: Tensor | None = None) -> Te
 
 
 def peak_velocity(parts: Parts) -> Tensor:
-    """Of every pixel of frame 0 the motion at its fastest, (2, H, W) px per frame: a picture of all kinds at once."""
+    """The fastest motion of each pixel of frame 0, (2, H, W) px per frame: one picture of all kinds."""
     peak = parts.flow + sum(turn_displacement(turn, 1) for turn in parts.turns)
     for sway in parts.sways:
         peak = peak + sway.amplitude * (2 * math.pi / sway.period)
@@ -145,7 +150,7 @@ def peak_velocity(parts: Parts) -> Tensor:
 
 
 def swept(mask: Tensor, parts: Parts) -> Tensor:
-    """Where anything moves at any time: the mask (1, H, W), and all places that a moved region comes to."""
+    """All pixels that move at any time, (1, H, W): the mask, and all places that moved regions come to."""
     reached = mask
     for move in parts.moves:
         rim = with_rim(move.region)
@@ -155,15 +160,15 @@ def swept(mask: Tensor, parts: Parts) -> Tensor:
 
 
 def with_rim(region: Tensor) -> Tensor:
-    """A region (1, H, W) and the `RIM` px around it, which hold a mixture of both sides."""
+    """A region (1, H, W) and the `RIM` px around it, which mix the colours of both sides."""
     size = 2 * RIM + 1
     return torch.nn.functional.max_pool2d(region[None], size, stride=1, padding=RIM)[0]
 
 
 def rigid_parts(controls: Controls, *, num_frames: int, span: int) -> tuple[tuple[Move, ...], tuple[Turn, ...]]:
-    """The moves and turns of a drawing, whose regions are as drawn.
+    """The moves and turns of a drawing.
 
-    A turn arrow of speed 1 goes round by its own angle in `span` - 1 steps, and on at that speed.
+    A turn arrow of speed 1 rotates by its own angle in `span` - 1 steps, and goes on at that speed.
     """
     moves = tuple(
         Move(arrow.region, move_offsets(arrow, num_frames=num_frames, span=span))
@@ -179,7 +184,7 @@ def rigid_parts(controls: Controls, *, num_frames: int, span: int) -> tuple[tupl
 
 
 def doubts(controls: Controls, *, span: int, crossings: bool) -> list[str]:
-    """What a drawing asks for that is likely to look bad, a line each.
+    """Warnings about parts of a drawing that probably look bad, one line each.
 
     Args:
         span: Frames that an arrow of speed 1 takes.
@@ -211,14 +216,8 @@ def doubts(controls: Controls, *, span: int, crossings: bool) -> list[str]:
     return found
 
 
-RIM = 2  # px around a region that travels
-EDGE = 2  # px that a path may be outside its region: a hand draws no closer
-# A flow arrow above this share of the height per frame is doubted: 8 px at 128, nine times the training median.
-FASTEST = 1 / 16
-
-
 def _leaves(path: Sequence[tuple[float, float]], region: Tensor) -> tuple[float, float] | None:
-    """The first place (x, y) on a path that is more than `EDGE` px outside a region (1, H, W), if any."""
+    """The first point (x, y) of a path that is more than `EDGE` px outside a region (1, H, W), if any."""
     corners = torch.tensor(path, dtype=torch.float64)
     steps = corners.diff(dim=0)
     counts = torch.linalg.vector_norm(steps, dim=1).ceil().long().clamp(min=1)  # a place every px
@@ -235,7 +234,7 @@ def _leaves(path: Sequence[tuple[float, float]], region: Tensor) -> tuple[float,
 
 
 def crosses_itself(path: Sequence[tuple[float, float]]) -> bool:
-    """Whether two parts of a path that are no neighbours meet in their inner points."""
+    """Whether two parts of a path that are not neighbours meet in their inner points."""
     points = torch.tensor(path, dtype=torch.float64)
     start, way = points[:-1], points.diff(dim=0)
 
@@ -244,5 +243,5 @@ def crosses_itself(path: Sequence[tuple[float, float]]) -> bool:
 
     between = start[None] - start[:, None]  # [i, j]: from i's start to j's
     turn = cross(way[:, None], way[None])
-    share = cross(between, way[None]) / turn  # of i; parallel parts give infinity or NaN, which no comparison takes
+    share = cross(between, way[None]) / turn  # of i; infinite or NaN for parallel parts, which fail the test below
     return bool(((share > 0) & (share < 1) & (share.T > 0) & (share.T < 1)).triu(2).any())

@@ -17,7 +17,7 @@ from motionanim.motion.paths import nearest_on_path
 
 _FORM = "a mask file, or a list of polygons [[x, y], [x, y], [x, y], ...] and strokes {brush: [[x, y], ...], radius: r}"
 
-# Of `propose_region`: GrabCut sees the picture at most this large, so that it takes about a second.
+# `propose_region` shrinks the picture to this longer side, so that GrabCut takes about a second.
 _GRABCUT_SIDE = 384
 _GRABCUT_ROUNDS = 5
 
@@ -26,14 +26,14 @@ def read_region(name: str, value: Any, height: int, width: int, folder: Path) ->
     """Read one region and check it.
 
     Args:
-        name: What an error calls it.
-        value: The path of a mask file of the photo's size (relative to `folder`); or a list of polygons, each a list of
-            at least 3 points, and of brush strokes {"brush": [[x, y], ...], "radius": r}: the union of all; or one
-            stroke alone. Points may be up to one frame outside the image.
+        name: Its name in error messages.
+        value: The path of a mask file of the photo's size, relative to `folder`. Or a list of polygons, each a list of
+            at least 3 points, and of brush strokes {"brush": [[x, y], ...], "radius": r}; the region is their union. Or
+            one stroke alone. Points may lie up to one frame outside the image.
         height, width: Of the photo.
 
     Returns:
-        (1, H, W) in {0, 1}: 1 in the region. A stroke holds every pixel whose centre is within `radius` of its line.
+        (1, H, W) in {0, 1}; 1 in the region. A stroke holds each pixel whose centre is within `radius` of its line.
 
     Raises:
         ValueError: If `value` is not as above, or no pixel is inside.
@@ -63,7 +63,7 @@ def centroid(region: Tensor) -> tuple[float, float]:
 
 
 def nearest_inside(region: Tensor, point: tuple[float, float]) -> tuple[tuple[float, float], float]:
-    """The pixel (x, y) of a region nearest to a point, and its distance in px: 0 where the point's own is inside."""
+    """The pixel (x, y) of a region nearest to a point, and its distance in px; a point inside is returned with 0."""
     x, y = point
     if region[0, round(y), round(x)] > 0:
         return point, 0.0
@@ -74,7 +74,7 @@ def nearest_inside(region: Tensor, point: tuple[float, float]) -> tuple[tuple[fl
 
 
 def number(name: str, value: Any) -> float:
-    """A finite number of a drawing. Raises ValueError if it is none."""
+    """A number of a drawing. Raises ValueError if it is not a finite number."""
     # The comparison rejects NaN, infinity, and whole numbers too large for a float.
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e300:
         raise ValueError(f"{name}: {str(value)[:40]} must be a finite number")
@@ -82,7 +82,7 @@ def number(name: str, value: Any) -> float:
 
 
 def point(name: str, value: Any, height: int, width: int, *, around: int = 0) -> tuple[float, float]:
-    """A point of a drawing, at most `around` frames outside the image. Raises ValueError if it is none."""
+    """A point of a drawing, at most `around` frames outside the image. Raises ValueError if it is not."""
     if isinstance(value, str) or not isinstance(value, Sequence) or len(value) != 2:
         raise ValueError(f"{name}={str(value)[:80]}: must be a point [x, y]")
     x, y = (number(name, coordinate) for coordinate in value)
@@ -119,7 +119,7 @@ def _stroke(name: str, value: Mapping[str, Any], height: int, width: int) -> Ten
     for part in line.unfold(0, 2, 1).mT if len(line) > 1 else line[None]:
         if len(part) == 2 and part[0].equal(part[1]):
             part = part[:1]
-        # Only the pixels about this part, for a photo has millions.
+        # Only the pixels around this part: a photo has millions.
         low = (part.amin(0) - radius).floor().clamp(min=0).long()
         high = torch.minimum((part.amax(0) + radius).ceil().long() + 1, torch.tensor([width, height]))
         if (high > low).all():
@@ -133,19 +133,19 @@ def _stroke(name: str, value: Mapping[str, Any], height: int, width: int) -> Ten
 def propose_region(
     image: Tensor, arrows: Sequence[Sequence[tuple[float, float]]], pins: Sequence[tuple[float, float]]
 ) -> Tensor:
-    """Guess what the arrows are meant to move: GrabCut (Rother et al. 2004) from their places.
+    """Guess the region that the arrows are meant to move: GrabCut (Rother et al. 2004), started from the arrows.
 
-    The surroundings of every path's first half count as inside, those of a pin as outside, all else is decided by
-    colour, inside first near the paths. Only what is connected with an arrow's start is kept. The guess is often
-    wrong (photo.md: IoU .30 with what truly moves on 23 clips): show it before it is used.
+    The surroundings of each path's first half count as inside, the surroundings of pins as outside. Colour decides the
+    rest, with a preference for inside near the paths. Only parts connected with an arrow's start are kept. The guess is
+    often wrong (an IoU of .30 with the true moving region on 23 clips): show it before it is used.
 
     Args:
         image: (3, H, W) in [-1, 1].
-        arrows: Paths, each of at least 2 points (x, y) in px; at least one.
+        arrows: Paths of at least 2 points (x, y) in px each; at least one path.
         pins: Points (x, y) in px.
 
     Returns:
-        (1, H, W) in {0, 1}; the same for the same input.
+        (1, H, W) in {0, 1}; deterministic.
 
     Raises:
         ValueError: If there are no arrows.
@@ -169,10 +169,10 @@ def propose_region(
         half = torch.stack([path[0], (path[0] + path[1]) / 2]) if len(path) == 2 else path[: (len(path) + 1) // 2]
         inside = nearest_on_path(half, *labels.shape)[0].numpy() <= core**2
         labels[inside & (labels != cv2.GC_BGD)] = cv2.GC_FGD
-        # The start itself always moves, even beside a pin or on a picture of few pixels.
+        # The start itself always moves, even beside a pin or in a tiny picture.
         x, y = _pixel(path[0].numpy().clip(0, np.array(small) - 1))
         labels[y, x], starts[y, x] = cv2.GC_FGD, 1
-    if (labels % 2 == 0).any():  # without a pixel that may stand still there is nothing to part
+    if (labels % 2 == 0).any():  # GrabCut needs at least one pixel that may be outside
         cv2.setRNGSeed(0)
         work = (np.zeros((1, 65)), np.zeros((1, 65)))
         cv2.grabCut(pixels, labels, None, *work, _GRABCUT_ROUNDS, cv2.GC_INIT_WITH_MASK)
@@ -190,14 +190,14 @@ def example_arrow(mask: Tensor) -> list[int]:
     """An arrow [x0, y0, x1, y1] to copy and change: from well inside the mask, a tenth of the width to the side.
 
     Args:
-        mask: (1, H, W) in {0, 1}, at least one pixel 1 and W at least 2.
+        mask: (1, H, W) in {0, 1}; at least one pixel is 1, and W is at least 2.
 
     Returns:
-        Pixels of the mask's picture: the start is in the mask, the tip to its right, or to its left where the picture
-        ends.
+        Pixels of the mask's picture. The start is in the mask; the tip is to its right, or to its left where the
+        picture ends.
     """
     width = mask.shape[2]
-    # The picture's border counts as an edge of the mask, so that a mask of ones gives the middle.
+    # The picture's border counts as an edge of the mask, so that a mask of ones gives the centre.
     framed = np.pad(mask[0].numpy().astype(np.uint8), 1)
     depth = cv2.distanceTransform(framed, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
     places = np.argwhere(depth >= depth.max() - 0.5)

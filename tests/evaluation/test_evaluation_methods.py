@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from motionanim.evaluation.methods import Control, Eulerian, Ours, Warp
 from motionanim.models.flow_refiner import FlowRefiner
 from motionanim.models.weights_io import weights_fingerprint
-from motionanim.motion.controls import Controls, motion_field
+from motionanim.motion.controls import motion_field
+from motionanim.motion.drawing import Controls
 from motionanim.motion.eulerian import render
 
 

@@ -14,7 +14,8 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from motionanim.media.image_io import fit
-from motionanim.motion.drawing import Arrow, crop_controls, fit_controls, parse_controls, turn_angle
+from motionanim.motion.controls import crop_controls, fit_controls
+from motionanim.motion.drawing import Arrow, parse_controls, turn_angle
 
 MASK = torch.ones(1, 48, 64)
 LEFT, RIGHT = ([[[x, 4], [x + 16, 4], [x + 16, 40], [x, 40]]] for x in (4, 40))
