@@ -1,7 +1,7 @@
-"""Photos and masks in, and the way from a photo's pixels to the model's.
+"""Reading photos and masks, and mapping a photo's pixels to the model's.
 
-Points are (x, y) in pixels, origin at the first pixel centre. Colours become sRGB by the embedded profile; without
-one, or with one that cannot be used, pixels are taken as sRGB.
+Points are (x, y) in pixels, origin at the first pixel centre. An embedded colour profile converts colours to sRGB;
+pixels without a usable profile are taken as sRGB.
 """
 
 import io
@@ -21,10 +21,10 @@ from torch import Tensor
 
 register_heif_opener()  # phones write HEIC
 
-# Larger pictures take gigabytes as float32. Below Pillow's own limit, whose warning is silenced for this one.
+# Larger pictures take gigabytes as float32. This replaces Pillow's own limit, whose warning `_read` silences.
 _MAX_PIXELS = 100_000_000
 
-# What Pillow's decoders raise on damaged files.
+# Errors of Pillow's decoders on damaged files.
 _DAMAGE = (
     OSError,
     ValueError,
@@ -39,9 +39,9 @@ _DAMAGE = (
 
 
 class Fit(NamedTuple):
-    """How a photo became the model's picture: resized to cover it and cropped at the centre, or stretched."""
+    """The mapping from a photo to the model's picture: resized to cover it and cropped at the centre, or stretched."""
 
-    # Resized px per photo px, along x and y: equal but for rounding after `fit`, up to a tenth apart after `stretched`.
+    # Resized px per photo px along x and y: equal up to rounding after `fit`, up to 10 % apart after `stretched`.
     scale: tuple[float, float]
     left: int  # px cut off the resized photo
     top: int
@@ -49,21 +49,23 @@ class Fit(NamedTuple):
     width: int
 
     def points(self, xy: Tensor) -> Tensor:
-        """Points (..., 2) of the photo as points of the model's picture: x' = (x + 0.5) * scale - 0.5 - left."""
+        """Map points (..., 2) of the photo to the model's picture: x' = (x + 0.5) * scale - 0.5 - left."""
         return (xy + 0.5) * xy.new_tensor(self.scale) - 0.5 - xy.new_tensor([self.left, self.top])
 
     @property
     def visible(self) -> tuple[float, float, float, float]:
-        """The borders of what the model sees, in photo px: left, top, right, bottom, at the outer pixels' edges."""
+        """The borders of the part that the model sees, in photo px: left, top, right, bottom, at the outer pixels'
+        edges.
+        """
         x, y = self.scale
         right, bottom = (self.left + self.width) / x, (self.top + self.height) / y
         return self.left / x - 0.5, self.top / y - 0.5, right - 0.5, bottom - 0.5
 
     def mask(self, mask: Tensor) -> Tensor:
-        """A mask (1, H, W) of the photo as (1, height, width) in {0, 1}: 1 where more than half of a pixel is 1.
+        """Map a mask (1, H, W) of the photo to (1, height, width) in {0, 1}: 1 where more than half of a pixel is 1.
 
         Raises:
-            ValueError: If nothing of it is left, so that nothing may move.
+            ValueError: If no pixel of the mask is left, so that nothing could move.
         """
         fitted = (self.cut(mask, "bilinear") > 0.5).to(mask.dtype)
         if not fitted.any():
@@ -75,7 +77,7 @@ class Fit(NamedTuple):
         return fitted
 
     def cut(self, picture: Tensor, mode: str) -> Tensor:
-        """Resize (C, H, W) with antialiasing, `mode` as in `torch.nn.functional.interpolate`, and crop."""
+        """Resize (C, H, W) with antialiasing and crop; `mode` as in `torch.nn.functional.interpolate`."""
         size = (round(picture.shape[1] * self.scale[1]), round(picture.shape[2] * self.scale[0]))
         if size != tuple(picture.shape[1:]):
             picture = F.interpolate(picture[None], size=size, mode=mode, antialias=True)[0]
@@ -83,13 +85,13 @@ class Fit(NamedTuple):
 
 
 def fit(image: Tensor, height: int, width: int) -> tuple[Tensor, Fit]:
-    """Bring a photo to the model's size in its own shape: resize it to cover height x width, crop at the centre.
+    """Bring a photo to the model's size without distortion: resize it to cover height x width, crop at the centre.
 
     Args:
         image: (3, H, W) float32 in [-1, 1].
 
     Returns:
-        (3, height, width) in [-1, 1], and the way there for points and masks.
+        (3, height, width) in [-1, 1], and the mapping for points and masks.
 
     Raises:
         ValueError: If the photo is so long and thin that resizing it would take gigabytes.
@@ -106,21 +108,21 @@ def fit(image: Tensor, height: int, width: int) -> tuple[Tensor, Fit]:
 
 
 def model_size(height: int, width: int, *, area: int, multiple: int) -> tuple[int, int]:
-    """Height and width of about `area` pixels in a photo's shape, multiples of `multiple`.
+    """Height and width of about `area` pixels in a photo's shape, both multiples of `multiple`.
 
     Example:
         >>> model_size(720, 1280, area=128 * 128, multiple=16)
         (96, 176)
     """
     scale = math.sqrt(area / (height * width))
-    # The longer side of a strip may not outgrow the area.
+    # Limits the longer side of a strip, whose shorter side is rounded up.
     most = max(1, area // multiple**2)
     rows, columns = (min(most, max(1, round(side * scale / multiple))) for side in (height, width))
     return rows * multiple, columns * multiple
 
 
 def stretched(image: Tensor, height: int, width: int) -> tuple[Tensor, Fit]:
-    """The photo (3, H, W) at another size, all of it, and the way there for points and masks."""
+    """The whole photo (3, H, W) at another size, and the mapping for points and masks."""
     way = Fit((width / image.shape[2], height / image.shape[1]), 0, 0, height, width)
     return way.cut(image, "bicubic").clamp(-1, 1), way
 
@@ -141,26 +143,25 @@ def to_pixels(frame: Tensor) -> np.ndarray:
 
 
 def load_image(path: Path | str) -> Tensor:
-    """Read a still image of any kind that Pillow reads, or HEIC, upright (EXIF rotation applied), in sRGB.
+    """Read a still image in any format of Pillow, or HEIC: upright (EXIF rotation applied), in sRGB.
 
-    Transparent parts are shown on white, as pages and viewers show them. 16-bit grey keeps its range. Of an animated
-    picture (GIF, WebP, APNG) the first frame is taken.
+    Transparent parts are shown on white, as browsers and viewers do. 16-bit grey keeps its range. An animated picture
+    (GIF, WebP, APNG) gives its first frame.
 
     Returns:
         (3, H, W) float32 in [-1, 1], RGB.
 
     Raises:
-        ValueError: If the file is missing, no image, damaged, a video, or of more than 100 megapixels (known from its
-            header, before decoding).
+        ValueError: If the file is missing, no image, damaged, a video, or has more than 100 megapixels by its header.
     """
     return _read(Path(path), background=1, profile=True).mul_(2).sub_(1)
 
 
 def load_mask(path: Path | str, height: int, width: int) -> Tensor:
-    """Read a mask drawn over a photo: what is brighter than half, in any channel, may move.
+    """Read a mask drawn over a photo: pixels that are brighter than half in any channel may move.
 
-    Transparent parts count as black, so that white strokes on an empty layer are a mask. Where the only values are 0
-    and 1, as programs write masks, 1 may move. Colour profiles are not applied.
+    Transparent parts count as black, so that white strokes on an empty layer are a mask. If the only values are 0 and
+    1, as in masks that programs write, 1 may move. Colour profiles are not applied.
 
     Args:
         height, width: Of the photo, upright.
@@ -173,7 +174,7 @@ def load_mask(path: Path | str, height: int, width: int) -> Tensor:
     """
     values = _read(Path(path), background=0, profile=False).amax(0, keepdim=True)
     brightest = float(values.max())
-    # 1 of 255, or of 65535 in 16 bits; where it is the brightest value, only 0 is left beside it.
+    # A brightest value of 1 (of 255, or of 65535 in 16 bits) means a mask of 0 and 1.
     mask = (values > (0 if round(brightest * 255, 3) in (1, round(255 / 65535, 3)) else 0.5)).float()
     if tuple(mask.shape[1:]) != (height, width):
         raise ValueError(
@@ -189,9 +190,10 @@ def load_mask(path: Path | str, height: int, width: int) -> Tensor:
 
 
 def _read(path: Path, background: float, profile: bool) -> Tensor:
-    """(3, H, W) float32 in [0, 1], transparent parts over `background`; `profile` tells whether it is applied."""
+    """(3, H, W) float32 in [0, 1], transparent parts over `background`; `profile`: whether the colour profile applies.
+    """
     try:
-        # Pillow warns of large sizes, which are checked here, and of damaged metadata, of which only rotation is used.
+        # Pillow warns of large sizes, which are checked here, and of damaged metadata, which only the rotation uses.
         with warnings.catch_warnings(action="ignore"), path.open("rb") as file, Image.open(file) as image:
             if image.width * image.height > _MAX_PIXELS:
                 raise Image.DecompressionBombError
@@ -207,13 +209,13 @@ def _read(path: Path, background: float, profile: bool) -> Tensor:
 
 
 def _to_srgb(image: Image.Image) -> Image.Image:
-    """The picture by its colour profile; as it is if it has none, or one of another kind or damaged."""
+    """The picture in sRGB; unchanged if it has no colour profile, or a damaged one, or one of another kind."""
     content = image.info.get("icc_profile")
     if not content or image.mode == "F":
         return image
     try:
         source, target = ImageCms.ImageCmsProfile(io.BytesIO(content)), ImageCms.createProfile("sRGB")
-        if image.mode.startswith("I"):  # 16-bit grey: by the grey levels of 8 bits, between which it is smooth
+        if image.mode.startswith("I"):  # 16-bit grey: interpolated between the profile's values at 8 bits
             levels = Image.frombytes("L", (256, 1), bytes(range(256)))
             curve = np.asarray(ImageCms.profileToProfile(levels, source, target, outputMode="RGB"))[0, :, 1]
             grey = np.asarray(image, dtype=np.float32).clip(0, 65535)
@@ -235,7 +237,7 @@ def _to_unit(image: Image.Image, background: float) -> np.ndarray:
     """(H, W, 3) float32 in [0, 1]."""
     if image.mode == "F":
         raise ValueError("its pixels are floating-point numbers of unknown range")
-    if image.mode.startswith("I"):  # 16-bit grey, which Pillow's own conversion to RGB would clip at 255
+    if image.mode.startswith("I"):  # 16-bit grey: Pillow's conversion to RGB would clip it at 255
         grey = (np.asarray(image, dtype=np.float32) / 65535).clip(0, 1)
         return np.repeat(grey[..., None], 3, axis=2)
     if not image.has_transparency_data:
@@ -249,9 +251,9 @@ def _to_unit(image: Image.Image, background: float) -> np.ndarray:
 
 
 def _unit(image: Image.Image) -> np.ndarray:
-    """(H, W, C) float32 in [0, 1] of an 8-bit picture."""
+    """An 8-bit picture as (H, W, C) float32 in [0, 1]."""
     pixels = np.array(image, dtype=np.float32)
-    pixels /= 255  # in place: of 100 megapixels every copy is 1.2 GB
+    pixels /= 255  # in place: a copy of 100 megapixels takes 1.2 GB
     return pixels
 
 

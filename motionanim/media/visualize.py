@@ -1,4 +1,4 @@
-"""Picture files, and pictures of things that are no pictures: flow fields as colour."""
+"""Picture files, GIFs, and pictures of flow fields and drawings."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -30,14 +30,14 @@ def _wheel(like: Tensor) -> Tensor:
 
 
 def flow_to_rgb(flow: Tensor, largest: float | None = None) -> Tensor:
-    """Colour a flow by the Middlebury wheel: hue is the direction, saturation the length, zero is white.
+    """Colour a flow by the Middlebury wheel: the direction is the hue, the length the saturation, zero is white.
 
-    To the right is red, down is yellow, to the left is cyan-blue, up is violet.
+    Right is red, down is yellow, left is cyan-blue, up is violet.
 
     Args:
         flow: (..., 2, H, W) px per frame.
-        largest: Length of flow that gets full colour, above 0; longer flow is drawn as this length. None takes the
-            longest of `flow`, so that pictures made apart are not comparable.
+        largest: Length of flow that gets full colour, above 0; longer flow gets it too. None takes the longest of
+            `flow`, so that separate pictures are not comparable.
 
     Returns:
         (..., 3, H, W) float32 in [-1, 1], as frames are.
@@ -63,16 +63,16 @@ def flow_to_rgb(flow: Tensor, largest: float | None = None) -> Tensor:
 
 
 def sheet(rows: list[Tensor], columns: int = 6) -> Tensor:
-    """Videos (T, 3, H, W) as rows of one picture (3, rows * H, columns * W), frames evenly spread over time."""
+    """Videos (T, 3, H, W) as rows of one picture (3, rows * H, columns * W), with frames evenly spread over time."""
     chosen = torch.linspace(0, len(rows[0]) - 1, min(columns, len(rows[0]))).round().long()
     return torch.cat([torch.cat(list(row[chosen]), dim=-1) for row in rows], dim=-2)
 
 
 def write_picture(path: Path | str, picture: Tensor) -> None:
-    """Write (3, H, W) float in [-1, 1], RGB, to an image file whose suffix names the format; whole or not at all."""
+    """Write (3, H, W) float in [-1, 1], RGB, in the format that the suffix names. An error leaves the earlier file."""
     encoded = cv2.imencode(Path(path).suffix, cv2.cvtColor(to_pixels(picture), cv2.COLOR_RGB2BGR))[1]
     with atomic_path(path) as temporary:
-        temporary.write_bytes(encoded.tobytes())  # cv2.imwrite would not say that a disk is full
+        temporary.write_bytes(encoded.tobytes())  # cv2.imwrite does not report a full disk
 
 
 def panels(
@@ -83,11 +83,12 @@ def panels(
     most_width: int = 2048,
     gap: int = 4,
 ) -> Tensor:
-    """Pictures (3, H, W) of one size in a row, white between them: small ones with their pixels visible, large ones
-    shrunk to `most_height`.
+    """Pictures (3, H, W) of one size in a row, with white gaps; small ones enlarged by whole factors, large ones
+    shrunk.
 
     Returns:
-        (3, H', W') in [-1, 1] with H' at least `least_height`, unless a picture would be wider than `most_width` then.
+        (3, H', W') in [-1, 1] with H' up to `most_height` for large pictures, and at least `least_height` unless a
+        picture would be wider than `most_width` then.
     """
     height, width = pictures[0].shape[1:]
     scale = min(most_height / height, most_width / width)
@@ -121,15 +122,15 @@ def draw_controls(
 
 
 def gif_picture(frame: Tensor) -> Image.Image:
-    """A frame (3, H, W) in [-1, 1] in 256 colours of its own: a byte a pixel."""
+    """A frame (3, H, W) in [-1, 1] with 256 colours of its own, one byte per pixel."""
     return Image.fromarray(to_pixels(frame)).convert("P", palette=Image.Palette.ADAPTIVE)
 
 
 def write_gif(path: Path | str, pictures: Sequence[Image.Image], fps: float) -> None:
     """Write pictures of one size as a GIF that repeats for ever, at the speed of `fps`.
 
-    Its clock counts hundredths of a second, and browsers slow down what is shown for less than two. So each picture
-    begins at the hundredth nearest to its time, and one that begins less than two after the last one is left out.
+    GIF times are in hundredths of a second, and browsers slow down pictures that are shown for less than two. So each
+    picture begins at the hundredth nearest to its time, and a picture less than two after the last one is left out.
     """
     starts = [round(100 * number / fps) for number in range(len(pictures) + 1)]
     kept = [0]

@@ -1,9 +1,10 @@
 """Eulerian animation of one picture: the "Animating-pictures" baseline, after Holynski et al. (CVPR 2021).
 
-The picture is carried along a steady field in both directions of time, and frame t mixes what arrives from frame 0
-with what will return to the picture at frame N. Holynski et al. splat, which leaves holes where a field diverges; here
-every output pixel looks up where its content comes from, so there are none. What splatting gets from counting
-contributions, the weight of a pixel, is here the density of the traced map: how much of the picture went into it.
+The picture is moved along a steady field in both directions of time: frame t mixes the content that arrives from frame
+0 with the content that will return to the picture at frame N. Holynski et al. splat, which leaves holes where a field
+diverges. Here each output pixel looks up where its content comes from, so that there are no holes. Splatting weights a
+pixel by the number of contributions; here the weight is the density of the backward offsets: how many picture pixels
+went into the output pixel.
 """
 
 import math
@@ -43,18 +44,18 @@ def frames(
 ) -> Iterator[Tensor]:
     """Animate a picture, one frame at a time; the memory grows with the square root of `num_frames`.
 
-    Frame 0 is the picture, and pixels outside the mask, or with zero flow, stay exactly as they are. Where nothing
-    inside the mask can have flowed to a pixel, from either side of time, it shows the picture unmoved.
+    Frame 0 is the picture. Pixels outside the mask or with zero flow stay exactly as they are. A pixel that no content
+    inside the mask can have reached, from either direction of time, shows the picture unmoved.
 
     Args:
         image: (3, H, W) float32 in [-1, 1], RGB, H and W at least 2.
-        flow: (2, H, W) px per frame, the velocity of whatever is at that pixel at any time.
+        flow: (2, H, W) px per frame: the velocity at each place, at all times.
         num_frames: N, at least 2.
         loop: True fades from the past to the future over the clip, so that frame N would be frame 0. False shows the
-            past alone as long as it lasts, and the future only where the past has been stretched thin or has left.
+            past as long as it lasts, and the future only where the past has been stretched thin or has left.
         mask: (1, H, W) in {0, 1}; 1 where pixels may move.
-        min_density: Picture pixels that must have gone into an output pixel for it to count in full, above 0; 0.5
-            allows a texture to be stretched to twice its area.
+        min_density: Picture pixels per output pixel at which its content has full weight, above 0; 0.5 allows a texture
+            to be stretched to twice its area.
 
     Yields:
         N frames (3, H, W) in the value range of `image`.
@@ -69,7 +70,7 @@ def frames(
 
 
 def check_inputs(image: Tensor, flow: Tensor, mask: Tensor, num_frames: int, *, least_side: int) -> None:
-    """Raises ValueError for what no renderer along a steady field can use; arguments as in `frames`."""
+    """Raises ValueError for inputs that no renderer of a steady field can use; arguments as in `frames`."""
     height, width = image.shape[-2:]
     if image.ndim != 3 or len(image) != 3 or min(height, width) < least_side:
         raise ValueError(
@@ -105,7 +106,7 @@ def _frames(
         past = _step(past, -field)
         from_past, past_cover = _carried(source, past, min_density)
         from_future, future_cover = _carried(source, future, min_density)
-        # Each of the two laid over the other, both over the unmoved picture; then the two orders mixed by alpha.
+        # Each of the two composed over the other, both over the unmoved picture; alpha mixes the two orders.
         alpha = 1 - t / num_frames if loop else 1.0
         past_weight = past_cover * (1 - (1 - alpha) * future_cover)
         future_weight = future_cover * (1 - alpha * past_cover)
@@ -114,14 +115,14 @@ def _frames(
 
 
 def _step(displacement: Tensor, field: Tensor) -> Tensor:
-    """One step of Euler integration: D(p) + F(p + D(p)), Holynski et al., Eq. 2; all (2, H, W)."""
+    """One step of Euler integration: D(p) + F(p + D(p)) (Holynski et al., Eq. 2); all (2, H, W)."""
     return displacement + warp(field[None], displacement[None])[0]
 
 
 def _traces_reversed(field: Tensor, steps: int) -> Iterator[Tensor]:
     """Displacements (2, H, W) after steps, steps - 1, ..., 1 steps along the field.
 
-    Keeps one in about sqrt(steps) and integrates again from there: all of a 60-frame clip at 1280x896 are 550 MB.
+    Stores about sqrt(steps) of them and integrates again from those: all of a 60-frame clip at 1280x896 take 550 MB.
     """
     stride = math.isqrt(steps - 1) + 1
     displacement, kept = torch.zeros_like(field), []
@@ -138,10 +139,10 @@ def _traces_reversed(field: Tensor, steps: int) -> Iterator[Tensor]:
 
 
 def _carried(source: Tensor, displacement: Tensor, min_density: float) -> tuple[Tensor, Tensor]:
-    """The picture looked up at p + D(p), (3, H, W), and in [0, 1] (H, W) how far each pixel may be believed.
+    """The picture looked up at p + D(p), (3, H, W), and the weight in [0, 1] (H, W) of each pixel.
 
-    `source` (4, H, W) is the picture times the mask, and the mask: divided after the look-up, so that no colour from
-    outside the mask bleeds in.
+    `source` (4, H, W) is the picture times the mask, and the mask. The division comes after the look-up, so that no
+    colour from outside the mask bleeds in.
     """
     height, width = source.shape[-2:]
     looked_up = warp(source[None], displacement[None])[0]

@@ -1,10 +1,9 @@
-"""A picture carried along a steady field for any number of frames: the flow map of water shaders (Vlachos, "Water Flow
-in Portal 2", SIGGRAPH 2010), with the contrast of Heitz and Neyret ("High-Performance By-Example Noise using a
-Histogram-Preserving Blending Operator", 2018).
+"""Animation of one picture along a steady field for any number of frames: the flow map of water shaders.
 
-Two layers show the same picture, half a period apart. Each is moved along the field from half a period before the
-picture's own time to half a period after it, and its weight is 0 where it starts again. So a displacement never grows
-beyond half a period, and frame 0 is the picture.
+After Vlachos, "Water Flow in Portal 2" (SIGGRAPH 2010), with the contrast of Heitz and Neyret, "High-Performance
+By-Example Noise using a Histogram-Preserving Blending Operator" (2018). Two layers show the same picture, half a turn
+apart. Each moves along the field from half a turn before the picture's own time to half a turn after it, and starts
+again where its weight is 0. So displacements stay below half a turn, and frame 0 is the picture.
 """
 
 from collections.abc import Iterator
@@ -18,27 +17,27 @@ from torch import Tensor
 from motionanim.motion.eulerian import check_inputs
 
 CHANGE = 0.5  # share of a turn in which one layer gives way to the other
-LEAST_TURN = 6.0  # frames; in a shorter turn the eye sees two pictures by turns instead of motion
-HALVING = 0.25  # of the height: a turn may get longer by no more than a factor of 2 over this distance
+LEAST_TURN = 6.0  # frames; in shorter turns the eye sees two alternating pictures instead of motion
+HALVING = 0.25  # of the height: over this distance turns get longer by a factor of at most 2
 OCTAVES = 6  # a turn is at most 2**OCTAVES times the shortest
 BLEND = 0.3  # octaves over which one turn's length gives way to the next
-SCATTERED = 0.3  # turns: how much earlier or later than its own time a place starts again
-SCATTER = 0.25  # of the height: how far apart places are that start their turns independently of each other
+SCATTERED = 0.3  # turns: a place starts again at most this much earlier or later than its own time
+SCATTER = 0.25  # of the height: places this far apart start independently of each other
 CELLS = 256  # columns of the noise that scatters them
-MOST_NODES = 2**16  # paths are traced on a grid of at most about this many points and interpolated between them
-STATIONS = 12  # places on a path that are kept for each turn
+MOST_NODES = 2**16  # paths are traced on a grid of about this many points at most, and interpolated
+STATIONS = 12  # stored places of a path per turn
 STEP = 1.5  # grid spacings that one step of integration may cover
-TILE = (256, 512)  # px that are put together at a time
-FADE = 2.0  # px inside the edge of what moves over which motion fades in
-RIM = 2  # px along the mask's edge that are not carried: they show a mixture of both sides
+TILE = (256, 512)  # px, the part of a frame that is composed at a time
+FADE = 2.0  # px inside the edge of the moving region over which motion fades in
+RIM = 2  # px along the mask's edge that do not move: they mix the colours of both sides
 SHRINK, WINDOW = 4, 3  # local contrast is measured on a grid SHRINK times coarser, over 2 * WINDOW + 1 points
 
 
 class _Pace(NamedTuple):
-    """What moves about equally fast, and so starts again equally often."""
+    """Pixels that move about equally fast, and so start again equally often."""
 
     turn: float  # frames from one start to the next
-    share: np.ndarray | None  # (H, W) float32 in [0, 1], how much of a pixel is drawn so; None is all of every pixel
+    share: np.ndarray | None  # (H, W) float32 in [0, 1], the pace's share of each pixel; None: 1 everywhere
     paths: np.ndarray  # (3 * STATIONS + 1, h, w, 2) displacement in px at even times from -1.5 to 1.5 turns
 
 
@@ -47,17 +46,18 @@ def frames(
 ) -> Iterator[Tensor]:  # fmt: skip
     """Animate a picture, one frame at a time; the memory does not grow with `num_frames`.
 
-    Frame 0 is the picture, and pixels outside the mask, or with zero flow, stay exactly as they are. What flows in
+    Frame 0 is the picture. Pixels outside the mask or with zero flow stay exactly as they are. Content that flows in
     over the mask's edge is the region's own texture, mirrored at that edge.
 
     Args:
         image: (3, H, W) float32 in [-1, 1], RGB.
-        flow: (2, H, W) px per frame, the velocity of whatever is at that pixel at any time.
+        flow: (2, H, W) px per frame: the velocity at each place, at all times.
         num_frames: N, at least 2.
-        loop: True makes N a whole multiple of every period, so that frame N would be frame 0.
+        loop: True makes N a multiple of each turn, so that frame N would be frame 0.
         mask: (1, H, W) in {0, 1}; 1 where pixels may move.
-        reach: Share of the picture's height that the texture travels in half a period, above 0: fast motion starts
-            again more often than slow motion.
+        reach: Share of the picture's height that the texture travels in half a turn, above 0. Fast motion starts again
+            more often than slow motion.
+        seed: Of the noise that spreads the starts over time.
 
     Yields:
         N frames (3, H, W) float32 in [-1, 1].
@@ -100,11 +100,11 @@ def _frames(
 
 
 def _layers(t: float, turn: float, end: float | None, offset: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Of the two layers: the time since their own start (or, below 0, until it), in turns, and their weight.
+    """For each of the two layers: its time since its own start (negative: until it), in turns, and its weight.
 
-    Layers start at 0, 1 + offset, 2 + offset, ... turns, and at `end`: there they are the picture itself. Between two
-    starts the one gives way to the other. Even starts are the first layer's, odd ones the second's: so a layer jumps
-    only where its weight is 0.
+    Layers start at 0, 1 + offset, 2 + offset, ... turns, and at `end`; at a start a layer shows the picture itself.
+    Between two starts one layer gives way to the other. Even starts belong to the first layer and odd ones to the
+    second, so that a layer jumps only where its weight is 0.
     """
     now, last = np.float32(t / turn), np.inf if end is None else round(end / turn)
     number = np.clip(np.floor(now - offset), 0, last - 1)
@@ -119,7 +119,7 @@ def _layers(t: float, turn: float, end: float | None, offset: np.ndarray) -> lis
 
 
 def _at(paths: np.ndarray, turns: np.ndarray) -> np.ndarray:
-    """Displacement (h, w, 2), each at its own time (h, w) in [-1.5, 1.5] turns."""
+    """Displacement (h, w, 2) of each pixel at its own time (h, w) in [-1.5, 1.5] turns."""
     station = (turns + 1.5) * STATIONS
     low = station.astype(np.int32).clip(0, len(paths) - 2)
     y, x = np.ogrid[: turns.shape[0], : turns.shape[1]]
@@ -131,7 +131,7 @@ def _tile(
     source: np.ndarray, paces: list[_Pace], offset: np.ndarray, t: int, end: int | None, step: int, rows: slice,
     columns: slice,
 ) -> np.ndarray:  # fmt: skip
-    """The layers of all paces put together on one tile: (h, w, 3)."""
+    """The blend of the layers of all paces on one tile: (h, w, 3)."""
     height, width = source.shape[:2]
     margin = SHRINK * (WINDOW + 1)
     top, left = max(rows.start - margin, 0), max(columns.start - margin, 0)
@@ -155,10 +155,10 @@ def _tile(
 
 
 def _restored(blend: np.ndarray, layers: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    """The blend with the contrast of its layers: what deviates from the local mean, times a gain.
+    """The blend with the contrast of its layers: its deviation from the local mean, times a gain.
 
-    Heitz and Neyret's gain is 1 / sqrt(sum of squared weights), which is right for layers that have nothing in common
-    and too much for layers that are alike. Here the gain is what the gradients lost, and at most theirs.
+    Heitz and Neyret's gain, 1 / sqrt(sum of squared weights), is right for uncorrelated layers and too large for
+    similar ones. Here the gain restores the energy of the gradients, and is at most theirs.
     """
     full = blend.shape[1], blend.shape[0]
     size = max(1, full[0] // SHRINK), max(1, full[1] // SHRINK)
@@ -179,17 +179,17 @@ def _restored(blend: np.ndarray, layers: list[tuple[np.ndarray, np.ndarray]]) ->
 
 
 def _continued(photo: np.ndarray, field: np.ndarray, may_move: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Picture and field outside the mask as those inside: mirrored at the edge, and of the nearest pixel."""
+    """Picture and field with the outside of the mask filled in: the picture mirrored at the edge, the field nearest."""
     if may_move.all():
         return photo, field
-    from scipy import ndimage  # half a second, which a picture without a mask need not wait for
+    from scipy import ndimage  # takes half a second to import, and only pictures with a mask need it
 
     core = ndimage.binary_erosion(may_move, iterations=RIM, border_value=1)
-    core |= may_move & ~ndimage.binary_dilation(core, iterations=RIM + 1)  # parts too narrow to have a core
+    core |= may_move & ~ndimage.binary_dilation(core, iterations=RIM + 1)  # parts too narrow for a core
     height, width = may_move.shape
     nearest = ndimage.distance_transform_edt(~core, return_distances=False, return_indices=True)
     source, carried = photo.copy(), field.copy()
-    for top in range(0, height, TILE[0]):  # places are 8 bytes a number, of a whole photo most of a gigabyte
+    for top in range(0, height, TILE[0]):  # in strips: places of a whole photo, 8 bytes a number, would take most of a gigabyte
         y, x = np.nonzero(~core[top : top + TILE[0]])
         y += top
         near_y, near_x = (n[y, x] for n in nearest)
@@ -210,7 +210,7 @@ def _reflected(place: np.ndarray, size: int) -> np.ndarray:
 
 
 def _nodes(field: np.ndarray, step: int) -> np.ndarray:
-    """Means (h, w, 2) over blocks of `step` px, and one more block on every side that repeats the border."""
+    """Means (h, w, 2) over blocks of `step` px, with one more block on each side that repeats the border."""
     height, width = field.shape[:2]
     grown = np.pad(field, ((0, -height % step), (0, -width % step), (0, 0)), mode="edge")
     blocks = grown.reshape(grown.shape[0] // step, step, grown.shape[1] // step, step, 2).mean((1, 3))
@@ -218,21 +218,21 @@ def _nodes(field: np.ndarray, step: int) -> np.ndarray:
 
 
 def _covering(step: int, rows: slice, columns: slice) -> tuple[slice, slice]:
-    """Rows and columns of nodes whose linear interpolation covers an area of pixels."""
+    """Rows and columns of the nodes whose linear interpolation covers an area of pixels."""
     return tuple(slice(s.start // step, (s.stop - 1) // step + 3) for s in (rows, columns))
 
 
 def _enlarged(part: np.ndarray, step: int, rows: slice, columns: slice) -> np.ndarray:
-    """Values at the nodes of `_covering`, linear in between, at the pixels of the area."""
+    """Values at the nodes of `_covering`, interpolated linearly to the pixels of the area."""
     large = cv2.resize(part, (part.shape[1] * step, part.shape[0] * step), interpolation=cv2.INTER_LINEAR)
     top, left = step + rows.start % step, step + columns.start % step
     return large[top : top + rows.stop - rows.start, left : left + columns.stop - columns.start]
 
 
 def _offset(shape: tuple[int, int], height: float, seed: int) -> np.ndarray:
-    """Smooth noise (h, w) in [-0.5, 0.5], turns: so that the whole picture does not start again at once."""
+    """Smooth noise (h, w) in [-0.5, 0.5] turns, so that the whole picture does not start again at once."""
     cells = [int(np.ceil(side / (SCATTER * height))) + 3 for side in shape]
-    # Cut from wide rows of cells: pictures of one shape and different sizes get the same noise, whatever is rounded.
+    # Cut from wide rows of cells, so that pictures of one shape and different sizes get the same noise.
     wide = np.random.default_rng(seed).uniform(-SCATTERED, SCATTERED, (cells[0], max(cells[1], CELLS)))
     coarse = np.ascontiguousarray(wide[:, : cells[1]], dtype=np.float32)
     size = SCATTER * height
@@ -243,9 +243,9 @@ def _offset(shape: tuple[int, int], height: float, seed: int) -> np.ndarray:
 
 
 def _paces(speed: np.ndarray, nodes: np.ndarray, step: int, num_frames: int, loop: bool, reach: float) -> list[_Pace]:
-    """Turns in octaves, the shortest for the fastest motion, and where each is used.
+    """Turns in octaves, the shortest for the fastest motion, and the pixels that use each.
 
-    Where slow motion is near fast motion it keeps the turn of the fast one, and so stays nearer to the photo.
+    Slow motion near fast motion keeps the turn of the fast one, and so stays nearer to the photo.
     """
     height, width = speed.shape
     cell = max(1, round(height / 32))
@@ -276,9 +276,9 @@ def _paces(speed: np.ndarray, nodes: np.ndarray, step: int, num_frames: int, loo
 
 
 def _lowest_near(octave: np.ndarray, rise: float) -> np.ndarray:
-    """The least of all cells' octaves, each higher by `rise` for every cell that it is away, up to OCTAVES.
+    """The lowest octave near each cell: other cells' octaves rise by `rise` per cell of distance, up to OCTAVES.
 
-    Takes as long as there are cells times those near one of them: a strip has many cells and few near each other.
+    The time is the number of cells times the number near one cell: a strip has many cells, and few near each other.
     """
     rows, columns = octave.shape
     reach = int(OCTAVES / rise)
@@ -295,9 +295,10 @@ def _lowest_near(octave: np.ndarray, rise: float) -> np.ndarray:
 
 
 def _paths(velocity: np.ndarray, step: int, most: float) -> np.ndarray:
-    """Where what is at each node was, as an offset in px, up to 1.5 turns before and after its own time.
+    """Backward offsets of each node, in px, up to 1.5 turns before and after its own time.
 
-    `velocity` is in grid spacings a turn; what is faster than `most` is drawn at another pace, or by LEAST_TURN far.
+    `velocity` is in grid spacings per turn. Speeds above `most` belong to another pace, or travel far because of
+    LEAST_TURN.
     """
     height, width = velocity.shape[:2]
     length = np.hypot(velocity[..., 0], velocity[..., 1])[..., None]
@@ -312,7 +313,7 @@ def _paths(velocity: np.ndarray, step: int, most: float) -> np.ndarray:
         return cv2.remap(velocity, place, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
     for sign in (-1, 1):
-        place, share = start, np.float32(-sign / STATIONS / steps)  # what comes later was upstream
+        place, share = start, np.float32(-sign / STATIONS / steps)  # later content was upstream
         for station in range(1, middle + 1):
             for _ in range(steps):
                 place = place + share * look(place + share / 2 * look(place))
@@ -321,7 +322,7 @@ def _paths(velocity: np.ndarray, step: int, most: float) -> np.ndarray:
 
 
 def _tiles(moves: np.ndarray) -> list[tuple[slice, slice]]:
-    """The tiles that hold anything that moves."""
+    """The tiles that hold any moving pixel."""
     height, width = moves.shape
     tiles = [
         (slice(y, min(y + TILE[0], height)), slice(x, min(x + TILE[1], width)))

@@ -1,8 +1,9 @@
 """Kinds of motion as exact functions of time: displacements for renderers, and velocities for the model.
 
-flow: a steady velocity field moves texture for as long as the video lasts (water, clouds, smoke). move: a rigid region
-travels along a path, rests at its end, and uncovers the ground behind it. sway: each pixel swings about its place
-(leaves, flags); nothing is uncovered, and a whole period is a loop. turn: a region rotates about a point (wheels).
+- flow: a steady velocity field moves texture for as long as the video lasts (water, clouds, smoke).
+- move: a rigid region travels along a path, rests at its end, and uncovers the ground behind it.
+- sway: each pixel swings about its place (leaves, flags); nothing is uncovered, and a whole period is a loop.
+- turn: a region rotates about a point (wheels).
 
 Frame 0 is the photo: all displacements are 0 there. Displacements are in px and velocities in px per frame; channel 0
 is x to the right, channel 1 is y down.
@@ -85,8 +86,7 @@ def sway_wave(sway: Sway, frames: Tensor) -> Tensor:
 def turn_displacement(turn: Turn, frames: float, area: Area | None = None) -> Tensor:
     """R(p - center) - (p - center) inside the region, (2, H, W) px, where R is the rotation of that many frames.
 
-    Negative `frames` give the backward offsets: content at p in frame t was at p + turn_displacement(turn, -t) in frame
-    0.
+    Negative `frames` give backward offsets: content at p in frame t was at p + turn_displacement(turn, -t) in frame 0.
 
     Args:
         area: Compute only these pixels, (2, h, w); None: all.
