@@ -190,8 +190,7 @@ def load_mask(path: Path | str, height: int, width: int) -> Tensor:
 
 
 def _read(path: Path, background: float, profile: bool) -> Tensor:
-    """(3, H, W) float32 in [0, 1], transparent parts over `background`; `profile`: whether the colour profile applies.
-    """
+    """(3, H, W) float32 in [0, 1] with transparent parts over `background`; `profile` applies the colour profile."""
     try:
         # Pillow warns of large sizes, which are checked here, and of damaged metadata, which only the rotation uses.
         with warnings.catch_warnings(action="ignore"), path.open("rb") as file, Image.open(file) as image:

@@ -1,9 +1,9 @@
 """Animation of one picture along a steady field for any number of frames: the flow map of water shaders.
 
 After Vlachos, "Water Flow in Portal 2" (SIGGRAPH 2010), with the contrast of Heitz and Neyret, "High-Performance
-By-Example Noise using a Histogram-Preserving Blending Operator" (2018). Two layers show the same picture, half a turn
-apart. Each moves along the field from half a turn before the picture's own time to half a turn after it, and starts
-again where its weight is 0. So displacements stay below half a turn, and frame 0 is the picture.
+By-Example Noise using a Histogram-Preserving Blending Operator" (2018). Two layers show the same picture, one turn
+apart. Each moves along the field from one turn before the picture's own time to one turn after it, and starts again
+where its weight is 0. So displacements do not grow with the length of the video, and frame 0 is the picture.
 """
 
 from collections.abc import Iterator
@@ -55,7 +55,7 @@ def frames(
         num_frames: N, at least 2.
         loop: True makes N a multiple of each turn, so that frame N would be frame 0.
         mask: (1, H, W) in {0, 1}; 1 where pixels may move.
-        reach: Share of the picture's height that the texture travels in half a turn, above 0. Fast motion starts again
+        reach: Share of the picture's height that the texture travels in one turn, above 0. Fast motion starts again
             more often than slow motion.
         seed: Of the noise that spreads the starts over time.
 
@@ -189,7 +189,7 @@ def _continued(photo: np.ndarray, field: np.ndarray, may_move: np.ndarray) -> tu
     height, width = may_move.shape
     nearest = ndimage.distance_transform_edt(~core, return_distances=False, return_indices=True)
     source, carried = photo.copy(), field.copy()
-    for top in range(0, height, TILE[0]):  # in strips: places of a whole photo, 8 bytes a number, would take most of a gigabyte
+    for top in range(0, height, TILE[0]):  # in strips: a whole photo's places would take most of a gigabyte
         y, x = np.nonzero(~core[top : top + TILE[0]])
         y += top
         near_y, near_x = (n[y, x] for n in nearest)
@@ -230,7 +230,7 @@ def _enlarged(part: np.ndarray, step: int, rows: slice, columns: slice) -> np.nd
 
 
 def _offset(shape: tuple[int, int], height: float, seed: int) -> np.ndarray:
-    """Smooth noise (h, w) in [-0.5, 0.5] turns, so that the whole picture does not start again at once."""
+    """Smooth noise (h, w) in turns, at most `SCATTERED`, so that the whole picture does not start again at once."""
     cells = [int(np.ceil(side / (SCATTER * height))) + 3 for side in shape]
     # Cut from wide rows of cells, so that pictures of one shape and different sizes get the same noise.
     wide = np.random.default_rng(seed).uniform(-SCATTERED, SCATTERED, (cells[0], max(cells[1], CELLS)))
