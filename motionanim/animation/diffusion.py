@@ -1,8 +1,8 @@
-"""The diffusion model as a renderer: it runs at its own size in the photo's shape, the video comes out at the photo's.
+"""The diffusion model as a renderer: it works at its own size in the photo's shape, and the video has the photo's size.
 
-The photo in motion (`animation.moving_photo`), which the model is given as its prediction, is also there at full size.
-A frame of the video is that picture wherever the model agrees with its prediction, as sharp as the photo, and the
-model's own where it does not.
+The photo in motion (`animation.moving_photo`) is the model's prediction, and exists at full size too. A frame of the
+video shows it wherever the model agrees with its prediction, as sharp as the photo, and the model's own frame
+elsewhere.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,37 +13,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from motionanim.animation.moving_photo import PIXEL, Flowing, Photo, looped, photo_frames
+from motionanim.animation.moving_photo import PIXEL, Flowing, Photo, Scene, photo_frames
 from motionanim.cli.progress import SILENT, Progress
-from motionanim.motion.controls import Fields
-from motionanim.motion.drawing import Controls
 from motionanim.motion.flow import motion_strength
 from motionanim.motion.kinds import swept
 from motionanim.sampling.animator import Generator, LongVideo
 from motionanim.sampling.common import Record
 
-AGREES = 0.15  # change of the prediction, of the pixel range [-1, 1], at which the photo's share has fallen to 1/e
-
-
-class Small(NamedTuple):
-    """The photo and its drawing at the model's size."""
-
-    image: Tensor  # (3, h, w) in [-1, 1]
-    controls: Controls
-    fields: Fields
+AGREES = 0.15  # difference from the prediction, in [-1, 1], at which the photo's share has fallen to 1/e
 
 
 class Rendered(NamedTuple):
-    """A video of the model, and what it was predicted to be."""
+    """A video of the model, and its prediction."""
 
     sample: Tensor  # (N, 3, h, w) in [-1, 1], decoded
-    prediction: Tensor | None  # (N, 3, h, w) its prediction through the same decoder; None unless it was asked for
+    prediction: Tensor | None  # (N, 3, h, w), through the same decoder; None unless `compared`
     record: Record
 
 
 def render(
     generator: Generator,
-    small: Small,
+    scene: Scene,
     *,
     num_frames: int,
     fps: float,
@@ -58,30 +48,30 @@ def render(
     """Make a video at the model's size.
 
     Args:
-        compared: True returns the prediction too, which `at_photo_size` needs; arrows then need `flowing`.
-        strength: (1,) what the model is told where there are no arrows; with arrows it is Eq. 8 of the field.
-        progress: Is told of every frame of the prediction, every call, and every decoded frame; None shows nothing.
-        flowing: What renders the flow of the prediction; None carries the photo by `motion.flow.trace_back`.
+        scene: At the model's size.
+        strength: (1,) the motion strength that the model is told without arrows; with arrows it is Eq. 8 of the field.
+        flowing: Renders the flow of the prediction; None warps the photo by `motion.flow.trace_back`.
         loop: Whether the last frame leads back to the first.
+        compared: Whether to return the prediction, which `at_photo_size` needs; arrows then need `flowing`.
+        progress: Counts the frames of the prediction, the denoiser calls and the decoded frames; None shows nothing.
     """
-    image, controls, fields = small
+    image, controls, fields = scene
     mask = swept(controls.mask, fields.parts)
-    # A model without motion field sees nothing of the field, and its video shows nothing of it either.
+    # A model without motion field does not see the field, so that its video must not show it either.
     carried, steered = None, bool(controls.arrows) and generator.denoiser.steerable
     progress = progress or SILENT
     pixels = image[0].numel()
     progress.expect("predicting", num_frames * (steered and flowing is not None), seconds=PIXEL * pixels)
     generator.expect_decoding(progress, num_frames * (1 + compared), pixels)
     if steered and flowing is not None:
-        parts = looped(fields.parts, num_frames) if loop else fields.parts
-        stream = photo_frames(Photo(image, controls.mask, parts), num_frames=num_frames, flowing=flowing)
+        stream = photo_frames(scene.photo(loop=loop, num_frames=num_frames), num_frames=num_frames, flowing=flowing)
         carried = torch.stack(list(_reported(stream, progress)))[None]
     latents = None
     if compared:
-        # Encoded once, to predict and to compare.
+        # Encoded once, for the condition and for the comparison.
         latents = generator.encode(image.expand(1, num_frames, -1, -1, -1) if carried is None else carried)
     if carried is not None and loop:
-        ahead = max(generator.window, len(generator.sigmas))  # a window may end this much after the video
+        ahead = max(generator.window, len(generator.sigmas))  # a window may end this many frames after the video
         carried = carried[:, torch.arange(num_frames + ahead) % num_frames]
     video, record = generator(
         image[None], fields.per_step[None], num_frames=num_frames, fps=fps,
@@ -99,9 +89,10 @@ def _reported(stream: Iterator[Tensor], progress: Progress) -> Iterator[Tensor]:
 
 
 def at_photo_size(photo: Photo, rendered: Rendered, *, flowing: Flowing, num_frames: int) -> Iterator[Tensor]:
-    """Frames (3, H, W) at the photo's size: the photo in motion, or the model's picture where it made another.
+    """Frames (3, H, W) at the photo's size: the photo in motion, or the model's frame where it differs from its
+    prediction.
 
-    Changes smaller than the model's grain are ignored, because on the sharp photo they would flicker.
+    Differences below the model's grain are ignored, because on the sharp photo they would flicker.
     """
     size = photo.image.shape[-2:]
     enlarge = partial(F.interpolate, size=size, mode="bicubic", align_corners=False)
@@ -114,13 +105,13 @@ def at_photo_size(photo: Photo, rendered: Rendered, *, flowing: Flowing, num_fra
             yield full
             continue
         sample, known = rendered.sample[t : t + 1], rendered.prediction[t : t + 1]
-        # A change is judged over a few pixels, so that grain alone does not take the detail away.
+        # The change is averaged over a few pixels, so that grain alone does not remove detail.
         change = F.avg_pool2d((sample - known).abs().mean(1, keepdim=True), 3, 1, 1, count_include_pad=False)
         trust = F.interpolate(torch.exp(-((change / AGREES) ** 2)), size=size, mode="bilinear")
         yield torch.where(moves > 0, torch.lerp(enlarge(sample)[0].clamp(-1, 1), full, trust[0]), photo.image)
 
 
 def enlarged(sample: Tensor, size: Sequence[int]) -> Iterator[Tensor]:
-    """The model's own frames (N, 3, h, w) at another size: for fields that the photo itself cannot follow."""
+    """The model's frames (N, 3, h, w) at another size: for fields that the photo itself cannot follow."""
     for frame in sample:
         yield F.interpolate(frame[None], size=tuple(size), mode="bicubic", align_corners=False)[0].clamp(-1, 1)

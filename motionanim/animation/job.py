@@ -1,4 +1,4 @@
-"""From a checked config to the written files: what of `animate` needs PyTorch, which takes seconds to import."""
+"""From a checked config to the written files: the part of `animate` that needs PyTorch, which takes seconds to import."""
 
 import json
 import shlex
@@ -9,16 +9,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import hydra
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from motionanim.animation import eulerian
-from motionanim.animation.moving_photo import PIXEL, Photo, looped
-from motionanim.animation.output import drawn, write_files
+from motionanim.animation.moving_photo import PIXEL, Scene, photo_frames
+from motionanim.animation.output import overview, write_files
 from motionanim.cli.command import quiet
 from motionanim.cli.progress import Progress
 from motionanim.cli.settings import lora_weights, quoted
@@ -26,7 +25,7 @@ from motionanim.data.video import check_video_size
 from motionanim.files import check_kept, file_sha256
 from motionanim.media.image_io import fit, load_image, load_mask, model_size, stretched
 from motionanim.models.flow_refiner import FlowRefiner
-from motionanim.motion.controls import Fields, at_strength, crop_controls, fit_controls, may_refine
+from motionanim.motion.controls import at_strength, crop_controls, fit_controls, may_refine
 from motionanim.motion.drawing import Controls, inlined, parse_controls, region_files
 from motionanim.motion.flow import resize_flow, strength_to_px
 from motionanim.motion.kinds import Parts, doubts
@@ -34,7 +33,7 @@ from motionanim.motion.regions import example_arrow, propose_region
 
 VERSIONS = ("torch", "diffusers", "motionanim")
 
-# Videos of more are in their file only: Python callers would need 12 bytes for each, twice while they are put together.
+# Larger videos are only written, not returned: each pixel takes 12 bytes, twice while the frames are stacked.
 MAX_PIXELS = 150_000_000
 
 
@@ -44,9 +43,9 @@ def make(
     """Animate as a composed conf/animate.yaml says, and write the files.
 
     Args:
-        strengths: A video each, side by side.
-        files: Of `files.output_files`.
-        repeat: Hydra overrides of the run but arrows and out, for the record.
+        strengths: One video each, side by side.
+        files: From `files.output_files`.
+        repeat: Hydra overrides of the run, without arrows and out, for the record.
         keep: Return the frames too.
 
     Returns:
@@ -92,23 +91,23 @@ def make(
             record["seconds"] = time.perf_counter() - start
 
         write_files(
-            files, [timed(), *videos[1:]], num_frames=config.frames, fps=config.fps, overview=drawn(*shown[0]),
+            files, [timed(), *videos[1:]], num_frames=config.frames, fps=config.fps, overview=overview(shown[0]),
             record=record, kept=kept, progress=progress,
         )  # fmt: skip
     return None if kept is None else torch.stack(kept), record
 
 
 def _plain(value: Any) -> Any:
-    """A value of a config as Python's own."""
+    """A value of a config as plain Python values."""
     return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
 
 
 def _read_drawing(config: DictConfig, photo: Tensor) -> tuple[Controls, list[str]]:
-    """What was drawn, in the photo's pixels, and what a user should know of it, a line each."""
+    """The drawing in the photo's pixels, and notes for the user, one line each."""
     drawn = _plain(config.arrows)
     mask, notes = torch.ones_like(photo[:1]), []
     if config.mask == "auto":
-        # The drawing is read twice, because the mask that it has to fit is made from it.
+        # The drawing is read twice, because the mask that it must fit is made from it.
         free = parse_controls(drawn, mask)
         _undrawn(config, free)
         mask = propose_region(photo, [arrow.path for arrow in free.arrows if arrow.region is None], free.pins)
@@ -131,11 +130,11 @@ def _read_drawing(config: DictConfig, photo: Tensor) -> tuple[Controls, list[str
 
 
 def _undrawn(config: DictConfig, controls: Controls) -> list[str]:
-    """Notes on a drawing without arrows, a line each.
+    """Notes on a drawing without arrows, one line each.
 
     Raises:
-        ValueError: With an arrow to copy, if the renderer or the mask needs arrows; or if the base is the embedded one,
-            which turns a photo into blotches when left alone, and the user did not ask for that by `arrows=[]`.
+        ValueError: With an arrow to copy, if the renderer or the mask needs arrows; or with the embedded base, which
+            turns a photo into blotches without arrows, unless the user asked for that by `arrows=[]`.
     """
     if controls.arrows:
         return []
@@ -163,7 +162,7 @@ def _undrawn(config: DictConfig, controls: Controls) -> list[str]:
 
 
 def _check_size(config: DictConfig, height: int, width: int, *, videos: int) -> None:
-    """Raises ValueError if a photo of that size gives no video."""
+    """Raises ValueError if a photo of that size gives no legal video."""
     listed = OmegaConf.is_list(config.size)
     if min(height, width) < 2 and not listed:
         raise ValueError(f"{config.image} is {width}x{height} px: a video needs at least 2x2; give size=[h,w]")
@@ -178,7 +177,7 @@ def _check_size(config: DictConfig, height: int, width: int, *, videos: int) -> 
 
 
 def _at_size(config: DictConfig, photo: Tensor, controls: Controls) -> tuple[Tensor, Controls]:
-    """Photo and drawing at the video's size, whose sides are even, as H.264 demands."""
+    """Photo and drawing at the video's size; its sides are even, because H.264 requires it."""
     if OmegaConf.is_list(config.size):
         image, way = fit(photo, *config.size)
         return image, fit_controls(controls, way)
@@ -186,29 +185,22 @@ def _at_size(config: DictConfig, photo: Tensor, controls: Controls) -> tuple[Ten
     return photo[:, :height, :width], crop_controls(controls, height, width)
 
 
-class Shown(NamedTuple):
-    """What the overview shows of a video: its image, drawing and field, of one size."""
-
-    image: Tensor
-    controls: Controls
-    fields: Fields
+# Videos as frames (3, H, W) one at a time, the scene of each, and entries of the record.
+Made = tuple[Sequence[Iterable[Tensor]], Sequence[Scene], dict[str, Any]]
 
 
-# Videos as frames (3, H, W) one at a time, what the overview shows of each, and what the record says.
-Made = tuple[Sequence[Iterable[Tensor]], Sequence[Shown], dict[str, Any]]
-
-
-def _fields(
+def _scenes(
     config: DictConfig, image: Tensor, controls: Controls, strengths: list[float | None], refiner: FlowRefiner | None,
     *, stepwise: bool,
-) -> list[Fields]:  # fmt: skip
-    """The motion field at each strength."""
+) -> list[Scene]:  # fmt: skip
+    """The drawing with its motion field at each strength."""
     make = partial(hydra.utils.instantiate(config.controls), num_frames=config.frames, stepwise=stepwise)
-    return [make(controls, strength=each, image=image, refiner=refiner) for each in strengths]
+    fields = [make(controls, strength=each, image=image, refiner=refiner) for each in strengths]
+    return [Scene(image, controls, each) for each in fields]
 
 
 def _refiner(config: DictConfig, controls: Controls) -> FlowRefiner | None:
-    """T, where it will be asked: for flow arrows that neither a mask nor a region bounds."""
+    """T, if it will be used: for flow arrows that neither a mask nor a region bounds."""
     free = any(arrow.kind == "flow" and arrow.region is None for arrow in controls.arrows)
     wanted = config.refiner is not None and config.conditioning.refiner and config.mask is None and free
     if not wanted or not may_refine(config.controls.field, config.controls.entries, config.controls.normalized):
@@ -238,28 +230,26 @@ def _proposal(config: DictConfig, image: Tensor, controls: Controls, refiner: Fl
 def _eulerian(
     config: DictConfig, image: Tensor, controls: Controls, strengths: list[float | None], refiner: FlowRefiner | None
 ) -> Made:
-    """Videos of the image's own size."""
-    eulerian.check(field=config.controls.field, loras=config.loras)
-    made = _fields(config, image, controls, strengths, refiner, stepwise=False)
-    options = {"num_frames": config.frames, "loop": config.eulerian.loop}
-    flowing = hydra.utils.instantiate(config.eulerian)
-    videos = [eulerian.render(image, controls, fields, flowing=flowing, **options) for fields in made]
-    return videos, [Shown(image, controls, fields) for fields in made], {}
+    """The photo in motion, without a network."""
+    if config.loras or config.controls.field != "eulerian":
+        raise ValueError("renderer=eulerian takes no loras, and one steady field: controls.field=eulerian")
+    flowing, count = hydra.utils.instantiate(config.eulerian), config.frames
+    scenes = _scenes(config, image, controls, strengths, refiner, stepwise=False)
+    photos = [scene.photo(loop=config.eulerian.loop, num_frames=count) for scene in scenes]
+    return [photo_frames(photo, num_frames=count, flowing=flowing) for photo in photos], scenes, {}
 
 
 def _diffusion(
     config: DictConfig, image: Tensor, controls: Controls, strengths: list[float | None], refiner: FlowRefiner | None,
     *, progress: Progress,
 ) -> Made:  # fmt: skip
-    """Videos by the model, at its own size or enlarged to the image's."""
+    """Videos of the model, at its own size or at the image's."""
+    # Imported here: this takes seconds, and mistakes in the settings are found before.
     from motionanim.animation import diffusion
-    from motionanim.sampling.animator import (  # seconds, which a mistake in the settings need not wait for
-        Generator,
-        pick_device,
-    )
+    from motionanim.sampling.animator import Generator, pick_device
 
     quiet()
-    settings = OmegaConf.to_container(config, resolve=True)
+    settings, count = OmegaConf.to_container(config, resolve=True), config.frames
     generator, base_fingerprint = Generator.load(
         base=config.scale.base, motion=settings["motion"], sampling=settings["sampling"],
         loras=lora_weights(settings["loras"]),
@@ -268,39 +258,41 @@ def _diffusion(
     area = config.height * config.width
     small, way = stretched(image, *model_size(*image.shape[1:], area=area, multiple=generator.multiple))
     fitted, loop = fit_controls(controls, way), config.long_video._target_.endswith(".loop")
-    # A field that is drawn anew for each step has no flow map, and no picture at full size.
+    # An advected field has no flow map, and so no photo in motion at full size.
     steady = config.controls.field == "eulerian"
     flowing = hydra.utils.instantiate(config.eulerian, loop=loop) if steady else None
     full = []
     if steady and config.size != "model":
-        full = _fields(config, image, controls, strengths, refiner, stepwise=False)
+        full = _scenes(config, image, controls, strengths, refiner, stepwise=False)
     if not generator.denoiser.steerable:
-        full = [fields._replace(parts=Parts(torch.zeros_like(fields.parts.flow))) for fields in full]
+        full = [_with_flow(scene, torch.zeros_like(scene.fields.parts.flow)) for scene in full]
     videos, shown, records = [], [], []
-    for number, fields in enumerate(_fields(config, small, fitted, strengths, refiner, stepwise=True)):
+    for number, scene in enumerate(_scenes(config, small, fitted, strengths, refiner, stepwise=True)):
         strength = strengths[number]
         if strength is not None:
             px = strength_to_px(strength, median_strength=config.scale.median_strength, width=small.shape[2])
             strength = torch.tensor([px])
         rendered = diffusion.render(
-            generator, diffusion.Small(small, fitted, fields), num_frames=config.frames, fps=config.fps,
-            strength=strength, long_video=hydra.utils.instantiate(config.long_video), flowing=flowing, loop=loop,
-            compared=bool(full), seed=config.seed, progress=progress,
+            generator, scene, num_frames=count, fps=config.fps, strength=strength,
+            long_video=hydra.utils.instantiate(config.long_video), flowing=flowing, loop=loop, compared=bool(full),
+            seed=config.seed, progress=progress,
         )  # fmt: skip
         records.append(rendered.record._asdict())
         if full:
-            parts = looped(full[number].parts, config.frames) if loop else full[number].parts
-            videos.append(
-                diffusion.at_photo_size(
-                    Photo(image, controls.mask, parts), rendered, flowing=flowing, num_frames=config.frames
-                )
-            )
-            shown.append(Shown(image, controls, full[number]))
+            photo = full[number].photo(loop=loop, num_frames=count)
+            videos.append(diffusion.at_photo_size(photo, rendered, flowing=flowing, num_frames=count))
+            shown.append(full[number])
+        elif config.size != "model" and small.shape != image.shape:
+            flow = resize_flow(scene.fields.dense, *image.shape[1:])
+            videos.append(diffusion.enlarged(rendered.sample, image.shape[1:]))
+            fields = scene.fields._replace(dense=flow, refined=flow)
+            shown.append(_with_flow(Scene(image, controls, fields), flow))
         else:
-            enlarge = config.size != "model" and small.shape != image.shape
-            videos.append(diffusion.enlarged(rendered.sample, image.shape[1:]) if enlarge else rendered.sample)
-            if enlarge:
-                flow = resize_flow(fields.dense, *image.shape[1:])
-                fields = fields._replace(dense=flow, refined=flow, parts=Parts(flow))
-            shown.append(Shown(image, controls, fields) if enlarge else Shown(small, fitted, fields))
+            videos.append(rendered.sample)
+            shown.append(scene)
     return videos, shown, {"base_fingerprint": base_fingerprint, "runs": records, "model_size": list(small.shape[1:])}
+
+
+def _with_flow(scene: Scene, flow: Tensor) -> Scene:
+    """The scene with flow as its only motion."""
+    return scene._replace(fields=scene.fields._replace(parts=Parts(flow)))

@@ -1,6 +1,6 @@
-"""A photo in motion at its own size, without a network: flow by the flow map, and what sways, turns and moves.
+"""A photo in motion at its own size, without a network: all kinds of motion of a drawing.
 
-Each kind looks every pixel up in the photo itself, so that nothing is blurred more than once, and frame 0 is the photo.
+Each kind looks each pixel up in the photo itself, so that nothing is interpolated twice. Frame 0 is the photo.
 """
 
 import math
@@ -13,14 +13,16 @@ import torch
 from torch import Tensor
 
 from motionanim.media.image_io import from_uint8, to_pixels
+from motionanim.motion.controls import Fields
+from motionanim.motion.drawing import Controls
 from motionanim.motion.flow import Area, area_grid, area_of, sample
 from motionanim.motion.kinds import Move, Parts, Sway, Turn, sway_wave, turn_displacement, with_rim
 
-INPAINT = 5.0  # px that cv2.inpaint looks around
-SEARCHES = 3  # fixed-point steps from a pixel to the place that sways there
-PIXEL = 2e-7  # seconds that a pixel of a frame takes, guessed until the first frame is there
+INPAINT = 5.0  # px, the radius of cv2.inpaint
+SEARCHES = 3  # fixed-point steps that find the content which sways to a pixel
+PIXEL = 2e-7  # seconds that a pixel of a frame takes: the progress bar's guess before the first frame
 
-# `flow_map.frames` or `eulerian.frames`, its options bound. Every frame is the caller's to change.
+# `flow_map.frames` or `eulerian.frames` with bound options. The caller may change the frames in place.
 Flowing = Callable[..., Iterator[Tensor]]
 
 
@@ -32,11 +34,25 @@ class Photo(NamedTuple):
     parts: Parts
 
 
+class Scene(NamedTuple):
+    """A picture, its drawing and the motion fields of the drawing, at one size."""
+
+    image: Tensor  # (3, H, W) in [-1, 1]
+    controls: Controls
+    fields: Fields
+
+    def photo(self, *, loop: bool, num_frames: int) -> Photo:
+        """The picture with all its motion; a loop gives its periods as in `looped`."""
+        parts = looped(self.fields.parts, num_frames) if loop else self.fields.parts
+        return Photo(self.image, self.controls.mask, parts)
+
+
 def looped(parts: Parts, num_frames: int) -> Parts:
-    """The same motion with periods that fit a loop of `num_frames`: sways and turns go round whole times, the nearest.
+    """The same motion with periods that fit a loop of `num_frames`: sways and turns make the nearest whole number of
+    turns.
 
     Raises:
-        ValueError: If a region travels, which leads nowhere back.
+        ValueError: If a region travels, because it does not come back.
     """
     if parts.moves:
         raise ValueError("a loop cannot hold kind=move, which does not come back: use loop=false, or kind=sway")
@@ -52,11 +68,11 @@ def _whole(angle: float) -> float:
 
 
 def photo_frames(photo: Photo, *, num_frames: int, flowing: Flowing) -> Iterator[Tensor]:
-    """Frames (3, H, W) in [-1, 1] of all kinds of motion; frame 0 is the photo.
+    """Frames (3, H, W) in [-1, 1] with all kinds of motion; frame 0 is the photo.
 
     Args:
-        num_frames: N; a region that travels rests where its offsets end.
-        flowing: What renders the flow.
+        num_frames: N; a travelling region rests after the last of its offsets.
+        flowing: Renders the flow.
     """
     parts, image = photo.parts, photo.image
     rigid = [*(move.region for move in parts.moves), *(turn.region for turn in parts.turns)]
@@ -82,7 +98,7 @@ def photo_frames(photo: Photo, *, num_frames: int, flowing: Flowing) -> Iterator
 
 
 def swayed_from(sway: Sway, frame: int, area: Area) -> Tensor:
-    """Where what is at each pixel of an area of a frame was in the photo, as an offset (2, h, w) px."""
+    """Backward offsets (2, h, w) px of a sway: where the content of each pixel of an area was in the photo."""
     wave = float(sway_wave(sway, torch.tensor(frame)))
     grid, back = area_grid(area), -wave * sway.amplitude[:, *area]
     for _ in range(SEARCHES):
@@ -91,24 +107,24 @@ def swayed_from(sway: Sway, frame: int, area: Area) -> Tensor:
 
 
 def turned_from(turn: Turn, frame: int, area: Area) -> Tensor:
-    """The same for a wheel: exact."""
+    """Backward offsets (2, h, w) px of a turn, exact."""
     return turn_displacement(turn, -frame, area)
 
 
 def _pixels(image: Tensor) -> np.ndarray:
-    """(C, H, W) as OpenCV has it, (H, W, C)."""
+    """(C, H, W) as OpenCV takes it: (H, W, C)."""
     return np.ascontiguousarray(image.permute(1, 2, 0).numpy())
 
 
 def _looked_up(pixels: np.ndarray, places: Tensor) -> Tensor:
-    """The picture (C, h, w) at places (2, h, w), by Lanczos' kernel, which keeps its sharpness; mirrored outside."""
+    """The picture (C, h, w) at places (2, h, w), by Lanczos interpolation, which keeps it sharp; mirrored outside."""
     x, y = places.numpy()
     found = cv2.remap(pixels, x, y, cv2.INTER_LANCZOS4, borderMode=cv2.BORDER_REFLECT_101)
     return torch.from_numpy(found.reshape(*x.shape, -1)).permute(2, 0, 1).clamp(-1, 1)
 
 
 def _uncovered(image: Tensor, moves: tuple[Move, ...]) -> Tensor:
-    """The photo without the regions that travel, filled in from what is around them (Telea 2004)."""
+    """The photo with travelling regions removed and inpainted from their surroundings (Telea 2004)."""
     if not moves:
         return image
     holes = torch.stack([with_rim(move.region) for move in moves]).amax(0)[0].numpy().astype(np.uint8)
@@ -117,11 +133,11 @@ def _uncovered(image: Tensor, moves: tuple[Move, ...]) -> Tensor:
 
 
 def _paste(frame: Tensor, pixels: np.ndarray, move: Move, t: int) -> None:
-    """Lay the travelling region over a frame, its edge as smooth as its place between pixels makes it."""
+    """Draw a travelling region over a frame in place, antialiased at its edge."""
     offset = move.offsets[min(t, len(move.offsets) - 1)].float()
     height, width = frame.shape[-2:]
     home = area_of(move.region[0] > 0, margin=2)
-    # Only what the region covers by now, and the pixels that share its edge.
+    # Only the pixels that the region covers by now, and its edge.
     rows, columns = (
         slice(max(math.floor(side.start + way), 0), min(math.ceil(side.stop + way), most))
         for side, way, most in zip(home, offset.flip(0).tolist(), (height, width))
@@ -130,7 +146,7 @@ def _paste(frame: Tensor, pixels: np.ndarray, move: Move, t: int) -> None:
         return
     places = area_grid((rows, columns)) - offset.view(2, 1, 1)
     cover = sample(move.region[None], places[None])[0]
-    # What comes from outside the picture was not there: the border is not drawn out.
+    # Nothing comes from outside the picture: the border is not repeated.
     x, y = places
     cover = cover * ((x >= 0) & (y >= 0) & (x <= width - 1) & (y <= height - 1))
     frame[:, rows, columns] = torch.lerp(frame[:, rows, columns], _looked_up(pixels, places), cover)

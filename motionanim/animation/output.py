@@ -1,4 +1,4 @@
-"""What animate leaves: video, picture, record, and on request a GIF and PNG files; all of them or none."""
+"""The files of `animate`: video, picture, record, and on request a GIF and PNG files; all of them or none."""
 
 import json
 import shutil
@@ -11,12 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from motionanim.animation.moving_photo import Scene
 from motionanim.cli.progress import Progress
 from motionanim.data.video import write_video
 from motionanim.files import atomic_path, content_sha256, made_before
 from motionanim.media.visualize import draw_controls, flow_to_rgb, gif_picture, panels, write_gif, write_picture
-from motionanim.motion.controls import Fields
-from motionanim.motion.drawing import Controls
 from motionanim.motion.kinds import peak_velocity
 
 
@@ -31,16 +30,16 @@ def write_files(
     kept: list[Tensor] | None,
     progress: Progress,
 ) -> None:
-    """Write all files or, on a full disk, none.
+    """Write all files or, on an error such as a full disk, none.
 
     Args:
-        files: Of `files.output_files`.
-        videos: Their frames (3, H, W) in [-1, 1], one at a time; several stand side by side.
-        overview: The first pictures of the overview, see `drawn`; five frames of the first video follow.
-        record: Of the JSON file; read when all frames were made. The names and SHA-256 of all files that runs left
-            under this name are added to it, as "files", by which a later run knows what it may replace.
-        kept: Takes the frames too.
-        progress: Is told of every frame of every video, as its stage "frames".
+        files: From `files.output_files`.
+        videos: Their frames (3, H, W) in [-1, 1], one at a time; several videos stand side by side.
+        overview: The first panels of the overview picture, from `overview`; five frames of the first video follow.
+        record: Content of the JSON file, read after the last frame. "files" is added to it: names and SHA-256 of all
+            files that runs left under this name, by which a later run knows which files it may replace.
+        kept: Collects the frames too.
+        progress: Counts each frame of each video, as its stage "frames".
     """
     with ExitStack() as stack, _naming(files["video"]):
         paths = {name: stack.enter_context(atomic_path(file)) for name, file in files.items() if name != "frames"}
@@ -60,7 +59,7 @@ def write_files(
 
 @contextmanager
 def _naming(out: Path) -> Iterator[None]:
-    """Say of a full disk which file it stopped."""
+    """Adds the name of the video to an OSError."""
     try:
         yield
     except OSError as error:
@@ -68,8 +67,9 @@ def _naming(out: Path) -> Iterator[None]:
         raise OSError(f"out={out} is not written ({reason}): free some space or choose another folder") from error
 
 
-def drawn(image: Tensor, controls: Controls, fields: Fields) -> list[Tensor]:
-    """The first pictures of the overview: input, arrows, dense field, refined field if T made one, all kinds."""
+def overview(scene: Scene) -> list[Tensor]:
+    """Panels of input, arrows, dense field, refined field if T made one, and all kinds of motion if there are any."""
+    image, controls, fields = scene
     steps = [fields.dense] if fields.refined is fields.dense else [fields.dense, fields.refined]
     if not fields.parts.flow_only:
         steps = [*(step for step in steps if step.any()), peak_velocity(fields.parts)]
@@ -82,7 +82,7 @@ def _write_frames(
     paths: Mapping[str, Path], videos: Sequence[Iterable[Tensor]], num_frames: int, fps: float,
     kept: list[Tensor] | None, progress: Progress,
 ) -> list[Tensor]:  # fmt: skip
-    """Five of the frames, as panels."""
+    """Write video, GIF and PNG files; returns panels of five frames."""
     chosen, shown, coloured = torch.linspace(0, num_frames - 1, 5).round().int().tolist(), [], []
 
     def passing() -> Iterator[Tensor]:
