@@ -1,6 +1,6 @@
 """Animate a photo: python -m motionanim.animate image=photo.jpg arrows="[[120,200,180,200]]" out=out.mp4
 
-PyTorch is imported when a run begins, so that help and most mistakes need not wait for it.
+PyTorch is imported only when a run begins, so that help and most errors come at once.
 """
 
 import json
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Animation(NamedTuple):
-    """What `animate` made."""
+    """The result of `animate`."""
 
     frames: "Tensor | None"  # (N, 3, H, W) in [-1, 1], a strength sweep side by side; None above MAX_PIXELS in all
     files: list[Path]
@@ -59,7 +59,7 @@ def run(config: DictConfig, *, overrides: Sequence[str], keep: bool) -> Animatio
     """Animate as a composed conf/animate.yaml says; without `keep` the result holds no frames.
 
     Args:
-        overrides: What it was composed with, for the record.
+        overrides: The overrides that it was composed with, for the record.
     """
     strengths = _check_numbers(config)
     if config.renderer not in ("diffusion", "eulerian"):
@@ -73,7 +73,7 @@ def run(config: DictConfig, *, overrides: Sequence[str], keep: bool) -> Animatio
 
 
 def _check_numbers(config: DictConfig) -> list[float | None]:
-    """The strengths; raises ValueError for a number that is none or out of range."""
+    """The strengths. Raises ValueError for a value of the wrong type or out of range."""
     check_seed(config.seed)
     lora_weights(config.loras)
     for name in ("gif", "png", "progress"):
@@ -97,7 +97,7 @@ def _check_numbers(config: DictConfig) -> list[float | None]:
 
 
 def _files(config: DictConfig) -> dict[str, Path]:
-    """What will be written; raises ValueError before any work if it cannot be."""
+    """The files to write. Raises ValueError before any work if they cannot be written, or an input cannot be read."""
     if OmegaConf.is_missing(config, "image"):
         raise ValueError("no image given: pass image=photo.jpg")
     for name in ("image", "mask"):
@@ -119,7 +119,7 @@ def _files(config: DictConfig) -> dict[str, Path]:
 @hydra.main(config_path=str(CONF), config_name="animate", version_base="1.3")
 @one_line_errors
 def main(config: DictConfig) -> None:
-    """In a sweep, `animate -m seed=0,1`, each job's number goes into its name: out-0.mp4, out-1.mp4."""
+    """A sweep, `animate -m seed=0,1`, adds each job's number to its name: out-0.mp4, out-1.mp4."""
     quiet(networks=False)
     ran = HydraConfig.get()
     if ran.mode is RunMode.MULTIRUN:

@@ -1,7 +1,7 @@
-"""`python -m motionanim.export ckpt=runs/.../checkpoints/last.ckpt`: of any checkpoint what training leaves at its end.
+"""Export a checkpoint as a training does at its end: python -m motionanim.export ckpt=runs/.../checkpoints/last.ckpt
 
-A LoRA, a pipeline folder, T or the video features, by what was trained. Where the run kept an average of its weights,
-it is the average.
+The result is a LoRA, a pipeline folder, T or the video features, by the trained model; averaged weights, if the run
+kept an average.
 """
 
 from collections.abc import Iterator, Mapping
@@ -18,7 +18,7 @@ from motionanim.models.weights_io import frozen_fingerprint
 from motionanim.training.callbacks import export_folder
 from motionanim.training.runs.checkpoints import check_weights, read_checkpoint
 
-# What train.py makes of conf/model. A checkpoint is data and may come from anywhere: by its settings nothing else runs.
+# The classes of conf/model. A checkpoint may come from anywhere: its settings may not run any other code.
 TARGETS = frozenset(
     f"motionanim.{name}"
     for name in (
@@ -31,19 +31,18 @@ TARGETS = frozenset(
 
 
 def export(ckpt: str, out: Path | None, base: str | None) -> Path:
-    """Write what a checkpoint has learned.
+    """Write the trained weights of a checkpoint.
 
     Args:
         ckpt: A checkpoint of train.py.
-        out: Folder to write into; None: exports/step_0000500 and so on in the folder of the run.
+        out: Folder to write into; None: exports/step_0000500 and so on in the run's folder.
         base: Where the base lies now; None: where it lay when the run was trained.
 
     Returns:
         The file or folder that was written.
 
     Raises:
-        ValueError: If the file is missing, damaged or holds no settings, the base is another one, or what would be
-            written is there already.
+        ValueError: If the file is missing, damaged or without settings, the base is another one, or the target exists.
     """
     path = Path(ckpt)
     if not path.is_file():
@@ -63,7 +62,7 @@ def export(ckpt: str, out: Path | None, base: str | None) -> Path:
         if "base" not in settings:
             raise ValueError(f"base={base}: what {ckpt} holds stands by itself; leave base out")
         settings["base"] = base
-    torch.manual_seed(saved["config"]["seed"])  # what is frozen and not in the base is as it was drawn for the training
+    torch.manual_seed(saved["config"]["seed"])  # draws frozen weights outside the base as for the training
     module = built(settings)
     if frozen_fingerprint(module) != saved["frozen"]:
         raise ValueError(f"{ckpt} was trained on another base than {settings.get('base')}: give it by base=FOLDER")
@@ -74,7 +73,7 @@ def export(ckpt: str, out: Path | None, base: str | None) -> Path:
 
 
 def _model_settings(config: Any, ckpt: str) -> dict[str, Any]:
-    """The settings of the model in a checkpoint, or ValueError if it is none of train.py."""
+    """The settings of the model in a checkpoint. Raises ValueError if they are not of train.py."""
     model = config.get("model") if isinstance(config, Mapping) else None
     if not isinstance(model, Mapping) or "_target_" not in model or "seed" not in config:
         raise ValueError(f"{ckpt} does not say which model it holds: give a checkpoint of train.py")
@@ -82,7 +81,7 @@ def _model_settings(config: Any, ckpt: str) -> dict[str, Any]:
 
 
 def targets(node: Any) -> Iterator[str]:
-    """What `built` would call, at any depth."""
+    """The `_target_` values at any depth, which `built` would call."""
     if isinstance(node, Mapping):
         yield from (str(value) for key, value in node.items() if key == "_target_")
         for child in node.values():
@@ -93,7 +92,7 @@ def targets(node: Any) -> Iterator[str]:
 
 
 def built(node: Any) -> Any:
-    """As Hydra's `instantiate`, without what else it obeys: `_args_`, `_partial_` and ${...}."""
+    """Like Hydra's `instantiate`, without `_args_`, `_partial_` and ${...}, so that a checkpoint cannot use them."""
     if isinstance(node, list):
         return [built(child) for child in node]
     if not isinstance(node, Mapping):

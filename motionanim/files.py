@@ -1,4 +1,4 @@
-"""Where a command may write, and writing so that a killed run or a full disk leaves the earlier version, whole."""
+"""Checks before writing, and writing that leaves the earlier version whole after a killed run or on a full disk."""
 
 import hashlib
 import json
@@ -13,8 +13,8 @@ from pathlib import Path
 def atomic_path(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it replaces `path` in one step, on failure it is removed.
 
-    The temporary name keeps the suffix, because encoders and plotters choose their format by it. The file gets the mode
-    that the umask gives, whichever library writes it: safetensors alone would leave 600.
+    It keeps the suffix, because encoders and plotters choose their format by it. The file gets the mode of the umask,
+    whichever library writes it: safetensors alone would leave 600.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -31,10 +31,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield a new folder beside `path`; on success it becomes `path`, on failure it is removed.
-
-    A folder that is there already is replaced as a whole: no file of it stays.
-    """
+    """Yield a new folder beside `path`; on success it replaces `path` with all its files, on failure it is removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary, before = (path.with_name(f".{path.name}.{os.getpid()}{end}") for end in ("", ".before"))
     try:
@@ -43,7 +40,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         if path.exists():
             os.replace(path, before)
         os.replace(temporary, path)
-        shutil.rmtree(before, ignore_errors=True)  # not before the new one is in its place
+        shutil.rmtree(before, ignore_errors=True)  # only after the new one is in its place
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -67,13 +64,13 @@ def content_sha256(path: Path) -> str:
 
 
 def output_files(out: Path, *, gif: bool, png: bool, inputs: Sequence[Path]) -> dict[str, Path]:
-    """What will be written beside the video `out`.
+    """The files that `animate` will write beside the video `out`.
 
-    What lies there already may be replaced only if the record beside it names it, with the SHA-256 that it still has:
-    then an earlier run of the same `out` made it.
+    A file that exists may be replaced only if the record beside it names it with its present SHA-256: then an earlier
+    run with the same `out` made it.
 
     Raises:
-        ValueError: If it cannot be written, or would replace an input or anything that no run made.
+        ValueError: If a file cannot be written, or would replace an input or a file that no run made.
     """
     if out.suffix.lower() != ".mp4":
         raise ValueError(f"out={out}: must end in .mp4")
@@ -98,10 +95,10 @@ def output_files(out: Path, *, gif: bool, png: bool, inputs: Sequence[Path]) -> 
 
 
 def made_before(record: Path) -> dict[str, str]:
-    """Name and SHA-256 of each file that earlier runs left beside their record.
+    """Name and SHA-256 of each file that earlier runs left, as their record says.
 
     Raises:
-        ValueError: If `record` is a file that no run left.
+        ValueError: If `record` is a file that no run wrote.
     """
     try:
         content = json.loads(record.read_text(encoding="utf-8"))
@@ -118,7 +115,7 @@ def made_before(record: Path) -> dict[str, str]:
 
 
 def check_kept(files: Mapping[str, Path], inputs: Iterable[Path]) -> None:
-    """Raises ValueError if one of `output_files` would replace an input, or the folder of frames one inside it."""
+    """Raises ValueError if one of `output_files` would replace an input, or a folder of frames that holds one."""
     written = {path.resolve() for path in files.values()}
     for path in inputs:
         if not written.isdisjoint((path.resolve(), path.resolve().parent)):
@@ -126,10 +123,10 @@ def check_kept(files: Mapping[str, Path], inputs: Iterable[Path]) -> None:
 
 
 def check_own(folder: Path, names: Sequence[str], marks: Sequence[str], *, option: str) -> None:
-    """Raises ValueError if a folder holds any of `names`, which are to be written, but not all of `marks`.
+    """Raises ValueError if a folder holds any of `names`, which will be written, but not all of `marks`.
 
     Args:
-        marks: Files that every earlier run of the command left there.
+        marks: Files that each earlier run of the command left there.
         option: The option that gave the folder, as the user writes it.
     """
     if folder.exists() and not folder.is_dir():
@@ -140,5 +137,5 @@ def check_own(folder: Path, names: Sequence[str], marks: Sequence[str], *, optio
 
 
 def printable(path: str | os.PathLike[str]) -> str:
-    """A file's name for people and text files: bytes that are no UTF-8 become \\xff."""
+    """A file's name for messages and text files: bytes that are not UTF-8 become \\xff."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")

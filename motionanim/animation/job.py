@@ -1,4 +1,4 @@
-"""From a checked config to the written files: the part of `animate` that needs PyTorch, which takes seconds to import."""
+"""From a checked config to the written files: the part of `animate` that needs PyTorch, whose import takes seconds."""
 
 import json
 import shlex

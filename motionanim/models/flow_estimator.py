@@ -1,7 +1,7 @@
 """Optical flow between neighbouring frames: OpenCV's DIS, or RAFT from torchvision.
 
-Both are picklable callables, frames (T, 3, H, W) float32 in [-1, 1] -> flow (T-1, 2, H, W) float32, px per frame at
-H x W, with a `name` to record beside what was computed. Which one runs is chosen in the config, never switched.
+Both are picklable callables: frames (T, 3, H, W) float32 in [-1, 1] -> flow (T-1, 2, H, W) float32, px per frame at H x
+W. Their `name` is recorded beside results. The config chooses one; there is no fallback.
 """
 
 from collections.abc import Callable
@@ -28,12 +28,12 @@ def _check_frames(frames: Tensor) -> None:
 
 
 def steady_field(frames: Tensor, estimate: Callable[[Tensor], Tensor], *, lag: int) -> Tensor:
-    """The one field that a clip's motion keeps to: mean flow over all pairs of frames `lag` apart, per frame.
+    """The one steady field of a clip: the mean flow over all pairs of frames `lag` apart, per frame.
 
-    A lag above 1 lets slow motion grow beyond what an estimator can tell from none; a long one loses what changes.
+    A longer lag makes slow motion large enough to be measured, and averages out changing motion.
 
     Args:
-        frames: (T, 3, H, W) in [-1, 1], of a camera that stands still.
+        frames: (T, 3, H, W) in [-1, 1], of a static camera.
         estimate: `DisFlow` or `RaftFlow`.
         lag: Frames between the two of a pair, from 1 to T - 1.
 
@@ -46,18 +46,18 @@ def steady_field(frames: Tensor, estimate: Callable[[Tensor], Tensor], *, lag: i
     _check_frames(frames)
     if not 1 <= lag < len(frames):
         raise ValueError(f"lag={lag}: must be from 1 to {len(frames) - 1} for {len(frames)} frames")
-    # Every lag-th frame from each start: together these sequences hold each pair once.
+    # Every lag-th frame from each start: together these sequences contain each pair once.
     starts = range(min(lag, len(frames) - lag))
     return torch.cat([estimate(frames[start::lag]) for start in starts]).mean(0) / lag
 
 
 class DisFlow:
-    """Dense inverse search (Kroeger et al., ECCV 2016) on the grey frames.
+    """Dense inverse search (Kroeger et al., ECCV 2016) on grey frames.
 
     Args:
-        preset: "ultrafast", "fast" or "medium": OpenCV's trade of time against accuracy.
-        min_side: Frames are enlarged, keeping their shape, until the short side has at least this many px: DIS matches
-            patches of 8 px and sees little in a small frame. 1 never enlarges.
+        preset: "ultrafast", "fast" or "medium": OpenCV's trade-off between time and accuracy.
+        min_side: Frames are enlarged until the short side has at least this many px, because DIS matches patches of 8
+            px and sees little in a small frame. 1 never enlarges.
 
     Raises:
         ValueError: If `preset` is none of these or `min_side` is below 1.
@@ -83,12 +83,12 @@ class DisFlow:
         size = (round(width * factor), round(height * factor))
         grey = (frames.detach().cpu().float() * 0.5 + 0.5).clamp(0, 1) * 255
         grey = (grey * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(1).numpy()
-        # Enlarged as float and rounded once: rounding first would leave steps that the search takes for edges.
+        # Enlarged as float and rounded once: rounding first would leave steps, which DIS takes for edges.
         images = [
             np.rint(cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)).clip(0, 255).astype(np.uint8)
             for image in grey
         ]
-        # A fresh search for every clip: OpenCV's object cannot be pickled.
+        # A new search object for each clip, because OpenCV's cannot be pickled.
         search = cv2.DISOpticalFlow_create(self._preset)
         flows = np.stack([search.calc(first, second, None) for first, second in pairwise(images)])
         return resize_flow(torch.from_numpy(flows).permute(0, 3, 1, 2).contiguous(), height, width)
@@ -99,19 +99,18 @@ class RaftFlow:
 
     Args:
         variant: "small" or "large".
-        weights: Path of a state dict, or "download" for torchvision's default weights, fetched into the folder of
-            `motionanim.models.pretrained` unless they are there.
-        sha256: For weights of your own: their SHA-256, or its first hex digits, 8 at least; None expects
-            torchvision's.
-        device: Where it runs, such as "cpu" or "cuda".
-        updates: Refinements of the flow, torchvision's default is 12; at least 1.
-        pairs: Frame pairs a pass; bounds the memory.
+        weights: Path of a state dict, or "download" for torchvision's default weights, which are fetched once into the
+            folder of `motionanim.models.pretrained`.
+        sha256: SHA-256 of your own weights, or its first 8 hex digits or more; None expects torchvision's.
+        device: Such as "cpu" or "cuda".
+        updates: Refinements of the flow, at least 1; torchvision's default is 12.
+        pairs: Frame pairs per pass, at least 1; bounds the memory.
 
     Raises:
-        ValueError: If an argument is not as above, or the weights cannot be had, are others or do not fit the variant.
+        ValueError: If an argument is not as above, or the weights are missing, other ones, or do not fit the variant.
 
     Attributes:
-        name: Holds the first 8 digits of the weights' SHA-256: flow of other weights is another flow.
+        name: Contains the first 8 digits of the weights' SHA-256, because other weights give other flow.
     """
 
     # torchvision's correlation pyramid takes 4 halvings of 1/8 of the frame, so a side needs 128 px.
@@ -147,7 +146,7 @@ class RaftFlow:
         self._model = model.eval().requires_grad_(False).to(self._device)
 
     def __reduce__(self) -> tuple[Callable[..., "RaftFlow"], tuple[Any, ...]]:
-        """Another process gets the arguments and reads the weights once; as tensors they would go with each task."""
+        """Pickles the arguments, not the weights: each process reads those once."""
         return _raft_once, self._given
 
     @torch.no_grad()

@@ -1,8 +1,8 @@
 """T, the flow refiner (Sec. 3.2): from a few arrows to the motion that the picture suggests.
 
-pix2pix (Isola et al., CVPR 2017): a U-Net generator, and for those who want it a 70x70 PatchGAN discriminator that sees
-the same inputs. Without pix2pix's dropout, which is its only noise: T must give one answer for one drawing. Group norm
-in place of batch norm, so that a clip's flow does not depend on its batch.
+pix2pix (Isola et al., CVPR 2017): a U-Net generator, and optionally a 70x70 PatchGAN discriminator with the same
+inputs. No dropout, pix2pix's only source of noise: a drawing must always give the same flow. Group norm instead of
+batch norm, so that a clip's flow does not depend on its batch.
 """
 
 import math
@@ -17,19 +17,19 @@ from motionanim.models.weights_io import load_network, save_network
 from motionanim.types import Hint
 
 _FORMAT = "motionanim.flow_refiner.4"
-_LIKENESS = (0.5, 4.0)  # widths at which pixels count as alike, in squared standard deviations of the luminance
-_ON_PATH = 0.3  # coverage of the arrows' picture from which a pixel lies under an arrow
-_PATH_PIXELS = 48  # most of them that all pixels are compared with
-_FADE = (1.75, 2.0)  # sigmas from the nearest arrow between which the flow in use fades to nothing
-_DECIDED = 2.0  # factor of the logit in use: a layer of half the speed is neither water nor bank
+_LIKENESS = (0.5, 4.0)  # the two widths, in squared standard deviations of the luminance
+_ON_PATH = 0.3  # pixels with at least this coverage lie under an arrow
+_PATH_PIXELS = 48  # at most this many of them are compared with all pixels
+_FADE = (1.75, 2.0)  # in use, the flow fades to zero between these distances from the nearest arrow, in sigmas
+_DECIDED = 2.0  # factor of the logit in use, which leaves fewer pixels at half the speed
 # Hint 2, reach 1, arrows 3, mask 1, colour 3, likeness 2.
 CONDITION_CHANNELS = 12
 
 
 class Refined(NamedTuple):
-    """What T makes of a hint."""
+    """The output of T."""
 
-    flow: Tensor  # (B, 2, H, W) px per frame: what moves times how it moves; 0 outside the mask
+    flow: Tensor  # (B, 2, H, W) px per frame: probability of motion times motion; 0 outside the mask
     moves: Tensor  # (B, 1, H, W) logit of "this pixel moves"
     unit: Tensor  # (B, 1, 1, 1) px per frame: the hint's own speed
 
@@ -44,21 +44,21 @@ def _check_width(width: int) -> None:
 
 
 class FlowRefiner(nn.Module):
-    """The generator: `depth` halvings down to the bottleneck and back, with skips between equal sizes.
+    """The generator: `depth` halvings to the bottleneck and back, with skips between equal sizes.
 
-    It decides two things for every pixel: whether it moves, and how its motion differs from what Eq. 6 spreads from the
-    arrows. Before training the first is the arrows' reach and the second nothing: the result is the soft hint.
+    It predicts two things for each pixel: whether it moves, and how its motion differs from the spread arrows of Eq. 6.
+    Before training these are the reach of the arrows and zero, so that the result is the soft hint.
 
-    Inside, flow is in units of the hint's own speed, as norms cannot carry a change in proportion to speeds that range
-    over a factor of ten: twice the hint gives twice the flow. Colours are in units of the picture's own contrast, and
-    beside them the network is told how much each pixel looks like those under the arrows, which means the same in a
-    photo as in the procedural world that it learns from.
+    Inside the network flow is in units of the hint's own speed, so that twice the hint gives twice the flow; norms
+    could not pass on speeds that range over a factor of ten. Colours are in units of the picture's own contrast. A
+    further input is the likeness of each pixel to those under the arrows, which means the same in a photo as in the
+    synthetic training data.
 
     Args:
         width: Channels of the first level, a multiple of 8; they double per level up to 8 times as many.
         depth: Number of halvings, at least 1.
-        side: Root of the number of pixels that it is trained at; a picture in use is brought to about as many.
-        sees_image: False blinds it to the picture: what is the picture worth?
+        side: Square root of the number of pixels of training pictures; in use a picture is resized to about as many.
+        sees_image: False hides the picture from the network, to measure what the picture is worth.
 
     Raises:
         ValueError: If an argument is not as above.
@@ -77,7 +77,7 @@ class FlowRefiner(nn.Module):
         self.down = nn.ModuleList()
         self.up = nn.ModuleList()
         for level in range(depth):
-            # As in pix2pix the first level has no norm.
+            # As in pix2pix, the first level has no norm.
             self.down.append(
                 nn.Sequential(
                     nn.Conv2d(widths[level], widths[level + 1], 4, stride=2, padding=1),
@@ -87,7 +87,7 @@ class FlowRefiner(nn.Module):
             )
             inner = widths[level + 1] * (1 if level == depth - 1 else 2)
             outer = widths[level] if level else width
-            # Enlarge, then convolve: a transposed convolution leaves a checkerboard, and a flow is smooth.
+            # Enlarging before the convolution avoids the checkerboard of transposed convolutions.
             self.up.append(
                 nn.Sequential(
                     nn.Upsample(scale_factor=2, mode="bilinear"),
@@ -101,20 +101,20 @@ class FlowRefiner(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def condition(self, image: Tensor, hint: Hint, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """What both networks see, (B, 12, H, W), and the hint's speed as in `Refined.unit`."""
+        """The input of both networks, (B, 12, H, W), and the hint's speed as in `Refined.unit`."""
         reach, cover = hint.reach.clamp(max=1), hint.arrows[:, 2:]
         energy = (hint.flow.square().sum(1, keepdim=True) * reach).sum((2, 3), keepdim=True)
         unit = (energy / reach.sum((2, 3), keepdim=True).clamp_min(1e-6)).sqrt().clamp_min(1e-6 * image.shape[-1])
         colour = _colours(image)
         drawn = hint.arrows[:, :2] / unit
-        # What looks like a pin's place is not what moves.
+        # Pins have no speed: pixels that look like theirs need not move.
         under = cover * (torch.linalg.vector_norm(drawn, dim=1, keepdim=True) > 0.01 * cover)
         seen = torch.cat([colour, _likeness(colour, under)], dim=1) * self.sees_image
         told = [hint.flow / unit, hint.reach.clamp(max=2), drawn, cover, mask]
         return torch.cat([*told, seen], dim=1), unit
 
     def forward(self, image: Tensor, hint: Hint, mask: Tensor) -> Refined:
-        """`refine` with gradients, without its checks, and with all that a loss needs."""
+        """`refine` with gradients, without checks, and with the values that a loss needs."""
         condition, unit = self.condition(image, hint, mask)
         height, width = image.shape[-2:]
         multiple = 2 ** len(self.down)
@@ -131,23 +131,23 @@ class FlowRefiner(nn.Module):
 
     @torch.no_grad()
     def refine(self, image: Tensor, hint: Hint, mask: Tensor) -> Tensor:
-        """The steady flow of an image: what T says, within what the drawing says.
+        """The steady flow of an image, bounded by the drawing.
 
-        On the arrows and pins themselves the drawing holds. From 1.75 to 2 sigma of Eq. 6 away from an arrow the flow
-        fades to nothing, so that an arrow does not move what its user does not think of; a little farther away where
-        several arrows act together, because their weights add up. What moves is decided more sharply than in training.
-        On held-out scenes the three change the error by 0, +3 and -1 %.
+        On arrows and pins the flow is the drawing's. From 1.75 to 2 sigma of Eq. 6 away from an arrow it fades to zero,
+        so that an arrow does not move distant things; where several arrows act together their weights add up, and it
+        fades a little farther away. The decision what moves is sharper than in training. On held-out scenes these three
+        change the error by 0, +3 and -1 %.
 
         Args:
             image: (B, 3, H, W) float32 in [-1, 1], RGB, of about `side`² pixels.
             hint: With a batch dimension.
-            mask: (B, 1, H, W) in {0, 1}; 1 where pixels may move; ones where the user says nothing.
+            mask: (B, 1, H, W) in {0, 1}; 1 where pixels may move; ones if the user gave no mask.
 
         Returns:
             (B, 2, H, W) px per frame; exactly 0 outside the mask.
 
         Raises:
-            ValueError: If the shapes do not belong together.
+            ValueError: If the shapes do not fit each other.
         """
         batch, height, width = len(image), *image.shape[-2:]
         given = {"image": (image, 3), "hint.flow": (hint.flow, 2), "hint.reach": (hint.reach, 1)}
@@ -163,22 +163,22 @@ class FlowRefiner(nn.Module):
         return flow.lerp(hint.flow, hint.arrows[:, 2:]) * mask
 
     def save(self, path: Path | str) -> None:
-        """Write the weights and the config that rebuilds the network, as safetensors, whole or not at all."""
+        """Write weights and config as one safetensors file; an error leaves the earlier file."""
         save_network(path, self, kind=_FORMAT)
 
     @classmethod
     def load(cls, path: Path | str) -> Self:
-        """Read what `save` wrote.
+        """Read a file of `save`.
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ValueError: If the file is not a flow refiner, or its config and its weights do not fit each other.
+            ValueError: If the file is no flow refiner, or its config and its weights do not fit each other.
         """
         return load_network(path, cls, kind=_FORMAT, experiment="flow_refiner")
 
 
 def _colours(image: Tensor) -> Tensor:
-    """Luminance and two differences of colours (B, 3, H, W), in standard deviations of the picture's luminance."""
+    """Luminance and two colour differences (B, 3, H, W), in standard deviations of the picture's luminance."""
     red, green, blue = ((image + 1) / 2).unbind(1)
     colour = torch.stack([0.299 * red + 0.587 * green + 0.114 * blue, red - green, (red + green) / 2 - blue], dim=1)
     spread = torch.std(colour[:, :1], dim=(-2, -1), correction=0, keepdim=True).clamp_min(0.02)
@@ -186,9 +186,9 @@ def _colours(image: Tensor) -> Tensor:
 
 
 def _likeness(colour: Tensor, cover: Tensor) -> Tensor:
-    """How alike each pixel is to the most similar pixel under an arrow: (B, 2, H, W) in [0, 1], at two widths.
+    """Likeness of each pixel to the most similar pixel under an arrow: (B, 2, H, W) in [0, 1], at two widths.
 
-    Pixels are compared by their colour, smoothed over 3 px, and by the contrast around them, over 5 px.
+    Pixels are compared by colour, smoothed over 3 px, and by contrast, measured over 5 px.
     """
     batch, _, height, width = colour.shape
     light = _mean(colour[:, :1], 5)
@@ -207,7 +207,7 @@ def _mean(x: Tensor, size: int) -> Tensor:
 
 
 class PatchDiscriminator(nn.Module):
-    """The 70x70 PatchGAN: one logit for each 70x70 patch, real or made, given the generator's inputs.
+    """The 70x70 PatchGAN: one logit per 70x70 patch, real or generated, given the generator's input.
 
     Three convolutions of stride 2 and two of stride 1, all 4x4: the receptive field is 70 px.
 

@@ -1,11 +1,11 @@
-"""Foreign weights: which files this project can use, where they lie, and that they are the right ones.
+"""Pretrained weights of others: which files this project uses, where they lie, and whether they are the right ones.
 
-Nothing here falls back on another network: a missing or a wrong file is an error that says what to do.
+There is no fallback: a missing or wrong file is an error that says what to do.
 
     python -m motionanim.models.pretrained                       lists them: present, missing or wrong
     python -m motionanim.models.pretrained download lpips-alex   fetches some
 
-They lie in $MOTIONANIM_WEIGHTS, by default ~/.cache/motionanim/weights. Every file is known by its SHA-256.
+They lie in $MOTIONANIM_WEIGHTS, by default ~/.cache/motionanim/weights. Each file is identified by its SHA-256.
 """
 
 import argparse
@@ -42,8 +42,8 @@ class Weights(NamedTuple):
 
 _TORCHVISION = "https://download.pytorch.org/models/"
 
-# Hashes are as published by others, found in several places each and never seen to differ; torchvision's begin as its
-# file names do. That of I3D comes from one place, the git-LFS pointer in a clone of the Space that its URL names.
+# Each hash is published in several places that agree; torchvision's begin as its file names say. I3D's comes from one
+# place, the git-LFS pointer in a clone of the Space that its URL names.
 WEIGHTS = {
     # VideoGPT's conversion of DeepMind's TensorFlow graph.
     "i3d": Weights(
@@ -85,7 +85,7 @@ WEIGHTS = {
 
 
 class MissingWeights(ValueError):
-    """A file is not where it should be.
+    """A file is not at its place.
 
     Attributes:
         short: The reason in a few words, for tables.
@@ -97,7 +97,7 @@ class MissingWeights(ValueError):
 
 
 def folder() -> Path:
-    """Where weights lie unless a path is given."""
+    """The folder of weights, where no path is given."""
     return Path(os.environ.get("MOTIONANIM_WEIGHTS") or "~/.cache/motionanim/weights").expanduser()
 
 
@@ -108,17 +108,17 @@ def _known(name: str) -> Weights:
 
 
 def find(name: str, path: Path | str | None = None, sha256: str | None = None) -> Path:
-    """The file of some weights, checked.
+    """The path of some weights, checked.
 
     Args:
         name: A key of `WEIGHTS`.
         path: Where it is; None for the folder of weights.
-        sha256: For weights of your own under `path`: their SHA-256, or its first hex digits, 8 at least. None expects
-            the published file.
+        sha256: SHA-256 of your own weights under `path`, or its first 8 hex digits or more; None expects the published
+            file.
 
     Raises:
-        MissingWeights: If it is not there.
-        ValueError: If its SHA-256 is another, or an argument is not as above.
+        MissingWeights: If there is no such file.
+        ValueError: If its SHA-256 differs, or an argument is not as above.
     """
     weights = _known(name)
     place = folder() / weights.file if path is None else Path(path).expanduser()
@@ -142,7 +142,7 @@ def find(name: str, path: Path | str | None = None, sha256: str | None = None) -
 
 
 def load(name: str, path: Path | str | None = None, sha256: str | None = None) -> dict[str, Tensor]:
-    """The state dict that `find` finds."""
+    """The state dict in the file of `find`."""
     return read(find(name, path, sha256))
 
 
@@ -150,7 +150,7 @@ def read(place: Path) -> dict[str, Tensor]:
     """A file's state dict, on the CPU, without running code from the file.
 
     Raises:
-        ValueError: If it is damaged or holds something else.
+        ValueError: If the file is damaged or holds something else.
     """
     try:
         if place.suffix == ".safetensors":
@@ -164,7 +164,7 @@ def read(place: Path) -> dict[str, Tensor]:
 
 
 def _filled(name: str, module: nn.Module, state: dict[str, Tensor]) -> nn.Module:
-    """A module made without memory (device "meta"), with its weights: frozen, in eval mode, float32."""
+    """A module on device "meta" with its weights filled in: frozen, in eval mode, float32."""
     try:
         module.load_state_dict(state, assign=True)
     except RuntimeError as error:
@@ -193,7 +193,7 @@ def lpips_backbone(net: Literal["alex", "vgg"], path: str | None = None, sha256:
 
 
 def clip_image_encoder(path: str | None = None, sha256: str | None = None) -> nn.Module:
-    """The image tower of OpenAI's CLIP ViT-B/32: (N, 3, 224, 224) to embeddings (N, 512) in the space of the text's.
+    """The image tower of OpenAI's CLIP ViT-B/32: (N, 3, 224, 224) to embeddings (N, 512) in the shared space.
 
     Args:
         path, sha256: As in `find`; OpenCLIP's or timm's layout.
@@ -201,7 +201,7 @@ def clip_image_encoder(path: str | None = None, sha256: str | None = None) -> nn
     Raises:
         ValueError: As `load` does.
     """
-    # Imported here: it takes a second, and whoever estimates flow imports this file.
+    # Imported here: timm takes a second, and flow estimators import this module too.
     import timm
     from timm.models.vision_transformer import checkpoint_filter_fn
 
@@ -213,7 +213,7 @@ def clip_image_encoder(path: str | None = None, sha256: str | None = None) -> nn
 
 
 def download(name: str) -> Path:
-    """Fetch weights into the folder, unless they are there. What a broken connection left is continued.
+    """Fetch weights into the folder, unless they are there. An interrupted download is continued.
 
     Raises:
         ValueError: If the address cannot be read, the connection breaks, or the SHA-256 is wrong.
@@ -223,7 +223,7 @@ def download(name: str) -> Path:
     if place.exists():
         return find(name)
     place.parent.mkdir(parents=True, exist_ok=True)
-    # A name that stays the same from run to run, unlike `files.atomic_path`'s, so that a run continues the last one's.
+    # Unlike that of `files.atomic_path` this name is the same in each run, so that a run can continue the last one.
     partial = place.with_name(place.name + ".part")
     try:
         _fetch(weights.url, partial, name)
@@ -239,14 +239,14 @@ def download(name: str) -> Path:
 
 
 def _fetch(url: str, partial: Path, name: str) -> None:
-    """Append to `partial` what it lacks of the file."""
+    """Append the missing rest of the file to `partial`."""
     start = partial.stat().st_size if partial.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
     try:
         response = urllib.request.urlopen(request, timeout=60)
     except urllib.error.HTTPError as error:
         if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-            return  # nothing beyond what is there: a run stopped after the last byte
+            return  # the last run stopped after the last byte
         raise
     with response:
         # A server that ignores the range sends 200 and the whole file.
@@ -265,7 +265,7 @@ def _fetch(url: str, partial: Path, name: str) -> None:
 
 
 def describe() -> str:
-    """Every known file, and whether it is there."""
+    """All known files, and whether they are present."""
     lines = []
     for name, weights in WEIGHTS.items():
         place = folder() / weights.file

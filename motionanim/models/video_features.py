@@ -1,9 +1,9 @@
-"""The embedded video features: a small network that gives a Fréchet video distance without downloaded weights.
+"""The embedded video features: a small network for a Fréchet video distance without downloaded weights.
 
-Made for the procedural benchmark and trained on it (experiment=video_features). Its distances have a protocol name of
-their own and are never ranked beside those of I3D. R(2+1)D blocks (Tran et al., CVPR 2018): a spatial convolution,
-then a temporal one. Batch norm, frozen after training, because group norm would divide each clip by its own contrast,
-which is part of what a distance should see. The features are the network's answers, as FVD's are I3D's logits.
+It is trained on the synthetic benchmark (experiment=video_features). Its distances have a protocol name of their own
+and are never ranked beside I3D's. R(2+1)D blocks (Tran et al., CVPR 2018): a spatial convolution, then a temporal one.
+Batch norm, frozen after training, because group norm would divide out each clip's contrast, which a distance should
+see. The features are the network's outputs, as FVD's are I3D's logits.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ _TOLERANCE = 1e-3  # beyond [-1, 1], for frames that were resized or decoded
 
 
 class _Block(nn.Module):
-    """Spatial 3x3, temporal 3, both with norm and ReLU; the input is added where the shape stays."""
+    """Spatial 3x3 and temporal 3 convolution, each with norm and ReLU; a residual connection if the shape stays."""
 
     def __init__(self, inner: int, outer: int, *, space: int, time: int) -> None:
         super().__init__()
@@ -41,14 +41,14 @@ class _Block(nn.Module):
 
 
 class FeatureNetwork(nn.Module):
-    """Frames to features, as it trains. `VideoFeatures` is what measures with it.
+    """From frames to features, as it is trained. `VideoFeatures` measures with it.
 
     Args:
-        channels: Of each level, at least 3 of them; every level halves the sides, from the third on the frames too.
-        hidden: Width before the last map, which is linear.
-        dim: D, the number of features: the answers to the questions that the network is trained on.
-        size: Frames are stretched to size x size px, bilinear, with antialiasing where they shrink; at least 2 px for
-            each halving.
+        channels: One per level, at least 3; each level halves the sides, from the third on also the frames.
+        hidden: Width before the last layer, which is linear.
+        dim: D, the number of features: one for each question of the training.
+        size: Frames are stretched to size x size px, bilinear, with antialiasing if they shrink; at least 2 px per
+            halving.
 
     Raises:
         ValueError: If an argument is not as above.
@@ -78,7 +78,7 @@ class FeatureNetwork(nn.Module):
         )
 
     def forward(self, frames: Tensor) -> Tensor:
-        """(B, T, 3, H, W) in [-1, 1] to (B, D): means over time and over the four quarters of the picture."""
+        """(B, T, 3, H, W) in [-1, 1] to (B, D), from means over time and over the four quarters of the picture."""
         frames = resize_frames(frames, self.size)
         x = self.blocks(frames.movedim(2, 1).contiguous(memory_format=torch.channels_last_3d))
         quarters = F.adaptive_avg_pool2d(x.mean(2), 2)
@@ -86,7 +86,7 @@ class FeatureNetwork(nn.Module):
 
 
 def resize_frames(frames: Tensor, size: int) -> Tensor:
-    """Stretch (B, T, 3, H, W) to (B, T, 3, size, size), bilinear, with antialiasing where a side shrinks."""
+    """Stretch (B, T, 3, H, W) to (B, T, 3, size, size), bilinear, with antialiasing if a side shrinks."""
     if frames.shape[-2:] == (size, size):
         return frames
     flat = F.interpolate(frames.flatten(0, 1), size=(size, size), mode="bilinear", antialias=True)
@@ -96,7 +96,7 @@ def resize_frames(frames: Tensor, size: int) -> Tensor:
 class VideoFeatures(nn.Module):
     """Frames (B, T, 3, H, W) to features (B, D) float32, always in eval mode and without gradients.
 
-    Clips pass one by one: a clip's features do not depend, to the last bit, on what shares its batch.
+    Clips pass one by one, so that a clip's features do not depend on its batch, to the last bit.
     """
 
     name = "embedded"
@@ -107,7 +107,7 @@ class VideoFeatures(nn.Module):
         self.network = network.eval().requires_grad_(False)
 
     def train(self, mode: bool = True) -> Self:
-        """Stays in eval mode whatever the module around it does."""
+        """Stays in eval mode, whatever the surrounding module does."""
         return super().train(False)
 
     @property
@@ -116,7 +116,7 @@ class VideoFeatures(nn.Module):
 
     @property
     def fingerprint(self) -> str:
-        """Hash of weights and preprocessing."""
+        """16 hex digits of a hash of weights and preprocessing."""
         digest = hashlib.sha256(json.dumps([_FORMAT, self.network.config], sort_keys=True).encode())
         for name, value in sorted(self.network.state_dict().items()):
             digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
@@ -124,7 +124,7 @@ class VideoFeatures(nn.Module):
 
     @property
     def protocol(self) -> dict[str, Any]:
-        """What a distance on these features must carry: others with different values are no rivals."""
+        """The settings of a distance on these features: only distances with equal settings are comparable."""
         size = self.network.size
         return {
             "features": self.name,
@@ -137,7 +137,7 @@ class VideoFeatures(nn.Module):
 
     @torch.no_grad()
     def forward(self, frames: Tensor) -> Tensor:
-        """Features of clips of any T of at least 4 and sides of at least 32 px.
+        """Features of clips of at least 4 frames and 32 px a side.
 
         Args:
             frames: (B, T, 3, H, W) in [-1, 1], RGB.
@@ -157,12 +157,12 @@ class VideoFeatures(nn.Module):
         return torch.cat(clips).to(frames.device)
 
     def save(self, path: Path | str) -> None:
-        """Write the weights and the config that rebuilds the network, as safetensors, whole or not at all."""
+        """Write weights and config as one safetensors file; an error leaves the earlier file."""
         save_network(path, self.network, kind=_FORMAT)
 
     @classmethod
     def load(cls, path: Path | str) -> Self:
-        """Read what `save` wrote: the file, or the folder that holds it as video_features.safetensors.
+        """Read a file of `save`, or the folder that holds it as video_features.safetensors.
 
         Raises:
             FileNotFoundError: If there is no such file.
@@ -182,6 +182,6 @@ def _check(frames: Tensor) -> None:
             f"frames of shape {shape}: the embedded features need T of at least {_MIN_FRAMES} and sides of at least "
             f"{_MIN_SIDE} px"
         )
-    # A NaN fails this comparison too.
+    # NaN fails this comparison too.
     if not frames.abs().amax() <= 1 + _TOLERANCE:
         raise ValueError(f"frames reach {frames.abs().amax().item():g} in size: must be finite and in [-1, 1]")
