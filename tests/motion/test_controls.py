@@ -1,61 +1,29 @@
+"""The motion field of a drawing, against traced paths and identities; drawings are read in test_drawing."""
+
 import functools
-import json
 import math
-from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 from configs import _fresh_hydra, check_binding, composed  # noqa: F401  the fixture clears Hydra's global state
 from hydra.utils import instantiate
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from motionanim.media.image_io import fit, stretched
 from motionanim.models.flow_refiner import FlowRefiner
 from motionanim.models.svd.denoiser import Denoiser
-from motionanim.motion.controls import (
-    Arrow,
-    Controls,
-    at_strength,
-    fit_controls,
-    motion_field,
-    parse_controls,
-    strength_to_px,
-    with_strength,
-)
-from motionanim.motion.drawing import path_length
-from motionanim.motion.flow import motion_strength, resize_flow
+from motionanim.motion.controls import at_strength, fit_controls, motion_field
+from motionanim.motion.drawing import parse_controls, path_length
+from motionanim.motion.flow import motion_strength, resize_flow, strength_to_px, with_strength
 from motionanim.motion.paths import path_hint
 from motionanim.types import Hint
 
 MASK = torch.ones(1, 48, 64)
 OPTIONS = {
-    "num_frames": 9,
-    "span": 9,
-    "field": "eulerian",
-    "sigma": 0.33,
-    "threshold": 0.05,
-    "threshold_on": "weight",
-    "normalized": "exact",
-    "edge": "cut",
-}
-
-points = st.tuples(st.integers(0, 63), st.floats(0, 47)).map(list)
-speeds = st.floats(0.01, 100)
-straight = st.tuples(points, points, st.none() | speeds).filter(lambda a: a[0] != a[1])
-paths = st.lists(points, min_size=2, max_size=5).filter(lambda p: all(a != b for a, b in pairwise(p)))
-arrow_values = st.one_of(
-    straight.map(lambda a: a[0] + a[1] + ([] if a[2] is None else [a[2]])),
-    st.fixed_dictionaries({"path": paths}, optional={"speed": speeds}),
-)
-
-
-def path_and_speed(value):
-    if isinstance(value, dict):
-        return [tuple(point) for point in value["path"]], value.get("speed", 1)
-    return [tuple(value[:2]), tuple(value[2:4])], (value[4:] or [1])[0]
+    "num_frames": 9, "span": 9, "field": "eulerian", "sigma": 0.33, "threshold": 0.05, "threshold_on": "weight",
+    "normalized": "exact", "edge": "cut",
+}  # fmt: skip
 
 
 def of(arrows, mask=MASK, pins=()):
@@ -66,83 +34,8 @@ def field(controls, **changes):
     return motion_field(controls, **{**OPTIONS, **changes})
 
 
-@settings(max_examples=100, deadline=None)
-@given(arrows=st.lists(arrow_values, max_size=6), pins=st.lists(points, max_size=4))
-def test_valid_controls_survive_and_every_way_to_give_them_is_equal(tmp_path_factory, arrows, pins):
-    both = {"arrows": arrows, "pins": pins}
-    parsed = parse_controls(both, MASK)
-    assert [(list(arrow.path), arrow.speed) for arrow in parsed.arrows] == [path_and_speed(a) for a in arrows]
-    assert parsed.pins == tuple(map(tuple, pins))
-    assert parsed.mask is MASK
-    file = tmp_path_factory.getbasetemp() / "arrows.json"
-    file.write_text("\ufeff" + json.dumps(both), encoding="utf-8")  # as some Windows editors write it
-    for same in (json.dumps(both), file, str(file), OmegaConf.create(both)):
-        assert parse_controls(same, MASK) == parsed
-    without = parsed._replace(pins=())
-    for same in (arrows, json.dumps(arrows), OmegaConf.create(arrows), tuple(arrows)):
-        assert parse_controls(same, MASK) == without
-
-
-def test_no_arrows_are_none_or_an_empty_list():
-    for nothing in (None, [], "[]", {}, '{"arrows": null}'):
-        assert parse_controls(nothing, MASK) == Controls((), (), MASK)
-
-
-@pytest.mark.parametrize(
-    ("value", "message"),
-    [
-        ('[[1, 2, 3, 4], [5, "a]', r"no valid JSON at line 1 column 20"),
-        ("[[1, 2, 3, 4],\n [5 6]]", r"no valid JSON at line 2 column 5"),
-        ("[" * 100_000, "no usable JSON"),
-        ("[[1, 2, 3, " + "9" * 5000 + "]]", "no usable JSON"),
-        ("nowhere.json", r"'nowhere.json' cannot be read \(No such file"),
-        ("nowhere\0.json", "cannot be read"),
-        ("", "cannot be read"),
-        ("3", "cannot be read"),
-        (3, "arrows=3: must be a list"),
-        ({"arrows": 0}, "arrows=0: must be a list"),
-        ({"arrows": "abc"}, "must be a list"),
-        ({"arrow": []}, "has arrow: its keys may be arrows, pins, regions"),
-        ([[1, 2, 3]], r"arrows\[0\]=\[1, 2, 3\]: an arrow is"),
-        ([1, 2, 3, 4], r"arrows\[0\]=1: an arrow is"),
-        (["abcd"], r"arrows\[0\]=abcd: an arrow is"),
-        ([[1, 2, 3, 4, 5, 6]], r"arrows\[0\].*an arrow is"),
-        ([[1, 2, 3, 4], [1, 2, "3", 4]], r"arrows\[1\]: 3 must be a finite number"),
-        ([[1, 2, 3, None]], "None must be a finite number"),
-        ([[1, 2, 3, True]], "True must be a finite number"),
-        ("[[1, 2, 3, NaN]]", "nan must be a finite number"),
-        ("[[1, 2, 3, 1e999]]", "inf must be a finite number"),
-        ([[1, 2, 3, 10**400]], "must be a finite number"),
-        ([[1, 2, 1, 2]], r"arrows\[0\] has no length at \(1, 2\): use a pin"),
-        ([{"path": [[1, 2], [3, 4], [3, 4]]}], r"no length at \(3, 4\)"),
-        ([[1, 2, 64, 4]], r"arrows\[0\]: the point \(64, 4\) is outside the image: x.* 0 to 63, y from 0 to 47"),
-        ([[1, -1, 3, 4]], r"\(1, -1\) is outside"),
-        ([[1, 2, 3, 4, 0]], r"arrows\[0\]: speed=0 must be above 0"),
-        ([[1, 2, 3, 4, -1]], "speed=-1 must be above 0"),
-        ([[1, 2, 3, 4, float("nan")]], "speed: nan must be a finite number"),
-        ([{"path": [[1, 2]]}], r"from 2 to 1000 points \[x, y\], not 1"),
-        ([{"path": [[1, 2], [3]]}], r"arrows\[0\]=\[3\]: must be a point"),
-        ([{"path": [[1, 2], "34"]}], r"arrows\[0\]=34: must be a point"),
-        ([{"points": [[1, 2], [3, 4]]}], "has points: its keys may be kind, path, region, speed"),
-        ({"pins": [[1, 2], [3, 48]]}, r"pins\[1\]: the point \(3, 48\) is outside"),
-        ({"pins": [1, 2]}, r"pins\[0\]=1: must be a point"),
-    ],
-)  # fmt: skip
-def test_a_mistake_is_one_line_that_names_it(value, message):
-    with pytest.raises(ValueError, match=message) as caught:
-        parse_controls(value, MASK)
-    assert "\n" not in str(caught.value)
-
-
-def test_a_json_file_that_is_no_text(tmp_path):
-    (tmp_path / "arrows.json").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ValueError, match=r"arrows.json' cannot be read \(it is no text\)"):
-        parse_controls(tmp_path / "arrows.json", MASK)
-
-
-def test_controls_go_with_their_photo():
-    photo = torch.zeros(3, 100, 200)
-    way = fit(photo, 50, 50)[1]
+def test_controls_go_with_their_photo_and_what_is_cropped_off_is_named():
+    way = fit(torch.zeros(3, 100, 200), 50, 50)[1]
     mask = torch.zeros(1, 100, 200)
     mask[:, :, 50:100] = 1
     moved = fit_controls(of([[60, 20, 100, 40, 2]], mask, pins=[[50, 0]]), way)
@@ -150,22 +43,16 @@ def test_controls_go_with_their_photo():
     assert np.allclose([*moved.arrows[0].path, *moved.pins], expected)
     assert moved.arrows[0].speed == 2
     assert torch.equal(moved.mask, way.mask(mask))
-    assert moved.mask.shape == (1, 50, 50)
-
-
-def test_what_is_drawn_on_the_cropped_off_part_is_named():
-    way = fit(torch.zeros(3, 100, 200), 50, 50)[1]
-    visible = r"keep x from 49.5 to 149.5 and y from -0.5 to 99.5"
-    mask = torch.ones(1, 100, 200)
+    visible, whole = r"keep x from 49.5 to 149.5 and y from -0.5 to 99.5", torch.ones(1, 100, 200)
     with pytest.raises(ValueError, match=rf"arrows\[1\]: the point \(40, 5\) is cut off.*50x50: {visible}"):
-        fit_controls(of([[60, 20, 100, 40], [60, 5, 40, 5]], mask), way)
-    with pytest.raises(ValueError, match=rf"pins\[0\]: the point \(150, 5\) is cut off.*{visible}"):
-        fit_controls(of([], mask, pins=[[150, 5]]), way)
+        fit_controls(of([[60, 20, 100, 40], [60, 5, 40, 5]], whole), way)
+    with pytest.raises(ValueError, match=r"pins\[0\]: the point \(150, 5\) is cut off"):
+        fit_controls(of([], whole, pins=[[150, 5]]), way)
 
 
 @pytest.mark.parametrize("kind", ["eulerian", "advected"])
 def test_every_arrow_is_met_at_its_start_and_pins_stand_still(kind):
-    """Though they are near each other by the reach of a point, 16 px."""
+    """Though they are nearer to each other than the reach of a point, 16 px."""
     controls = of([[20, 20, 36, 20], [28, 24, 28, 8, 2], [40, 40, 32, 44]], pins=[[24, 21], [30, 30]])
     dense = field(controls, field=kind).per_step[0]
     for arrow in controls.arrows:
@@ -186,7 +73,7 @@ def bilinear(flow, place):
 
 
 def streamline(flow, place, steps, parts=4):
-    """Where a point comes to: Runge-Kutta of order 4 in float64."""
+    """Where a point moves to: Runge-Kutta of order 4 in float64."""
     flow, place, h = flow.double().numpy(), np.array(place, dtype=np.float64), 1 / parts
     for _ in range(steps * parts):
         a = bilinear(flow, place)
@@ -197,7 +84,7 @@ def streamline(flow, place, steps, parts=4):
 
 
 def missed(drawn, mask=None, **changes):
-    """How far the content of each arrow's tail ends from its tip, as shares of the paths' lengths; 128 px frame."""
+    """Distance from the moved tail of each arrow to its tip, as shares of the paths' lengths; 128 px frame."""
     controls = of(drawn, torch.ones(1, 128, 128) if mask is None else mask, changes.pop("pins", ()))
     flow = field(controls, span=16, num_frames=16, edge="soft", **changes).dense
     ends = [(streamline(flow, arrow.path[0], 15), arrow) for arrow in controls.arrows]
@@ -210,24 +97,11 @@ RING = [[64 + 30 * math.cos(a), 64 + 30 * math.sin(a)] for a in np.linspace(0, 1
 
 
 @pytest.mark.parametrize("mask", [None, STRIP], ids=["no mask", "mask"])
-@pytest.mark.parametrize("length", [10, 25, 50, 75, 100])
+@pytest.mark.parametrize("length", [10, 50, 100])
 def test_an_arrow_arrives(length, mask):
-    """S1: by its start alone it went .98 to .54 of the way without a mask."""
+    """S1: with its start as the only entry it went .98 to .54 of the way without a mask."""
     assert missed([[14, 60.3, 14 + length, 60.3 + 0.1 * length]], mask)[0] < 0.01
-
-
-def test_a_large_field_is_made_small_and_arrives_all_the_same(monkeypatch):
-    drawn = [{"path": [[20, 50], [60, 50], [60, 85]]}, [100, 100, 30, 104]]
-    whole = field(of(drawn, torch.ones(1, 128, 128)), edge="soft").dense
-    monkeypatch.setattr("motionanim.motion.paths._MOST_PIXELS", 64 * 64)
-    enlarged = field(of(drawn, torch.ones(1, 128, 128)), edge="soft").dense
-    assert not torch.equal(enlarged, whole)
-    assert (enlarged - whole).abs().mean() < 0.005 * whole.abs().max()
-    assert max(missed(drawn)) < 0.02
-
-
-def test_an_arrow_whose_entry_is_its_start_does_not_arrive():
-    assert missed([[14, 60, 114, 60]], entries="start")[0] > 0.3
+    assert length < 100 or mask is not None or missed([[14, 60, 114, 60]], entries="start")[0] > 0.3
 
 
 @pytest.mark.parametrize(
@@ -247,7 +121,17 @@ def test_content_follows_a_path_whatever_is_drawn_beside_it(drawn, pins):
     assert max(missed(drawn, pins=pins)) < 0.01
 
 
-@pytest.mark.parametrize("span", [5, 9, 25])
+def test_a_large_field_is_made_small_and_arrives_all_the_same(monkeypatch):
+    drawn = [{"path": [[20, 50], [60, 50], [60, 85]]}, [100, 100, 30, 104]]
+    whole = field(of(drawn, torch.ones(1, 128, 128)), edge="soft").dense
+    monkeypatch.setattr("motionanim.motion.paths._MOST_PIXELS", 64 * 64)
+    enlarged = field(of(drawn, torch.ones(1, 128, 128)), edge="soft").dense
+    assert not torch.equal(enlarged, whole)
+    assert (enlarged - whole).abs().mean() < 0.005 * whole.abs().max()
+    assert max(missed(drawn)) < 0.02
+
+
+@pytest.mark.parametrize("span", [5, 25])
 def test_one_arrow_moves_by_its_displacement_in_its_span_however_long_the_video(span):
     controls = of([[20, 20, 44, 10]])
     for num_frames in (span, 5 * span):
@@ -274,17 +158,21 @@ def test_a_reversed_arrow_gives_the_reversed_field(changes, entries, turned):
 
 
 @pytest.mark.parametrize("kind", ["eulerian", "advected"])
-def test_nothing_moves_outside_the_mask(kind):
+def test_nothing_moves_outside_the_mask_nor_without_arrows(kind):
     mask = (torch.rand(1, 48, 64, generator=torch.Generator().manual_seed(0)) > 0.5).float()
     controls, kept = of([[20, 20, 36, 30]], mask), mask.clone()
     steps = field(controls, field=kind).per_step
     assert (steps * (1 - mask)).eq(0).all()
     assert (steps[:, :, mask[0] > 0] != 0).any()
     assert torch.equal(mask, kept)
+    for still in (of([]), of([], pins=[[3, 4]])):
+        steps = field(still, field=kind).per_step
+        assert (steps.shape, steps.dtype) == ((8, 2, 48, 64), torch.float32)
+        assert steps.eq(0).all()
 
 
-def test_an_advected_field_is_carried_with_its_arrow():
-    # 2 px a step to the right, 1 down: whole pixels, so that each field is the one before it, moved.
+def test_an_advected_field_moves_with_its_arrow():
+    # 2 px per step to the right, 1 down: whole pixels, so that each field is the one before it, moved.
     steps = field(of([[10, 10, 26, 18]]), field="advected", sigma=0.15, normalized=False).per_step
     torch.testing.assert_close(steps[1:, :, 1:, 2:], steps[:-1, :, :-1, :-2], atol=1e-5, rtol=0)
     lengths = steps.norm(dim=1).flatten(1).argmax(1)
@@ -293,36 +181,25 @@ def test_an_advected_field_is_carried_with_its_arrow():
     torch.testing.assert_close(steps[0], start)
 
 
-def test_a_path_is_followed_at_one_speed_and_straight_on_after_its_end():
-    # 12 px right and 24 px down in 9 steps of 4 px; 3 further steps.
-    controls = of([{"path": [[10, 5], [22, 5], [22, 29]]}])
-    fields = field(controls, field="advected", span=10, num_frames=13)
+CORNER = [{"path": [[10, 5], [22, 5], [22, 29]]}]  # 12 px right, 24 px down
+
+
+def test_an_advected_path_is_followed_at_one_speed_and_straight_on_after_its_end():
+    fields = field(of(CORNER), field="advected", span=10, num_frames=13)  # 9 steps of 4 px, and 3 further steps
     place = np.array([10, 5])
-    expected = [(4, 0)] * 3 + [(0, 4)] * 9
-    for step, wanted in zip(fields.per_step, expected, strict=True):
+    for step, wanted in zip(fields.per_step, [(4, 0)] * 3 + [(0, 4)] * 9, strict=True):
         np.testing.assert_allclose(step[:, place[1], place[0]], wanted, atol=1e-5)
         place = place + wanted
 
 
 def test_a_path_s_steady_field_turns_at_its_corners():
-    drawn = of([{"path": [[10, 5], [22, 5], [22, 29]]}])
-    dense = field(drawn, span=10).dense
+    dense = field(of(CORNER), span=10).dense
     torch.testing.assert_close(dense[:, 5, 10:22], torch.tensor([[4.0], [0.0]]).expand(2, 12), atol=1e-4, rtol=0)
     torch.testing.assert_close(dense[:, 6:30, 22], torch.tensor([[0.0], [4.0]]).expand(2, 24), atol=1e-4, rtol=0)
     assert (dense[:, 5, 22] > 1).all(), "the corner itself has the mean"
-    starts = field(drawn, span=10, entries="start").dense
-    torch.testing.assert_close(starts[:, 5, 10], torch.tensor([4.0, 0.0]))
-    torch.testing.assert_close(starts[:, 5, 22], torch.tensor([0.0, 4.0]))
+    starts = field(of(CORNER), span=10, entries="start").dense
+    torch.testing.assert_close(starts[:, 5, [10, 22]], torch.tensor([[4.0, 0.0], [0.0, 4.0]]))
     assert (starts[:, 5, 16] > 1).all()
-
-
-def test_without_arrows_the_field_is_zero_and_with_pins_alone_too():
-    for controls in (of([]), of([], pins=[[3, 4]])):
-        for kind in ("eulerian", "advected"):
-            fields = field(controls, field=kind)
-            assert fields.per_step.shape == (8, 2, 48, 64)
-            assert fields.per_step.dtype == torch.float32
-            assert fields.per_step.eq(0).all()
 
 
 def refiner(side: int = 48) -> FlowRefiner:
@@ -332,7 +209,7 @@ def refiner(side: int = 48) -> FlowRefiner:
     return network
 
 
-def test_t_is_asked_where_neither_a_mask_nor_a_region_bounds_the_arrows():
+def test_t_is_used_where_neither_a_mask_nor_a_region_bounds_the_arrows():
     image, whole = torch.rand(3, 48, 48) * 2 - 1, torch.ones(1, 48, 48)
     path = torch.tensor([[20.0, 20.0], [36.0, 30.0]], dtype=torch.float64)
     free = field(of([[20, 20, 36, 30]], whole), image=image, refiner=refiner())
@@ -346,11 +223,14 @@ def test_t_is_asked_where_neither_a_mask_nor_a_region_bounds_the_arrows():
     mask[:, :10] = 0
     bounded = field(of([[20, 20, 36, 30]], mask), image=image, refiner=refiner())
     assert torch.equal(bounded.refined, bounded.dense)
-    box = [[10, 10], [30, 10], [30, 30], [10, 30]]
-    region = {"path": [[20, 20], [24, 24]], "region": [box]}
+    region = {"path": [[20, 20], [24, 24]], "region": [[[10, 10], [30, 10], [30, 30], [10, 30]]]}
     both = field(of([[40, 40, 44, 40], region], whole), image=image, refiner=refiner())
     assert torch.equal(both.refined[:, 11:30, 11:30], both.dense[:, 11:30, 11:30])
     assert not torch.equal(both.refined[:, 31:, 31:], both.dense[:, 31:, 31:])
+    for change in ({"field": "advected"}, {"entries": "start"}, {"normalized": True}):  # T was not trained on these
+        made = field(of([[20, 20, 36, 30]], whole), image=image, refiner=refiner(), **change)
+        assert torch.equal(made.refined, made.dense)
+        assert made.dense.any()
 
 
 def test_t_works_at_its_own_size_whatever_the_photo_s():
@@ -362,30 +242,19 @@ def test_t_works_at_its_own_size_whatever_the_photo_s():
     torch.testing.assert_close(whole.refined, resize_flow(shrunk.refined, 96, 96), atol=1e-4, rtol=1e-3)
 
 
-def test_t_needs_the_image():
-    with pytest.raises(ValueError, match="image=None: a refiner needs the image"):
-        field(of([[20, 20, 36, 30]]), refiner=refiner())
-
-
-@pytest.mark.parametrize("change", [{"field": "advected"}, {"entries": "start"}, {"normalized": True}])
-def test_t_is_not_asked_about_arrows_of_another_kind_than_it_has_learned(change):
-    options = {"image": torch.zeros(3, 48, 64), "refiner": refiner(), **change}
-    made = field(of([[20, 20, 36, 30]]), **options)
-    assert torch.equal(made.refined, made.dense)
-    assert made.dense.any()
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"num_frames": 1}, "num_frames=1, span=9: motion needs"),
-        ({"span": 1}, "span=1: motion needs"),
         ({"field": "lagrangian"}, "field='lagrangian': must be 'eulerian' or 'advected'"),
         ({"normalized": True}, "normalized=True: 1 pins need 'exact'"),
-        ({"normalized": "mean"}, "normalized=mean: 1 pins need 'exact'"),
         ({"sigma": 0}, "sigma=0: must be above 0"),
+        ({"edge": "hard"}, "edge='hard'"),
+        ({"refiner": refiner()}, "image=None: a refiner needs the image"),
+        ({"strength": -1.0, "median_strength": 0.01}, "strength=-1.0: must be at least 0"),
         ({"threshold_on": "magnitude", "threshold": 90}, "the arrows move nothing.*threshold=90 on the magnitude"),
     ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_a_bad_option_is_named(changes, message):
     with pytest.raises(ValueError, match=message):
@@ -395,8 +264,6 @@ def test_a_bad_option_is_named(changes, message):
 def test_arrows_out_of_reach_of_the_mask_are_no_silent_still():
     mask = torch.zeros(1, 48, 64)
     mask[:, 40:, 56:] = 1
-    with pytest.raises(ValueError, match=r"arrows\[0\] starts at \(2, 2\), 66 px outside what may move: start it in"):
-        of([[2, 2, 9, 9]], mask)
     with pytest.raises(ValueError, match="the arrows move nothing: start them in or near the mask"):
         field(of([[2, 2, 9, 9]])._replace(mask=mask), sigma=0.1)
 
@@ -406,12 +273,9 @@ def test_strength_is_the_inverse_of_the_models_id(denoiser: Denoiser):
         px = strength_to_px(strength, median_strength=denoiser.motion.median_strength, width=64)
         assert float(denoiser.motion.strength_id(torch.tensor(px), 64)) == pytest.approx(strength, rel=1e-6)
     assert strength_to_px(127, median_strength=0.01, width=64) == pytest.approx(0.64)
-
-
-@pytest.mark.parametrize("strength", [-1, float("nan"), float("inf")])
-def test_a_strength_that_is_none_is_named(strength):
-    with pytest.raises(ValueError, match=r"strength=.*must be at least 0"):
-        strength_to_px(strength, median_strength=0.01, width=64)
+    for strength in (float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=r"strength=.*must be at least 0"):
+            strength_to_px(strength, median_strength=0.01, width=64)
 
 
 HALF = MASK.clone()
@@ -419,11 +283,10 @@ HALF[:, :, 48:] = 0
 
 
 @pytest.mark.parametrize("kind", ["eulerian", "advected"])
-@pytest.mark.parametrize("strength", [127, 200, 400])
+@pytest.mark.parametrize("strength", [127, 400])
 def test_a_strength_is_one_speed_with_and_without_a_mask(strength, kind):
-    """S2, S3. The speed at the arrow; a field that is carried along travels at it too."""
-    wanted = strength_to_px(strength, median_strength=0.0067, width=64)
-    told = []
+    """S2, S3. The speed at the arrow; an advected field travels at it too."""
+    wanted, told = strength_to_px(strength, median_strength=0.0067, width=64), []
     for mask in (MASK, HALF):
         drawn = of([[20, 20, 36, 30]], mask)
         made = field(drawn, field=kind, edge="soft", strength=strength, median_strength=0.0067).per_step
@@ -431,10 +294,9 @@ def test_a_strength_is_one_speed_with_and_without_a_mask(strength, kind):
         place = torch.tensor([20.0, 20.0])
         for step in made:
             place += step[:, int(place[1].round()), int(place[0].round())]
-        way = (place - torch.tensor([20.0, 20.0])).norm()
-        assert float(way) == pytest.approx(8 * wanted, rel=0.05)
+        assert float((place - torch.tensor([20.0, 20.0])).norm()) == pytest.approx(8 * wanted, rel=0.05)
         told.append(float(motion_strength(made[None])))
-    assert told[0] < wanted, "Eq. 8 counts what stands still"
+    assert told[0] < wanted, "Eq. 8 counts still pixels too"
     assert told[1] == pytest.approx(wanted * float(HALF.mean()), rel=1e-3) or kind == "advected"
 
 
@@ -453,14 +315,13 @@ def test_a_measured_field_gets_the_strength_asked_for_and_keeps_its_directions()
     mask = (torch.rand(8, 1, 48, 64, generator=torch.Generator().manual_seed(0)) > 0.7).float()
     uniform = torch.tensor([3.0, 4.0]).view(1, 2, 1, 1) * mask
     noisy = uniform + 0.01 * torch.randn(8, 2, 48, 64, generator=torch.Generator().manual_seed(1))
-    for strength in (100, 200, 400):
-        wanted = strength_to_px(strength, median_strength=0.0067, width=64)
-        for flow in (uniform, noisy):
-            kept = flow.clone()
-            scaled = with_strength(flow, strength, median_strength=0.0067)
-            assert float(scaled.norm(dim=1)[mask[:, 0] > 0].mean()) == pytest.approx(wanted, rel=0.01)
-            torch.testing.assert_close(scaled, flow * (scaled.norm() / flow.norm()))
-            assert torch.equal(flow, kept)
+    wanted = strength_to_px(200, median_strength=0.0067, width=64)
+    for flow in (uniform, noisy):
+        kept = flow.clone()
+        scaled = with_strength(flow, 200, median_strength=0.0067)
+        assert float(scaled.norm(dim=1)[mask[:, 0] > 0].mean()) == pytest.approx(wanted, rel=0.01)
+        torch.testing.assert_close(scaled, flow * (scaled.norm() / flow.norm()))
+        assert torch.equal(flow, kept)
     assert with_strength(uniform, None, median_strength=0.0067) is uniform
     assert with_strength(uniform, 0, median_strength=0.0067).eq(0).all()
     still = torch.zeros(8, 2, 48, 64)
@@ -469,40 +330,28 @@ def test_a_measured_field_gets_the_strength_asked_for_and_keeps_its_directions()
 
 def test_both_configs_bind_and_differ_as_the_paper_does():
     controls = of([[20, 20, 36, 20], [24, 20, 40, 20]])
-    configs = {name: composed("experiment=motion_lora", f"+controls={name}") for name in ("default", "paper")}
-    for name, cfg in configs.items():
-        check_binding(OmegaConf.to_container(cfg.controls, resolve=True))
-        assert cfg.controls.sigma * 512 == 170
-        assert (cfg.controls.threshold, cfg.controls.span) == (0.05, cfg.scale.num_frames)
-        made = instantiate(cfg.controls)
+    configs = {name: composed("experiment=motion_lora", f"+controls={name}").controls for name in ("default", "paper")}
+    speeds = {}
+    for name, config in configs.items():
+        check_binding(OmegaConf.to_container(config, resolve=True))
+        assert (config.sigma * 512, config.threshold) == (170, 0.05)
+        made = instantiate(config)
         assert isinstance(made, functools.partial)
-        dense = made(controls, num_frames=31).dense
-        assert dense[0, 20, 20] >= 16 / 15 - 1e-5, name
-    assert configs["default"].controls.normalized == "exact"
-    paper = configs["paper"].controls
-    assert (paper.normalized, paper.threshold_on) == (False, "magnitude")
-    # As printed, two arrows that agree move faster than either; ours move as fast as both.
-    assert instantiate(paper)(controls, num_frames=31).dense[0, 20, 20] > 2
-    torch.testing.assert_close(
-        instantiate(configs["default"].controls)(controls, num_frames=31).dense[0, 20, 20], torch.tensor(16 / 15)
-    )
-
-
-def test_an_arrow_is_a_plain_value():
-    assert parse_controls([[1, 2, 3, 4]], MASK).arrows == (Arrow(((1.0, 2.0), (3.0, 4.0)), 1.0),)
+        speeds[name] = float(made(controls, num_frames=31).dense[0, 20, 20])
+    assert (configs["paper"].normalized, configs["paper"].threshold_on) == (False, "magnitude")
+    assert speeds["default"] == pytest.approx(16 / 15), "two arrows that agree move as fast as each"
+    assert speeds["paper"] > 2, "as printed they move faster than either"
 
 
 def test_a_soft_edge_fades_without_a_mask_and_fills_one():
     drawn = of([[32, 24, 44, 24]])
     cut, soft = (field(drawn, edge=edge).dense[0] for edge in ("cut", "soft"))
     assert soft[24, 32] == pytest.approx(cut[24, 32].item(), rel=1e-5), "the arrow itself is met"
-    for flow, largest in ((cut, 0.9), (soft, 0.1)):
+    for flow, sudden in ((cut, True), (soft, False)):
         steps = torch.cat([flow.diff(dim=0).abs().flatten(), flow.diff(dim=1).abs().flatten()])
-        assert (steps.max() / flow.max() > 0.5) == (largest > 0.5)
+        assert (steps.max() / flow.max() > 0.5) == sudden
     assert (soft <= cut + 1e-6).all()
     mask = torch.zeros_like(MASK)
     mask[:, 20:30] = 1
     filled = field(drawn._replace(mask=mask), edge="soft").dense
     torch.testing.assert_close(filled[0], mask[0] * cut[24, 32], rtol=1e-5, atol=1e-6)
-    with pytest.raises(ValueError, match="edge='hard'"):
-        field(drawn, edge="hard")
