@@ -27,9 +27,10 @@ from motionanim.media.image_io import fit, load_image, load_mask, model_size, st
 from motionanim.models.flow_refiner import FlowRefiner
 from motionanim.motion.controls import at_strength, crop_controls, fit_controls, may_refine
 from motionanim.motion.drawing import Controls, inlined, parse_controls, region_files
+from motionanim.motion.example_arrows import example_arrow
 from motionanim.motion.flow import resize_flow, strength_to_px
 from motionanim.motion.kinds import Parts, doubts
-from motionanim.motion.regions import example_arrow, propose_region
+from motionanim.motion.regions import propose_region
 
 VERSIONS = ("torch", "diffusers", "motionanim")
 

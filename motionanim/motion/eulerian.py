@@ -16,23 +16,6 @@ from torch import Tensor
 from motionanim.motion.flow import pixel_grid, warp
 
 
-def render(
-    image: Tensor,
-    flow: Tensor,
-    *,
-    num_frames: int,
-    loop: bool,
-    mask: Tensor,
-    min_density: float,
-) -> Tensor:
-    """All of `frames` at once: (N, 3, H, W) float32 in the value range of `image`. Same arguments, same errors."""
-    stream = frames(image, flow, num_frames=num_frames, loop=loop, mask=mask, min_density=min_density)
-    made = image.new_empty(num_frames, *image.shape)
-    for place, frame in zip(made, stream):
-        place.copy_(frame)
-    return made
-
-
 def frames(
     image: Tensor,
     flow: Tensor,

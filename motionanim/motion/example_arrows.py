@@ -1,8 +1,11 @@
 """Arrows as a user would draw them, taken from a known motion: they train T, and the evaluation gives them to methods.
 
+`example_arrow` is one for a user to copy.
+
 Points are (x, y) in pixels, origin at the first pixel centre; vectors are px per frame, x to the right and y down.
 """
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -123,3 +126,24 @@ def thinned(way: Tensor, most: int = 6) -> Tensor:
     if len(way) <= most:
         return way
     return way[torch.linspace(0, len(way) - 1, most).round().long()]
+
+
+def example_arrow(mask: Tensor) -> list[int]:
+    """An arrow [x0, y0, x1, y1] to copy and change: from well inside the mask, a tenth of the width to the side.
+
+    Args:
+        mask: (1, H, W) in {0, 1}; at least one pixel is 1, and W is at least 2.
+
+    Returns:
+        Pixels of the mask's picture. The start is in the mask; the tip is to its right, or to its left where the
+        picture ends.
+    """
+    width = mask.shape[2]
+    # The picture's border counts as an edge of the mask, so that a mask of ones gives the centre.
+    framed = np.pad(mask[0].numpy().astype(np.uint8), 1)
+    depth = cv2.distanceTransform(framed, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
+    places = np.argwhere(depth >= depth.max() - 0.5)
+    middle = places.mean(0)
+    y, x = (int(value) for value in places[((places - middle) ** 2).sum(1).argmin()])
+    reach = max(1, round(width / 10))
+    return [x, y, x + reach if x + reach < width else max(x - reach, 0), y]

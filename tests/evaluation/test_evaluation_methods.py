@@ -15,7 +15,7 @@ from motionanim.models.flow_refiner import FlowRefiner
 from motionanim.models.weights_io import weights_fingerprint
 from motionanim.motion.controls import motion_field
 from motionanim.motion.drawing import Controls
-from motionanim.motion.eulerian import render
+from motionanim.motion.eulerian import frames as render
 
 
 def test_the_warp_carries_the_image_inside_the_mask_only() -> None:

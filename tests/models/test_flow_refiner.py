@@ -1,3 +1,5 @@
+"""T: its network against closed forms and invariances, its losses against pix2pix's, its training step by step."""
+
 import functools
 import json
 import math
@@ -37,19 +39,20 @@ def module(gan: bool = True, **changes) -> FlowRefinerModule:
     return FlowRefinerModule(refiner=refiner(trained=False), discriminator=discriminator, **TRAINING | changes)
 
 
-def drawing(height: int, width: int) -> Hint:
-    """Of two arrows and a pin."""
-    paths = [torch.tensor([[0.2, 0.3], [0.6, 0.4]]), torch.tensor([[0.7, 0.8], [0.5, 0.9], [0.4, 0.6]])]
-    side = torch.tensor([width, height], dtype=torch.float64)
-    pins = torch.tensor([[0.9, 0.1]]) * side
-    return path_hint([path * side for path in paths], [1.0, 0.5], pins, height, width, sigma=0.3, normalized="exact")
+def drawn(paths, speeds, pins, height: int, width: int, *, sigma: float, batch: int = 1) -> Hint:
+    pins = torch.tensor(pins).view(-1, 2)
+    hint = path_hint([torch.tensor(p) for p in paths], speeds, pins, height, width, sigma=sigma, normalized="exact")
+    return Hint(*(each.expand(batch, -1, -1, -1) for each in hint))
 
 
 def inputs(height: int = 32, width: int = 32, batch: int = 2) -> tuple[torch.Tensor, Hint, torch.Tensor]:
+    """Random image and mask, and a drawing of two arrows and a pin."""
     generator = torch.Generator().manual_seed(0)
     image = torch.rand(batch, 3, height, width, generator=generator) * 2 - 1
     mask = (torch.rand(batch, 1, height, width, generator=generator) > 0.5).float()
-    return image, Hint(*(each.expand(batch, -1, -1, -1) for each in drawing(height, width))), mask
+    arrows = ([[0.2, 0.3], [0.6, 0.4]], [[0.7, 0.8], [0.5, 0.9], [0.4, 0.6]])
+    paths = [[[x * width, y * height] for x, y in arrow] for arrow in arrows]
+    return image, drawn(paths, [1.0, 0.5], [[0.9 * width, 0.1 * height]], height, width, sigma=0.3, batch=batch), mask
 
 
 def faster(hint: Hint, factor: float) -> Hint:
@@ -57,56 +60,43 @@ def faster(hint: Hint, factor: float) -> Hint:
     return Hint(hint.flow * factor, hint.reach, hint.arrows * scale)
 
 
-def pairs(*, batch_size: int = 4, size: int = 24) -> StreamData:
+def pairs(*, batch_size: int = 2, size: int = 24) -> StreamData:
     hint = functools.partial(sample_hint, max_arrows=4, max_frames=16, sigma=170 / 512, normalized="exact")
     options = {"height": size, "width": size, "hint": hint}
     return StreamData(
         train=SyntheticFlowPairs(seed=0, length=1000, split="train", **options),
         val=SyntheticFlowPairs(seed=1, length=4, split="val", **options),
-        batch_size=batch_size,
-        num_workers=0,
-    )
+        batch_size=batch_size, num_workers=0,
+    )  # fmt: skip
 
 
 def trainer(tmp_path, max_steps: int, **changes) -> L.Trainer:
     options = {
-        "accelerator": "cpu",
-        "devices": 1,
-        "max_steps": max_steps,
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "num_sanity_val_steps": 0,
-        "val_check_interval": max_steps,
-        "check_val_every_n_epoch": None,
-        "use_distributed_sampler": False,
+        "accelerator": "cpu", "devices": 1, "max_steps": max_steps, "logger": False, "enable_checkpointing": False,
+        "enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0,
+        "val_check_interval": max_steps, "check_val_every_n_epoch": None, "use_distributed_sampler": False,
         "default_root_dir": tmp_path,
-    }
+    }  # fmt: skip
     return L.Trainer(**options | changes)
 
 
-@pytest.mark.parametrize(("height", "width"), [(32, 32), (24, 40), (33, 31), (9, 50), (1, 1)])
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (33, 31), (9, 50), (1, 1)])
 def test_any_size_gives_a_flow_of_that_size_inside_the_mask(height, width):
     image, hint, mask = inputs(height, width)
     flow = refiner().refine(image, hint, mask)
-    assert flow.shape == (2, 2, height, width)
-    assert flow.dtype == torch.float32
+    assert (flow.shape, flow.dtype) == ((2, 2, height, width), torch.float32)
     assert flow[(mask == 0).expand_as(flow)].eq(0).all()
     assert flow.isfinite().all()
     assert not flow.requires_grad
 
 
-def test_before_training_the_flow_is_the_soft_hint_and_gradients_reach_the_head():
+def test_before_training_the_flow_is_the_soft_hint_and_gradients_reach_every_parameter():
     image, hint, mask = inputs()
     network = refiner(trained=False)
     soft = hint.flow * hint.reach.clamp(max=1) * mask
     torch.testing.assert_close(network(image, hint, mask).flow, soft, atol=2e-3, rtol=0)
     network(image, hint, mask).flow.square().sum().backward()
     assert network.head.weight.grad.abs().sum() > 0
-
-
-def test_every_parameter_of_a_trained_network_gets_a_gradient():
     network = refiner()
     network(*inputs()).flow.square().sum().backward()
     assert all(parameter.grad.abs().sum() > 0 for parameter in network.parameters())
@@ -121,26 +111,16 @@ def test_a_clip_s_flow_is_the_same_alone_and_again():
     torch.testing.assert_close(alone, together[1:], atol=1e-5, rtol=1e-5)
 
 
-def test_the_image_the_hint_the_arrows_and_the_mask_all_matter():
-    network, (image, hint, mask) = refiner(), inputs()
-    ones = torch.ones_like(mask)
-    plain = network.refine(image, hint, ones)
-    changed = (
-        (-image, hint), (image, faster(hint, -1.0)), (image, hint._replace(arrows=hint.arrows.flip(-1))),
-        (image, hint._replace(reach=hint.reach.flip(-1))),
-    )  # fmt: skip
-    for other_image, other_hint in changed:
-        assert not torch.allclose(network.refine(other_image, other_hint, ones), plain, atol=1e-3)
-    inside = mask.expand_as(plain) > 0
-    assert not torch.allclose(network.refine(image, hint, mask)[inside], plain[inside], atol=1e-3)
-
-
-def test_a_blind_refiner_judges_by_the_rest_alone():
+def test_every_input_matters_and_a_blind_refiner_ignores_the_image():
     image, hint, mask = inputs()
     seeing, blind = (refiner(sees_image=sees) for sees in (True, False))
+    plain = seeing.refine(image, hint, mask)
+    arrows, reach = hint._replace(arrows=hint.arrows.flip(-1)), hint._replace(reach=hint.reach.flip(-1))
+    for other_image, other in ((-image, hint), (image, faster(hint, -1.0)), (image, arrows), (image, reach)):
+        assert not torch.allclose(seeing.refine(other_image, other, mask), plain, atol=1e-3)
+    inside = mask.expand_as(plain) > 0
+    assert not torch.allclose(seeing.refine(image, hint, torch.ones_like(mask))[inside], plain[inside], atol=1e-3)
     assert torch.equal(blind.refine(-image, hint, mask), blind.refine(image, hint, mask))
-    assert not torch.equal(blind.refine(image, hint, mask), seeing.refine(image, hint, mask))
-    assert not torch.allclose(blind.refine(image, faster(hint, -1.0), mask), blind.refine(image, hint, mask))
     for network, seen in ((seeing, True), (blind, False)):
         condition, _ = network.condition(image, hint, mask)
         assert condition.shape[1] == 12
@@ -149,30 +129,22 @@ def test_a_blind_refiner_judges_by_the_rest_alone():
 
 
 def test_in_use_the_drawing_holds_on_its_lines_and_far_from_all_of_them():
-    image, hint, _ = inputs(64, 64)
-    paths, pins = [torch.tensor([[8.0, 8.0], [20.0, 8.0]])], torch.tensor([[12.0, 20.0]])
-    drawn = path_hint(paths, [1.5], pins, 64, 64, sigma=0.2, normalized="exact")
-    hint = Hint(*(each.expand(2, -1, -1, -1) for each in drawn))
+    image, paths, ones = inputs(64, 64)[0], [[[8.0, 8.0], [20.0, 8.0]]], torch.ones(2, 1, 64, 64)
+    hint = drawn(paths, [1.5], [[12.0, 20.0]], 64, 64, sigma=0.2, batch=2)
     network = refiner()
-    free, flow = (each(image, hint, torch.ones(2, 1, 64, 64)) for each in (network, network.refine))
+    free, flow = network(image, hint, ones), network.refine(image, hint, ones)
     assert (free.flow[:, :, 8, 12] - torch.tensor([1.5, 0.0])).abs().max() > 0.05
     torch.testing.assert_close(flow[:, :, 8, 12], torch.tensor([[1.5, 0.0]] * 2), atol=1e-4, rtol=0)
     assert flow[:, :, 20, 12].abs().max() < 1e-3
-    apart = nearest_on_path(paths[0], 64, 64)[0].sqrt() / (0.2 * 64)
+    apart = nearest_on_path(torch.tensor(paths[0]), 64, 64)[0].sqrt() / (0.2 * 64)
     assert flow[:, :, apart > 2.0].abs().max() < 1e-30
     assert free.flow[:, :, apart > 2.0].abs().max() > 0
     between = (apart > 1.0) & (apart < 1.5) & (hint.arrows[0, 2] < 1e-6)
     decided = free.flow * torch.sigmoid(2 * free.moves) / torch.sigmoid(free.moves)
     torch.testing.assert_close(flow[:, :, between], decided[:, :, between], atol=1e-5, rtol=1e-4)
-
-
-def test_several_arrows_in_one_place_reach_a_little_farther():
-    image, _, _ = inputs(64, 64, batch=1)
-    path = torch.tensor([[8.0, 8.0], [20.0, 8.0]])
-    drawn = path_hint([path] * 4, [1.5] * 4, torch.zeros(0, 2), 64, 64, sigma=0.2, normalized="exact")
-    flow = refiner().refine(image, Hint(*(each[None] for each in drawn)), torch.ones(1, 1, 64, 64))
-    apart = nearest_on_path(path, 64, 64)[0].sqrt() / (0.2 * 64)
-    farthest = math.sqrt(2.0**2 + math.log(4))  # four weights of exp(-d²) sum to exp(-4) here
+    # Several arrows in one place reach a little farther: four weights of exp(-d²) sum to exp(-4) there.
+    flow = network.refine(image[:1], drawn(paths * 4, [1.5] * 4, [], 64, 64, sigma=0.2), ones[:1])
+    farthest = math.sqrt(2.0**2 + math.log(4))
     assert flow[:, :, apart > farthest + 1e-3].abs().max() < 1e-30
     assert flow[:, :, (apart > 2.0) & (apart < farthest - 0.1)].abs().max() > 0
 
@@ -180,12 +152,8 @@ def test_several_arrows_in_one_place_reach_a_little_farther():
 def test_likeness_is_one_under_the_arrows_and_follows_the_colour_but_not_a_pin():
     network = refiner()
     image = torch.full((1, 3, 32, 32), -0.5)
-    image[..., 16:] = 0.5  # the first arrow lies on the left, the pin on the right
-    drawn = path_hint(
-        [torch.tensor([[2.0, 8.0], [9.0, 10.0]])], [1.0], torch.tensor([[28.0, 4.0]]), 32, 32, sigma=0.3,
-        normalized="exact",
-    )  # fmt: skip
-    hint, mask = Hint(*(each[None] for each in drawn)), torch.ones(1, 1, 32, 32)
+    image[..., 16:] = 0.5  # the arrow lies on the left, the pin on the right
+    hint, mask = drawn([[[2.0, 8.0], [9.0, 10.0]]], [1.0], [[28.0, 4.0]], 32, 32, sigma=0.3), torch.ones(1, 1, 32, 32)
     condition, unit = network.condition(image, hint, mask)
     likeness = condition[0, 10:]
     assert likeness[:, :, :12].min() > 0.99
@@ -197,34 +165,24 @@ def test_likeness_is_one_under_the_arrows_and_follows_the_colour_but_not_a_pin()
     assert network.condition(image, nothing, mask)[0][:, 10:].eq(0).all()
 
 
-@pytest.mark.parametrize("factor", [0.01, 0.5, 30.0])
+@pytest.mark.parametrize("factor", [0.0, 0.01, 30.0])
 def test_twice_the_hint_gives_twice_the_flow(factor):
     network, (image, hint, mask) = refiner(), inputs()
-    torch.testing.assert_close(
-        network.refine(image, faster(hint, factor), mask), factor * network.refine(image, hint, mask),
-        atol=1e-4, rtol=1e-3,
-    )  # fmt: skip
+    made, wanted = network.refine(image, faster(hint, factor), mask), factor * network.refine(image, hint, mask)
+    torch.testing.assert_close(made, wanted, atol=1e-2 if factor == 0 else 1e-4, rtol=1e-3)
 
 
-def test_no_hint_gives_no_flow():
+def test_what_does_not_fit_is_named():
     image, hint, mask = inputs()
-    assert refiner().refine(image, Hint(*(torch.zeros_like(each) for each in hint)), mask).abs().max() < 0.01
-
-
-def test_refine_names_the_shape_that_does_not_belong():
-    image, hint, mask = inputs()
-    with pytest.raises(ValueError, match="mask of shape"):
-        refiner().refine(image, hint, mask[..., :16])
-    with pytest.raises(ValueError, match=r"hint\.reach of shape"):
-        refiner().refine(image, hint._replace(reach=hint.reach[:1]), mask)
-    with pytest.raises(ValueError, match="image of shape"):
-        refiner().refine(image[:, :1], hint, mask)
-
-
-@pytest.mark.parametrize("bad", [{"width": 12}, {"width": 0}, {"depth": 0}, {"side": 0}])
-def test_the_network_names_a_bad_option(bad):
-    with pytest.raises(ValueError, match=next(iter(bad))):
-        FlowRefiner(**SMALL | bad)
+    for name, given in (
+        ("mask", (image, hint, mask[..., :16])), ("image", (image[:, :1], hint, mask)),
+        (r"hint\.reach", (image, hint._replace(reach=hint.reach[:1]), mask)),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=f"{name} of shape"):
+            refiner().refine(*given)
+    for bad in ({"width": 12}, {"width": 0}, {"depth": 0}, {"side": 0}):
+        with pytest.raises(ValueError, match=next(iter(bad))):
+            FlowRefiner(**SMALL | bad)
 
 
 def test_the_discriminator_s_receptive_field_is_70_px():
@@ -239,8 +197,7 @@ def test_the_discriminator_s_receptive_field_is_70_px():
     assert logits.shape == (1, 1, 14, 14)
     logits[0, 0, 7, 7].backward()
     rows, columns = flow.grad[0].abs().sum(0).nonzero().T
-    assert rows.max() - rows.min() + 1 == 70
-    assert columns.max() - columns.min() + 1 == 70
+    assert rows.max() - rows.min() + 1 == columns.max() - columns.min() + 1 == 70
 
 
 def test_the_discriminator_sees_its_condition_and_rejects_small_frames():
@@ -253,51 +210,38 @@ def test_the_discriminator_sees_its_condition_and_rejects_small_frames():
         network(condition[..., :23], flow[..., :23])
 
 
-def test_saving_and_loading_rebuilds_the_network(tmp_path):
-    network = refiner(depth=2)
-    network.save(tmp_path / "t.safetensors")
-    loaded = FlowRefiner.load(tmp_path / "t.safetensors")
+def test_saving_and_loading_rebuilds_the_network_and_other_files_are_named(tmp_path):
+    network, path = refiner(depth=2), tmp_path / "t.safetensors"
+    network.save(path)
+    loaded = FlowRefiner.load(path)
     assert loaded.config == network.config
     assert torch.equal(loaded.refine(*inputs()), network.refine(*inputs()))
-
-
-@pytest.mark.parametrize(
-    "config",
-    [{**SMALL, "depth": 2}, {**SMALL, "width": 16}, {**SMALL, "width": 9}, {**SMALL, "dropout": 0.5}, {"width": 8}],
-)
-def test_a_file_whose_config_does_not_fit_is_named(tmp_path, config):
-    path = tmp_path / "t.safetensors"
-    refiner().save(path)
-    metadata = {"format": "motionanim.flow_refiner.4", "config": json.dumps(config)}
-    save_file(load_file(path), path, metadata=metadata)
-    with pytest.raises(ValueError, match=r"t\.safetensors: its config .* does not fit"):
-        FlowRefiner.load(path)
-
-
-def test_a_file_that_is_no_refiner_is_named(tmp_path):
-    save_file({"weight": torch.zeros(1)}, tmp_path / "lora.safetensors")
+    for config in ({**SMALL, "width": 16}, {**SMALL, "width": 9}, {**SMALL, "dropout": 0.5}, {"width": 8}):
+        metadata = {"format": "motionanim.flow_refiner.4", "config": json.dumps(config)}
+        save_file(load_file(path), path, metadata=metadata)
+        with pytest.raises(ValueError, match=r"t\.safetensors: its config .* does not fit"):
+            FlowRefiner.load(path)
+    save_file({"weight": torch.zeros(1)}, path)
     with pytest.raises(ValueError, match="experiment=flow_refiner"):
-        FlowRefiner.load(tmp_path / "lora.safetensors")
-    (tmp_path / "broken.safetensors").write_bytes(b"nothing")
+        FlowRefiner.load(path)
+    path.write_bytes(b"nothing")
     with pytest.raises(ValueError, match="not a readable safetensors file"):
-        FlowRefiner.load(tmp_path / "broken.safetensors")
+        FlowRefiner.load(path)
     with pytest.raises(FileNotFoundError):
         FlowRefiner.load(tmp_path / "none.safetensors")
 
 
 def test_max_steps_are_iterations_and_both_networks_train(tmp_path):
-    model = module()
+    model, batches = module(), []
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    batches = []
     fit = trainer(tmp_path, 3, callbacks=[L.pytorch.callbacks.LambdaCallback(
         on_train_batch_end=lambda trainer, model, out, batch, index: batches.append(batch.position.tolist()))
     ])  # fmt: skip
-    fit.fit(model, pairs(batch_size=2))
+    fit.fit(model, pairs())
     assert fit.global_step == 3
     assert batches == [[0, 1], [2, 3], [4, 5]]
     for name, value in model.named_parameters():
-        if name != "refiner.head.bias":
-            assert not torch.equal(value, before[name]), name
+        assert name == "refiner.head.bias" or not torch.equal(value, before[name]), name
     assert set(fit.callback_metrics) >= {"train/loss", "train/loss_discriminator", "val/epe_hint", "val/epe_refined"}
     assert set(model.hparams) == set(TRAINING)
     assert FlowRefiner.load(model.export(tmp_path)).config == SMALL
@@ -307,7 +251,7 @@ def test_a_step_is_pix2pix_s_two_losses_from_the_same_weights(tmp_path):
     model, reference = module(), module()
     nn.init.normal_(model.refiner.head.weight, std=0.05)
     reference.load_state_dict(model.state_dict())
-    data = pairs(batch_size=2)
+    data = pairs()
     trainer(tmp_path, 1, limit_val_batches=0).fit(model, data)
 
     batch = torch.utils.data.default_collate([data.train[0], data.train[1]])
@@ -322,25 +266,28 @@ def test_a_step_is_pix2pix_s_two_losses_from_the_same_weights(tmp_path):
     probability = torch.sigmoid(made.moves)
     moves = -(batch.mask * probability.log() + (1 - batch.mask) * (1 - probability).log()) * given
     generator_loss = cross_entropy(d(condition, fake), ones) + 100 * (error + 0.1 * moves.mean())
-    generator_gradients = torch.autograd.grad(generator_loss, list(g.parameters()))
     discriminator_loss = 0.5 * (
         cross_entropy(d(condition, true), ones) + cross_entropy(d(condition, fake.detach()), 0 * ones)
     )
-    discriminator_gradients = torch.autograd.grad(discriminator_loss, list(d.parameters()))
-    for network, gradients in ((model.refiner, generator_gradients), (model.discriminator, discriminator_gradients)):
-        for parameter, expected in zip(network.parameters(), gradients):
+    for loss, network, trained in (
+        (generator_loss, g, model.refiner), (discriminator_loss, d, model.discriminator),
+    ):  # fmt: skip
+        gradients = torch.autograd.grad(loss, list(network.parameters()), retain_graph=True)
+        for parameter, expected in zip(trained.parameters(), gradients, strict=True):
             torch.testing.assert_close(parameter.grad, expected, atol=1e-5, rtol=1e-3)
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
-def test_without_a_discriminator_the_generator_trains_alone(tmp_path):
+@pytest.mark.slow
+def test_without_a_discriminator_the_generator_trains_alone_and_in_bf16(tmp_path):
     model = module(gan=False)
     before = model.refiner.head.weight.clone()
-    fit = trainer(tmp_path, 2)
-    fit.fit(model, pairs(batch_size=2))
+    fit = trainer(tmp_path, 2, precision="bf16-mixed")
+    fit.fit(model, pairs())
     assert fit.global_step == 2
     assert not torch.equal(model.refiner.head.weight, before)
     assert not {name for name in fit.callback_metrics if "gan" in name or "discriminator" in name}
+    assert all(parameter.dtype == torch.float32 and parameter.isfinite().all() for parameter in model.parameters())
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
@@ -351,11 +298,12 @@ def test_the_mask_is_given_for_its_share_of_the_items(share):
     assert float((given == 0).float().mean()) == pytest.approx(share, abs=0.005)
 
 
+@pytest.mark.slow
 def test_training_and_resuming_repeat_bit_for_bit(tmp_path):
     def run(max_steps: int, checkpoint=None) -> tuple[FlowRefinerModule, L.Trainer]:
         L.seed_everything(1, verbose=False)
         model, fit = module(), trainer(tmp_path, max_steps, limit_val_batches=0)
-        fit.fit(model, pairs(batch_size=2), ckpt_path=checkpoint, weights_only=checkpoint is not None)
+        fit.fit(model, pairs(), ckpt_path=checkpoint, weights_only=checkpoint is not None)
         return model, fit
 
     whole, _ = run(4)
@@ -371,10 +319,9 @@ def test_validation_errors_are_means_over_all_pixels_without_a_mask(tmp_path):
     model = module()
     mask = torch.zeros(2, 1, 24, 24)
     mask[0, :, :12] = 1
-    flow = torch.tensor([3.0, 4.0]).view(1, 2, 1, 1).expand(2, 2, 24, 24) * mask
+    spread = torch.tensor([3.0, 4.0]).view(1, 2, 1, 1).expand(2, 2, 24, 24)
     reach, arrows = torch.full((2, 1, 24, 24), 0.25), torch.zeros(2, 3, 24, 24)
-    hint = Hint(torch.tensor([3.0, 4.0]).view(1, 2, 1, 1).expand(2, 2, 24, 24), reach, arrows)
-    batch = FlowPairBatch(torch.zeros(2, 3, 24, 24), *hint, mask, flow, torch.arange(2))
+    batch = FlowPairBatch(torch.zeros(2, 3, 24, 24), spread, reach, arrows, mask, spread * mask, torch.arange(2))
     loader = torch.utils.data.DataLoader([0], collate_fn=lambda _: batch)
     scores = trainer(tmp_path, 1).validate(model, loader, verbose=False)[0]
     assert scores["val/epe_still"] == pytest.approx(5 / 4)
@@ -392,64 +339,49 @@ def test_a_nan_stops_the_run_before_it_reaches_the_weights(tmp_path):
             pair = super().__getitem__(position)
             return pair._replace(flow=pair.flow * np.nan) if position == 3 else pair
 
-    data = pairs(batch_size=1)
+    data, model = pairs(batch_size=1), module()
     data.train.__class__ = Broken
-    model = module()
     with pytest.raises(ValueError, match="nan at step 3"):
         trainer(tmp_path, 10, limit_val_batches=0).fit(model, data)
     assert all(parameter.isfinite().all() for parameter in model.parameters())
-
-
-def test_half_precision_with_a_loss_scaler_is_refused(tmp_path):
-    model = module()
     model._trainer = type("Fp16", (), {"precision": "16-mixed"})()
-    with pytest.raises(ValueError, match="bf16-mixed"):
+    with pytest.raises(ValueError, match="bf16-mixed"):  # a loss scaler would hide infinite gradients
         model.on_fit_start()
 
 
+@pytest.mark.slow
 def test_the_learning_rate_falls_over_the_last_share_of_the_run(tmp_path):
     model, fit = module(decay_share=0.5), trainer(tmp_path, 4, limit_val_batches=0)
-    fit.fit(model, pairs(batch_size=2))
+    fit.fit(model, pairs())
     for optimizer in model.optimizers(use_pl_optimizer=False):
         assert optimizer.param_groups[0]["lr"] == pytest.approx(model.lr / 2)  # of the last step: 1 of 2 is left
     for share, steps, message in ((1.5, 4, r"decay_share=1.5: must be in \[0, 1\]"), (0.5, -1, "needs an end")):
         with pytest.raises(ValueError, match=message):
-            trainer(tmp_path, steps, limit_val_batches=0, val_check_interval=1).fit(
-                module(decay_share=share), pairs(batch_size=2)
-            )
+            trainer(tmp_path, steps, limit_val_batches=0, val_check_interval=1).fit(module(decay_share=share), pairs())
 
 
-def test_it_trains_in_bf16(tmp_path):
-    model = module()
-    trainer(tmp_path, 2, precision="bf16-mixed").fit(model, pairs(batch_size=2))
-    assert all(parameter.dtype == torch.float32 and parameter.isfinite().all() for parameter in model.parameters())
-
-
-def test_example_pictures_are_frames(tmp_path):
-    data = pairs(batch_size=2)
+def test_example_pictures_are_frames():
+    data = pairs()
     batch = torch.utils.data.default_collate([data.val[0], data.val[1]])
     pictures = module().example_pictures(batch)
     assert list(pictures) == ["image", "hint", "refined", "truth"]
-    for picture in pictures.values():
+    for name, picture in pictures.items():
         assert picture.shape == (2, 3, 24, 24)
         assert picture.abs().max() <= 1
-    for name in ("hint", "refined", "truth"):
-        assert pictures[name].ne(1).any(), "white stands still"
-    still = (batch.mask == 0).expand(-1, 3, -1, -1)
-    assert pictures["truth"][still].eq(1).all()
+        assert name == "image" or picture.ne(1).any(), "white stands still"
+    assert pictures["truth"][(batch.mask == 0).expand(-1, 3, -1, -1)].eq(1).all()
 
 
 @pytest.mark.slow
 def test_a_short_training_beats_the_hint_on_textures_never_seen(tmp_path):
     L.seed_everything(0, verbose=False)
     data = pairs(size=32)
-    train = [data.train[position] for position in range(96)]  # rendered once: the network is what is slow to judge
+    train = [data.train[position] for position in range(96)]  # rendered once: the test is about the network
     val = [data.val[position] for position in range(32)]
-    model = module(lr=1e-3)
     fit = trainer(tmp_path, 150, val_check_interval=None, check_val_every_n_epoch=1)
-    fit.fit(model, torch.utils.data.DataLoader(train, 8), torch.utils.data.DataLoader(val, 32))
-    assert fit.callback_metrics["val/epe_refined"] < 0.8 * fit.callback_metrics["val/epe_hint"]
-    assert fit.callback_metrics["val/epe_refined"] < 0.8 * fit.callback_metrics["val/epe_still"]
+    fit.fit(module(lr=1e-3), torch.utils.data.DataLoader(train, 8), torch.utils.data.DataLoader(val, 32))
+    best = min(fit.callback_metrics["val/epe_hint"], fit.callback_metrics["val/epe_still"])
+    assert fit.callback_metrics["val/epe_refined"] < 0.8 * best
 
 
 @pytest.mark.slow
@@ -463,5 +395,5 @@ def test_two_processes_train_as_one_with_twice_the_batch(tmp_path):
         fit.fit(model, pairs(batch_size=batch_size))
         weights.append(torch.cat([parameter.detach().flatten() for parameter in model.parameters()]))
         assert (weights[-1] - start).abs().mean() > 1e-4
-    # Adam's first steps are lr long whatever the gradient's size, so a gradient near zero may turn its sign.
+    # Adam's first steps have the length lr whatever the gradient's size, so a gradient near zero may turn its sign.
     assert (weights[0] - weights[1]).abs().quantile(0.99) < 1e-5

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from motionanim.motion.example_arrows import choose_starts, follow, sample_hint, thinned
+from motionanim.motion.example_arrows import choose_starts, example_arrow, follow, sample_hint, thinned
+from motionanim.motion.regions import read_region
 
 OPTIONS = {"max_arrows": 4, "max_frames": 16, "sigma": 0.332, "normalized": "exact"}
 
@@ -144,3 +146,29 @@ def test_thinning_keeps_both_ends():
     assert len(short) == 6
     assert torch.equal(short[[0, -1]], way[[0, -1]])
     assert torch.equal(thinned(way[:4]), way[:4])
+
+
+def region(value):
+    return read_region("r", value, 40, 60, Path())
+
+
+RING = region([{"brush": [[10, 10], [50, 10], [50, 30], [10, 30], [10, 10]], "radius": 3}])
+
+
+@pytest.mark.parametrize(
+    ("mask", "arrow"),
+    [
+        (torch.ones(1, 41, 61), [30, 20, 36, 20]),
+        (torch.ones(1, 2, 2), [0, 0, 1, 0]),
+        (region([[[54, 10], [59, 10], [59, 14], [54, 14]]]), [56, 12, 50, 12]),
+    ],
+)
+def test_an_example_is_in_the_middle_and_stays_in_the_picture(mask, arrow):
+    assert example_arrow(mask) == arrow
+
+
+def test_an_example_in_a_ring_starts_on_it_and_not_in_its_hole():
+    x, y, tip, row = example_arrow(RING)
+    assert RING[0, y, x] == 1
+    assert RING[0, y - 2 : y + 3, x - 2 : x + 3].all(), "away from its edge"
+    assert (abs(tip - x), row) == (6, y)

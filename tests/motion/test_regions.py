@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from motionanim.media.image_io import load_image, load_mask
-from motionanim.motion.regions import centroid, example_arrow, nearest_inside, propose_region, read_region
+from motionanim.motion.regions import centroid, nearest_inside, propose_region, read_region
 
 HERE = Path()
 
@@ -129,25 +129,3 @@ def test_grabcut_on_a_real_waterfall(shared):
     mask = load_mask(shared / "photos" / "waterfall_mask.png", 720, 1280)[:, ::4, ::4]
     found = propose_region(photo, [[(160, 72), (160, 105)]], [(20, 20)])
     assert float((found * mask).sum() / found.sum()) > 0.8, "most of what it proposes is water"
-
-
-RING = read([{"brush": [[10, 10], [50, 10], [50, 30], [10, 30], [10, 10]], "radius": 3}])
-
-
-@pytest.mark.parametrize(
-    ("mask", "arrow"),
-    [
-        (torch.ones(1, 41, 61), [30, 20, 36, 20]),
-        (torch.ones(1, 2, 2), [0, 0, 1, 0]),
-        (read([[[54, 10], [59, 10], [59, 14], [54, 14]]]), [56, 12, 50, 12]),
-    ],
-)
-def test_an_example_is_in_the_middle_and_stays_in_the_picture(mask: torch.Tensor, arrow: list[int]) -> None:
-    assert example_arrow(mask) == arrow
-
-
-def test_an_example_in_a_ring_starts_on_it_and_not_in_its_hole() -> None:
-    x, y, tip, row = example_arrow(RING)
-    assert RING[0, y, x] == 1
-    assert RING[0, y - 2 : y + 3, x - 2 : x + 3].all(), "away from its edge"
-    assert (abs(tip - x), row) == (6, y)
