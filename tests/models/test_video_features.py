@@ -60,17 +60,11 @@ def test_any_length_and_size_gives_finite_features(frames, height, width):
     assert features.isfinite().all()
 
 
-def test_features_repeat_and_do_not_depend_on_the_batch():
-    embed, frames = VideoFeatures(network()), noisy(5, 8, 40, 40)
-    together = embed(frames)
-    assert torch.equal(together, embed(frames.clone()))
-    assert torch.equal(together, torch.cat([embed(clip[None]) for clip in frames]))
-    assert torch.equal(together[[3, 0]], embed(frames[[3, 0]]))
-
-
-def test_neither_train_mode_nor_autocast_nor_gradients_reach_them():
-    embed, frames = VideoFeatures(network()), noisy(2, 8, 32, 32)
+def test_features_depend_on_nothing_but_the_clip():
+    """Neither on the batch nor on train mode, autocast or TF32; and they let no gradient through."""
+    embed, frames = VideoFeatures(network()), noisy(3, 8, 40, 40)
     before, weights = embed(frames), {k: v.clone() for k, v in embed.state_dict().items()}
+    assert torch.equal(before, torch.cat([embed(clip[None]) for clip in frames]))
     torch.nn.ModuleList([embed]).train()
     allowed = []
     embed.network.register_forward_pre_hook(lambda *_: allowed.append(torch.backends.cudnn.allow_tf32))
@@ -82,6 +76,8 @@ def test_neither_train_mode_nor_autocast_nor_gradients_reach_them():
     assert not after.requires_grad
     assert not any(p.requires_grad for p in embed.parameters())
     assert all(torch.equal(v, weights[k]) for k, v in embed.state_dict().items())
+    with pytest.raises(ValueError, match="cast to torch.bfloat16"):
+        embed.bfloat16()(frames)
 
 
 def test_larger_frames_are_stretched_with_antialiasing():
@@ -110,11 +106,6 @@ def test_bad_frames_are_named(frames, message):
         VideoFeatures(network())(frames)
 
 
-def test_features_in_another_precision_are_refused():
-    with pytest.raises(ValueError, match="cast to torch.bfloat16"):
-        VideoFeatures(network()).bfloat16()(noisy(1, 4, 32, 32))
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -129,36 +120,31 @@ def test_bad_settings_are_named(changes, message):
         FeatureNetwork(**SMALL | changes)
 
 
-def test_saved_features_load_from_file_and_folder(tmp_path):
-    embed, frames = VideoFeatures(network()), noisy(2, 8, 32, 32)
-    embed.save(tmp_path / FILE)
-    for path in (tmp_path, tmp_path / FILE, str(tmp_path)):
-        loaded = VideoFeatures.load(path)
+def test_saved_features_load_from_file_and_folder_and_other_files_are_named(tmp_path):
+    embed, frames, path = VideoFeatures(network()), noisy(2, 8, 32, 32), tmp_path / FILE
+    embed.save(path)
+    for place in (tmp_path, path, str(tmp_path)):
+        loaded = VideoFeatures.load(place)
         assert torch.equal(loaded(frames), embed(frames))
-        assert loaded.protocol == embed.protocol
-    assert json.loads(json.dumps(embed.protocol)) == embed.protocol
+        assert json.loads(json.dumps(loaded.protocol)) == embed.protocol
     assert (embed.name, embed.dim) == ("embedded", 6)
+    metadata = {"format": "motionanim.video_features.1", "config": json.dumps(SMALL | {"dim": 7})}
+    save_file(load_file(path), path, metadata=metadata)
+    with pytest.raises(ValueError, match='"dim": 7.* does not fit'):
+        VideoFeatures.load(tmp_path)
+    save_file({"x": torch.zeros(1)}, path)
+    with pytest.raises(ValueError, match="has format None"):
+        VideoFeatures.load(tmp_path)
 
 
 def test_the_fingerprint_follows_weights_norms_and_preprocessing():
-    base = VideoFeatures(network())
-    assert base.fingerprint == VideoFeatures(network()).fingerprint
-    others = [network(), network(), network(size=64)]
+    others = [network(), network(), network(), network(size=64)]
     with torch.no_grad():
-        others[0].blocks[2].time.weight[0, 0, 0] += 1e-6
-        others[1].blocks[0].space_norm.running_mean[0] += 1e-6
-    assert len({base.fingerprint, *(VideoFeatures(other).fingerprint for other in others)}) == 4
-
-
-def test_files_that_hold_no_features_are_named(tmp_path):
-    VideoFeatures(network()).save(tmp_path / FILE)
-    metadata = {"format": "motionanim.video_features.1", "config": json.dumps(SMALL | {"dim": 7})}
-    save_file(load_file(tmp_path / FILE), tmp_path / FILE, metadata=metadata)
-    with pytest.raises(ValueError, match='"dim": 7.* does not fit'):
-        VideoFeatures.load(tmp_path)
-    save_file({"x": torch.zeros(1)}, tmp_path / FILE)
-    with pytest.raises(ValueError, match="has format None"):
-        VideoFeatures.load(tmp_path)
+        others[1].blocks[2].time.weight[0, 0, 0] += 1e-6
+        others[2].blocks[0].space_norm.running_mean[0] += 1e-6
+    found = [VideoFeatures(other).fingerprint for other in (network(), *others)]
+    assert found[0] == found[1]
+    assert len(set(found)) == 4
 
 
 def trainer(folder: Path, steps: int, *callbacks: L.Callback) -> L.Trainer:
