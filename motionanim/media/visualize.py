@@ -107,7 +107,7 @@ def panels(
 def draw_controls(
     image: Tensor, paths: Sequence[Sequence[tuple[float, float]]], pins: Sequence[tuple[float, float]], mask: Tensor
 ) -> Tensor:
-    """Draw arrows (red), pins (blue) and what may not move (darkened) over an image (3, H, W) in [-1, 1]."""
+    """Draw arrows (red) and pins (blue) over an image (3, H, W) in [-1, 1], darkened outside the mask."""
     shade = torch.where(mask > 0, 1.0, 0.35)
     pixels = ((image + 1) * shade * 127.5).round().byte().permute(1, 2, 0).contiguous().numpy()
     thickness = max(1, round(min(pixels.shape[:2]) / 150))

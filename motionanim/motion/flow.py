@@ -113,7 +113,7 @@ def trace_back(flow: Tensor) -> Tensor:
         came = _origin(step)
         entered, out_of_still = _crosses(step, speed, came)
         out_of_still = out_of_still & (later > MOVES * speed)
-        # No flow follows the last step, so that only what was a stream before it counts as one.
+        # No flow follows the last step: only streams of the step before it count.
         stream = out_of_still & stream if last else out_of_still
         left, into_still = _crosses(step, speed, step)
         # Content that enters was mirrored there and came downstream; content that leaves is mirrored and goes upstream.
