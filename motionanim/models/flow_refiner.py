@@ -135,8 +135,8 @@ class FlowRefiner(nn.Module):
 
         On arrows and pins the flow is the drawing's. From 1.75 to 2 sigma of Eq. 6 away from an arrow it fades to zero,
         so that an arrow does not move distant things; where several arrows act together their weights add up, and it
-        fades a little farther away. The probability of motion is sharper than in training. On held-out scenes these three
-        change the error by 0, +3 and -1 %.
+        fades a little farther away. The probability of motion is sharper than in training. On held-out scenes these
+        three change the error by 0, +3 and -1 %.
 
         Args:
             image: (B, 3, H, W) float32 in [-1, 1], RGB, of about `side`² pixels.
