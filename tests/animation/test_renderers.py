@@ -7,13 +7,10 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor
 
 from motionanim.animation.diffusion import Rendered, at_photo_size
 from motionanim.animation.moving_photo import Photo, looped, photo_frames, swayed_from
-from motionanim.media.image_io import model_size
 from motionanim.motion import flow_map
 from motionanim.motion.flow import pixel_grid
 from motionanim.motion.kinds import Move, Parts, Sway, Turn, turn_displacement
@@ -45,11 +42,6 @@ def made(parts: Parts, num_frames: int, image: Tensor | None = None, *, loop: bo
     flowing = partial(flow_map.frames, loop=loop, reach=0.08, seed=0)
     photo = Photo(texture() if image is None else image, ONES, looped(parts, num_frames) if loop else parts)
     return torch.stack(list(photo_frames(photo, num_frames=num_frames, flowing=flowing)))
-
-
-def sharpness(frame: Tensor, region: Tensor) -> float:
-    grey = frame.mean(0)
-    return (grey.diff(dim=0)[:, :-1].abs() + grey.diff(dim=1)[:-1].abs())[region[0, :-1, :-1] > 0].mean().item()
 
 
 WHEEL = Turn(disc(40, 32, 20), (40.0, 32.0), 2 * math.pi / 24)
@@ -97,17 +89,8 @@ def test_sway_and_turn_loop_exactly(parts: Parts) -> None:
     torch.testing.assert_close(again, image, atol=2e-3, rtol=0)
 
 
-@pytest.mark.parametrize("kind", ["sway", "turn"])
-def test_sway_and_turn_stay_sharp(kind: str) -> None:
-    even = Sway(torch.ones(2, H, W) * torch.tensor([2.3, 0.7]).view(2, 1, 1), 12.0, 0.4)
-    parts = Parts(STILL, (), (even,)) if kind == "sway" else Parts(STILL, (), (), (WHEEL,))
-    image, region = texture(), box(8, H - 8, 8, W - 8) if kind == "sway" else disc(40, 32, 18)
-    least = min(sharpness(frame, region) for frame in made(parts, 24, image)) / sharpness(image, region)
-    assert least >= 0.97
-
-
 def test_only_what_moves_is_looked_up_and_nothing_else_changes() -> None:
-    """To the last bit what a look-up of the whole picture gives, region by region."""
+    """To the last bit what a Lanczos look-up of the whole photo gives, region by region: so it stays sharp too."""
     image, everything = texture(), (slice(0, H), slice(0, W))
     small = LEAF._replace(amplitude=LEAF.amplitude * box(30, 50, 2, 17))
     turn = Turn(disc(60.3, 20.7, 14), (60.3, 20.7), 0.173)
@@ -177,16 +160,3 @@ def test_outside_the_region_the_photo_stays_whatever_the_model_says() -> None:
     shown = torch.stack(list(at_photo_size(photo, rendered(video, 1.0), flowing=flowing, num_frames=4)))
     assert torch.equal(shown[..., 40:], video[..., 40:])
     assert not torch.equal(shown[1:, ..., :40], video[1:, ..., :40])
-
-
-@settings(deadline=None)
-@given(st.integers(1, 6000), st.integers(1, 6000), st.sampled_from([8, 16, 64]), st.integers(1, 8))
-def test_the_model_works_in_the_photos_shape(height: int, width: int, multiple: int, size: int) -> None:
-    area = (8 * multiple * size) ** 2
-    rows, columns = model_size(height, width, area=area, multiple=multiple)
-    assert rows % multiple == columns % multiple == 0
-    assert min(rows, columns) >= multiple
-    assert rows * columns <= 2 * area
-    if max(height, width) < 2 * min(height, width):
-        assert 0.7 < rows * columns / area < 1.4
-        assert 0.8 < (columns / rows) / (width / height) < 1.25

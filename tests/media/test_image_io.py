@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from motionanim.data.video import write_video
-from motionanim.media.image_io import fit, load_image, load_mask
+from motionanim.media.image_io import fit, load_image, load_mask, model_size
 
 RGB = np.random.default_rng(0).integers(0, 256, (6, 10, 3), dtype=np.uint8)
 ALPHA = np.random.default_rng(1).integers(0, 256, (6, 10), dtype=np.uint8)
@@ -358,3 +358,16 @@ def test_a_mask_goes_with_its_photo():
 def test_a_photo_like_a_thread_is_refused_before_it_takes_gigabytes():
     with pytest.raises(ValueError, match="100000x10 px is too long for 512x512"):
         fit(torch.zeros(3, 10, 100_000), 512, 512)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 6000), st.integers(1, 6000), st.sampled_from([8, 16, 64]), st.integers(1, 8))
+def test_the_model_works_in_the_photos_shape(height, width, multiple, size):
+    area = (8 * multiple * size) ** 2
+    rows, columns = model_size(height, width, area=area, multiple=multiple)
+    assert rows % multiple == columns % multiple == 0
+    assert min(rows, columns) >= multiple
+    assert rows * columns <= 2 * area
+    if max(height, width) < 2 * min(height, width):
+        assert 0.7 < rows * columns / area < 1.4
+        assert 0.8 < (columns / rows) / (width / height) < 1.25
