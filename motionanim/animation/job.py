@@ -180,8 +180,8 @@ def _check_size(config: DictConfig, height: int, width: int, *, videos: int) -> 
 def _at_size(config: DictConfig, photo: Tensor, controls: Controls) -> tuple[Tensor, Controls]:
     """Photo and drawing at the video's size; its sides are even, because H.264 requires it."""
     if OmegaConf.is_list(config.size):
-        image, way = fit(photo, *config.size)
-        return image, fit_controls(controls, way)
+        image, mapping = fit(photo, *config.size)
+        return image, fit_controls(controls, mapping)
     height, width = (side - side % 2 for side in photo.shape[1:])
     return photo[:, :height, :width], crop_controls(controls, height, width)
 
@@ -214,9 +214,9 @@ def _refiner(config: DictConfig, controls: Controls) -> FlowRefiner | None:
 
 def _proposal(config: DictConfig, image: Tensor, controls: Controls, refiner: FlowRefiner, picture: Path) -> str:
     """A note on how much of the photo T moves, made before the video so that a user can stop."""
-    small, way = stretched(image, *model_size(*image.shape[1:], area=refiner.side**2, multiple=1))
+    small, mapping = stretched(image, *model_size(*image.shape[1:], area=refiner.side**2, multiple=1))
     free = tuple(arrow for arrow in controls.arrows if arrow.kind == "flow" and arrow.region is None)
-    asked = fit_controls(Controls(free, controls.pins, torch.ones_like(image[:1])), way)
+    asked = fit_controls(Controls(free, controls.pins, torch.ones_like(image[:1])), mapping)
     field = hydra.utils.instantiate(config.controls)(
         asked, num_frames=config.frames, image=small, refiner=refiner, stepwise=False
     ).refined
@@ -257,8 +257,8 @@ def _diffusion(
         window=config.scale.num_frames, device=pick_device(),
     )  # fmt: skip
     area = config.height * config.width
-    small, way = stretched(image, *model_size(*image.shape[1:], area=area, multiple=generator.multiple))
-    fitted, loop = fit_controls(controls, way), config.long_video._target_.endswith(".loop")
+    small, mapping = stretched(image, *model_size(*image.shape[1:], area=area, multiple=generator.multiple))
+    fitted, loop = fit_controls(controls, mapping), config.long_video._target_.endswith(".loop")
     # An advected field has no flow map, and so no photo in motion at full size.
     steady = config.controls.field == "eulerian"
     flowing = hydra.utils.instantiate(config.eulerian, loop=loop) if steady else None

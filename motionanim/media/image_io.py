@@ -103,8 +103,8 @@ def fit(image: Tensor, height: int, width: int) -> tuple[Tensor, Fit]:
         raise ValueError(
             f"an image of {old_width}x{old_height} px is too long for {width}x{height}: crop it nearer to that shape"
         )
-    way = Fit((wide / old_width, tall / old_height), (wide - width) // 2, (tall - height) // 2, height, width)
-    return way.cut(image, "bicubic").clamp(-1, 1), way
+    mapping = Fit((wide / old_width, tall / old_height), (wide - width) // 2, (tall - height) // 2, height, width)
+    return mapping.cut(image, "bicubic").clamp(-1, 1), mapping
 
 
 def model_size(height: int, width: int, *, area: int, multiple: int) -> tuple[int, int]:
@@ -123,8 +123,8 @@ def model_size(height: int, width: int, *, area: int, multiple: int) -> tuple[in
 
 def stretched(image: Tensor, height: int, width: int) -> tuple[Tensor, Fit]:
     """The whole photo (3, H, W) at another size, and the mapping for points and masks."""
-    way = Fit((width / image.shape[2], height / image.shape[1]), 0, 0, height, width)
-    return way.cut(image, "bicubic").clamp(-1, 1), way
+    mapping = Fit((width / image.shape[2], height / image.shape[1]), 0, 0, height, width)
+    return mapping.cut(image, "bicubic").clamp(-1, 1), mapping
 
 
 def to_uint8(frames: Tensor) -> Tensor:

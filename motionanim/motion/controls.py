@@ -196,13 +196,13 @@ def _refined(
 ) -> Tensor:  # fmt: skip
     """The flow that T makes of arrows on an image of any size: (2, H, W) px per frame."""
     height, width = image.shape[1:]
-    small, way = stretched(image, *model_size(height, width, area=refiner.side**2, multiple=1))
-    paths = [way.points(path) for path in _paths(arrows)]
+    small, mapping = stretched(image, *model_size(height, width, area=refiner.side**2, multiple=1))
+    paths = [mapping.points(path) for path in _paths(arrows)]
     speeds = [
         float(torch.linalg.vector_norm(path.diff(dim=0), dim=1).sum()) * arrow.speed / (span - 1)
         for path, arrow in zip(paths, arrows, strict=True)
     ]
-    hint = path_hint(paths, speeds, way.points(pins), *small.shape[1:], sigma=sigma, normalized=normalized)
+    hint = path_hint(paths, speeds, mapping.points(pins), *small.shape[1:], sigma=sigma, normalized=normalized)
     flow = refiner.refine(small[None], Hint(*(each[None] for each in hint)), torch.ones_like(small[None, :1]))[0]
     return resize_flow(flow, height, width)
 

@@ -43,18 +43,18 @@ def follow(flow: Tensor, start: tuple[float, float], steps: int, mask: Tensor) -
         x, y = np.rint(place).astype(int)
         return 0 <= x < width and 0 <= y < height and bool(moves[y, x])
 
-    way = [np.array(start, np.float64)]
+    path = [np.array(start, np.float64)]
     for _ in range(steps):
-        step = at(way[-1])
-        middle = way[-1] + step / 2
+        step = at(path[-1])
+        middle = path[-1] + step / 2
         if inside(middle):
             step = at(middle)  # the midpoint rule
-        ends = not inside(way[-1] + step) or not step.any()
-        if not ends or len(way) == 1:
-            way.append(way[-1] + (step if step.any() else at(way[-1])))
+        ends = not inside(path[-1] + step) or not step.any()
+        if not ends or len(path) == 1:
+            path.append(path[-1] + (step if step.any() else at(path[-1])))
         if ends:
             break
-    return torch.from_numpy(np.stack(way))
+    return torch.from_numpy(np.stack(path))
 
 
 def choose_starts(
@@ -103,29 +103,29 @@ def sample_hint(
     for start in choose_starts(flow, mask, generator, max_arrows=max_arrows):
         steps = round(float(np.exp(generator.uniform(np.log(2), np.log(max_frames)))))
         straight, beyond = generator.random(2) < 0.5
-        way = follow(flow, start, steps, mask)
-        made = len(way) - 1
+        path = follow(flow, start, steps, mask)
+        made = len(path) - 1
         if beyond and made < steps:
-            last = way[-1] + (way[-1] - way[-2]) * torch.arange(1, steps - made + 1)[:, None]
-            way = torch.cat([way, last])
+            last = path[-1] + (path[-1] - path[-2]) * torch.arange(1, steps - made + 1)[:, None]
+            path = torch.cat([path, last])
         # No straight arrow stands for a path that turns back.
-        whole = float(torch.linalg.vector_norm(way.diff(dim=0), dim=1).sum())
-        if straight and float(torch.linalg.vector_norm(way[-1] - way[0])) > 0.7 * whole:
-            way = way[[0, -1]]
-        lengths = torch.linalg.vector_norm(way.diff(dim=0), dim=1)
-        way = way[torch.cat([torch.tensor([True]), lengths > 0])]
+        whole = float(torch.linalg.vector_norm(path.diff(dim=0), dim=1).sum())
+        if straight and float(torch.linalg.vector_norm(path[-1] - path[0])) > 0.7 * whole:
+            path = path[[0, -1]]
+        lengths = torch.linalg.vector_norm(path.diff(dim=0), dim=1)
+        path = path[torch.cat([torch.tensor([True]), lengths > 0])]
         frames = steps if beyond else made
-        paths.append(thinned(way))
+        paths.append(thinned(path))
         speeds.append(float(lengths.sum()) / frames)
     none = torch.zeros(0, 2, dtype=torch.float64)
     return path_hint(paths, speeds, none, height, width, sigma=sigma, normalized=normalized)
 
 
-def thinned(way: Tensor, most: int = 6) -> Tensor:
+def thinned(path: Tensor, most: int = 6) -> Tensor:
     """At most `most` points of a path, its ends among them: each part of a path costs a pass over the picture."""
-    if len(way) <= most:
-        return way
-    return way[torch.linspace(0, len(way) - 1, most).round().long()]
+    if len(path) <= most:
+        return path
+    return path[torch.linspace(0, len(path) - 1, most).round().long()]
 
 
 def example_arrow(mask: Tensor) -> list[int]:
