@@ -11,8 +11,8 @@ import pytest
 import torch
 from evaluation_runs import READING, Mean, numbers, request, run, scorer, synthetic
 
-from motionanim.evaluation.cases import SyntheticBenchmark
-from motionanim.evaluation.methods import Control, Made
+from motionanim.evaluation.benchmark import SyntheticBenchmark
+from motionanim.evaluation.methods import MethodOutput, Reference
 from motionanim.evaluation.report.runs import read_run
 from motionanim.evaluation.rows import Rows
 from motionanim.evaluation.scoring import FeatureCache, Missing, Scorer, from_text, to_text
@@ -26,13 +26,13 @@ def test_a_case_is_a_function_of_its_index_and_a_larger_benchmark_contains_the_s
     small, large = synthetic(2), synthetic(4)
     assert [large.identity(i) for i in range(2)] == [small.identity(i) for i in range(2)]
     assert len({large.identity(i) for i in range(4)}) == 4
-    torch.testing.assert_close(small.case(1).frames, large.case(1).frames, atol=0, rtol=0)
-    assert small.case(1).arrows == large.case(1).arrows
+    torch.testing.assert_close(small.clip(1).frames, large.clip(1).frames, atol=0, rtol=0)
+    assert small.clip(1).arrows == large.clip(1).arrows
 
 
 def test_arrows_follow_the_motion_at_its_speed() -> None:
     benchmark = synthetic(8)
-    arrows = [(case, arrow) for case in map(benchmark.case, range(8)) for arrow in case.arrows]
+    arrows = [(case, arrow) for case in map(benchmark.clip, range(8)) for arrow in case.arrows]
     assert arrows
     for case, arrow in arrows:
         path = np.array(arrow.path)
@@ -52,7 +52,7 @@ def test_arrows_follow_the_motion_at_its_speed() -> None:
 
 
 def test_reversed_and_scaled_requests_have_no_true_clip() -> None:
-    plain, back, strong = (synthetic(8, **c).case(0) for c in ({}, {"reverse": True}, {"strength": 200.0}))
+    plain, back, strong = (synthetic(8, **c).clip(0) for c in ({}, {"reverse": True}, {"strength": 200.0}))
     torch.testing.assert_close(back.flow, -plain.flow)
     assert plain.own_motion
     assert not back.own_motion
@@ -66,21 +66,21 @@ def test_reversed_and_scaled_requests_have_no_true_clip() -> None:
 
 def test_controls_have_the_scores_that_they_must(tmp_path: Path) -> None:
     score = scorer(tmp_path, psnr=PSNR(cap=100.0), ssim=SSIM())
-    real = run(tmp_path, Control(label="real", kind="real"), score=score).result["metrics"]
-    still = run(tmp_path, Control(label="static", kind="static_copy"), score=score).result["metrics"]
-    shuffled = run(tmp_path, Control(label="shuffled", kind="shuffled"), score=score).result["metrics"]
+    real = run(tmp_path, Reference(label="real", kind="real"), score=score).result["metrics"]
+    still = run(tmp_path, Reference(label="static", kind="static_copy"), score=score).result["metrics"]
+    shuffled = run(tmp_path, Reference(label="shuffled", kind="shuffled"), score=score).result["metrics"]
     assert real["ssim"]["mean"] == pytest.approx(1)
     assert real["fvd_mean_plain"]["mean"] == pytest.approx(0, abs=1e-6)
     assert still["ssim"]["mean"] < 1
     assert shuffled["ssim"]["mean"] < 1
     assert still["ssim_with_frame0"]["mean"] > still["ssim"]["mean"]
     with pytest.raises(ValueError, match="method.kind='fake'"):
-        Control(label="x", kind="fake")
+        Reference(label="x", kind="fake")
 
 
 def test_the_flipped_control_is_held_against_the_opposite_motion() -> None:
-    case = synthetic().case(0)
-    torch.testing.assert_close(Control(label="f", kind="flipped")(case, 0).flow, -case.flow)
+    case = synthetic().clip(0)
+    torch.testing.assert_close(Reference(label="f", kind="flipped")(case, 0).flow, -case.flow)
 
 
 def test_a_second_run_computes_nothing_and_a_second_method_no_real_feature(tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_a_second_run_computes_nothing_and_a_second_method_no_real_feature(tmp_p
     assert (again.made, again.scored) == (0, 0)
     assert numbers(again) == numbers(first)
     other = Scorer({"psnr": PSNR(cap=100.0)}, {"mean": extractor}, FeatureCache(tmp_path / "features"))
-    run(tmp_path, Control(label="static", kind="static_copy"), score=other)
+    run(tmp_path, Reference(label="static", kind="static_copy"), score=other)
     assert extractor.calls == 3  # of the made clips only
     assert other.cache.computed == 0
 
@@ -159,7 +159,7 @@ def test_controls_are_asked_for_seams_where_methods_have_theirs(tmp_path: Path) 
         name="long", n=2, reading=READING._replace(num_frames=12),
         world={"seed": 5, "moving_camera": 0.0, "split": "val"}, request=request(),
     )  # fmt: skip
-    found = run(tmp_path, Control(label="real", kind="real"), benchmark=long, score=scorer(tmp_path, t=Temporal()))
+    found = run(tmp_path, Reference(label="real", kind="real"), benchmark=long, score=scorer(tmp_path, t=Temporal()))
     assert found.result["metrics"]["seam_ratio"]["mean"] == pytest.approx(1, abs=0.5)
     assert found.result["metrics"]["periodicity"]["n"] == 2
 
@@ -194,20 +194,20 @@ def test_one_clip_has_a_mean_but_no_interval_and_no_fvd(tmp_path: Path) -> None:
 
 
 class Broken:
-    label, control, saw_motion, timed, identity, files, place = "broken", False, False, True, {}, {}, ""
+    label, reference, saw_motion, timed, identity, files, place = "broken", False, False, True, {}, {}, ""
 
     def __init__(self, change) -> None:
         self.change = change
 
-    def __call__(self, case, seed: int) -> Made:
-        return Made(self.change(case.frames.clone()))
+    def __call__(self, case, seed: int) -> MethodOutput:
+        return MethodOutput(self.change(case.frames.clone()))
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda frames: frames[:-1], r"broken made \(4, 3, 32, 32\) of clip 000000"),
-        (lambda frames: frames[..., :-2], "were asked for"),
+        (lambda frames: frames[:-1], r"broken made frames of shape \(4, 3, 32, 32\) of clip 000000"),
+        (lambda frames: frames[..., :-2], "must be"),
         (lambda frames: frames.fill_(float("nan")), "not finite of clip 000000"),
     ],
 )
@@ -247,7 +247,7 @@ MEMORY = """
 import resource, sys
 from pathlib import Path
 from evaluation_runs import READING, run, request
-from motionanim.evaluation.cases import SyntheticBenchmark
+from motionanim.evaluation.benchmark import SyntheticBenchmark
 
 def peak(n):
     world = {"seed": 5, "moving_camera": 0.0, "split": "val"}

@@ -8,8 +8,8 @@ from evaluation_runs import READING, SIDE, request, run, synthetic
 from torch import Tensor
 
 from motionanim.data.video import VideoError, write_video
-from motionanim.evaluation.cases import VideoBenchmark
-from motionanim.evaluation.methods import Control, External, externals
+from motionanim.evaluation.benchmark import VideoBenchmark
+from motionanim.evaluation.methods import External, Reference, externals
 from motionanim.evaluation.reading import read_clip
 from motionanim.evaluation.report.runs import read_run
 
@@ -73,7 +73,7 @@ def test_frames_shown_twice_are_said_or_refused(tmp_path: Path, caplog: pytest.L
 def videos(tmp_path: Path) -> Path:
     benchmark = synthetic(3)
     for index in range(3):
-        big = torch.nn.functional.interpolate(benchmark.case(index).frames, size=(64, 64), mode="bilinear")
+        big = torch.nn.functional.interpolate(benchmark.clip(index).frames, size=(64, 64), mode="bilinear")
         for folder in ("truth", "other"):
             write_video(tmp_path / folder / f"clip{index}.mp4", big, 7)
     return tmp_path
@@ -152,7 +152,7 @@ def test_folders_of_other_clips_are_other_runs_with_other_protocols(videos: Path
     for number in range(3):
         (videos / "third").mkdir(exist_ok=True)
         (videos / "third" / f"clip{number}.mp4").write_bytes((videos / "other" / "clip0.mp4").read_bytes())
-    still = Control(label="static", kind="static_copy")
+    still = Reference(label="static", kind="static_copy")
     one, two = (run(videos, still, benchmark=folder_benchmark(videos / name)) for name in ("truth", "third"))
     assert one.folder != two.folder
     assert two.made == 3
@@ -160,7 +160,7 @@ def test_folders_of_other_clips_are_other_runs_with_other_protocols(videos: Path
 
 
 def test_a_folder_that_lost_a_clip_is_summed_up_and_reported_anew(videos: Path) -> None:
-    still = Control(label="static", kind="static_copy")
+    still = Reference(label="static", kind="static_copy")
     run(videos, still, benchmark=folder_benchmark(videos / "truth"))
     (videos / "truth" / "clip0.mp4").unlink()
     again = run(videos, still, benchmark=folder_benchmark(videos / "truth"))

@@ -10,7 +10,7 @@ from conftest import MOTION
 from evaluation_runs import SIDE, run, synthetic
 from safetensors.torch import load_file, save_file
 
-from motionanim.evaluation.methods import Control, Eulerian, Ours, Warp
+from motionanim.evaluation.methods import Eulerian, Ours, Reference, Warp
 from motionanim.models.fingerprint import weights_fingerprint
 from motionanim.models.flow_refiner import FlowRefiner
 from motionanim.motion.controls import Controls, motion_field
@@ -18,7 +18,7 @@ from motionanim.motion.eulerian import render
 
 
 def test_the_warp_carries_the_image_inside_the_mask_only() -> None:
-    case = synthetic().case(0)
+    case = synthetic().clip(0)
     flow, mask = torch.zeros_like(case.flow), torch.zeros_like(case.mask)
     flow[:, 0], mask[..., 8:] = 2.0, 1.0  # px per frame to the right
     method = Warp(label="w", request="exact", controls=None, refiner=None, use_refiner=True, mask=True)
@@ -37,7 +37,7 @@ def test_the_eulerian_baseline_moves_along_the_exact_field(tmp_path: Path) -> No
         render=partial(render, loop=False, min_density=0.5),
     )  # fmt: skip
     assert method.saw_motion
-    still = run(tmp_path, Control(label="static", kind="static_copy"), benchmark=synthetic(6)).result["metrics"]
+    still = run(tmp_path, Reference(label="static", kind="static_copy"), benchmark=synthetic(6)).result["metrics"]
     moved = run(tmp_path, method, benchmark=synthetic(6)).result["metrics"]
     assert moved["psnr"]["mean"] > still["psnr"]["mean"]
     with pytest.raises(ValueError, match=r"refiner=null: .*conditioning=no_refiner"):
@@ -59,7 +59,7 @@ def test_without_a_mask_a_method_gets_arrows_alone_and_t(tmp_path: Path) -> None
         motion_field, span=5, field="eulerian", sigma=0.332, threshold=0.05, threshold_on="weight", normalized="exact",
         edge="soft",
     )  # fmt: skip
-    case = next(case for case in map(synthetic(8).case, range(8)) if case.arrows and not case.mask.all())
+    case = next(case for case in map(synthetic(8).clip, range(8)) if case.arrows and not case.mask.all())
 
     def asked(mask: bool, use_refiner: bool) -> Warp:
         return Warp(
@@ -72,12 +72,12 @@ def test_without_a_mask_a_method_gets_arrows_alone_and_t(tmp_path: Path) -> None
     assert [each.identity["refiner"] for each in (given, free)] == [None, None]
     assert refined.identity["refiner"] == weights_fingerprint(refiner)
     still = (case.mask == 0).expand(2, -1, -1)
-    assert given.asked.field(case)[0][still].eq(0).all()
-    assert free.asked.field(case)[0][still].any()
+    assert given.input.field(case)[0][still].eq(0).all()
+    assert free.input.field(case)[0][still].any()
     drawn = Controls(case.arrows, (), torch.ones_like(case.mask))
     expected = controls(drawn, num_frames=5, image=case.frames[0], refiner=refiner).per_step
-    torch.testing.assert_close(refined.asked.field(case), expected)
-    assert not torch.equal(refined.asked.field(case), free.asked.field(case))
+    torch.testing.assert_close(refined.input.field(case), expected)
+    assert not torch.equal(refined.input.field(case), free.input.field(case))
     assert not torch.equal(refined(case, 0).frames[1:], given(case, 0).frames[1:])
 
 

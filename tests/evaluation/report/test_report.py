@@ -10,10 +10,12 @@ from scipy import stats
 
 from motionanim.evaluation.report import write_report
 from motionanim.evaluation.report.__main__ import main
-from motionanim.evaluation.report.keys import describe, is_fvd, place
+from motionanim.evaluation.report.columns import column_of as describe
+from motionanim.evaluation.report.columns import place
 from motionanim.evaluation.report.runs import names, read_run, read_runs
 from motionanim.evaluation.report.strength import curves
 from motionanim.evaluation.report.tables import difference, paired_table, rank, score_tables, verdict
+from motionanim.metrics.fvd import is_fvd
 
 
 @pytest.fixture
@@ -153,7 +155,7 @@ def test_the_best_is_bold_and_control_rows_are_not(three: Path) -> None:
         for header in ("FVD", "PSNR", "LPIPS")
     }
     assert bold == {"FVD": ["a"], "PSNR": ["a"], "LPIPS": ["b"]}
-    assert [row.name for row in table.rows if row.control] == ["c"]
+    assert [row.name for row in table.rows if row.reference] == ["c"]
 
 
 @pytest.mark.parametrize("other", [{"protocol": "p2"}, {"n": 4}])
@@ -281,7 +283,7 @@ def test_differences_keep_to_common_clips_and_protocols(tmp_path: Path) -> None:
     cells = column(table, "PSNR")
     assert cells["b"].interval.endswith("n=4")
     assert cells["c"].text == "–"
-    assert table.notes[cells["c"].notes[0] - 1] == "protocol p2, the reference has p1"
+    assert table.notes[cells["c"].notes[0] - 1] == "protocol p2, the baseline has p1"
     assert "common clips" in table.notes[cells["d"].notes[0] - 1]
 
 

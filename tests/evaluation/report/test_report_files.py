@@ -15,7 +15,7 @@ from report_runs import CLIPS, around, gamma_runs, loaded, make_three, run
 
 from motionanim.evaluation.report import write_report
 from motionanim.evaluation.report.__main__ import main
-from motionanim.evaluation.report.keys import KEYS
+from motionanim.evaluation.report.columns import known_columns
 from motionanim.evaluation.report.plots import main_fvd, pareto, sweep_plot
 from motionanim.evaluation.report.runs import read_run
 
@@ -98,7 +98,7 @@ def test_clips_that_are_slower_than_what_is_read_are_told(tmp_path: Path) -> Non
     run(tmp_path, "a", {"psnr": around(24)}, repeated={"true clips": 2, "made clips": 0})
     write_report([tmp_path / "a"], tmp_path / "out")
     text = (tmp_path / "out" / "report.md").read_text()
-    assert "a: 2 of 6 true clips have fewer frames a second than are read, so that some frames are shown twice." in text
+    assert "a: 2 of 6 true clips have a lower frame rate than is read, so that some frames are repeated." in text
     assert "made clips have" not in text
 
 
@@ -125,7 +125,7 @@ def test_the_csv_holds_every_number(full: Path) -> None:
         assert (row["n"], row["protocol"]) == ("6", score["protocol"])
     assert scores["phased, gamma 0.2", "axes/sigma"]["mean"] == "20.0"
     assert scores["a", "seconds"]["mean"] == "3.2"
-    assert scores["c", "psnr"]["control"] == "1"
+    assert scores["c", "psnr"]["reference"] == "1"
     paired = [row for row in rows if row["against"]]
     assert {row["against"] for row in paired} == {"a"}
     assert len({(row["folder"], row["key"]) for row in paired}) == len(paired), "a control row's difference stands once"
@@ -140,7 +140,7 @@ def test_markdown_tables_are_rectangular_and_their_plots_exist(full: Path) -> No
     plots = re.findall(r"\]\((plots/[^)]+)\)", text)
     assert plots
     assert all((full / plot).is_file() for plot in plots)
-    assert "*control rows*" in text
+    assert "*reference rows*" in text
     assert "**" in text
 
 
@@ -190,4 +190,4 @@ def test_the_papers_numbers_have_sources_and_say_what_is_missing() -> None:
 
 
 def test_every_key_in_the_table_is_under_its_own_name() -> None:
-    assert all(key == entry.key for key, entry in KEYS.items())
+    assert all(key == entry.key for key, entry in known_columns().items())
