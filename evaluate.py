@@ -1,4 +1,4 @@
-"""Evaluate a method on a benchmark: `python evaluate.py benchmark=synthetic16 method=ours`, `python evaluate.py -m sweep=gamma`."""
+"""Evaluate a method: `python evaluate.py benchmark=synthetic16 method=ours`, or a sweep: `evaluate.py -m sweep=gamma`."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -17,7 +17,8 @@ from study_runs import CLIPS, METHODS, make, page_data, write_clip
 from motionanim.data.video import Video, VideoError
 from motionanim.evaluation.study import media
 from motionanim.evaluation.study.__main__ import main, named
-from motionanim.evaluation.study.make import QUESTIONS, balanced, render, round_robin
+from motionanim.evaluation.study.make import QUESTIONS, balanced, round_robin
+from motionanim.evaluation.templates import render
 from motionanim.evaluation.study.media import Look, choose_looks, damage, find_videos
 
 
@@ -56,7 +57,7 @@ def test_the_page_needs_no_network_and_names_only_files_that_are_there(study):
     used |= {f"{t['image']}.png" for t in data["trials"] + data["always"]}
     assert used == {path.name for path in (study / "page" / "media").iterdir()}
     assert [q["id"] for q in data["questions"]] == list(QUESTIONS)
-    assert "<" not in re.search(r'id="data">(.*?)</script>', render(data | {"x": "</script>"}), re.DOTALL)[1]
+    assert "<" not in re.search(r'id="data">(.*?)</script>', render("study/page.html", data=data | {"x": "</script>"}), re.DOTALL)[1]
 
 
 def test_the_same_seed_gives_the_same_bytes_and_the_inputs_are_part_of_the_seed(folders, study, tmp_path):
