@@ -160,7 +160,7 @@ class Temporal(ClipMetric):
                 wrap_ratio(clip),
                 periodicity(clip, period) if len(segment_starts) and period < length else nan,
             )
-            for clip in frames.cpu()
+            for clip in frames.detach().cpu().float()
         ]
         return torch.tensor(rows, dtype=torch.float64)
 

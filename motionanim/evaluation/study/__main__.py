@@ -22,9 +22,7 @@ def parser() -> argparse.ArgumentParser:
     make.add_argument("--out", type=Path, required=True, help="folder to make; must not exist")
     make.add_argument("--seed", type=int, default=0)
     kind = make.add_mutually_exclusive_group()
-    kind.add_argument(
-        "--pairs", type=int, metavar="N", help="number of comparisons of two (default: all pairs)"
-    )
+    kind.add_argument("--pairs", type=int, metavar="N", help="number of comparisons of two (default: all pairs)")
     kind.add_argument("--choose", choices=["best-of-all"], help="show all methods at once and ask for the best")
     make.add_argument(
         "--per-participant", type=int, metavar="K", help="comparisons each participant sees (default: all)"
@@ -34,13 +32,17 @@ def parser() -> argparse.ArgumentParser:
     make.add_argument("--height", type=int, help="px (default: 512, or less so that no video is enlarged)")
     make.add_argument("--fps", type=float, help="frames a second, about (default: the lowest rate)")
     make.add_argument("--seconds", type=float, help="length shown (default: that of the shortest video)")
-    make.add_argument("--as-they-are", action="store_true", help="own size, rate and length, which may reveal the method")
+    make.add_argument(
+        "--as-they-are", action="store_true", help="own size, rate and length, which may reveal the method"
+    )
 
     count = sub.add_parser("count", help="votes to percentages with intervals: Markdown, CSV, a plot")
     count.add_argument("key", type=Path, help="key.json, as `make` wrote it")
     count.add_argument("votes", type=Path, nargs="+", help="the files that participants saved")
     count.add_argument("--out", type=Path, required=True, help="folder for the results")
-    count.add_argument("--exclude-failed", action="store_true", help="leave out participants who failed the attention checks")
+    count.add_argument(
+        "--exclude-failed", action="store_true", help="leave out participants who failed the attention checks"
+    )
     return commands
 
 
