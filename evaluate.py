@@ -1,4 +1,8 @@
-"""Evaluate a method: `python evaluate.py benchmark=synthetic16 method=ours`, or a sweep: `evaluate.py -m sweep=gamma`."""
+"""Evaluate a method on a benchmark, or a sweep.
+
+python evaluate.py benchmark=synthetic16 method=ours
+python evaluate.py -m sweep=gamma
+"""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -200,7 +200,7 @@ def _write_media(
     looks: dict[tuple[str, str], media.Look],
     rng: random.Random,
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """Write all videos and photos of the plan. Returns facts of the videos for the key, and each file's hash by name."""
+    """Write all videos and photos; returns facts of the videos for the key, and the hash of each file, by name."""
     facts, hashes = {}, {}
     # In the order of the random names, so that the times of the files reveal nothing.
     for name, key in sorted(plan.videos.items()):
