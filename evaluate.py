@@ -50,7 +50,7 @@ def main(cfg: DictConfig) -> None:
         )  # fmt: skip
         print(f"{done.label}: {done.made} clips made, {done.scored} scored: {done.folder}")
         finished.append(done)
-    print(f"features of true clips: {scorer.cache.computed} computed, all others from the cache")
+    print(f"features of true clips that were not in the cache: {scorer.cache.computed}")
     # With several processes, the one that finds all summaries writes the report.
     if all((done.folder / "result.json").exists() for done in finished):
         print(f"report: {write_report([root], root / 'report', skip_unfinished=True)}")

@@ -36,7 +36,7 @@ VERSIONS = ("torch", "diffusers", "torchmetrics", "motionanim")
 
 
 class Options(NamedTuple):
-    """What a run leaves and shows."""
+    """Which files a run leaves, and whether it shows its progress."""
 
     keep_frames: bool  # keep lossless frames, so that a metric added later needs no new videos
     show: int  # number of clips that get a video and a strip of frames

@@ -1,4 +1,4 @@
-"""What a method is given of a clip: its whole motion, or a few arrows with or without the clip's mask."""
+"""The input of a method: the whole motion of a clip, or a few arrows with or without the clip's mask."""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -46,7 +46,7 @@ class MethodInput:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What determines the input besides the config."""
+        """Values that determine the input besides the config."""
         hint = {} if self.request == "exact" else {"arrows": "along the motion"}
         return hint | {"refiner": None if self.refiner is None else weights_fingerprint(self.refiner)}
 

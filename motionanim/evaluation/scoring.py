@@ -43,7 +43,7 @@ class Scores(NamedTuple):
 
 
 # Why a field of a sample may be None.
-_LACKING = {"real": "another motion than the clips' own was asked for"}
+_LACKING = {"real": "another motion than the clips' own was requested"}
 
 
 class FeatureCache:

@@ -32,7 +32,7 @@ _VERSION = 1  # raise it when a change here changes features
 
 
 class Protocol(NamedTuple):
-    """What determines the features besides the weights. Resizes are bilinear with half-pixel centres, no antialias."""
+    """Settings that determine the features. Resizes are bilinear with half-pixel centres, without antialias."""
 
     resize: Literal["stretch", "crop"]  # both sides to 224 px; or the short side, then a centre crop
     value_range: float  # pixels enter the network in [-value_range, value_range]

@@ -152,13 +152,6 @@ def test_below_as_many_clips_as_dimensions_the_bias_remains_so_there_is_no_inter
     assert results["high"].isnan().all()
 
 
-def test_disjoint_pairs_are_further_apart_than_matched_ones_and_the_floor_is_real_against_real():
-    results, _ = draws(8, 160, 10, same_distribution=True)
-    half, disjoint, floor = (results[key].mean().item() for key in ("half", "disjoint", "floor"))
-    assert half < 0.75 * disjoint
-    assert disjoint == pytest.approx(floor, rel=0.2)
-
-
 def test_every_number_is_what_it_says():
     fake, real = cloud(70, 6, seed=15, shift=0.5), cloud(70, 6, seed=16)
     result = filled(fake, real).compute()

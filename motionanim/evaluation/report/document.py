@@ -123,7 +123,9 @@ def _runs(runs: Sequence[Run], names: Names) -> Section:
         versions = run.record.get("versions") or {}
         told = [run.folder.name, *(_plain(run.record.get(key)) for key in columns[1:4]), _plain(versions)]
         rows.append(Row(row_name(run, names), [Cell(text) for text in told], run.reference))
-    return Section("Runs", [Table("What was run", [Cell(column) for column in columns], rows, [], [])], [], [])
+    return Section(
+        "Runs", [Table("Folders, versions and hardware", [Cell(column) for column in columns], rows, [], [])], [], []
+    )
 
 
 def _plain(value: Any) -> str:

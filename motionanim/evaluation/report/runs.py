@@ -149,7 +149,7 @@ def read_run(folder: Path) -> Run:
 
 
 def find_runs(folders: Iterable[Path]) -> list[Path]:
-    """The run folders among `folders`; a folder that is no run stands for the runs inside it.
+    """The run folders among `folders`; a folder that is no run is replaced by the runs inside it.
 
     Raises:
         ValueError: If a folder does not exist.

@@ -68,8 +68,8 @@ def make_study(
     """Write `out`/page, which is handed out or served, and `out`/key.json, which stays with the maker.
 
     The random names follow from the seed and all bytes of the inputs, so the seed alone does not reveal them. The same
-    inputs, options and seed give the same bytes, as far as x264 does, which is always so on one machine. What a video
-    shows, such as a watermark, stays.
+    inputs, options and seed give the same bytes, if x264 does; on one machine it always does. The content of a video,
+    such as a watermark, stays.
 
     Args:
         folders: Method -> folder of its videos; the same clips in each.

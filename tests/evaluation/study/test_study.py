@@ -195,15 +195,15 @@ def test_folders_that_do_not_match_are_refused(tmp_path):
     with pytest.raises(VideoError, match=r"x.mp4 is empty"):
         choose_looks(find_videos({"a": a, "b": b}), as_they_are=False, height=None, fps=None, seconds=None)
     (b / "x.mp4").touch()
-    with pytest.raises(ValueError, match=r"x.mp4 and x.webm are both clip x"):
-        find_videos({"a": a, "b": b})
-    with pytest.raises(ValueError, match="no such folder"):
-        find_videos({"a": a, "c": tmp_path / "c"})
-    (tmp_path / "c").mkdir()
-    with pytest.raises(ValueError, match="no video"):
-        find_videos({"a": a, "c": tmp_path / "c"})
-    with pytest.raises(ValueError, match="needs two or more"):
-        find_videos({"a": a})
+    (tmp_path / "empty").mkdir()
+    for folders, message in (
+        ({"a": a, "b": b}, "x.mp4 and x.webm are both clip x"),
+        ({"a": a, "c": tmp_path / "nowhere"}, "no such folder"),
+        ({"a": a, "c": tmp_path / "empty"}, "no video"),
+        ({"a": a}, "needs two or more"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            find_videos(folders)
 
 
 def test_methods_are_named_after_folders_or_by_hand(tmp_path):
