@@ -1,4 +1,8 @@
-"""Evaluate: `python evaluate.py benchmark=synthetic16 method=ours`, `python evaluate.py -m sweep=gamma`."""
+"""Evaluate a method on a benchmark, or a sweep.
+
+python evaluate.py benchmark=synthetic16 method=ours
+python evaluate.py -m sweep=gamma
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,13 +10,14 @@ from typing import Any
 
 import hydra
 import wandb
+from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
 from motionanim.cli.command import one_line_errors, quiet, wandb_offline, wandb_unreachable
 from motionanim.cli.settings import command
-from motionanim.evaluation.cases import Benchmark
+from motionanim.evaluation.benchmark import Benchmark
 from motionanim.evaluation.harness import Finished, Options, evaluate
 from motionanim.evaluation.methods import Method
 from motionanim.evaluation.report import write_report
@@ -21,9 +26,9 @@ from motionanim.models.pretrained import MissingWeights
 from motionanim.sampling.animator import pick_device
 from motionanim.training.runs.folder import tracking_id
 
-LOGGED = "wandb.logged"  # left once W&B has a run
+LOGGED = "wandb.logged"  # marks a run folder that W&B has
 
-# Files of weights and videos are told apart by their hashes, wherever they lie.
+# Settings left out of a method's identity: a name, and paths of files that are identified by their hashes.
 NOT_SETTINGS = ("label", "base", "refiner", "loras", "folders", "side")
 
 
@@ -38,15 +43,15 @@ def main(cfg: DictConfig) -> None:
     root, sweep = Path(cfg.paths.run), HydraConfig.get().runtime.choices.get("sweep")
     finished = []
     for method, settings in methods(cfg, benchmark):
-        axes = {} if method.control or cfg.axes is None else OmegaConf.to_container(cfg.axes, resolve=True)
+        axes = {} if method.reference or cfg.axes is None else OmegaConf.to_container(cfg.axes, resolve=True)
         done = evaluate(
             benchmark, method, scorer, root=root, seed=cfg.seed, window=cfg.scale.num_frames, settings=settings,
             about={"sweep": sweep, "axes": axes}, options=options,
         )  # fmt: skip
         print(f"{done.label}: {done.made} clips made, {done.scored} scored: {done.folder}")
         finished.append(done)
-    print(f"{scorer.cache.computed} features of true clips were computed, all others kept from earlier")
-    # With several processes, whoever finds all summaries there writes the report; the last one does.
+    print(f"features of true clips that were not in the cache: {scorer.cache.computed}")
+    # With several processes, the one that finds all summaries writes the report.
     if all((done.folder / "result.json").exists() for done in finished):
         print(f"report: {write_report([root], root / 'report', skip_unfinished=True)}")
     for done in finished:
@@ -56,9 +61,9 @@ def main(cfg: DictConfig) -> None:
 
 
 def methods(cfg: DictConfig, benchmark: Benchmark) -> Iterator[tuple[Method, dict[str, Any]]]:
-    """Control rows and then the method, or a method per folder, each with the settings that determine its videos."""
-    for name in cfg.control_rows:
-        node = OmegaConf.load(Path(__file__).parent / "conf" / "method" / f"{name}.yaml")
+    """The reference rows and then the method or methods, each with the settings that determine its videos."""
+    for name in cfg.reference_rows:
+        node = compose(f"method/{name}").method
         yield hydra.utils.instantiate(node), {"kind": node.kind}
     given = {}
     if "folders" in cfg.method:
@@ -74,7 +79,7 @@ def build_scorer(cfg: DictConfig) -> Scorer:
     """The metrics, with `Missing` for those whose weights are not here.
 
     Raises:
-        ValueError: If any of these is in metrics.required; all such are named.
+        ValueError: If weights of a metric in `metrics.required` are missing. The message names all such files.
     """
     device, absent = pick_device(), []
     ready: dict[str, dict[str, Any]] = {"clip": {}, "features": {}}
@@ -98,15 +103,15 @@ def build_scorer(cfg: DictConfig) -> Scorer:
 
 
 def log(cfg: DictConfig, done: Finished) -> None:
-    """One W&B run per method: its summary, a row per clip, samples, their strips of frames, and the report's plots."""
+    """Log a W&B run of one method: summary, a row per clip, sample videos, strips of frames, and the report's plots."""
     result, offline = done.result, wandb_offline()
     if not offline and (reason := wandb_unreachable()) is not None:
-        print(f"W&B cannot be reached ({reason}): {result['label']} is logged offline, `wandb sync` uploads it later")
+        print(f"W&B cannot be reached ({reason}): {result['label']} is logged offline; `wandb sync` uploads it later")
         offline = True
     run = wandb.init(
         project="motionanim", group=cfg.name, job_type="evaluate", name=result["label"], id=tracking_id(done.folder),
         resume="allow", dir=done.folder, mode="offline" if offline else None,
-        config={key: result[key] for key in ("benchmark", "n", "control", "saw_motion", "seed", "settings")},
+        config={key: result[key] for key in ("benchmark", "n", "reference", "saw_motion", "seed", "settings")},
         settings=wandb.Settings(silent=True),
     )  # fmt: skip
     table = wandb.Table(["clip", "seconds", "calls", *result["metrics"]])

@@ -22,7 +22,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from motionanim.animate import animate
-from motionanim.evaluation.cases import Request, SyntheticBenchmark
+from motionanim.evaluation.benchmark import Request, SyntheticBenchmark
 from motionanim.evaluation.reading import Reading
 from motionanim.media.image_io import load_image, load_mask
 from motionanim.media.visualize import sheet, write_picture
@@ -51,11 +51,11 @@ def scene(number: int, folder: Path) -> tuple[Path, str, Path]:
     reading = Reading(num_frames=2, height=SIDE, width=SIDE, fps=7, shape="stretch")
     request = Request(max_arrows=16, span=SPAN, strength=None, reverse=False, median_strength=0.0067, seed=0)
     world = {"seed": 1, "moving_camera": 0.0, "split": "val"}
-    case = SyntheticBenchmark(name="scenes", n=number + 1, reading=reading, world=world, request=request).case(number)
+    clip = SyntheticBenchmark(name="scenes", n=number + 1, reading=reading, world=world, request=request).clip(number)
     picture, mask = folder / f"scene_{number}.png", folder / "mask.png"
-    write_picture(picture, case.frames[0])
-    write_picture(mask, case.mask.expand(3, -1, -1) * 2 - 1)
-    inside = [arrow for arrow in case.arrows if all(0 <= value <= SIDE - 1 for point in arrow.path for value in point)]
+    write_picture(picture, clip.frames[0])
+    write_picture(mask, clip.mask.expand(3, -1, -1) * 2 - 1)
+    inside = [arrow for arrow in clip.arrows if all(0 <= value <= SIDE - 1 for point in arrow.path for value in point)]
     spread = inside[:: max(1, len(inside) // MOST_ARROWS)][:MOST_ARROWS]
     drawn = [
         {"path": [[round(value, 2) for value in point] for point in arrow.path], "speed": arrow.speed}

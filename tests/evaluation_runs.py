@@ -5,9 +5,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from motionanim.evaluation.cases import Request, SyntheticBenchmark
+from motionanim.evaluation.benchmark import Request, SyntheticBenchmark
 from motionanim.evaluation.harness import Finished, Options, evaluate
-from motionanim.evaluation.methods import Control
+from motionanim.evaluation.methods import Reference
 from motionanim.evaluation.reading import Reading
 from motionanim.evaluation.scoring import FeatureCache, Scorer
 from motionanim.metrics.frame import PSNR
@@ -45,7 +45,7 @@ def scorer(folder: Path, **metrics) -> Scorer:
 
 def run(folder: Path, method=None, *, benchmark=None, score=None, keep_frames: bool = True, **changes) -> Finished:
     return evaluate(
-        benchmark or synthetic(), method or Control(label="shuffled", kind="shuffled"), score or scorer(folder),
+        benchmark or synthetic(), method or Reference(label="shuffled", kind="shuffled"), score or scorer(folder),
         root=folder / "runs", seed=0, window=5, settings=changes.get("settings", {}), about={"sweep": None, "axes": {}},
         options=Options(keep_frames=keep_frames, show=1, progress=False),
     )  # fmt: skip

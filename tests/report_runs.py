@@ -29,7 +29,7 @@ def run(root: Path, name: str, values: dict[str, list[float | None]], **changes)
     for key, mean in changes.pop("fvd", {}).items():
         metrics[key] = {"mean": mean, "low": mean - 5, "high": mean + 6, "n": n, "protocol": "f1", "reason": None}
     result = {
-        "format": 1, "label": name, "benchmark": "synthetic16", "n": n, "control": False, "saw_motion": False,
+        "format": 1, "label": name, "benchmark": "synthetic16", "n": n, "reference": False, "saw_motion": False,
         "sweep": None, "axes": {}, "settings": {"seed": 0}, "metrics": metrics, "cost": {"calls": 56.0, "seconds": 3.2},
         "versions": {"torch": "2"}, "hardware": "2 cores", "commit": "7be769a", "time": "2026-11-22T14:00:00",
         "keys": [f"k{index}" for index in range(n)], "protocols": {"psnr": "p1"},
@@ -67,7 +67,7 @@ def column(table, header: str) -> dict[str, object]:
 def make_three(tmp_path: Path) -> Path:
     run(tmp_path, "a", {"psnr": around(24), "lpips": around(0.5, seed=1)}, fvd={"fvd_embedded": 300})
     run(tmp_path, "b", {"psnr": around(22), "lpips": around(0.2, seed=1)}, fvd={"fvd_embedded": 320})
-    run(tmp_path, "c", {"psnr": around(30), "lpips": around(0.9, seed=1)}, fvd={"fvd_embedded": 90}, control=True)
+    run(tmp_path, "c", {"psnr": around(30), "lpips": around(0.9, seed=1)}, fvd={"fvd_embedded": 90}, reference=True)
     return tmp_path
 
 

@@ -1,8 +1,8 @@
-"""A W&B workspace over the runs that evaluate.py logged.
+"""Makes a W&B workspace for the runs that evaluate.py logged.
 
 python -m motionanim.evaluation.dashboard --entity E --project motionanim
 
-The page of motionanim.evaluation.report says more (intervals, protocols, paired differences) and needs no account.
+The report of motionanim.evaluation.report shows more (intervals, protocols, paired differences), without an account.
 """
 
 import argparse
@@ -13,18 +13,18 @@ import wandb
 import wandb_workspaces.reports.v2 as wr
 import wandb_workspaces.workspaces as ws
 
-from motionanim.evaluation.report.keys import describe
+from motionanim.evaluation.report.columns import column_of, known_columns
 
 CAVEAT = """These panels show means only. Compare runs whose `n` and benchmark agree; intervals, protocol fingerprints,
-paired differences and the control rows' meaning are in `report.html`, which `evaluate.py` and
+paired differences and the meaning of reference rows are in `report.html`, which `evaluate.py` and
 `python -m motionanim.evaluation.report` write."""
 MOST_RUNS = 100
 
 
 def scatter(x: str, y: str, *, log_x: bool = False) -> wr.ScatterPlot:
-    """A point a run."""
+    """A panel with a point for each run."""
     return wr.ScatterPlot(
-        title=f"{describe(y).header} against {describe(x).header}",
+        title=f"{column_of(y).header} against {column_of(x).header}",
         x=wr.SummaryMetric(x),
         y=wr.SummaryMetric(y),
         log_x=log_x or None,
@@ -32,20 +32,22 @@ def scatter(x: str, y: str, *, log_x: bool = False) -> wr.ScatterPlot:
 
 
 def bars(key: str) -> wr.BarPlot:
-    """A bar a run."""
-    return wr.BarPlot(title=describe(key).header, metrics=[key], max_bars_to_show=MOST_RUNS, max_runs_to_show=MOST_RUNS)
+    """A panel with a bar for each run."""
+    return wr.BarPlot(
+        title=column_of(key).header, metrics=[key], max_bars_to_show=MOST_RUNS, max_runs_to_show=MOST_RUNS
+    )
 
 
 def build_workspace(
     entity: str, project: str, *, group: str | None = None, features: Sequence[str] = ("embedded",)
 ) -> ws.Workspace:
-    """The workspace, not yet saved; asks nothing of a server.
+    """The workspace, not yet saved; needs no server.
 
     Args:
         entity: W&B user or team.
-        project: Where evaluate.py logged to.
-        group: Only runs of this group, such as gamma or table1; None shows all, grouped.
-        features: Feature extractors whose FVD is shown, as in the keys fvd_NAME.
+        project: W&B project that evaluate.py logged to.
+        group: Shows only runs of this group, such as gamma or table1; None shows all groups.
+        features: Feature extractors whose FVD is shown: NAME of the keys fvd_NAME.
 
     Raises:
         ValueError: If `entity`, `project` or `features` is empty.
@@ -53,6 +55,10 @@ def build_workspace(
     if not features or not entity or not project:
         raise ValueError(f"entity={entity!r}, project={project!r}, features={list(features)}: none may be empty")
     fvds = [f"fvd_{name}" for name in features]
+    quality, control, long_video = (
+        [key for key, column in known_columns().items() if column.group == group_name]
+        for group_name in ("quality", "control", "long")
+    )
     sections = {
         "Gamma: quality and time (Fig. 8)": [
             *(scatter("axes/gamma", fvd) for fvd in fvds),
@@ -61,24 +67,14 @@ def build_workspace(
             scatter("axes/gamma", "calls"),
             *(scatter("seconds", fvd) for fvd in fvds),
         ],
-        "Quality (Table 1)": list(map(bars, (*fvds, "psnr", "ssim", "lpips", "clip_consistency", "flicker"))),
-        "Long video (Table 2)": list(
-            map(bars, (*fvds, "seconds", "calls", "seam_ratio", "wrap_ratio", "periodicity", "warp_error"))
-        ),
+        "Quality (Table 1)": [bars(key) for key in (*fvds, *quality)],
+        "Long video (Table 2)": [bars(key) for key in (*fvds, "seconds", "calls", *long_video, "warp_error")],
         "Strength and omega (Fig. 7)": [
             scatter("axes/strength", "realised_strength"),
             scatter("requested_strength", "realised_strength"),
             *(scatter("axes/omega", key) for key in (*fvds, "seam_ratio")),
         ],
-        "Control": list(
-            map(
-                bars,
-                (
-                    "flow_epe", "direction_error", "within_30", "speed_gain", "static_drift", "static_change",
-                    "moved_precision", "moved_recall", "camera_residual",
-                ),
-            )
-        ),
+        "Control": [bars(key) for key in control if column_of(key).direction is not None],
         "Samples side by side": [
             wr.MediaBrowser(
                 title=key, media_keys=[key], num_columns=4, mode="grid", grid_x_axis="index", grid_y_axis="run"
@@ -100,7 +96,7 @@ def build_workspace(
         settings=ws.WorkspaceSettings(max_runs=MOST_RUNS),
         runset_settings=ws.RunsetSettings(
             filters=ws.And(ws.Metric("Group") == group) if group else "",
-            # Name below group: by group alone a sweep would be drawn as one mean.
+            # Grouped by name too, because a group alone would be drawn as one mean.
             groupby=[ws.Metric("Group"), ws.Metric("Name")],
             order=[ws.Ordering(ws.Metric("Name"), ascending=True)],
             pinned_columns=[f"summary:{key}" for key in pinned],

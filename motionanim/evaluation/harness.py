@@ -1,4 +1,4 @@
-"""A method on a benchmark: one row per clip, a summary, and pictures; resumed wherever it was stopped."""
+"""Runs a method on a benchmark: one row per clip, a summary, and pictures. A stopped run resumes."""
 
 import json
 import math
@@ -8,7 +8,7 @@ import re
 import subprocess
 import time
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,39 +19,39 @@ from torch import Tensor
 from tqdm import tqdm
 
 from motionanim.data.video import write_video
-from motionanim.evaluation.cases import Benchmark, Case, digest
-from motionanim.evaluation.methods import Made, Method
+from motionanim.evaluation.benchmark import Benchmark, EvalClip, digest
+from motionanim.evaluation.methods import Method, MethodOutput
 from motionanim.evaluation.rows import Rows
 from motionanim.evaluation.scoring import Missing, Scorer, from_text, to_bytes
 from motionanim.evaluation.statistics import mean_interval
 from motionanim.files import atomic_path, text_sha256
 from motionanim.media.image_io import from_uint8
 from motionanim.media.visualize import sheet, write_picture
-from motionanim.metrics.fvd import FVD
+from motionanim.metrics.fvd import FVD, VARIANTS
 from motionanim.types import Sample
 
 GROUPS = 32  # of FVD's jackknife
-FORMAT = 1  # of the rows and the summary; raised where older ones can no longer be read
+FORMAT = 1  # of the rows and the summary; raise it when older ones can no longer be read
 VERSIONS = ("torch", "diffusers", "torchmetrics", "motionanim")
 
 
 class Options(NamedTuple):
-    """How a run is kept."""
+    """Which files a run leaves, and whether it shows its progress."""
 
-    keep_frames: bool  # leave lossless frames, so that a metric added later need not make the videos again
-    show: int  # clips that get a video and a strip of frames
+    keep_frames: bool  # keep lossless frames, so that a metric added later needs no new videos
+    show: int  # number of clips that get a video and a strip of frames
     progress: bool
 
 
 class Finished(NamedTuple):
-    """What `evaluate` did."""
+    """Result of `evaluate`."""
 
     label: str
     folder: Path
     result: dict[str, Any] | None  # the summary; None while other processes still work on their clips
-    rows: list[dict[str, Any]]  # a clip each, in the benchmark's order; none without a summary
-    made: int  # clips that were made now
-    scored: int  # clips that were scored now
+    rows: list[dict[str, Any]]  # one per clip, in the benchmark's order; empty without a summary
+    made: int  # clips made in this call
+    scored: int  # clips scored in this call
 
 
 def evaluate(
@@ -68,19 +68,19 @@ def evaluate(
 ) -> Finished:
     """Run a method on a benchmark and score it.
 
-    Several processes of torchrun share the clips by place; whoever finds all rows written leaves the summary. The
-    number of processes, kills and the order of work change no number.
+    The processes of torchrun share the clips, and the one that finds all rows written writes the summary. The numbers
+    do not depend on the number of processes, on kills or on the order of work.
 
     Args:
-        root: A folder is made in it, named by the method and a hash of all that determines its videos.
+        root: The run gets a folder in it, named by the method and a hash of all that determines its videos.
         seed: Clip i is made with seed + i.
-        window: L, the frames of one window of the model, for the metrics of long videos.
-        settings: The plain values that, with the method's identity, determine its videos.
-        about: What the summary holds besides: sweep, axes.
+        window: L, frames of one window of the model, for the metrics of long videos.
+        settings: Plain values that determine the videos together with the method's identity.
+        about: Further fields of the summary: sweep, axes.
 
     Raises:
-        ValueError: If the benchmark has a clip twice or too few frames for a metric, or a method returns another number
-            or size of frames, or values that are not finite.
+        ValueError: If the benchmark has a clip twice or too few frames for a metric, or the method returns frames of
+            another number or size, or values that are not finite.
     """
     if len(set(benchmark.ids)) < len(benchmark.ids):
         raise ValueError(f"benchmark {benchmark.name} has a clip twice")
@@ -92,41 +92,41 @@ def evaluate(
             )
     label = method.label + benchmark.request.label
     identity = digest(FORMAT, benchmark.settings, method.identity, settings, seed)
-    # Two folders of clips may have the same settings; their rows tell them apart, and so must their summaries.
+    # The place is part of the folder's name, because two folders of clips may have the same settings.
     folder = root / f"{_plain(label)}-{digest(identity, benchmark.place, method.place)[:8]}"
     rows, wanted = Rows(folder / "clips.jsonl"), scorer.fingerprints
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    cases = [benchmark.identity(index) for index in range(len(benchmark.ids))]
-    keys = [digest(identity, case, method.files.get(clip)) for case, clip in zip(cases, benchmark.ids, strict=True)]
+    clips = [benchmark.identity(index) for index in range(len(benchmark.ids))]
+    keys = [digest(identity, clip, method.files.get(name)) for clip, name in zip(clips, benchmark.ids, strict=True)]
     made, scored, commit = 0, 0, _commit()
     mine = range(rank, len(keys), world)
     for index in tqdm(mine, desc=label, disable=not options.progress):
         row = rows.by_key.get(keys[index])
         if row is not None and wanted.items() <= row["protocols"].items():
             continue
-        case, kept = benchmark.case(index), folder / "frames" / f"{_plain(benchmark.ids[index])}-{keys[index]}.npz"
-        answer = _load(kept) if row is not None else None
-        if answer is None:
+        clip, kept = benchmark.clip(index), folder / "frames" / f"{_plain(benchmark.ids[index])}-{keys[index]}.npz"
+        output = _load(kept) if row is not None else None
+        if output is None:
             start = time.perf_counter()
-            answer = method(case, seed + index)
+            output = method(clip, seed + index)
             seconds, made = time.perf_counter() - start if method.timed else None, made + 1
-            _check(label, case, answer)
-            answer = answer._replace(frames=_rounded(answer.frames))
+            _check(label, clip, output)
+            output = output._replace(frames=_rounded(output.frames))
             if options.keep_frames:
-                _save(kept, answer)
+                _save(kept, output)
             if index < options.show:
-                _picture(folder, case, answer)
-            cost = {"seconds": seconds, "calls": answer.calls, "split_sigma": answer.split_sigma}
+                _picture(folder, clip, output)
+            cost = {"seconds": seconds, "calls": output.calls, "split_sigma": output.split_sigma}
         else:
             cost = {name: row[name] for name in ("seconds", "calls", "split_sigma")}
-        flow = case.flow if answer.flow is None else answer.flow
-        real = _rounded(case.frames) if case.own_motion else None
-        # What a seam is worth in known frames is asked where the methods have theirs.
-        borders = tuple(range(window, len(answer.frames), window)) if method.control else answer.borders
-        scores = scorer(Sample(answer.frames, real, flow, case.mask, borders, window))
+        flow = clip.flow if output.flow is None else output.flow
+        real = _rounded(clip.frames) if clip.own_motion else None
+        # A reference row has no segments. It is measured where the methods have their seams, to give them a scale.
+        starts = tuple(range(window, len(output.frames), window)) if method.reference else output.segment_starts
+        scores = scorer(Sample(output.frames, real, flow, clip.mask, starts, window))
         scored += 1
         rows.append(
-            {"clip": case.clip, "key": keys[index], "index": index, **cost, "metrics": scores.values,
+            {"clip": clip.id, "key": keys[index], "index": index, **cost, "metrics": scores.values,
              "reasons": scores.reasons, "features": scores.features, "protocols": wanted, "commit": commit}
         )  # fmt: skip
     if world > 1:
@@ -137,10 +137,10 @@ def evaluate(
     commits = ", ".join(sorted({row["commit"] or "unknown" for row in done}))
     result = {
         "format": FORMAT, "label": label, "benchmark": benchmark.name, "n": len(done),
-        "control": method.control, "saw_motion": method.saw_motion, **about,
+        "reference": method.reference, "saw_motion": method.saw_motion, **about,
         "repeated": {"true clips": benchmark.repeated, "made clips": method.repeated},
         "settings": dict(settings), "identity": method.identity, "seed": seed, "keys": keys, "protocols": wanted,
-        "metrics": summarise(done, scorer, (cases, window)), "cost": _cost(done),
+        "metrics": summarise(done, scorer, clips, window), "cost": _cost(done),
         "versions": {name: version(name) for name in VERSIONS} | {"python": platform.python_version()},
         "hardware": _hardware(), "commit": commits, "time": time.strftime("%Y-%m-%dT%H:%M:%S"),
     }  # fmt: skip
@@ -151,17 +151,20 @@ def evaluate(
     return Finished(label, folder, result, done, made, scored)
 
 
-def summarise(rows: list[dict[str, Any]], scorer: Scorer, cases: Any) -> dict[str, dict[str, Any]]:
+def summarise(
+    rows: list[dict[str, Any]], scorer: Scorer, clips: Sequence[str], window: int
+) -> dict[str, dict[str, Any]]:
     """Mean, 95 % interval, n and protocol of every key; null with a reason where there is none.
 
     Args:
-        cases: What was asked: numbers from other clips, sizes or requests have other protocols too.
+        clips: The identities of the clips, which are part of the protocol of each number, as is the window.
     """
     summary: dict[str, dict[str, Any]] = {}
-    protocols = {key: digest(protocol, cases) for key, protocol in scorer.protocol_of().items()}
+    what = (clips, window)
+    protocols = {key: digest(protocol, what) for key, protocol in scorer.protocol_of().items()}
     for metric in scorer.metrics.values():
         if isinstance(metric, Missing):
-            summary |= {key: _entry(None, None, None, 0, None, metric.reason) for key in metric.keys}
+            summary |= {key: _no_entry(0, None, metric.reason) for key in metric.keys}
             continue
         for key in metric.keys:
             known = [row["metrics"][key] for row in rows if row["metrics"].get(key) is not None]
@@ -170,29 +173,33 @@ def summarise(rows: list[dict[str, Any]], scorer: Scorer, cases: Any) -> dict[st
     for name, extractor in scorer.features.items():
         key = f"fvd_{name}"
         if isinstance(extractor, Missing):
-            summary[key] = _entry(None, None, None, 0, None, extractor.reason)
+            summary[key] = _no_entry(0, None, extractor.reason)
             continue
-        protocol = digest(extractor.fingerprint, cases)
+        protocol = digest(extractor.fingerprint, what)
         pairs = [row["features"].get(name) for row in rows]
         if None in pairs:
-            summary[key] = _entry(None, None, None, 0, protocol, "no true clips of the motion asked for")
+            summary[key] = _no_entry(0, protocol, "no true clips of the requested motion")
             continue
         if len(pairs) < 2:
-            summary[key] = _entry(None, None, None, len(pairs), protocol, "one clip has no spread: n >= 2")
+            summary[key] = _no_entry(len(pairs), protocol, "FVD needs n >= 2 clips")
             continue
         distance = FVD(dim=extractor.dim, groups=GROUPS, ddof=extractor.protocol["ddof"])
         fake, real = (torch.stack([from_text(pair[side]) for pair in pairs]) for side in ("fake", "real"))
         distance.update(fake, real, torch.tensor([row["index"] % GROUPS for row in rows]))
         found = {part: float(value) for part, value in distance.compute().items()}
         n = len(pairs)
-        # Below some number of clips the correction does not correct: then the distance as others print it, which is
-        # another protocol.
+        # With too few clips the correction does not work. The uncorrected distance then stands in, and has another
+        # protocol.
         main = "corrected" if math.isfinite(found["low"]) else "value"
         summary[key] = _entry(found[main], found["low"], found["high"], n, digest(protocol, main), None)
-        for suffix, part in (("plain", "value"), ("half", "half"), ("disjoint", "disjoint"), ("floor", "floor")):
-            why = None if math.isfinite(found[part]) else "half of the clips are fewer than 2"
-            summary[f"{key}_{suffix}"] = _entry(found[part], None, None, n, protocol, why)
+        for suffix, variant in VARIANTS.items():
+            why = None if math.isfinite(found[variant.part]) else "half of the clips are fewer than 2"
+            summary[f"{key}_{suffix}"] = _entry(found[variant.part], None, None, n, protocol, why)
     return summary
+
+
+def _no_entry(n: int, protocol: str | None, reason: str) -> dict[str, Any]:
+    return _entry(None, None, None, n, protocol, reason)
 
 
 def _entry(
@@ -211,43 +218,45 @@ def _cost(rows: list[dict[str, Any]]) -> dict[str, float | None]:
     return cost
 
 
-def _check(label: str, case: Case, answer: Made) -> None:
-    if answer.frames.shape != case.frames.shape:
+def _check(label: str, clip: EvalClip, output: MethodOutput) -> None:
+    if output.frames.shape != clip.frames.shape:
         raise ValueError(
-            f"{label} made {tuple(answer.frames.shape)} of clip {case.clip}, and {tuple(case.frames.shape)} (frames, "
-            "channels, height, width) were asked for"
+            f"{label} made frames of shape {tuple(output.frames.shape)} of clip {clip.id}: must be "
+            f"{tuple(clip.frames.shape)} (frames, channels, height, width)"
         )
-    if not bool(torch.isfinite(answer.frames).all()):
-        raise ValueError(f"{label} made values that are not finite of clip {case.clip}")
+    if not bool(torch.isfinite(output.frames).all()):
+        raise ValueError(f"{label} made values that are not finite of clip {clip.id}")
 
 
 def _rounded(frames: Tensor) -> Tensor:
-    """Frames as 8-bit files hold them: what is scored does not depend on whether they were kept."""
+    """Frames rounded to 8 bits, so that scores do not depend on whether frames were kept."""
     return from_uint8(to_bytes(frames))
 
 
-def _save(path: Path, answer: Made) -> None:
-    flow = () if answer.flow is None else answer.flow.numpy()
+def _save(path: Path, output: MethodOutput) -> None:
+    flow = () if output.flow is None else output.flow.numpy()
     with atomic_path(path) as temporary:
-        np.savez_compressed(temporary, frames=to_bytes(answer.frames).numpy(), flow=flow, borders=answer.borders)
+        # "borders" is the segment starts' name in files of format 1.
+        np.savez_compressed(temporary, frames=to_bytes(output.frames).numpy(), flow=flow, borders=output.segment_starts)
 
 
-def _load(path: Path) -> Made | None:
-    """What `_save` wrote; None if it is not there or damaged, and the clip is made again."""
+def _load(path: Path) -> MethodOutput | None:
+    """The output that `_save` wrote; None if it is missing or damaged."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            frames, flow, borders = file["frames"], file["flow"], file["borders"]
+            frames, flow, starts = file["frames"], file["flow"], file["borders"]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
     realised = from_uint8(torch.from_numpy(frames))
-    return Made(realised, torch.from_numpy(flow) if flow.size else None, None, tuple(borders.tolist()))
+    return MethodOutput(realised, torch.from_numpy(flow) if flow.size else None, None, tuple(starts.tolist()))
 
 
-def _picture(folder: Path, case: Case, answer: Made) -> None:
-    name = _slug(case.clip)
-    write_picture(folder / "strips" / f"{name}.png", sheet([case.frames, answer.frames], columns=8))
-    even = answer.frames[..., : answer.frames.shape[-2] // 2 * 2, : answer.frames.shape[-1] // 2 * 2]
-    write_video(folder / "videos" / f"{name}.mp4", even, case.fps)
+def _picture(folder: Path, clip: EvalClip, output: MethodOutput) -> None:
+    name = _slug(clip.id)
+    write_picture(folder / "strips" / f"{name}.png", sheet([clip.frames, output.frames], columns=8))
+    height, width = output.frames.shape[-2:]
+    even = output.frames[..., : height // 2 * 2, : width // 2 * 2]  # H.264 needs even sides
+    write_video(folder / "videos" / f"{name}.mp4", even, clip.fps)
 
 
 def _plain(text: str) -> str:
@@ -255,7 +264,7 @@ def _plain(text: str) -> str:
 
 
 def _slug(text: str) -> str:
-    """A file name for each text of its own: one that is no plain name already ends in its hash."""
+    """A file name that differs for each text: a text that is no plain name gets its hash as a suffix."""
     name = _plain(text)
     return name if name == text and len(name) <= 80 else f"{name[:80]}-{text_sha256(text)[:8]}"
 
@@ -267,7 +276,7 @@ def _hardware() -> str:
 
 
 def _commit() -> str | None:
-    """The commit of the source tree, with a + if it was changed since; None outside one."""
+    """The commit of the source tree, with a + if files have changed since; None outside a repository."""
     try:
         done = subprocess.run(
             ["git", "describe", "--always", "--dirty=+", "--exclude=*"], cwd=Path(__file__).parent,

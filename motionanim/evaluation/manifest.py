@@ -1,7 +1,7 @@
-"""A benchmark's manifest: which videos belong to it and the hash of each, so that all score the same pixels.
+"""The manifest of a benchmark: its videos and their hashes, so that everyone scores the same pixels.
 
-A CSV file, one row a clip, with the columns of `ManifestEntry`. A row with a hash is locked: its file may only be that
-one. The order counts: the first n rows are the benchmark of n clips.
+A CSV file with the columns of `ManifestEntry`, one row per clip. A row with a hash is locked to the file of that hash.
+The first n rows are the benchmark of n clips.
 """
 
 import csv
@@ -23,13 +23,13 @@ logger = logging.getLogger(__name__)
 
 
 class ManifestEntry(NamedTuple):
-    """One clip. What is not known before the first fetch is empty in the file and None here."""
+    """One clip. Numbers that are unknown before the first fetch are empty in the file and None here."""
 
     id: str  # name in results: a relative path without suffix
-    file: str  # of the video, relative to the benchmark's folder
-    url: str  # where the file is fetched from; empty for a video of one's own
+    file: str  # path of the video, relative to the benchmark's folder
+    url: str  # of the video; empty for a user's own video
     category: str
-    sha256: str  # 64 hex digits; empty until the first fetch locks the clip
+    sha256: str  # 64 hex digits; empty until the first fetch, which locks the clip
     licence: str
     bytes: int | None
     width: int | None  # px
@@ -37,9 +37,9 @@ class ManifestEntry(NamedTuple):
     fps: float | None
     frames: int | None
     duration: float | None  # seconds
-    page_url: str  # where the clip is shown and its author named
+    page_url: str  # the page that shows the clip and names its author
     author: str
-    query: str  # the search that found it
+    query: str  # the search that found the clip
 
 
 FIELDS = ManifestEntry._fields
@@ -54,9 +54,9 @@ def read_manifest(path: str | Path) -> list[ManifestEntry]:
     """The clips of a manifest, in order.
 
     Raises:
-        ValueError: If the file is missing, empty or no UTF-8 CSV; if a column is missing or unknown (a lock rewrites
-            the file and would drop it); if a row is malformed, would leave the benchmark's folder, or repeats the id,
-            the file or the hash of another. The message names the line.
+        ValueError: If the file is missing, empty or no UTF-8 CSV; if a column is missing or unknown (unknown ones would
+            be lost when a lock rewrites the file); if a row is malformed, leaves the benchmark's folder, or repeats
+            the id, file or hash of another row. The message names the line.
     """
     entries, lines = [], []
     try:
@@ -83,7 +83,11 @@ def read_manifest(path: str | Path) -> list[ManifestEntry]:
 
 
 def write_manifest(path: str | Path, entries: Sequence[ManifestEntry]) -> None:
-    """Write a manifest, whole or not at all; what `read_manifest` would refuse in a row is refused."""
+    """Write a manifest in one step.
+
+    Raises:
+        ValueError: If `read_manifest` would refuse a row.
+    """
     _check(entries, [f"clip {entry.file!r}" for entry in entries])
     with atomic_path(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
@@ -130,10 +134,10 @@ def _check(entries: Sequence[ManifestEntry], where: Sequence[str]) -> None:
 
 
 def select(candidates: Iterable[ManifestEntry], *, n: int, seed: int) -> list[ManifestEntry]:
-    """Choose up to n clips, one category after the other, so that every first part of the choice is balanced too.
+    """Choose up to n clips, one category after another, so that the first clips of the choice are balanced too.
 
-    Within a category by the lowest hash of (seed, id), so the order of the candidates does not matter, and a candidate
-    more or less changes few others. A clip listed in several categories is used once.
+    A category's clips are taken by the lowest hash of (seed, id). So the order of the candidates does not matter, and
+    one candidate more or less changes few others. A clip listed in several categories is used once.
 
     Args:
         candidates: Clips with their category.
@@ -148,7 +152,7 @@ def select(candidates: Iterable[ManifestEntry], *, n: int, seed: int) -> list[Ma
     by_category: dict[str, list[ManifestEntry]] = defaultdict(list)
     for entry in candidates:
         by_category[entry.category].append(entry)
-    # Best last, to be popped; by query too, so that a clip found twice in a category is always the same row.
+    # The best is last and popped first. The query breaks ties between two rows of one clip.
     queues = [
         sorted(by_category[name], key=lambda entry: (_rank(seed, entry.id), entry.query), reverse=True)
         for name in sorted(by_category)
@@ -171,9 +175,9 @@ def _rank(seed: int, clip: str) -> str:
 
 
 class Hashes:
-    """Hashes of the files under `root`, remembered in `root/.sha256.json` while a file's size and times stay.
+    """Hashes of the files under `root`, cached in `root/.sha256.json` until a file's size or times change.
 
-    Hashing 1 024 videos takes most of a minute; asking for their size and times does not.
+    Hashing 1 024 videos takes most of a minute.
     """
 
     def __init__(self, root: str | Path) -> None:
@@ -192,32 +196,32 @@ class Hashes:
         if isinstance(remembered, list) and len(remembered) == 4 and remembered[:3] == state:
             return remembered[3]
         found = file_sha256(path)
-        # A file changed within the last ticks of the file system's clock could change again without a new time.
+        # Not cached within 2 s of a change, because a file could change again within one tick of the clock.
         if _state(path) == state and time.time_ns() - state[2] > 2e9:
             self._known[file], self._changed = [*state, found], True
         return found
 
     def save(self) -> None:
-        """Write what was learnt; a folder that cannot be written to only costs the hashing next time."""
+        """Write new hashes to the cache. If the folder cannot be written, the files are hashed again next time."""
         if self._changed:
             try:
                 with atomic_path(self._path) as partial:
                     partial.write_text(json.dumps(self._known), encoding="utf-8")
             except OSError as error:
-                logger.info("hashes are not kept: %s", error)
+                logger.info("hashes are not cached: %s", error)
 
 
 def _state(path: Path) -> list[int]:
     state = os.stat(path)
-    # The change time too: a program can set the other one back.
+    # The change time too, because a program can reset the modification time.
     return [state.st_size, state.st_mtime_ns, state.st_ctime_ns]
 
 
 def verify(entries: Sequence[ManifestEntry], root: str | Path) -> list[str]:
-    """Compare the files under `root` with what is locked.
+    """Compare the files under `root` with their locks.
 
     Returns:
-        One line for each clip that is not locked, missing, of another size or of another hash; empty if all are right.
+        A line for each clip that is not locked, is missing, or has another size or hash.
     """
     hashes, problems = Hashes(root), []
     for entry in tqdm(entries, desc="verify", unit="clip", delay=5):
@@ -239,17 +243,17 @@ def verify(entries: Sequence[ManifestEntry], root: str | Path) -> list[str]:
 
 
 def other_hash(where: Path | str, found: str, locked: str) -> str:
-    """What is said of a file that is not the locked one."""
+    """The message about a file that is not the locked one."""
     return f"{where} has another hash ({found[:12]}) than the one locked ({locked[:12]})"
 
 
 def manifest_clips(manifest: str | Path, root: str | Path, *, n: int | None = None) -> list[tuple[str, Path]]:
-    """The id and the file of each clip, verified by hash (see `Hashes`).
+    """The id and the file of each clip, verified by hash.
 
     Args:
         manifest: CSV file.
         root: Folder that its files are relative to.
-        n: The first n clips; None takes all.
+        n: Takes the first n clips; None takes all.
 
     Raises:
         ValueError: If the manifest is malformed (see `read_manifest`) or has fewer than n clips, `root` is no folder,

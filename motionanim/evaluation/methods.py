@@ -1,11 +1,4 @@
-"""What is compared: our model, baselines without a network, videos that others made, and control rows.
-
-A method is called with a case and a seed and returns `Made`. Its attributes tell about it: `label`, `control` (a row
-that shows what a metric says of something known, never ranked), `saw_motion` (it was given the true motion rather
-than a few arrows), `timed` (its videos are made here, so that their time says something), `identity` (plain values that
-determine its output beyond its config), `files` (hashes of the files that its videos are), `place` (their folder) and
-`repeated` (how many of them are slower than what is read, so that frames are shown twice).
-"""
+"""Methods that are compared: our model, baselines without a network, other systems' videos, and reference rows."""
 
 import glob
 import json
@@ -20,8 +13,8 @@ from torch import Tensor
 from motionanim.cli.settings import lora_weights
 from motionanim.data.folder import folder_names
 from motionanim.data.video import Video
-from motionanim.evaluation.arrows import Asked, RequestKind
-from motionanim.evaluation.cases import Case
+from motionanim.evaluation.benchmark import EvalClip
+from motionanim.evaluation.method_input import MethodInput, RequestKind
 from motionanim.evaluation.reading import Reading, read_clip
 from motionanim.files import file_sha256
 from motionanim.models.svd.codec import PREDICTION
@@ -31,45 +24,45 @@ from motionanim.motion.flow import motion_strength, trace_back, warp
 from motionanim.sampling.animator import Generator, LongVideo, pick_device
 
 
-class Made(NamedTuple):
-    """A method's answer to a case."""
+class MethodOutput(NamedTuple):
+    """The video that a method makes of a clip."""
 
     frames: Tensor  # (T, 3, H, W) in [-1, 1]
-    flow: Tensor | None = None  # (T-1, 2, H, W): what to hold it against instead of the case's flow
-    calls: float | None = None  # denoiser evaluations
-    borders: tuple[int, ...] = ()
+    flow: Tensor | None = None  # (T-1, 2, H, W): the motion to score it against, if not the clip's flow
+    calls: float | None = None  # denoiser calls
+    segment_starts: tuple[int, ...] = ()
     split_sigma: float | None = None
 
 
 class Method(Protocol):
-    label: str
-    control: bool
-    saw_motion: bool
-    timed: bool
-    repeated: int
-    identity: dict[str, Any]
-    files: Mapping[str, str]
-    place: str
+    label: str  # the row's name
+    reference: bool  # a reference row: it shows what the metrics say of something known and is never ranked
+    saw_motion: bool  # it was given the true motion instead of a few arrows
+    timed: bool  # its videos are made here, so their time is measured
+    repeated: int  # videos with a lower frame rate than is read, so that some of their frames are repeated
+    identity: dict[str, Any]  # plain values that determine its output besides its config
+    files: Mapping[str, str]  # hashes of the videos that it reads, by clip
+    place: str  # folder of those videos; "" without them
 
-    def __call__(self, case: Case, seed: int) -> Made: ...
+    def __call__(self, clip: EvalClip, seed: int) -> MethodOutput: ...
 
 
-class _Maker:
-    """What methods share that make their videos here."""
+class _Made:
+    """Attributes of the methods that make their videos here."""
 
-    control, saw_motion, timed, repeated = False, False, True, 0
+    reference, saw_motion, timed, repeated = False, False, True, 0
     files: Mapping[str, str] = {}
     place = ""
 
 
-class Ours(_Maker):
-    """Our model under a conditioning and a long-video method.
+class Ours(_Made):
+    """Our model with a conditioning and a long-video method.
 
     Args:
         label: The row's name.
-        request, controls, refiner, use_refiner, mask: As in `Asked`.
+        request, controls, refiner, use_refiner, mask: As in `MethodInput`.
         motion: The conditioning.
-        long_video: The method, its options bound.
+        long_video: The method, with its options bound.
         base, sampling, loras, window: As in `Generator`.
     """
 
@@ -89,10 +82,12 @@ class Ours(_Maker):
         window: int,
         long_video: LongVideo,
     ) -> None:
-        self.asked = Asked(request=request, controls=controls, refiner=refiner, use_refiner=use_refiner, mask=mask)
-        self.label, self.saw_motion, self.long_video = label + self.asked.label, request == "exact", long_video
+        self.input = MethodInput(
+            request=request, controls=controls, refiner=refiner, use_refiner=use_refiner, mask=mask
+        )
+        self.label, self.saw_motion, self.long_video = label + self.input.label, request == "exact", long_video
         pairs = lora_weights(loras)
-        # A base without motion weights gets random ones behind a zero: the same in every run.
+        # A base without motion weights gets random ones behind a zero layer: seeded, so that every run has the same.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             self.generator, _ = Generator.load(
@@ -100,64 +95,71 @@ class Ours(_Maker):
             )
         self.use_flow = bool(motion["motion_field"] or motion["warped_latent"])
         self.use_strength = bool(motion["motion_strength"])
-        # All weights, LoRAs folded in: two trainings of one base may share every layer but a few.
+        # Hashes all weights with LoRAs merged, because two trainings of one base may differ in a few layers only.
         networks = (self.generator.denoiser, self.generator.codec)
         self.identity = {
-            "weights": [weights_fingerprint(each) for each in networks], **self.asked.identity,
+            "weights": [weights_fingerprint(each) for each in networks], **self.input.identity,
             "prediction": PREDICTION,
         }  # fmt: skip
 
-    def __call__(self, case: Case, seed: int) -> Made:
-        flow = self.asked.field(case)[None]
+    def __call__(self, clip: EvalClip, seed: int) -> MethodOutput:
+        flow = self.input.field(clip)[None]
         frames, record = self.generator(
-            case.frames[:1], flow, num_frames=len(case.frames), fps=case.fps,
+            clip.frames[:1], flow, num_frames=len(clip.frames), fps=clip.fps,
             strength=motion_strength(flow) if self.use_strength else None, use_flow=self.use_flow,
-            mask=self.asked.mask(case)[None], long_video=self.long_video, seed=seed, progress=None,
+            mask=self.input.mask(clip)[None], long_video=self.long_video, seed=seed, progress=None,
         )  # fmt: skip
-        return Made(frames[0].cpu(), None, record.calls, record.borders, record.split_sigma)
+        return MethodOutput(frames[0].cpu(), None, record.calls, record.borders, record.split_sigma)
 
 
-class Warp(_Maker):
-    """The image carried along the same field, pixel by pixel, without a network: what a model has to be better than.
+class Warp(_Made):
+    """Warps the image along the motion field, without a network: the baseline that a model has to beat.
 
     Args:
         label: The row's name.
-        request, asked: As in `Asked`.
+        request, options: As in `MethodInput`.
     """
 
-    def __init__(self, *, label: str, request: RequestKind, **asked: Any) -> None:
-        self.asked = Asked(request=request, **asked)
-        self.label, self.saw_motion = label + self.asked.label, request == "exact"
-        self.identity = {**self.asked.identity, "prediction": PREDICTION}
+    def __init__(self, *, label: str, request: RequestKind, **options: Any) -> None:
+        self.input = MethodInput(request=request, **options)
+        self.label, self.saw_motion = label + self.input.label, request == "exact"
+        self.identity = {**self.input.identity, "prediction": PREDICTION}
 
-    def __call__(self, case: Case, seed: int) -> Made:
-        moved = trace_back(self.asked.field(case)[None])[0]
-        image = case.frames[:1]
-        return Made(torch.where(self.asked.mask(case) > 0, warp(image.expand_as(case.frames), moved), image))
+    def __call__(self, clip: EvalClip, seed: int) -> MethodOutput:
+        offsets = trace_back(self.input.field(clip)[None])[0]
+        image = clip.frames[:1]
+        warped = warp(image.expand_as(clip.frames), offsets)
+        return MethodOutput(torch.where(self.input.mask(clip) > 0, warped, image))
 
 
 class Eulerian(Warp):
-    """The image carried along a steady field without a network: `frames` of `motion.eulerian` or `motion.flow_map`."""
+    """Moves the image along a steady field without a network.
+
+    Args:
+        render: `motion.eulerian.render` or `motion.flow_map`'s, with its options bound.
+        options: As in `Warp`.
+    """
 
     def __init__(self, *, render: Callable[..., Iterable[Tensor]], **options: Any) -> None:
         super().__init__(**options)
         self.render = render
 
-    def __call__(self, case: Case, seed: int) -> Made:
-        steady, mask = self.asked.field(case).mean(0), self.asked.mask(case)
-        frames = self.render(case.frames[0], steady, num_frames=len(case.frames), mask=mask)
-        return Made(torch.stack(list(frames)))
+    def __call__(self, clip: EvalClip, seed: int) -> MethodOutput:
+        steady, mask = self.input.field(clip).mean(0), self.input.mask(clip)
+        frames = self.render(clip.frames[0], steady, num_frames=len(clip.frames), mask=mask)
+        return MethodOutput(torch.stack(list(frames)))
 
 
-class Control(_Maker):
-    """A row that shows what the metrics say of something known.
+class Reference(_Made):
+    """A reference row, which shows what the metrics say of something known.
 
     Args:
-        kind: "real" is the true clip; "static_copy" its first frame again and again; "shuffled" its frames 1 ... T-1
-            in random order; "flipped" the true clip held against the opposite of the motion that was asked for.
+        label: The row's name.
+        kind: "real" is the true clip; "static_copy" repeats its first frame; "shuffled" has its frames 1 ... T-1 in
+            random order; "flipped" is the true clip, scored against the opposite of the requested motion.
     """
 
-    control, timed = True, False
+    reference, timed = True, False
     identity: Mapping[str, Any] = {}
 
     def __init__(self, *, label: str, kind: Literal["real", "static_copy", "shuffled", "flipped"]) -> None:
@@ -165,38 +167,38 @@ class Control(_Maker):
             raise ValueError(f"method.kind={kind!r}: must be real, static_copy, shuffled or flipped")
         self.label, self.kind = label, kind
 
-    def __call__(self, case: Case, seed: int) -> Made:
-        frames = case.frames
+    def __call__(self, clip: EvalClip, seed: int) -> MethodOutput:
+        frames = clip.frames
         if self.kind == "static_copy":
-            return Made(frames[:1].expand_as(frames).clone())
+            return MethodOutput(frames[:1].expand_as(frames).clone())
         if self.kind == "shuffled":
             order = 1 + torch.randperm(len(frames) - 1, generator=torch.Generator().manual_seed(seed))
-            return Made(torch.cat([frames[:1], frames[order]]))
-        return Made(frames, -case.flow if self.kind == "flipped" else None)
+            return MethodOutput(torch.cat([frames[:1], frames[order]]))
+        return MethodOutput(frames, -clip.flow if self.kind == "flipped" else None)
 
 
-# What a folder of videos may tell about itself in method.json.
+# The fields of method.json and their types.
 _SIDE = {"label": str, "saw_motion": bool, "fps": (int, float), "source": str, "size": list, "seconds": (int, float)}
 
 
 class External:
-    """Videos that another system made: FOLDER/CLIP.mp4 for every clip of the benchmark, and FOLDER/method.json.
+    """Videos of another system: FOLDER/CLIP.mp4 for every clip of the benchmark, and optionally FOLDER/method.json.
 
-    method.json may hold `label`, `saw_motion` (it used the ground-truth motion), `fps` (the true rate where the file's
-    is wrong), `source`, and `size` and `seconds`, which are then checked against the files.
+    method.json may hold `label`, `saw_motion`, `fps` (the true rate, if the file's is wrong), `source`, and `size` and
+    `seconds`, which are checked against the files.
 
     Args:
-        folder: The videos, with the clips' names.
-        side: Like method.json, whose values it overrides.
-        reading: The benchmark's protocol, which these frames are brought to.
-        clips: The benchmark's clips.
+        folder: The videos, named by clip.
+        side: Overrides values of method.json.
+        reading: How the benchmark reads frames.
+        clips: Ids of the benchmark's clips.
 
     Raises:
-        ValueError: If a video is missing, unreadable, too short or more than asked for, or the side information is not
-            as above.
+        ValueError: If a video is missing or of no clip, or method.json is not as above or does not fit the files.
+        motionanim.data.video.VideoError: If a video cannot be read or is too short.
     """
 
-    control, timed, repeated = False, False, 0
+    reference, timed, repeated = False, False, 0
 
     def __init__(self, *, folder: str, side: Mapping[str, Any], reading: Reading, clips: Sequence[str]) -> None:
         found: dict[str, Path] = {}
@@ -216,7 +218,7 @@ class External:
         self.saw_motion, self._rate = side.get("saw_motion", False), side.get("fps")
         self.paths, self.reading = found, reading
         for clip in clips:
-            # Only indices are read, so that a long run does not fail at its last clip.
+            # Checked here, so that a long run does not fail at its last clip. This reads no frames.
             video = Video(found[clip])
             places = reading.indices(video, rate=self._rate)
             self.repeated += len(set(places.tolist())) < len(places)
@@ -224,12 +226,12 @@ class External:
         self.files = {clip: file_sha256(found[clip]) for clip in clips}
         self.identity, self.place = {"side": side}, str(Path(folder).resolve())
 
-    def __call__(self, case: Case, seed: int) -> Made:
-        return Made(read_clip(self.paths[case.clip], self.reading, rate=self._rate))
+    def __call__(self, clip: EvalClip, seed: int) -> MethodOutput:
+        return MethodOutput(read_clip(self.paths[clip.id], self.reading, rate=self._rate))
 
 
 def _check_side(side: dict[str, Any], video: Video) -> None:
-    """Raises ValueError where method.json and a file disagree."""
+    """Raises ValueError if method.json and a video disagree."""
     height, width = video.size()
     if "size" in side and list(side["size"]) != [width, height]:
         raise ValueError(
@@ -251,16 +253,17 @@ def externals(
     """A method for each folder.
 
     Args:
-        folders: A folder, a pattern such as results/*, or a list of either; `truth` is left out.
-        side: For a folder's name what to override in its method.json.
+        folders: A folder, a pattern such as results/*, or a list of either; the folder `truth` is left out.
+        side: Overrides of method.json, by name of the folder.
+        reading, clips: As in `External`.
         truth: Folder of the true clips.
 
     Raises:
-        ValueError: If a pattern matches nothing, two folders share a name, or as `External` does.
+        ValueError: If a pattern matches no folder or two folders share a name, or as `External`.
     """
     found: dict[str, Path] = {}
     for pattern in [folders] if isinstance(folders, str) else folders:
-        # A folder's own name may hold what is a pattern elsewhere: res [v2].
+        # The name of an existing folder is no pattern, even with brackets: res [v2].
         names = [pattern] if Path(pattern).is_dir() else sorted(glob.glob(pattern))
         matches = [Path(name) for name in names if Path(name).is_dir()]
         if not matches:
@@ -268,10 +271,9 @@ def externals(
         for match in matches:
             if match.resolve() == Path(truth).resolve():
                 continue
-            if found.setdefault(match.resolve().name, match) != match:
-                raise ValueError(
-                    f"{found[match.resolve().name]} and {match} share a name, so that their rows would too"
-                )
+            name = match.resolve().name
+            if found.setdefault(name, match) != match:
+                raise ValueError(f"{found[name]} and {match} share a name, so their rows would too; rename one")
     return [
         External(folder=str(path), side=side.get(name, {}), reading=reading, clips=clips)
         for name, path in found.items()
@@ -289,11 +291,8 @@ def _side(path: Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"{path}: must be an object with any of {', '.join(_SIDE)}")
     side |= overrides
     for key, value in side.items():
-        if (
-            key not in _SIDE
-            or not isinstance(value, _SIDE[key])
-            or (_SIDE[key] is not bool and isinstance(value, bool))
-        ):
+        kind = _SIDE.get(key)
+        if kind is None or not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
             raise ValueError(f"{path}: {key}={value!r} is not one of {', '.join(_SIDE)}, or of another type")
     for key in ("fps", "seconds"):
         if key in side and not 0 < side[key] < math.inf:

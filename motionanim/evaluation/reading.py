@@ -1,4 +1,4 @@
-"""The declared common protocol by which every video, true or made, becomes frames to score."""
+"""The protocol by which every video, true or made, becomes frames to score."""
 
 import logging
 from pathlib import Path
@@ -21,23 +21,23 @@ class Reading(NamedTuple):
     num_frames: int
     height: int
     width: int
-    fps: float | None  # frames nearest in time to 0, 1/fps, 2/fps ...; None takes the file's first frames as they are
-    shape: Literal["stretch", "crop"]  # of another aspect: stretched, or resized to cover and cropped at the centre
-    slower: Literal["repeat", "refuse"] = "repeat"  # a file with fewer frames a second than `fps`: frames shown twice
+    fps: float | None  # takes the frames nearest in time to 0, 1/fps, 2/fps ...; None takes the file's first frames
+    shape: Literal["stretch", "crop"]  # for another aspect ratio: stretch, or resize to cover and crop at the centre
+    slower: Literal["repeat", "refuse"] = "repeat"  # what to do with a file of a lower rate than `fps`
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What determines the frames: a file that is refused has none."""
+        """The values that determine the frames. `slower` does not: a file that is refused has no frames."""
         return {name: value for name, value in self._asdict().items() if name != "slower"}
 
     def indices(self, video: Video, *, rate: float | None = None) -> np.ndarray:
-        """(num_frames,) places in the file.
+        """(num_frames,) indices of frames in the file.
 
         Args:
-            rate: True frames per second of the file's content; None believes the file.
+            rate: True frames per second of the content; None takes the file's own rate.
 
         Raises:
-            VideoError: If the file is too short, or slower than `fps` where that is refused.
+            VideoError: If the file is too short, or has a lower rate than `fps` and `slower` is "refuse".
         """
         if self.fps is None:
             places = np.arange(min(self.num_frames, video.info.num_frames))
@@ -65,15 +65,14 @@ class Reading(NamedTuple):
         return places
 
     def rate(self, path: Path) -> float:
-        """Frames per second of what is read."""
+        """Frames per second of the frames that are read."""
         return Video(path).info.fps if self.fps is None else self.fps
 
 
 def read_clip(path: Path | str, reading: Reading, *, rate: float | None = None) -> Tensor:
     """(num_frames, 3, height, width) in [-1, 1] of a video file.
 
-    Stretching is bilinear with antialiasing, from full-size frames; the result is rounded to 8 bits, as a file of
-    single frames would hold it.
+    Stretching is bilinear with antialiasing, from full-size frames. The result is rounded to 8 bits.
 
     Raises:
         VideoError: If the file cannot be read or is too short.
@@ -93,7 +92,7 @@ def read_clip(path: Path | str, reading: Reading, *, rate: float | None = None) 
         top, left = (frames.shape[2] - height) // 2, (frames.shape[3] - width) // 2
         frames = frames[:, :, top : top + height, left : left + width]
     elif frames.shape[2:] != (height, width):
-        # Frame by frame: 125 large frames as float would be gigabytes.
+        # One frame at a time, because 125 large frames as float would take gigabytes.
         frames = torch.cat(
             [F.interpolate(f[None].float(), size=(height, width), mode="bilinear", antialias=True) for f in frames]
         ).round()

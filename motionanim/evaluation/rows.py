@@ -1,4 +1,4 @@
-"""One row of JSON per scored clip, appended as it is finished, so that a killed run loses the clip in hand only."""
+"""One row of JSON per scored clip, appended when it is finished, so that a killed run loses only its current clip."""
 
 import fcntl
 import json
@@ -9,16 +9,16 @@ from typing import Any
 
 
 class Rows:
-    """The rows of one run, of any number of processes on one file system.
+    """The rows of one run, shared by any number of processes on one file system.
 
-    A row is a dict with "clip" and "key". Of two with one key the later counts. A line that a kill cut short is passed
-    over: its clip is simply done again.
+    A row is a dict with "clip" and "key". Of two rows with one key the later counts. A line that a kill cut short is
+    skipped, and its clip is done again.
 
     Args:
         path: The JSONL file.
 
     Raises:
-        ValueError: If a line is JSON but no row.
+        ValueError: If a line is JSON but not a row.
     """
 
     def __init__(self, path: Path) -> None:
@@ -37,7 +37,7 @@ class Rows:
             yield row
 
     def append(self, row: dict[str, Any]) -> None:
-        """Write a row to disk; returns once it is there."""
+        """Write a row; returns once it is on disk."""
         line = json.dumps(row, allow_nan=False).encode() + b"\n"
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("ab+") as file:

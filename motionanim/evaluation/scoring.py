@@ -1,4 +1,4 @@
-"""A made clip to numbers and features, and the features of true clips kept from run to run."""
+"""Scores a made clip by all metrics, and caches the features of true clips."""
 
 import base64
 import hashlib
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from motionanim.evaluation.cases import digest
+from motionanim.evaluation.benchmark import digest
 from motionanim.files import atomic_path
 from motionanim.media.image_io import to_uint8
 from motionanim.metrics.base import ClipMetric
@@ -19,7 +19,7 @@ from motionanim.types import Sample
 
 
 class Features(Protocol):
-    """Frames (B, T, 3, H, W) to features (B, dim)."""
+    """A video feature extractor, which maps frames (B, T, 3, H, W) to features (B, dim)."""
 
     name: str
     dim: int
@@ -31,7 +31,7 @@ class Features(Protocol):
 
 
 class Missing(NamedTuple):
-    """A metric that cannot run here."""
+    """A metric or extractor whose weights are not here."""
 
     keys: tuple[str, ...]
     reason: str
@@ -39,19 +39,19 @@ class Missing(NamedTuple):
 
 class Scores(NamedTuple):
     values: dict[str, float | None]
-    reasons: dict[str, str]  # of each None
-    features: dict[str, dict[str, str]]  # by extractor: fake and real, as text
+    reasons: dict[str, str]  # why a value is None, by its key
+    features: dict[str, dict[str, str]]  # by extractor: "fake" and "real", as text
 
 
-# Why a sample may lack a field.
-_LACKING = {"real": "another motion than the clips' own was asked for"}
+# Why a field of a sample may be None.
+_LACKING = {"real": "another motion than the clips' own was requested"}
 
 
 class FeatureCache:
-    """Features of true clips in a folder, by extractor and by a hash of the frames.
+    """Features of true clips, cached in a folder by extractor and by a hash of the frames.
 
     Attributes:
-        computed: How many were not there.
+        computed: Number of features that were not in the cache.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -67,7 +67,7 @@ class FeatureCache:
             if found.shape == (extractor.dim,) and bool(torch.isfinite(found).all()):
                 return found
         except (OSError, ValueError, EOFError):
-            pass  # not there, or cut short by a kill: made again
+            pass  # missing, or cut short by a kill
         self.computed += 1
         features = extractor(frames[None])[0].float().cpu()
         with atomic_path(path) as temporary:
@@ -76,12 +76,12 @@ class FeatureCache:
 
 
 class Scorer:
-    """Scores clips by any number of metrics.
+    """Scores clips by several metrics.
 
     Args:
-        metrics: By name; `Missing` gives null for its keys.
-        features: Video feature extractors by name, for FVD.
-        cache: Where features of true clips stay.
+        metrics: By name. The values of a `Missing` one are None.
+        features: Video feature extractors for FVD, by name.
+        cache: Of the features of true clips.
 
     Raises:
         ValueError: If two metrics share a key.
@@ -101,7 +101,7 @@ class Scorer:
 
     @property
     def fingerprints(self) -> dict[str, str]:
-        """What each metric's numbers mean, by metric name; of extractors too."""
+        """The hash of each metric's protocol and each extractor's fingerprint, by name."""
         clip = {name: digest(m.protocol) for name, m in self.metrics.items() if not isinstance(m, Missing)}
         return clip | {name: f.fingerprint for name, f in self.features.items() if not isinstance(f, Missing)}
 
@@ -142,7 +142,7 @@ class Scorer:
 
 
 def to_bytes(frames: Tensor) -> Tensor:
-    """Frames in [-1, 1] as uint8, as a file of single frames holds them."""
+    """Frames in [-1, 1] as uint8."""
     return to_uint8(frames).cpu()
 
 

@@ -1,4 +1,4 @@
-"""How sure a mean over clips is, and how well two orders agree."""
+"""Intervals of means, and rank correlation."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, SupportsFloat
@@ -6,7 +6,7 @@ from typing import NamedTuple, SupportsFloat
 import numpy as np
 from scipy import stats
 
-LEAST_LEVELS = 5  # of strength, for a rank correlation
+LEAST_LEVELS = 5  # levels of strength that a rank correlation needs
 
 
 class Interval(NamedTuple):
@@ -15,17 +15,17 @@ class Interval(NamedTuple):
     mean: float
     low: float
     high: float
-    n: int  # values that counted
+    n: int  # number of values
 
 
 def mean_interval(values: Iterable[SupportsFloat]) -> Interval:
-    """Mean and 95 % interval by Student's t over independent values, such as one a clip.
+    """Mean of independent values, such as one a clip, and its 95 % interval by Student's t.
 
     Args:
-        values: One axis, numbers or 0-dimensional tensors. NaN says that a clip has no value: it does not count.
+        values: Numbers or 0-dimensional tensors. NaN stands for a missing value and does not count.
 
     Returns:
-        The interval; low and high are NaN below 2 values or where a value is infinite, the mean is NaN of none.
+        The interval. Low and high are NaN with fewer than 2 values or an infinite one; the mean of no values is NaN.
 
     Example:
         >>> mean_interval([1.0, 2.0, 3.0, float("nan")])  # t of 2 degrees of freedom is 4.303
@@ -42,7 +42,9 @@ def mean_interval(values: Iterable[SupportsFloat]) -> Interval:
 
 
 def spearman(x: Iterable[SupportsFloat], y: Iterable[SupportsFloat]) -> float:
-    """Rank correlation in [-1, 1] of pairs, ties by their mean rank. NaN below 2 pairs or where one side is constant.
+    """Spearman's rank correlation in [-1, 1], ties by their mean rank; NaN below 2 pairs or if a side is constant.
+
+    Pairs with a NaN do not count.
 
     Raises:
         ValueError: If one side is longer.
@@ -55,17 +57,17 @@ def spearman(x: Iterable[SupportsFloat], y: Iterable[SupportsFloat]) -> float:
 
 
 def strength_spearman(requested: Sequence[float], realised: Sequence[float]) -> float:
-    """Does more strength make more motion? Spearman's rank correlation over runs of one image (Fig. 7).
+    """Spearman's rank correlation of requested and realised strength over runs of one image (Fig. 7).
 
     Args:
-        requested: `requested_strength` of each run, at least `LEAST_LEVELS` different ones.
+        requested: `requested_strength` of each run, at least `LEAST_LEVELS` different values.
         realised: `realised_strength` of the same runs.
 
     Returns:
-        In [-1, 1], ties by their mean rank; NaN if all runs move alike.
+        In [-1, 1]; NaN if all runs have the same realised strength.
 
     Raises:
-        ValueError: If there are too few levels, or the two do not pair finite numbers.
+        ValueError: If there are too few levels, or the two are not finite numbers of the same length.
     """
     if len(requested) != len(realised) or not np.isfinite([*requested, *realised]).all():
         raise ValueError(f"requested={list(requested)}, realised={list(realised)}: must be finite, one of each a run")

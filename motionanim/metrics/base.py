@@ -1,16 +1,58 @@
-"""What the metric classes share: pure functions score clips, and sums that any process may hold make the mean.
+"""Base classes of the metrics. A clip metric is one class: it scores clips and declares its columns in reports.
 
-A metric class names the fields of `types.Sample` that it looks at (`needs`) and the numbers that it returns for each
-clip (`keys`). `score` gives those numbers, `update` adds them up, and `compute` is their mean over clips: the same
-for clips seen one by one, in batches, in merged metrics or by several processes, one of which may have seen none.
+`score` gives the numbers of each clip and `compute` their mean over clips. The state is sums, so the mean is the same
+whether clips come one by one, in batches, in merged metrics or in several processes, some of which may have no clip.
 """
 
+import math
 from abc import abstractmethod
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+
+Direction = Literal["higher", "lower", "one"]  # the better end; "one": the nearer to 1, the better
+Group = Literal["quality", "frechet", "control", "long", "frame0", "cost", "other"]  # a table of the report
+
+_ARROWS = {"higher": "↑", "lower": "↓", "one": "→1", None: ""}
+
+
+class Column(NamedTuple):
+    """One number of a metric: its key in result files, and how reports and plots name, print and rank it."""
+
+    key: str
+    name: str
+    digits: int  # after the point
+    direction: Direction | None  # None: no end is better, and the number is never ranked
+    group: Group
+    unit: str = ""
+    remark: str = ""  # a note under the table
+    significant: int = 0  # prints at least so many significant digits, for numbers of any scale
+
+    @property
+    def label(self) -> str:
+        return " ".join(filter(None, (self.name, self.unit and f"({self.unit})")))
+
+    @property
+    def header(self) -> str:
+        return " ".join(filter(None, (self.label, _ARROWS[self.direction])))
+
+    def loss(self, value: float) -> float:
+        """The value on a scale where less is better.
+
+        Raises:
+            ValueError: If the column has no better end.
+        """
+        if self.direction is None:
+            raise ValueError(f"{self.key}: no end of it is the better one, so nothing can be ranked by it")
+        return {"higher": -value, "lower": value, "one": abs(value - 1)}[self.direction]
+
+    def print(self, value: float, *, sign: bool = False) -> str:
+        digits = self.digits
+        if self.significant:
+            digits = max(digits, self.significant - 1 - math.floor(math.log10(max(abs(value), 1e-3))))
+        return f"{round(value, digits) + 0.0:{'+' if sign else ''}.{digits}f}"  # + 0.0 turns -0.0 into 0.0
 
 
 class SumMetric(Metric):
@@ -22,20 +64,31 @@ class SumMetric(Metric):
         self.add_state(name, torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
 
     def accumulate(self, name: str, value: Tensor) -> None:
-        """Add to a sum, out of place and in float64: training in bfloat16 turns a module's tensors into bfloat16."""
+        """Add to a sum out of place and in float64, because training in bfloat16 casts a module's tensors."""
         state = getattr(self, name)
         setattr(self, name, state.double() + value.to(state.device, torch.float64))
 
     def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:
         super().merge_state(incoming_state)
-        self._computed = None  # torchmetrics keeps the value from before the merge
+        self._computed = None  # torchmetrics would return the value from before the merge
 
 
 class ClipMetric(SumMetric):
-    """Mean over clips of numbers that each clip has for itself. NaN means that a clip has no such number."""
+    """Mean over clips of numbers that each clip has for itself.
 
+    Attributes:
+        columns: The numbers, in the order of `score`.
+        keys: Their keys.
+        needs: Fields of `types.Sample` that `score` takes, in this order.
+    """
+
+    columns: tuple[Column, ...] = ()
     keys: tuple[str, ...]
     needs: tuple[str, ...]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.keys = tuple(column.key for column in cls.columns)
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -44,24 +97,21 @@ class ClipMetric(SumMetric):
 
     @abstractmethod
     def score(self, *args: Any) -> Tensor:
-        """The numbers of each clip of a batch: (B, len(keys)) float64, NaN where a clip has none."""
+        """Scores of a batch of clips: (B, len(keys)) float64, NaN where a clip has no such number."""
 
     @property
     @abstractmethod
     def protocol(self) -> dict[str, Any]:
-        """Plain values that say what the numbers mean: results with different ones are never ranked together."""
+        """Plain values that determine what the numbers mean. Results of different protocols are never ranked."""
 
     def update(self, *args: Any) -> None:
-        self.add(self.score(*args))
-
-    def add(self, values: Tensor) -> None:
-        """Add numbers (B, len(keys)) that `score` gave, here or in an earlier run."""
+        values = self.score(*args)
         known = ~values.isnan()
         self.accumulate("total", torch.where(known, values, 0).sum(0))
         self.accumulate("count", known.sum(0))
 
     def compute(self) -> dict[str, Tensor]:
-        """The mean of each key over the clips that have it, NaN where none has.
+        """Mean of each key over the clips that have it; NaN where none has.
 
         Raises:
             ValueError: If no clip was added.

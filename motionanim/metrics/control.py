@@ -1,4 +1,4 @@
-"""The controllability table: what was asked for against what the generated frames do."""
+"""Controllability: the requested motion against the motion of the generated frames."""
 
 import math
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from motionanim.metrics.base import ClipMetric
+from motionanim.metrics.base import ClipMetric, Column
 from motionanim.metrics.frame import check_clips
 from motionanim.metrics.motion import (
     MARGIN,
@@ -29,29 +29,38 @@ LEAST_BACKGROUND = 16  # pixels that `motion.camera.camera_residual` needs
 
 
 def background_residual(flow: Tensor, movable: Tensor) -> float:
-    """`camera_residual` of a flow (T-1, 2, H, W) where `movable` (1, H, W) is 0, a share of the diagonal per frame.
+    """`camera_residual` of a flow (T-1, 2, H, W) where `movable` (1, H, W) is 0, as a share of the diagonal per frame.
 
-    NaN below `LEAST_BACKGROUND` pixels.
+    NaN with fewer than `LEAST_BACKGROUND` such pixels.
     """
     background = movable[0] == 0
     return camera.camera_residual(flow, background) if background.sum() >= LEAST_BACKGROUND else float("nan")
 
 
 class Control(ClipMetric):
-    """Realised flow, estimated on the generated frames, against the requested flow and the mask.
+    """The flow estimated on the generated frames (realised) against the requested flow and the mask.
 
-    Read it beside the true clips' row: what an estimator cannot see is missing there too. And beside a still copy's:
-    it has no drift, no change and no precision. The steps of shuffled frames add up to a part of the true way, so
-    their gain is about a half; `direction_error` tells them apart.
+    Reference rows give the scale. The true clips show what the estimator cannot see. A still copy has no drift, no
+    change and no precision. Shuffled frames have a gain of about a half, because their steps add up to a part of the
+    true way; `direction_error` tells them apart.
 
     Args:
-        flow_estimator: Which flow counts as realised.
+        flow_estimator: Estimates the realised flow.
     """
 
-    keys = (
-        "flow_epe", "direction_error", "within_30", "speed_gain", "requested_strength", "realised_strength",
-        "static_drift", "static_change", "moved_precision", "moved_recall", "camera_residual",
-    )  # fmt: skip
+    columns = (
+        Column("flow_epe", "Flow error", 3, "lower", "control", "px/frame"),
+        Column("direction_error", "Direction error", 1, "lower", "control", "°"),
+        Column("within_30", "Within 30°", 3, "higher", "control", "share"),
+        Column("speed_gain", "Speed gain", 3, "one", "control"),
+        Column("requested_strength", "Requested strength", 3, None, "control", "px/frame"),
+        Column("realised_strength", "Realised strength", 3, None, "control", "px/frame"),
+        Column("static_drift", "Static drift", 4, "lower", "control", remark="a frozen picture scores 0"),
+        Column("static_change", "Static change", 4, "lower", "control", remark="a frozen picture scores 0"),
+        Column("moved_precision", "Moved, precision", 3, "higher", "control"),
+        Column("moved_recall", "Moved, recall", 3, "higher", "control"),
+        Column("camera_residual", "Camera residual", 5, "lower", "control", "diagonals/frame"),
+    )
     needs = ("frames", "flow", "mask")
 
     def __init__(self, *, flow_estimator: FlowEstimator, **kwargs: Any) -> None:
@@ -59,7 +68,12 @@ class Control(ClipMetric):
         self.flow_estimator = flow_estimator
 
     def score(self, frames: Tensor, flow: Tensor, mask: Tensor) -> Tensor:
-        """Scores of frames (B, T, 3, H, W), requested flow (B, T-1, 2, H, W) and mask (B, 1, H, W): (B, 11).
+        """Scores (B, 11).
+
+        Args:
+            frames: (B, T, 3, H, W) in [-1, 1].
+            flow: (B, T-1, 2, H, W) px per frame, the requested motion.
+            mask: (B, 1, H, W) in {0, 1}; 1 where pixels may move.
 
         Raises:
             ValueError: If a shape or range is not as above, or the flow is not finite.
@@ -70,7 +84,7 @@ class Control(ClipMetric):
             if value.shape != shape:
                 raise ValueError(f"{name} of shape {tuple(value.shape)}: must be {shape}, as the frames are")
         if not bool(torch.isfinite(flow).all()):
-            raise ValueError("flow is not finite: no motion can be held against it")
+            raise ValueError("flow is not finite: no motion can be compared with it")
         clips = zip(*(value.detach().cpu().float() for value in (frames, flow, mask)))
         return torch.tensor([self._score(*clip) for clip in clips], dtype=torch.float64)
 

@@ -1,4 +1,4 @@
-"""New edges: contours that a video shows and its first picture does not. It needs no true clip."""
+"""New edges: contours that a video shows and its first picture does not. They need no true clip."""
 
 from collections.abc import Iterable
 
@@ -7,31 +7,31 @@ import numpy as np
 import torch
 from torch import Tensor
 
-MARGIN = 3  # px along the region's edge that are left out: what moves and what does not meet there
+MARGIN = 3  # px along the region's edge that are left out, because moving and still parts meet there
 
 
 def new_edges(frames: Iterable[Tensor], image: Tensor, mask: Tensor, max_displacement: float) -> Tensor:
-    """How much of each frame's contours is where the picture had none within reach.
+    """The share of contours in each frame that the picture does not have within reach.
 
-    With G the Sobel magnitude of the grey, the mean over the movable region, less its outer `MARGIN` px, of
-    max(0, G_t - dilate(G_0, r)), over the mean of G_0 there, r = `max_displacement` + 2 px, rounded up. Content that
-    only moves has none; a seam, a ghost or a hard edge of a mask has.
+    With G the Sobel magnitude of the grey values: mean of max(0, G_t - dilate(G_0, r)) over mean of G_0, both over
+    the mask less its outer `MARGIN` px, with r = `max_displacement` + 2 px, rounded up. Content that only moves
+    scores 0; a seam, a ghost or a hard edge of a mask does not.
 
     Args:
-        frames: N frames (3, H, W) in [-1, 1], one at a time if they are many.
-        image: (3, H, W) in [-1, 1], the picture that they came from.
+        frames: N frames (3, H, W) in [-1, 1]; may be an iterator, to hold one at a time.
+        image: (3, H, W) in [-1, 1], the picture that the frames were made from.
         mask: (1, H, W) in {0, 1}; 1 where pixels may move.
-        max_displacement: The longest way in px that anything may have moved from its place in the picture, at least 0.
+        max_displacement: The farthest that content may have moved from its place in the picture, px, at least 0.
 
     Returns:
         (N,) float32, at least 0; 0 where the picture itself has no contours.
 
     Raises:
-        ValueError: If `max_displacement` is negative or not finite, or the region has nothing left without its margin.
+        ValueError: If `max_displacement` is negative or not finite, or no pixel of the mask is inside the margin.
     """
     if not 0 <= max_displacement < float("inf"):
         raise ValueError(f"max_displacement={max_displacement}: must be at least 0 px and finite")
-    # The picture's border is no edge of the region.
+    # cv2.erode does not erode at the border of the picture.
     region = cv2.erode(mask[0].cpu().numpy().astype(np.uint8), _disc(MARGIN)) > 0
     if not region.any():
         raise ValueError(f"mask: nothing is left {MARGIN} px inside its edge; mark a larger region")

@@ -1,7 +1,7 @@
-"""Distance of each frame to the true one: PSNR and SSIM.
+"""PSNR and SSIM of each frame to the true frame, averaged over frames and then over clips.
 
-Frame 0 of an animated image is the condition image, so a score that counts it flatters: the numbers of record are over
-frames 1 to T-1, and the convention that counts frame 0 goes under a key of its own. Mean over frames, then over clips.
+Frame 0 of an animated image is the condition image, so a score that counts it is too good. The numbers of record are
+over frames 1 to T-1; the mean that counts frame 0 has the key KEY_with_frame0.
 """
 
 from typing import Any
@@ -9,17 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from motionanim.metrics.base import ClipMetric
+from motionanim.metrics.base import ClipMetric, Column
 
-# Wang et al. 2004: gaussian window of 11 px with sigma 1.5; C1 = (K1 L)^2, C2 = (K2 L)^2, L the range of the values.
+# Wang et al. 2004: Gaussian window of 11 px, sigma 1.5 px; C1 = (K1 L)^2, C2 = (K2 L)^2, L is the range of the values.
 _WINDOW, _SIGMA = 11, 1.5
 _K1, _K2 = 0.01, 0.03
 _RANGE = 2.0
-_TOLERANCE = 1e-3  # beyond [-1, 1], for frames that were resized or decoded
+_TOLERANCE = 1e-3  # frames that were resized or decoded may leave [-1, 1] by this
 
 
 def check_clips(name: str, clips: Tensor) -> None:
-    """Raise a `ValueError` unless clips are (B, T, 3, H, W), T at least 2, with finite values in [-1, 1]."""
+    """Raises ValueError unless clips are (B, T, 3, H, W), T at least 2, with finite values in [-1, 1]."""
     if clips.ndim != 5 or clips.shape[2] != 3 or clips.shape[1] < 2 or not clips.numel():
         raise ValueError(f"{name} of shape {tuple(clips.shape)}: must be (B, T, 3, H, W) with T of at least 2")
     low, high = (value.item() for value in clips.aminmax())
@@ -28,7 +28,7 @@ def check_clips(name: str, clips: Tensor) -> None:
 
 
 def check_pair(frames: Tensor, real: Tensor) -> None:
-    """Raise a `ValueError` unless both pass `check_clips` and have one shape."""
+    """Raises ValueError unless both pass `check_clips` and have the same shape."""
     check_clips("frames", frames)
     check_clips("real", real)
     if frames.shape != real.shape:
@@ -40,13 +40,13 @@ def psnr(frames: Tensor, real: Tensor) -> Tensor:
 
     Args:
         frames: (B, T, 3, H, W) in [-1, 1].
-        real: Like `frames`.
+        real: The true frames, like `frames`.
 
     Returns:
-        (B, T) float32, dB, infinite for equal frames.
+        (B, T) float32, dB; infinite for equal frames.
 
     Raises:
-        ValueError: If `check_pair` does.
+        ValueError: As `check_pair`.
     """
     check_pair(frames, real)
     error = (frames.float() - real.float()).square().mean((2, 3, 4))
@@ -54,19 +54,19 @@ def psnr(frames: Tensor, real: Tensor) -> Tensor:
 
 
 def ssim(frames: Tensor, real: Tensor) -> Tensor:
-    """Structural similarity (Wang et al., IEEE TIP 2004) of each frame: mean of its map over RGB and the valid window.
+    """Structural similarity (Wang et al., IEEE TIP 2004) of each frame: mean of the map over RGB and valid windows.
 
-    Scikit-image gives the same with gaussian_weights=True and use_sample_covariance=False, piq with downsample=False.
+    Equals scikit-image with gaussian_weights=True and use_sample_covariance=False, and piq with downsample=False.
 
     Args:
         frames: (B, T, 3, H, W) in [-1, 1], H and W at least 11.
-        real: Like `frames`.
+        real: The true frames, like `frames`.
 
     Returns:
         (B, T) float32, at most 1; 1 for equal frames.
 
     Raises:
-        ValueError: If `check_pair` does, or a side is too short.
+        ValueError: As `check_pair`, or if a side is shorter than 11 px.
     """
     check_pair(frames, real)
     if min(frames.shape[-2:]) < _WINDOW:
@@ -74,15 +74,15 @@ def ssim(frames: Tensor, real: Tensor) -> Tensor:
     weights = torch.exp(-((torch.arange(_WINDOW) - _WINDOW // 2) ** 2) / (2 * _SIGMA**2))
     window = (weights / weights.sum()).tolist()
     pairs = zip(frames.flatten(0, 1).float(), real.flatten(0, 1).float())
-    # Frame by frame: the maps of one frame stay in the processor's cache, four times as fast as all at once.
+    # One frame at a time is four times as fast as all at once, because its maps stay in the processor's cache.
     return torch.stack([_ssim_map(*pair, window).mean() for pair in pairs]).view(frames.shape[:2])
 
 
 def _ssim_map(x: Tensor, y: Tensor, window: list[float]) -> Tensor:
-    """(3, H, W) twice, in [-1, 1], to the map (3, H-10, W-10)."""
-    # SSIM needs the sum of the variances only, so four maps are blurred, not five.
+    """Frames (3, H, W) in [-1, 1] to the SSIM map (3, H-10, W-10)."""
+    # SSIM needs only the sum of the variances, so four maps are blurred instead of five.
     maps = torch.stack([x, y, x * x + y * y, x * y])
-    # Shifted sums, not a convolution: no slower, and the same on a GPU, where convolutions round to 10 bits (TF32).
+    # Shifted sums instead of a convolution: as fast, and exact on a GPU, where convolutions round to 10 bits (TF32).
     for axis in (-2, -1):
         length = maps.shape[axis] - _WINDOW + 1
         blurred = maps.narrow(axis, 0, length) * window[0]
@@ -90,7 +90,7 @@ def _ssim_map(x: Tensor, y: Tensor, window: list[float]) -> Tensor:
             blurred.add_(maps.narrow(axis, shift, length), alpha=window[shift])
         maps = blurred
     mean_x, mean_y, squares, product = maps
-    # Variances do not depend on where zero is and lose least in float32 around it; the means count from black, -1.
+    # Variances do not depend on the origin and lose fewest digits near 0. The means count from black, which is -1.
     variances = squares - mean_x**2 - mean_y**2
     covariance = product - mean_x * mean_y
     black_x, black_y = mean_x + 1, mean_y + 1
@@ -105,19 +105,23 @@ def both_conventions(per_frame: Tensor) -> Tensor:
     return torch.stack([per_frame[:, 1:].mean(1), per_frame.mean(1)], dim=1)
 
 
+def both_columns(column: Column) -> tuple[Column, Column]:
+    """The columns of `both_conventions`, from the first one."""
+    return column, column._replace(key=f"{column.key}_with_frame0", group="frame0")
+
+
 class PSNR(ClipMetric):
     """`psnr` over clips.
 
     Args:
-        cap: dB that a frame counts at most. Equal frames have no finite PSNR and would make every mean infinite: a
-            method that returns the condition image untouched gets cap / T dB from it in `psnr_with_frame0`.
+        cap: Upper bound of a frame's score, dB. Equal frames have an infinite PSNR, which would make every mean
+            infinite. A method that returns the condition image as frame 0 gains cap / T dB in `psnr_with_frame0`.
 
     Raises:
-        ValueError: If `cap` is infinite, or below 60 dB: rounding to 8 bits alone gives 58.9.
+        ValueError: If `cap` is infinite, or below 60 dB: rounding to 8 bits alone gives 58.9 dB.
     """
 
-    higher_is_better = True
-    keys = ("psnr", "psnr_with_frame0")
+    columns = both_columns(Column("psnr", "PSNR", 2, "higher", "quality", "dB"))
     needs = ("frames", "real")
 
     def __init__(self, *, cap: float, **kwargs: Any) -> None:
@@ -137,8 +141,7 @@ class PSNR(ClipMetric):
 class SSIM(ClipMetric):
     """`ssim` over clips."""
 
-    higher_is_better = True
-    keys = ("ssim", "ssim_with_frame0")
+    columns = both_columns(Column("ssim", "SSIM", 3, "higher", "quality"))
     needs = ("frames", "real")
 
     def score(self, frames: Tensor, real: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The distance between two clouds of features, and how far to trust it: pure functions in float64."""
+"""Fréchet distance between two sets of features, and its jackknife interval, in float64."""
 
 import torch
 from scipy.stats import t as student
@@ -10,9 +10,9 @@ def moments(count: Tensor, total: Tensor, outer: Tensor, *, ddof: int) -> tuple[
 
     Args:
         count: () number of vectors, above `ddof`.
-        total: (D,) float64, their sum.
-        outer: (D, D) float64, the sum of their outer products.
-        ddof: The covariance divides by count - ddof: 1 is unbiased.
+        total: (D,) float64, sum of the vectors.
+        outer: (D, D) float64, sum of their outer products.
+        ddof: The covariance divides by count - ddof; 1 is unbiased.
 
     Returns:
         (D,) and (D, D) float64.
@@ -29,13 +29,13 @@ def moments(count: Tensor, total: Tensor, outer: Tensor, *, ddof: int) -> tuple[
 def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -> Tensor:
     """Squared 2-Wasserstein distance of two Gaussians (Dowson and Landau 1982), the FD in FID and FVD.
 
-    |mean1 - mean2|^2 + tr(cov1 + cov2 - 2 (cov1 cov2)^(1/2)). With R the root of cov1, R cov2 R has the eigenvalues
-    of cov1 cov2 and is symmetric, so that no root of a general matrix is needed. What rounding alone can make of an
-    eigenvalue of 0 counts as 0: its root would not be small, and covariances of fewer than D vectors have many.
+    |mean1 - mean2|^2 + tr(cov1 + cov2 - 2 (cov1 cov2)^(1/2)). With R the root of cov1, R cov2 R is symmetric and has
+    the eigenvalues of cov1 cov2, so no root of a general matrix is needed. Eigenvalues as small as rounding errors
+    count as 0: their roots would not be small, and covariances of fewer than D vectors have many of them.
 
     Args:
         mean1, mean2: (D,).
-        cov1, cov2: (D, D), symmetric, no eigenvalue below 0 but for rounding; of any rank.
+        cov1, cov2: (D, D), symmetric and positive semi-definite up to rounding; of any rank.
 
     Returns:
         () float64, at least 0.
@@ -54,18 +54,18 @@ def _positive(eigenvalues: Tensor) -> Tensor:
 
 
 def jackknife(value: Tensor, left_out: Tensor, counts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Take the bias in 1/n off an estimate and give its 95 % interval: the delete-a-group jackknife.
+    """Remove the bias in 1/n of an estimate and give its 95 % interval, by the delete-a-group jackknife.
 
-    For groups of unequal size as in Busing, Meijer and van der Leeden (Statistics and Computing 1999), with Student's
-    t for G - 1 degrees of freedom.
+    Groups may differ in size (Busing, Meijer and van der Leeden, Statistics and Computing 1999). The interval is
+    Student's t with G - 1 degrees of freedom.
 
     Args:
-        value: () the estimate from everything.
-        left_out: (G,) the estimate without each group.
+        value: () estimate from all groups.
+        left_out: (G,) estimate without each group.
         counts: (G,) sizes of the groups, G at least 2, none empty.
 
     Returns:
-        The corrected value and the ends of its interval, () float64. None is held above 0.
+        The corrected estimate and the low and high end of its interval, () float64. All may be negative.
     """
     groups, share = len(counts), counts.double() / counts.sum()
     pseudo = value / share - (1 / share - 1) * left_out

@@ -1,47 +1,85 @@
-"""Fréchet video distance of generated from real clips, by features such as `i3d.I3DFeatures` gives."""
+"""Fréchet video distance between generated and real clips, on features such as those of `i3d.I3DFeatures`."""
 
+import re
 from collections.abc import Callable, Sequence
-from typing import Self
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
 
-from motionanim.metrics.base import SumMetric
+from motionanim.metrics.base import Column, Direction, SumMetric
 from motionanim.metrics.frechet import frechet_distance, jackknife, moments
 
-Sums = tuple[Tensor, Tensor, Tensor]  # of some clips: () their number, (D,) their features, (D, D) outer products
+Sums = tuple[Tensor, Tensor, Tensor]  # over some clips: () their number, (D,) features, (D, D) outer products
 
 _ALL, _EVEN, _ODD = slice(None), slice(0, None, 2), slice(1, None, 2)
 
 
+class Variant(NamedTuple):
+    """A number beside the FVD of record, under the key fvd_NAME_VARIANT."""
+
+    part: str  # of `FVD.compute`
+    name: str
+    direction: Direction | None
+    remark: str = ""
+
+
+_HALVES = "of half the clips against half of the real ones, so it compares with other halves only"
+VARIANTS = {
+    "plain": Variant("value", "uncorrected", "lower"),
+    "half": Variant("half", "half: paired", "lower", _HALVES),
+    "disjoint": Variant("disjoint", "half: other real clips", "lower", _HALVES),
+    "floor": Variant("floor", "half: real against real", None, _HALVES),
+}
+_KEY = re.compile(rf"fvd_(?P<features>.+?)(_(?P<variant>{'|'.join(VARIANTS)}))?")
+
+
+def fvd_column(key: str) -> Column | None:
+    """The column of fvd_NAME or fvd_NAME_VARIANT, where NAME is a feature extractor; None for other keys."""
+    match = _KEY.fullmatch(key)
+    if match is None:
+        return None
+    name = f"FVD {match['features'].replace('_', ' ')}"
+    if match["variant"] is None:
+        return Column(key, name, 1, "lower", "quality", significant=4)
+    variant = VARIANTS[match["variant"]]
+    return Column(key, f"{name}, {variant.name}", 1, variant.direction, "frechet", remark=variant.remark, significant=4)
+
+
+def is_fvd(key: str) -> bool:
+    """Whether this is the key of an FVD of record rather than of a variant."""
+    match = _KEY.fullmatch(key)
+    return match is not None and match["variant"] is None
+
+
 def distance(fake: Sums, real: Sums, *, ddof: int) -> Tensor:
-    """Fréchet distance between two sums of clips, () float64; NaN if either has fewer than 2 clips."""
+    """Fréchet distance between two sets of clips, () float64; NaN if either has fewer than 2 clips."""
     if min(fake[0], real[0]) < 2:
         return torch.tensor(torch.nan, dtype=torch.float64)
     return frechet_distance(*moments(*fake, ddof=ddof), *moments(*real, ddof=ddof))
 
 
 class FVD(SumMetric):
-    """FVD of pairs of a generated and a real clip, from sums: the same however the clips were spread over processes.
+    """FVD of pairs of a generated (fake) and a real clip. The state is sums, so processes may share the clips.
 
-    A generated clip begins with its real clip's first frame, so fake and real are no independent samples, which lowers
-    the distance. And each distance has a bias that grows as clips get fewer, so only distances of equally many clips
-    compare: `value` with others' of n clips; `half`, `disjoint` and `floor`, of n/2 clips, with each other.
+    A generated clip begins with the first frame of its real clip, so fake and real clips are not independent, which
+    lowers the distance. Each distance also has a bias that grows as clips get fewer, so only distances of equally many
+    clips compare: `value` with that of other n clips; `half`, `disjoint` and `floor`, of n/2 clips, with each other.
 
-    - value: All fake clips against all real ones, as others print it.
-    - corrected: `value` without its bias in 1/n, by the jackknife over groups. It may fall below 0.
+    - value: All fake against all real clips, as published FVDs are.
+    - corrected: `value` without its bias in 1/n, by the jackknife over groups. It may be negative.
     - low, high: The 95 % interval of `corrected`. NaN unless more than D clips remain without any one group.
-    - half: Fake clips of the even groups against real ones of the even groups, and so the odd ones, averaged.
-    - disjoint: Fake clips of the even groups against real ones of the odd groups, and the reverse, averaged.
-    - floor: Real clips of the even groups against real ones of the odd groups.
-    - n: Clips.
+    - half: Fake against real clips of the even groups, and of the odd groups, averaged.
+    - disjoint: Fake clips of the even groups against real clips of the odd groups, and the reverse, averaged.
+    - floor: Real clips of the even groups against real clips of the odd groups.
+    - n: The number of clips.
 
-    Simulated in experiments/fvd_interval: once n is above D, `corrected` is right within a few per cent and the
-    interval holds the truth in 9 of 10 draws. For n below D the bias is not in 1/n: `corrected` lies between the truth
-    and `value`, often near `value`, and an interval about it can miss the truth every time; hence its NaN.
+    In the simulations of experiments/fvd_interval, with n above D, `corrected` is right within a few per cent and the
+    interval holds the truth in 9 of 10 draws. With n below D the bias is not in 1/n: `corrected` lies between the truth
+    and `value`, and an interval around it may always miss the truth, so there is none.
 
     Args:
-        dim: D, numbers in a feature, at least 1.
+        dim: D, length of a feature, at least 1.
         groups: G of the jackknife, even and at least 2; 32 is usual.
         ddof: Covariances divide by n - ddof, 0 or 1, as the features' protocol says.
 
@@ -67,8 +105,7 @@ class FVD(SumMetric):
         self.add_sum("outer", 2, groups, dim, dim)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> Self:
-        # Sums go to another device with the module, but never to another type: float64 in one process and bfloat16 in
-        # another cannot be added up.
+        # Moves sums to the module's device but keeps float64: processes could not add sums of different types.
         return super()._apply(lambda tensor: tensor.to(fn(tensor.new_empty(0)).device), exclude_state)
 
     def update(self, fake: Tensor, real: Tensor, group: Tensor) -> None:
@@ -77,7 +114,7 @@ class FVD(SumMetric):
         Args:
             fake: (B, D) features of the generated clips.
             real: (B, D) features of the real clips they belong to.
-            group: (B,) integers in [0, G): each clip's place in the benchmark modulo G, whichever process has it.
+            group: (B,) integers in [0, G): each clip's index in the benchmark modulo G, in whichever process.
 
         Raises:
             ValueError: If a shape or a group is not as above, or a feature is not finite.
@@ -94,10 +131,10 @@ class FVD(SumMetric):
         broken = ~features.isfinite().all(-1)
         if broken.any():
             raise ValueError(
-                f"features of clips {broken.any(0).nonzero().flatten().tolist()} of this batch are not finite: one of "
-                "them would make the whole score NaN"
+                f"features of clips {broken.any(0).nonzero().flatten().tolist()} of this batch are not finite and "
+                "would make the whole score NaN"
             )
-        # In place, unlike `accumulate`: adding one clip must not copy all G * D * D sums.
+        # In place, unlike `accumulate`, because a copy of all G * D * D sums for each clip would be slow.
         for index in group.unique().tolist():
             members = features[:, group.to(device) == index]
             self.count[index] += members.shape[1]
@@ -105,10 +142,10 @@ class FVD(SumMetric):
             self.outer[:, index] += members.mT @ members
 
     def compute(self) -> dict[str, Tensor]:
-        """The numbers of the class, () float64. Where too few clips leave one undefined it is NaN.
+        """The numbers of the class, () float64; NaN where there are too few clips for one.
 
-        `half`, `disjoint` and `floor` need 2 clips in the even groups and 2 in the odd ones, `corrected` needs 2
-        whichever group is left out.
+        `half`, `disjoint` and `floor` need 2 clips in the even groups and 2 in the odd groups; `corrected` needs 2
+        without any one group.
 
         Raises:
             ValueError: If there are fewer than 2 clips in all.

@@ -1,7 +1,7 @@
-"""I3D, the network whose Kinetics-400 logits are the features of FVD (Unterthiner et al. 2018).
+"""I3D, whose Kinetics-400 logits are the features of FVD (Unterthiner et al. 2018).
 
-Inception-v1 inflated to three dimensions (Carreira and Zisserman, CVPR 2017). The module's names are those of
-VideoGPT's `i3d_pretrained_400.pt`, and the numbers those of the TensorFlow graph (tf-hub i3d-kinetics-400).
+Inception-v1 inflated to three dimensions (Carreira and Zisserman, CVPR 2017). Module names are those of VideoGPT's
+`i3d_pretrained_400.pt`; outputs equal the TensorFlow graph (tf-hub i3d-kinetics-400).
 """
 
 import json
@@ -26,14 +26,14 @@ Size = tuple[int, int, int]
 
 SIDE = 224
 CLASSES = 400
-MIN_FRAMES = 9  # the last average spans 2 frames, each of which stands for 8
-_VERSION = 1  # goes up when a change here changes features
+MIN_FRAMES = 9  # the last pooling averages 2 steps of 8 frames each
+_VERSION = 1  # raise it when a change here changes features
 
 
 class Protocol(NamedTuple):
-    """What, besides the weights, decides the numbers. Every resize is bilinear, half-pixel centres, no antialias."""
+    """Settings that determine the features. Resizes are bilinear with half-pixel centres, without antialias."""
 
-    resize: Literal["stretch", "crop"]  # both sides to 224; or the short side, then the centre
+    resize: Literal["stretch", "crop"]  # both sides to 224 px; or the short side, then a centre crop
     value_range: float  # pixels enter the network in [-value_range, value_range]
     eps: float  # of batch norm
     padding: Padding
@@ -41,19 +41,19 @@ class Protocol(NamedTuple):
 
 
 PROTOCOLS = {
-    # The TensorFlow graph and its published FVD, but for TensorFlow 1's bilinear resize without half-pixel centres.
+    # The TensorFlow graph and its published FVD, except that TensorFlow 1 resizes without half-pixel centres.
     "ours": Protocol("stretch", value_range=1.0, eps=1e-3, padding="dynamic", ddof=1),
-    # github.com/universome/stylegan-v, src/metrics. Its TorchScript file is never loaded here, as it is foreign code:
-    # use the same weights as a state dict. That file was compiled from a variant of github.com/hassony2/
-    # kinetics_i3d_pytorch, whose padding is taken to be its own. It equals "dynamic" for 16 and 128 frames.
+    # github.com/universome/stylegan-v, src/metrics. Its TorchScript file holds code and is never loaded here: use the
+    # same weights as a state dict. The file was compiled from a variant of github.com/hassony2/kinetics_i3d_pytorch,
+    # so that padding is assumed. It equals "dynamic" for 16 and 128 frames.
     "styleganv": Protocol("stretch", value_range=1.0, eps=1e-3, padding="static", ddof=0),
-    # github.com/wilson1yan/VideoGPT, videogpt/fvd and data.py: pixels less 0.5, which I3D was not trained for.
+    # github.com/wilson1yan/VideoGPT, videogpt/fvd and data.py: pixels in [-0.5, 0.5], which I3D was not trained on.
     "videogpt": Protocol("crop", value_range=0.5, eps=1e-5, padding="dynamic", ddof=1),
 }
 
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """TensorFlow's SAME: zeros before and after an axis, so that ceil(size / stride) windows just fit."""
+    """TensorFlow's SAME padding: zeros before and after an axis, so that ceil(size / stride) windows fit exactly."""
     total = max((math.ceil(size / stride) - 1) * stride + kernel - size, 0)
     return total // 2, total - total // 2
 
@@ -63,7 +63,7 @@ class _Unit(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, kernel: int = 1, stride: int = 1, *, eps: float) -> None:
         super().__init__()
-        # At stride 1 an odd kernel needs the same padding on both sides, whatever the size.
+        # At stride 1 an odd kernel needs the same padding on both sides, for every size.
         padding = kernel // 2 if stride == 1 else 0
         self.conv3d = nn.Conv3d(inputs, outputs, kernel, stride, padding, bias=False)
         self.bn: nn.Module = nn.BatchNorm3d(outputs, eps=eps)
@@ -71,7 +71,7 @@ class _Unit(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         kernel, stride = self.conv3d.kernel_size, self.conv3d.stride
         if kernel == (1, 1, 1):
-            # A matrix product of the channels: torch's own 1x1x1 convolution is slower and turns channels-last back.
+            # As a matrix product, because torch's 1x1x1 convolution is slower and undoes channels-last.
             x = F.linear(x.movedim(1, -1), self.conv3d.weight.flatten(1), self.conv3d.bias).movedim(-1, 1)
             return self.bn(x).relu_()
         if stride != (1, 1, 1):
@@ -81,9 +81,9 @@ class _Unit(nn.Module):
 
 
 class _Pool(nn.Module):
-    """Max pooling with SAME padding. Inputs are at least 0, so that zeros at the border never win.
+    """Max pooling with SAME padding. Inputs are at least 0, so padding with zeros never changes a maximum.
 
-    "static" pads by kernel and stride alone, as if each size were a multiple of the stride.
+    "static" pads as if each size were a multiple of the stride.
     """
 
     def __init__(self, kernel: Size, stride: Size, *, padding: Padding) -> None:
@@ -95,7 +95,7 @@ class _Pool(nn.Module):
         pads = [same_padding(*axis) for axis in zip(sizes, self.kernel, self.stride)]
         if self.static:
             x = F.pad(x, [pad for before, after in reversed(pads) for pad in (0, after - before)])
-        # Padding by what comes before and rounding the number of windows up gives what comes after, without a copy.
+        # ceil_mode adds the padding after the axis, without a copy.
         return F.max_pool3d(x, self.kernel, self.stride, [before for before, _ in pads], ceil_mode=True)
 
 
@@ -120,11 +120,11 @@ class I3D(nn.Sequential):
     """The network for evaluation: (B, 3, T, 224, 224) float32 in [-1, 1] to logits averaged over time, (B, 400).
 
     Args:
-        eps: Of batch norm; TensorFlow's graph has 1e-3, many ports have 1e-5.
+        eps: Of batch norm; the TensorFlow graph has 1e-3, many ports have 1e-5.
         padding: "dynamic" as TensorFlow; "static" differs from it where T is no multiple of 8.
 
     Raises:
-        ValueError: From the call, if the frames are not of this size or fewer than 9.
+        ValueError: From the call, if the frames have another size or are fewer than 9.
     """
 
     def __init__(self, *, eps: float, padding: Padding) -> None:
@@ -165,7 +165,7 @@ class I3D(nn.Sequential):
         return super().forward(x).mean((2, 3, 4))
 
     def fuse(self) -> Self:
-        """Multiply each batch norm into its convolution: equal but for rounding, and faster."""
+        """Merge each batch norm into its convolution: faster, and equal up to rounding."""
         for unit in self.modules():
             if isinstance(unit, _Unit):
                 unit.conv3d, unit.bn = fuse_conv_bn_eval(unit.conv3d, unit.bn), nn.Identity()
@@ -173,17 +173,17 @@ class I3D(nn.Sequential):
 
 
 class I3DFeatures(nn.Module):
-    """Features of clips: frames (B, T, 3, H, W) in [-1, 1], T at least 9, to (B, 400) float32 on the same device.
+    """Maps frames (B, T, 3, H, W) in [-1, 1], T at least 9, to features (B, 400) float32 on the same device.
 
-    Clips are taken as they are. The published protocols score frames of 8 bits, so give it frames from lossless files.
+    Published protocols score frames of 8 bits, so the frames should be rounded to 8 bits.
 
     Args:
-        weights: A state dict in the layout of VideoGPT's `i3d_pretrained_400.pt`: .safetensors, or saved by torch.
-        protocol: "ours", "styleganv" or "videogpt": how frames are prepared, and the network's epsilon and padding.
+        weights: State dict in the layout of VideoGPT's `i3d_pretrained_400.pt`, as .safetensors or saved by torch.
+        protocol: "ours", "styleganv" or "videogpt"; see `PROTOCOLS`.
         batch: Clips a pass, at least 1; bounds the memory.
 
     Raises:
-        ValueError: If an argument is not as above or the weights cannot be read or do not fit; from the call, if the
+        ValueError: If an argument is not as above, or the weights cannot be read or do not fit. From the call, if the
             frames are not as above or the module was cast to another type.
     """
 
@@ -204,7 +204,7 @@ class I3DFeatures(nn.Module):
         except (RuntimeError, TypeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise ValueError(f"weights={weights} do not have the layout of i3d_pretrained_400.pt: {reason}") from error
-        # Channels last: pooling is ten times as fast on a CPU.
+        # Channels last makes pooling ten times as fast on a CPU.
         self.network = network.fuse().requires_grad_(False).to(memory_format=torch.channels_last_3d)
         self.name = f"i3d_{protocol}"
         self.protocol: dict[str, Any] = {
@@ -218,7 +218,7 @@ class I3DFeatures(nn.Module):
         self.eval()
 
     def train(self, mode: bool = True) -> Self:
-        """Does nothing: features are always those of evaluation."""
+        """Keeps evaluation mode."""
         return super().train(False)
 
     @torch.no_grad()
@@ -233,10 +233,10 @@ class I3DFeatures(nn.Module):
         return torch.cat(features).to(frames.device)
 
     def prepare(self, frames: Tensor) -> Tensor:
-        """What the network sees: (B, T, 3, H, W) in [-1, 1] to (B, 3, T, 224, 224) in the protocol's range.
+        """Frames (B, T, 3, H, W) in [-1, 1] to the network's input (B, 3, T, 224, 224) in the protocol's range.
 
         Raises:
-            ValueError: If a value is outside [-1, 1] by more than 0.001, TensorFlow's own tolerance, or not finite.
+            ValueError: If a value is not finite or leaves [-1, 1] by more than 0.001, TensorFlow's tolerance.
         """
         low, high = torch.aminmax(frames)
         if not (low >= -1.001 and high <= 1.001):
@@ -247,9 +247,9 @@ class I3DFeatures(nn.Module):
 
 
 def resize(pictures: Tensor, how: Literal["stretch", "crop"]) -> Tensor:
-    """(N, 3, H, W) to (N, 3, 224, 224): both sides stretched, or the short one and then the centre cut out.
+    """(N, 3, H, W) to (N, 3, 224, 224): both sides stretched, or the short side resized and then a centre crop.
 
-    The long side is rounded up as VideoGPT does, in floating point, which can make a square of 225.
+    The long side is rounded up in floating point as in VideoGPT, which may turn a square into 224 x 225.
     """
     height, width = pictures.shape[2:]
     if how == "stretch":

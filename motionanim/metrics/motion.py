@@ -1,7 +1,7 @@
-"""Does the video move as asked? Realised against requested flow: pure functions on tensors.
+"""Realised against requested flow.
 
-An arrow asks a region for one vector: `region_flow`, `direction_error` and `speed_gain`. A motion field asks every
-pixel for its own, and the mean of a wheel is zero, so the functions after them compare pixel by pixel.
+`region_flow`, `direction_error` and `speed_gain` compare one vector of a region, as an arrow requests it. The other
+functions compare fields pixel by pixel: the mean of a field may be zero although everything moves, as on a wheel.
 """
 
 from typing import Protocol
@@ -10,14 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Part of the metrics' definition; lengths are shares of the width, so that they do not depend on resolution.
-REGION = 0.5  # of the typical requested speed; slower pixels are too near to none to have a direction
-MOVED = 0.002  # per frame; DIS sees 0.0003 on the still parts of 64x64 px clips, the world's slowest objects do 0.003
-MARGIN = 0.03  # DIS matches patches of 8 px in frames of 256 and smears motion this far beyond its border
+# Parts of the metrics' definitions. Lengths are shares of the width, so that they do not depend on the resolution.
+REGION = 0.5  # share of the typical requested speed below which a pixel is too slow to have a direction
+MOVED = 0.002  # per frame; DIS measures 0.0003 on still parts of 64 x 64 px clips, the slowest synthetic object 0.003
+MARGIN = 0.03  # DIS matches patches of 8 px in frames of 256 px and smears motion so far over its border
 
 
 class FlowEstimator(Protocol):
-    """Frames (T, 3, H, W) in [-1, 1] to flow (T-1, 2, H, W), px per frame: `DisFlow` or `RaftFlow`."""
+    """Maps frames (T, 3, H, W) in [-1, 1] to flow (T-1, 2, H, W), px per frame, as `DisFlow` and `RaftFlow` do."""
 
     name: str
 
@@ -31,12 +31,12 @@ def region_flow(flow: Tensor, region: Tensor) -> Tensor:
         ValueError: If the region is empty.
     """
     if not region.any():
-        raise ValueError("region: empty, so that there is no flow to average")
+        raise ValueError("region: empty, so there is no flow to average")
     return (flow * region).sum((0, 2, 3)) / (region.sum() * len(flow))
 
 
 def direction_error(realised: Tensor, requested: Tensor) -> float:
-    """Angle between two flow vectors (2,) in degrees, in [0, 180]; 90, as by chance, where nothing moved at all."""
+    """Angle between two flow vectors (2,), in [0, 180] degrees; 90, as by chance, if one of them is zero."""
     lengths = torch.linalg.vector_norm(realised) * torch.linalg.vector_norm(requested)
     if lengths == 0:
         return 90.0
@@ -49,21 +49,20 @@ def speed_gain(realised: Tensor, requested: Tensor) -> float:
 
 
 def requested_region(requested: Tensor) -> Tensor:
-    """Where and when a clip is clearly asked to move: (T-1, 2, H, W) px per frame to (T-1, H, W) bool.
+    """Pixels that are clearly requested to move, frame by frame: (T-1, 2, H, W) px per frame to (T-1, H, W) bool.
 
-    At least `REGION` times as fast as the typical speed, sum |q|^2 / sum |q|: the mean over all motion, however much of
-    the picture is still. Half of the *fastest* would do for an arrow, but one wild vector of an estimated request
-    would leave no other pixel. Frame by frame, so that it follows a body that leaves its place and skips the turning
-    points of a swing. Empty where nothing is asked to move.
+    Their speed is at least `REGION` times the typical speed sum |q|^2 / sum |q|, which does not depend on how much of
+    the picture is still. A share of the highest speed would not do: one outlier in an estimated request would leave
+    no other pixel. Empty if no motion is requested.
     """
     speed = _speed(requested)
     return (speed > 0) & (speed * speed.sum() >= REGION * speed.square().sum())
 
 
 def flow_epe(realised: Tensor, requested: Tensor) -> float:
-    """Mean end-point error of two flows (T-1, 2, H, W) inside `requested_region`, px per frame; NaN if it is empty.
+    """Mean end-point error of two flows (T-1, 2, H, W) in `requested_region`, px per frame; NaN if that is empty.
 
-    A still video has the mean requested speed there.
+    A still video scores the mean requested speed.
     """
     return _speed(realised - requested)[requested_region(requested)].mean().item()
 
@@ -71,13 +70,12 @@ def flow_epe(realised: Tensor, requested: Tensor) -> float:
 def field_direction_error(realised: Tensor, requested: Tensor) -> float:
     """Mean angle between two flows (T-1, 2, H, W), in degrees, in [0, 180]: 90 is chance, 180 is backwards.
 
-    Pixel by pixel in `requested_region`, weighted by the slower of the two speeds: what stands still has no direction
-    and is counted by `field_gain`, and one wild vector weighs no more than it was asked to. The angle of the *mean*
-    motion would be blind to motion that is right on average: the steps of shuffled frames add up to a part of the
-    true way.
+    The mean is over pixels of `requested_region`, weighted by the slower of the two speeds. A still pixel then has no
+    weight (`field_gain` counts it), and an outlier weighs no more than requested. The angle of the mean motion would
+    not do: shuffled frames are right on average, because their steps add up to a part of the true way.
 
     Returns:
-        Degrees; 90 if nothing moved, which random motion has however faint it is; NaN if nothing is asked to move.
+        Degrees; 90 if nothing moved; NaN if no motion is requested.
     """
     region = requested_region(requested)
     dot, cross = _products(realised, requested)
@@ -89,10 +87,10 @@ def field_direction_error(realised: Tensor, requested: Tensor) -> float:
 
 
 def field_gain(realised: Tensor, requested: Tensor) -> float:
-    """How much of the requested motion was made: least squares c of realised = c requested, flows (T-1, 2, H, W).
+    """The share of the requested motion that was made: c that fits realised = c requested, flows (T-1, 2, H, W).
 
-    Over `requested_region`: sum r.q / sum q.q, so that a part that stands still takes its share away. 1 is exact,
-    0 still or unrelated, negative backwards; NaN if nothing is asked to move.
+    Least squares over `requested_region`: sum r.q / sum q.q. 1 is exact, 0 is still or unrelated, negative is
+    backwards; NaN if no motion is requested.
     """
     region = requested_region(requested)
     dot, _ = _products(realised, requested)
@@ -102,20 +100,20 @@ def field_gain(realised: Tensor, requested: Tensor) -> float:
 def region_strength(flow: Tensor, movable: Tensor) -> float:
     """Motion strength (Eq. 8) of a flow (T-1, 2, H, W) where `movable` (1, H, W) is not 0: mean length, px per frame.
 
-    NaN if nothing is movable.
+    NaN if `movable` is 0 everywhere.
     """
     return _speed(flow)[:, movable[0] > 0].mean().item()
 
 
 def moved_precision_recall(realised: Tensor, requested: Tensor) -> tuple[float, float]:
-    """Did those pixels move that were asked to? Two flows (T-1, 2, H, W) to (precision, recall).
+    """Precision and recall of the moved pixels, from two flows (T-1, 2, H, W).
 
-    A pixel moves in a frame if it is faster than `MOVED`. The truth is the request, not the mask: a mask says where
-    pixels *may* move, and may be larger than the field, or smaller once a body has left its place.
+    A pixel moves in a frame if it is faster than `MOVED`. The truth is the requested flow, not the mask: the mask may
+    be larger than the field, or smaller once an object has left its place.
 
     Returns:
-        Precision: the share of moved pixels within `MARGIN` of one that was asked to; NaN if none moved.
-        Recall: the share of the pixels asked that moved; NaN if none was asked.
+        Precision: share of the moved pixels within `MARGIN` of one that was requested to move; NaN if none moved.
+        Recall: share of the pixels requested to move that moved; NaN if none was requested.
     """
     threshold = MOVED * requested.shape[-1]
     moved, asked = _speed(realised) > threshold, _speed(requested) > threshold
@@ -124,14 +122,14 @@ def moved_precision_recall(realised: Tensor, requested: Tensor) -> tuple[float, 
 
 
 def still_region(requested: Tensor, movable: Tensor) -> Tensor:
-    """Where nothing should ever change: outside the mask, never asked to move, and `MARGIN` away from both.
+    """Pixels that should never change: outside the mask, never requested to move, and `MARGIN` away from both.
 
     Args:
         requested: (T-1, 2, H, W) px per frame.
         movable: (1, H, W), 0 where pixels may not move.
 
     Returns:
-        (1, H, W) bool; nowhere under a camera that is asked to move.
+        (1, H, W) bool; False everywhere if the camera is requested to move.
     """
     return ~_grown((movable > 0) | (_speed(requested) > 0).any(0))
 
@@ -144,8 +142,8 @@ def static_drift(flow: Tensor, movable: Tensor) -> float:
 def static_change(frames: Tensor, movable: Tensor) -> float:
     """Root mean square change of frames (T, 3, H, W) in [-1, 1] where `movable` (1, H, W) is 0.
 
-    From frame 0 to each later one: a still part should keep the picture's colours, and a slow fade is small from each
-    frame to the next. As a share of the pixel range; NaN if `movable` is 0 nowhere.
+    The change is from frame 0 to each later one, so that a slow fade counts. A share of the pixel range; NaN if
+    `movable` is 0 nowhere.
     """
     return ((frames[1:] - frames[:1])[..., movable[0] == 0].square().mean().sqrt() / 2).item()
 
@@ -155,13 +153,13 @@ def _speed(flow: Tensor) -> Tensor:
 
 
 def _products(realised: Tensor, requested: Tensor) -> tuple[Tensor, Tensor]:
-    """Inner and outer product of the vectors of each pixel, (T-1, H, W) each."""
+    """Dot and cross product of the two vectors of each pixel, (T-1, H, W) each."""
     dot = (realised * requested).sum(1)
     return dot, requested[:, 0] * realised[:, 1] - requested[:, 1] * realised[:, 0]
 
 
 def _grown(region: Tensor) -> Tensor:
-    """A region (N, H, W) bool with all pixels in squares of `MARGIN` around it."""
+    """A region (N, H, W) bool, dilated by a square that reaches `MARGIN`."""
     reach = round(MARGIN * region.shape[-1])
     rows = F.max_pool2d(region.float(), (1, 2 * reach + 1), stride=1, padding=(0, reach))
     return F.max_pool2d(rows, (2 * reach + 1, 1), stride=1, padding=(reach, 0)) > 0

@@ -1,7 +1,6 @@
-"""What networks see: LPIPS, the distance to the true frame, and CLIP consistency, the likeness of neighbouring frames.
+"""Metrics by pretrained networks: LPIPS to the true frame, and CLIP consistency of neighbouring frames.
 
-The networks come ready made (`motionanim.models.pretrained` loads them); what runs is named in the protocol by a hash
-of its weights.
+`motionanim.models.pretrained` loads the networks. The protocol names them by a hash of their weights.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,20 +13,20 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
-from motionanim.metrics.base import ClipMetric
-from motionanim.metrics.frame import both_conventions, check_clips, check_pair
+from motionanim.metrics.base import ClipMetric, Column
+from motionanim.metrics.frame import both_columns, both_conventions, check_clips, check_pair
 from motionanim.models.weights_io import exact_float32, weights_fingerprint
 
 
 class _Backbone(NamedTuple):
-    """Where LPIPS looks at a network of torchvision's."""
+    """The layers of a torchvision network that LPIPS compares."""
 
-    taps: tuple[int, ...]  # places in `features`, each a ReLU
+    taps: tuple[int, ...]  # places in `features`, each a ReLU, ascending
     min_side: int  # px that the last of them needs
 
 
 _BACKBONES = {"alex": _Backbone((1, 4, 7, 9, 11), 31), "vgg": _Backbone((3, 8, 15, 22, 29), 16)}
-# Mean and standard deviation of ImageNet, on the scale of [-1, 1], as the authors' code has them.
+# Mean and standard deviation of ImageNet on the scale of [-1, 1], rounded as in the authors' code.
 _LPIPS_SHIFT, _LPIPS_SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 _CLIP_SIZE = 224
 _CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -36,14 +35,14 @@ _CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.2613
 def lpips(
     images: Tensor, real: Tensor, backbone: nn.Sequential, taps: Sequence[int], heads: Sequence[Tensor]
 ) -> Tensor:
-    """Learned perceptual distance (Zhang et al., CVPR 2018, version 0.1 of its heads), the lpips package's to 1e-6.
+    """Learned perceptual distance (Zhang et al., CVPR 2018), heads of version 0.1; equals the lpips package to 1e-6.
 
     Args:
         images: (N, 3, H, W) in [-1, 1].
-        real: Like `images`.
-        backbone: Features of AlexNet or VGG16 as torchvision has them.
+        real: The true images, like `images`.
+        backbone: `features` of torchvision's AlexNet or VGG16.
         taps: Places of the layers to compare, ascending.
-        heads: The weight of each of their channels: (C,) for each tap.
+        heads: Weights of the channels of each tap, (C,).
 
     Returns:
         (N,), at least 0; 0 for equal images.
@@ -62,14 +61,14 @@ def lpips(
 
 
 def lpips_heads(net: Literal["alex", "vgg"]) -> list[Tensor]:
-    """The authors' trained weights of the channels of each tap, (C,) each, from the files inside torchmetrics."""
+    """The authors' trained weights of the channels of each tap, (C,) each, from files inside torchmetrics."""
     with as_file(files("torchmetrics") / "functional" / "image" / "lpips_models" / f"{net}.pth") as path:
         state = torch.load(path, map_location="cpu", weights_only=True)
     return [state[f"lin{i}.model.1.weight"].flatten() for i in range(len(_BACKBONES[net].taps))]
 
 
 class _Network(ClipMetric):
-    """A metric that shows frames to a frozen network, `batch` at a time, in float32 on every device."""
+    """A metric that passes frames to a frozen network, `batch` at a time, in float32 on every device."""
 
     def __init__(self, network: nn.Module, *, batch: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -79,8 +78,8 @@ class _Network(ClipMetric):
 
     @torch.no_grad()
     def in_parts(self, run: Callable[..., Tensor], *clips: Tensor) -> Tensor:
-        """`run` on parts of the frames (B, T, 3, H, W) of all clips, where the network is: (B, T, ...)."""
-        self.network.eval()  # whoever holds the metric may have called train()
+        """Clips (B, T, 3, H, W) to (B, T, ...): `run` on `batch` frames at a time, on the network's device."""
+        self.network.eval()  # the owner of the metric may have called train()
         device = next(self.network.parameters()).device
         parts = zip(*(clip.flatten(0, 1).split(self.batch) for clip in clips))
         with exact_float32(device):
@@ -89,19 +88,18 @@ class _Network(ClipMetric):
 
 
 class LPIPS(_Network):
-    """`lpips` between made and true frames; frame 0 is counted under a key of its own, as in `metrics.frame`.
+    """`lpips` over clips, with both conventions of `metrics.frame`.
 
     Args:
         net: "alex" or "vgg".
-        backbone: That network's `features` with its weights.
+        backbone: `features` of that network with its weights.
         batch: Frames a pass, at least 1; bounds the memory.
 
     Raises:
         ValueError: If `net` or `batch` is not as above, or the backbone is another network's.
     """
 
-    higher_is_better = False
-    keys = ("lpips", "lpips_with_frame0")
+    columns = both_columns(Column("lpips", "LPIPS", 3, "lower", "quality"))
     needs = ("frames", "real")
 
     def __init__(self, *, net: Literal["alex", "vgg"], backbone: nn.Sequential, batch: int, **kwargs: Any) -> None:
@@ -135,13 +133,13 @@ class LPIPS(_Network):
 
 
 def clip_pixels(images: Tensor) -> Tensor:
-    """Images as OpenAI's CLIP takes them: resized, cropped and normalised, without rounding to 8 bits on the way.
+    """Images as OpenAI's CLIP takes them: resized, cropped and normalised, without rounding to 8 bits in between.
 
     Args:
         images: (N, 3, H, W) in [-1, 1].
 
     Returns:
-        (N, 3, 224, 224): short side to 224 px (bicubic, antialiased), centre crop, OpenAI's mean and deviation.
+        (N, 3, 224, 224): short side to 224 px (bicubic, antialiased), centre crop, OpenAI's mean and std.
     """
     resized = transforms.resize(
         images.float() * 0.5 + 0.5, [_CLIP_SIZE], interpolation=InterpolationMode.BICUBIC, antialias=True
@@ -157,18 +155,24 @@ def adjacent_cosine(embeddings: Tensor) -> Tensor:
 
 
 class ClipConsistency(_Network):
-    """Likeness of neighbouring frames to CLIP. It saturates, and a frozen video has 1: read it beside a motion score.
+    """Mean cosine similarity of the CLIP embeddings of neighbouring frames.
+
+    It saturates, and a frozen video scores 1, so it needs a motion score beside it.
 
     Args:
-        encoder: (N, 3, 224, 224), as `clip_pixels` gives them, to image embeddings (N, D).
+        encoder: Maps (N, 3, 224, 224) from `clip_pixels` to image embeddings (N, D).
         batch: Frames a pass, at least 1; bounds the memory.
 
     Raises:
         ValueError: If `batch` is below 1.
     """
 
-    higher_is_better = True
-    keys = ("clip_consistency",)
+    columns = (
+        Column(
+            "clip_consistency", "CLIP consistency", 4, "higher", "quality",
+            remark="saturates, and a frozen picture scores 1: read it beside the static copy and a motion score",
+        ),
+    )  # fmt: skip
     needs = ("frames",)
 
     def __init__(self, *, encoder: nn.Module, batch: int, **kwargs: Any) -> None:

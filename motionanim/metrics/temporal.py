@@ -1,4 +1,4 @@
-"""Seams, loops and flicker: pure functions on frames (T, 3, H, W) in [-1, 1], and their classes."""
+"""Seams, loops and flicker: functions on frames (T, 3, H, W) in [-1, 1], and their metric classes."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,15 +6,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from motionanim.metrics.base import ClipMetric
+from motionanim.metrics.base import ClipMetric, Column
 from motionanim.metrics.frame import check_clips
 from motionanim.metrics.motion import FlowEstimator
 from motionanim.motion.flow import pixel_grid, warp
 
-# Two pictures that differ by rounding to 8 bits alone differ by this much: no change of a video means less.
+# RMS difference of two pictures that differ only by rounding to 8 bits: smaller changes count as this one.
 LEAST_CHANGE = 1 / (255 * 6**0.5)
-LEAST_ERROR = 1e-10  # squared error of frames in [-1, 1] that counts as equal: 106 dB
-# Sundaram, Brox and Keutzer (ECCV 2010): what a pixel's flow and the flow back may differ by.
+LEAST_ERROR = 1e-10  # least squared error of frames in [-1, 1], which is 106 dB
+# How far the flow of a pixel and the flow back may differ (Sundaram, Brox and Keutzer, ECCV 2010).
 OCCLUSION_SHARE, OCCLUSION_SLACK = 0.01, 0.5
 
 
@@ -23,23 +23,25 @@ def frame_changes(frames: Tensor) -> Tensor:
     return frames.float().diff(dim=0).square().mean((1, 2, 3)).sqrt() / 2
 
 
-def seam_ratio(frames: Tensor, borders: Sequence[int]) -> float:
-    """Mean change at segment borders over the median change elsewhere: 1 is smooth.
+def seam_ratio(frames: Tensor, segment_starts: Sequence[int]) -> float:
+    """Mean change into the first frame of a segment over the median of all other changes: 1 is smooth.
 
     Args:
         frames: (T, 3, H, W).
-        borders: First frames of the segments after the first, in [1, T-1]; for clips of L frames that follow each
-            other, range(L, T, L).
+        segment_starts: First frames of the segments after the first, in [1, T-1]: range(L, T, L) for segments of L
+            frames one after another.
 
     Raises:
-        ValueError: If there is no border, nothing elsewhere, or a border outside the video.
+        ValueError: If there is no start, a start at every frame, or one outside the video.
     """
-    changes = frame_changes(frames)
-    border = torch.zeros(len(changes), dtype=torch.bool)
-    if not borders or min(borders) < 1 or max(borders) >= len(frames) or len(set(borders)) == len(changes):
-        raise ValueError(f"borders={list(borders)}: must be some, not all, of the frames 1 to {len(frames) - 1}")
-    border[torch.tensor(borders) - 1] = True
-    return _ratio(changes[border].mean(), changes[~border].median())
+    changes, starts = frame_changes(frames), set(segment_starts)
+    if not starts or min(starts) < 1 or max(starts) >= len(frames) or len(starts) == len(changes):
+        raise ValueError(
+            f"segment_starts={list(segment_starts)}: must be some, not all, of the frames 1 to {len(frames) - 1}"
+        )
+    seam = torch.zeros(len(changes), dtype=torch.bool)
+    seam[torch.tensor(list(starts)) - 1] = True
+    return _ratio(changes[seam].mean(), changes[~seam].median())
 
 
 def wrap_ratio(frames: Tensor) -> float:
@@ -49,12 +51,12 @@ def wrap_ratio(frames: Tensor) -> float:
 
 
 def _ratio(change: Tensor, usual: Tensor) -> float:
-    # A still video has no seam, and a jump in an otherwise still one is as large as 8 bits can tell.
+    # The clamps give 1 to a still video, and a finite number to a jump in an otherwise still one.
     return (change.clamp(min=LEAST_CHANGE) / usual.clamp(min=LEAST_CHANGE)).item()
 
 
 def periodicity(frames: Tensor, period: int) -> float:
-    """The loop detector: mean PSNR in dB between frames one period apart; high for a video that begins again.
+    """Mean PSNR in dB between frames one period apart: high for a video that begins again.
 
     Raises:
         ValueError: If the video is no longer than a period.
@@ -66,16 +68,16 @@ def periodicity(frames: Tensor, period: int) -> float:
 
 
 def inside(flow: Tensor) -> Tensor:
-    """Whose target lies in the picture: flow (N, 2, H, W), px, to (N, H, W) bool."""
+    """Pixels whose target lies in the picture: flow (N, 2, H, W), px, to (N, H, W) bool."""
     x, y = (pixel_grid(*flow.shape[-2:], device=flow.device) + flow).unbind(1)
     return (x >= 0) & (x <= flow.shape[-1] - 1) & (y >= 0) & (y <= flow.shape[-2] - 1)
 
 
 def visible(flow: Tensor, back: Tensor) -> Tensor:
-    """Which pixels the other frame shows too: the occlusion test of Sundaram et al. (ECCV 2010).
+    """Pixels that the other frame shows too, by the occlusion test of Sundaram et al. (ECCV 2010).
 
     A pixel is visible if its target is `inside` and |w + w'|^2 < 0.01 (|w|^2 + |w'|^2) + 0.5, where w is its flow and
-    w' the flow back from its target. Ruder et al. (GCPR 2016) and Lai et al. also leave out motion borders; we do not.
+    w' the flow back from its target. Unlike Ruder et al. (GCPR 2016) and Lai et al., motion borders are not left out.
 
     Args:
         flow: (N, 2, H, W), px.
@@ -90,11 +92,11 @@ def visible(flow: Tensor, back: Tensor) -> Tensor:
 
 
 def warp_error(frames: Tensor, forward: Tensor, backward: Tensor) -> float:
-    """Root of the warping error E_warp of Lai et al. (ECCV 2018): change along the motion where both frames show it.
+    """Root of the warping error E_warp of Lai et al. (ECCV 2018): the change along the motion of visible pixels.
 
-    E_warp is the mean over frames t of the mean squared difference of frame t and frame t + 1 carried back, RGB in
-    [0, 1], over visible pixels. Lai et al. take flow and occlusion from the video that was processed; a generated one
-    has only its own. So motion without sense hides as occlusion, and `flicker`, which hides none, is read beside it.
+    E_warp is the mean over frames t of the mean squared difference of frame t and frame t + 1 warped to it, RGB in
+    [0, 1], over `visible` pixels. Lai et al. take flow and occlusion from the input video; a generated video has only
+    its own. Random motion may therefore count as occlusion; `flicker` leaves out no occlusion.
 
     Args:
         frames: (T, 3, H, W) in [-1, 1].
@@ -102,7 +104,7 @@ def warp_error(frames: Tensor, forward: Tensor, backward: Tensor) -> float:
         backward: (T-1, 2, H, W) px, frame k + 1 to k.
 
     Returns:
-        Share of the pixel range; 0 for a still video; NaN if no pixel of any frame is visible.
+        A share of the pixel range; 0 for a still video; NaN if no pixel of any frame is visible.
     """
     error = (warp(frames[1:], forward) - frames[:-1]).square().mean(1) / 4
     seen = visible(forward, backward)
@@ -110,18 +112,18 @@ def warp_error(frames: Tensor, forward: Tensor, backward: Tensor) -> float:
 
 
 def flicker(frames: Tensor, forward: Tensor, backward: Tensor) -> float:
-    """Root mean square distance of frames from the mean of their neighbours, carried along one steady motion.
+    """Root mean square distance of frames from the mean of their neighbours, warped along one steady motion.
 
-    Half the second difference of x at t - 1, t and t + 1 at places p - u, p and p + u, where u is the mean of the flow
-    to t + 1 and the flow from t - 1. A steady change of light is none, one frame that is brighter by a counts a. Each
-    neighbour along its own flow would call stutter and shuffled frames smooth: a flow estimator follows any jump.
+    For pixel p of frame t it is half the second difference of frames t - 1, t and t + 1 at p - u, p and p + u, where u
+    is the mean of the flow to t + 1 and the flow from t - 1. A steady change of brightness scores 0, and one frame
+    that is brighter by a scores a. Both neighbours use the same u because a flow estimator follows any jump: along its
+    own flow, each neighbour of a stutter or of shuffled frames would fit.
 
     Args:
-        frames, forward, backward: As in `warp_error`. Pixels count whose p + u and p - u are `inside` the picture,
-            occluded or not.
+        frames, forward, backward: As in `warp_error`. A pixel counts if p + u and p - u are `inside`, occluded or not.
 
     Returns:
-        Share of the pixel range; 0 for a still video; NaN below 3 frames or if no pixel counts.
+        A share of the pixel range; 0 for a still video; NaN below 3 frames or if no pixel counts.
     """
     steady = (forward[1:] - backward[:-1]) / 2
     expected = (warp(frames[2:], steady) + warp(frames[:-2], -steady)) / 2
@@ -130,32 +132,35 @@ def flicker(frames: Tensor, forward: Tensor, backward: Tensor) -> float:
 
 
 class Temporal(ClipMetric):
-    """`seam_ratio`, `wrap_ratio` and `periodicity` over clips.
+    """`seam_ratio`, `wrap_ratio` and `periodicity` over clips; a video of one segment has only `wrap_ratio`."""
 
-    Without borders there is neither a seam nor a window to begin again, so only `wrap_ratio` has a value.
-    """
-
-    keys = ("seam_ratio", "wrap_ratio", "periodicity")
+    columns = (
+        Column("seam_ratio", "Seam ratio", 2, "one", "long"),
+        Column(
+            "wrap_ratio", "Wrap ratio", 2, "one", "long", remark="1 is a perfect loop; no loop is asked of other modes"
+        ),
+        Column("periodicity", "Periodicity", 2, None, "long", "dB", remark="high for a video that begins again"),
+    )
     needs = ("frames", "borders", "period")
 
-    def score(self, frames: Tensor, borders: Sequence[int], period: int) -> Tensor:
-        """Scores of frames (B, T, 3, H, W) that share their borders and their window of `period` frames: (B, 3).
+    def score(self, frames: Tensor, segment_starts: Sequence[int], period: int) -> Tensor:
+        """Scores (B, 3) of frames (B, T, 3, H, W) that share their segments and their window of `period` frames.
 
         Raises:
-            ValueError: If frames or a border are not as in `seam_ratio`, or the period is below 1.
+            ValueError: If frames or starts are not as in `seam_ratio`, or the period is below 1.
         """
         check_clips("frames", frames)
         if period < 1:
             raise ValueError(f"period={period}: must be at least 1, the frames of one window of the model")
         nan, length = float("nan"), frames.shape[1]
-        seams = 0 < len(set(borders)) < length - 1
+        seams = 0 < len(set(segment_starts)) < length - 1
         rows = [
             (
-                seam_ratio(clip, borders) if seams else nan,
+                seam_ratio(clip, segment_starts) if seams else nan,
                 wrap_ratio(clip),
-                periodicity(clip, period) if len(borders) and period < length else nan,
+                periodicity(clip, period) if len(segment_starts) and period < length else nan,
             )
-            for clip in frames.cpu()
+            for clip in frames.detach().cpu().float()
         ]
         return torch.tensor(rows, dtype=torch.float64)
 
@@ -165,14 +170,12 @@ class Temporal(ClipMetric):
 
 
 class Consistency(ClipMetric):
-    """`warp_error` and `flicker` over clips, by flow estimated on the frames both ways.
+    """`warp_error` and `flicker` over clips, with forward and backward flow estimated on the scored frames."""
 
-    Args:
-        flow_estimator: Whose flow the frames are carried along.
-    """
-
-    higher_is_better = False
-    keys = ("warp_error", "flicker")
+    columns = (
+        Column("warp_error", "Warping error", 4, "lower", "quality", remark="a frozen picture scores 0"),
+        Column("flicker", "Flicker", 4, "lower", "quality", remark="a frozen picture scores 0"),
+    )
     needs = ("frames",)
 
     def __init__(self, *, flow_estimator: FlowEstimator, **kwargs: Any) -> None:
@@ -180,10 +183,10 @@ class Consistency(ClipMetric):
         self.flow_estimator = flow_estimator
 
     def score(self, frames: Tensor) -> Tensor:
-        """Scores of frames (B, T, 3, H, W): (B, 2).
+        """Scores (B, 2) of frames (B, T, 3, H, W).
 
         Raises:
-            ValueError: If `check_clips` does.
+            ValueError: As `check_clips`.
         """
         check_clips("frames", frames)
         rows = []

@@ -1,4 +1,4 @@
-"""The W&B workspace as its own library would send it; nothing here asks a server."""
+"""The W&B workspace as W&B's own library would send it, without a server."""
 
 import json
 
@@ -17,32 +17,27 @@ def panels(workspace: dict) -> dict[str, list[dict]]:
     return {section["name"]: section["panels"] for section in sections}
 
 
-def axes(panel: dict) -> tuple[str, str]:
-    return panel["config"]["xAxis"], panel["config"]["yAxis"]
+def axes(section: list[dict]) -> set[tuple[str, str]]:
+    return {(panel["config"]["xAxis"], panel["config"]["yAxis"]) for panel in section}
 
 
-def test_gamma_is_drawn_against_fvd_and_time() -> None:
-    found = [axes(panel) for panel in panels(sent(features=["embedded", "i3d"]))["Gamma: quality and time (Fig. 8)"]]
-    for y in ("fvd_embedded", "fvd_i3d", "seconds"):
-        assert ("summary:axes/gamma", f"summary:{y}") in found
-    assert ("summary:axes/sigma", "summary:fvd_embedded") in found
-    assert ("summary:seconds", "summary:fvd_embedded") in found
-
-
-def test_tables_strength_and_samples_have_their_panels() -> None:
-    found = panels(sent())
+def test_sections_have_their_panels_and_metrics_theirs() -> None:
+    found = panels(sent(features=["embedded", "i3d"]))
     for name, wanted in {
-        "Quality (Table 1)": {"fvd_embedded", "psnr", "ssim", "lpips", "clip_consistency"},
+        "Quality (Table 1)": {"fvd_embedded", "fvd_i3d", "psnr", "ssim", "lpips", "clip_consistency"},
         "Long video (Table 2)": {"fvd_embedded", "seconds", "calls", "seam_ratio", "periodicity"},
         "Control": {"flow_epe", "camera_residual"},
     }.items():
-        assert wanted <= {key for panel in found[name] for key in panel["config"]["metrics"]}
-    strength = [axes(panel) for panel in found["Strength and omega (Fig. 7)"]]
-    assert ("summary:axes/strength", "summary:realised_strength") in strength
-    assert ("summary:axes/omega", "summary:fvd_embedded") in strength
-    samples = found["Samples side by side"][0]["config"]
-    assert samples["mediaKeys"] == ["samples"]
-    assert samples["mode"] == "grid"
+        keys = {key for panel in found[name] for key in panel["config"]["metrics"]}
+        assert wanted <= keys
+        assert "requested_strength" not in keys, "it has no better end"
+    gamma = axes(found["Gamma: quality and time (Fig. 8)"])
+    assert gamma >= {("summary:axes/gamma", f"summary:{y}") for y in ("fvd_embedded", "fvd_i3d", "seconds")}
+    assert gamma >= {("summary:axes/sigma", "summary:fvd_embedded"), ("summary:seconds", "summary:fvd_embedded")}
+    assert axes(found["Strength and omega (Fig. 7)"]) >= {
+        ("summary:axes/strength", "summary:realised_strength"), ("summary:axes/omega", "summary:fvd_embedded"),
+    }  # fmt: skip
+    assert found["Samples side by side"][0]["config"]["mediaKeys"] == ["samples"]
     assert '"val": "clips"' in json.dumps(found["Clips and settings"])
 
 
@@ -51,7 +46,6 @@ def test_runs_are_grouped_and_each_stays_a_point() -> None:
     assert [key["name"] for key in runs["grouping"]] == ["group", "displayName"]
     assert runs["filters"]["filters"] == []
     assert {"summary:fvd_embedded", "summary:axes/gamma"} <= runs["runFeed"]["columnPinned"].keys()
-    assert sent()["spec"]["section"]["settings"]["maxRuns"] >= 50
 
 
 def test_a_group_filters_and_names_the_workspace() -> None:
@@ -59,9 +53,6 @@ def test_a_group_filters_and_names_the_workspace() -> None:
     assert workspace["displayName"] == "Evaluation: table1"
     (only,) = workspace["spec"]["section"]["runSets"][0]["filters"]["filters"]
     assert (only["key"], only["op"], only["value"]) == ({"section": "run", "name": "group"}, "=", "table1")
-
-
-def test_empty_names_are_refused() -> None:
     with pytest.raises(ValueError, match="none may be empty"):
         build_workspace("someone", "motionanim", features=[])
 
@@ -70,7 +61,7 @@ def test_without_a_key_the_command_points_to_the_page(monkeypatch, tmp_path, cap
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # nobody answers there, if it were asked
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # nobody answers there
     assert main(["--entity", "someone", "--project", "motionanim"]) == 2
     error = capsys.readouterr().err
     assert "WANDB_API_KEY" in error

@@ -46,7 +46,7 @@ def test_a_sweep_leaves_one_report_of_all_its_runs_and_a_wandb_run_each(base: Pa
     # On the command line the sweep's own values are replaced, as a user may.
     done = run(
         base, tmp_path, "-m", "sweep=gamma", "long_video.gamma=0.5,1", "benchmark.reading.num_frames=10", "n=2",
-        "wandb=true", "control_rows=[static_copy]",
+        "wandb=true", "reference_rows=[static_copy]",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     folder = tmp_path / "runs" / "evaluate" / "gamma"
@@ -115,7 +115,7 @@ def test_published_systems_score_as_a_plain_script_has_it(shared: Path, tmp_path
     root = shared / "published" / "short"
     done = forked.run(
         str(ROOT / "evaluate.py"), "benchmark=published", f"benchmark.root={root / 'ground_truth'}",
-        "method=published", f"method.folders={root}/*", "control_rows=[static_copy]", "show=0", "keep_frames=false",
+        "method=published", f"method.folders={root}/*", "reference_rows=[static_copy]", "show=0", "keep_frames=false",
         "metrics=frame", *QUICK, cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]

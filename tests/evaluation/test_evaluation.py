@@ -1,4 +1,4 @@
-"""The harness: rows that survive a kill, controls with known scores, equal numbers however the work is cut."""
+"""The harness: rows survive a kill, reference rows have known scores, and numbers do not depend on how work is cut."""
 
 import json
 import os
@@ -11,34 +11,37 @@ import pytest
 import torch
 from evaluation_runs import READING, Mean, numbers, request, run, scorer, synthetic
 
-from motionanim.evaluation.cases import SyntheticBenchmark
-from motionanim.evaluation.methods import Control, Made
+from motionanim.evaluation.benchmark import SyntheticBenchmark
+from motionanim.evaluation.methods import MethodOutput, Reference
 from motionanim.evaluation.report.runs import read_run
 from motionanim.evaluation.rows import Rows
 from motionanim.evaluation.scoring import FeatureCache, Missing, Scorer, from_text, to_text
 from motionanim.metrics.frame import PSNR, SSIM
 from motionanim.metrics.temporal import Temporal
 
-# Cases
+
+def two_metrics(folder: Path) -> Scorer:
+    return scorer(folder, psnr=PSNR(cap=100.0), ssim=SSIM())
 
 
-def test_a_case_is_a_function_of_its_index_and_a_larger_benchmark_contains_the_smaller() -> None:
+def test_a_clip_is_a_function_of_its_index_and_a_larger_benchmark_contains_the_smaller() -> None:
     small, large = synthetic(2), synthetic(4)
     assert [large.identity(i) for i in range(2)] == [small.identity(i) for i in range(2)]
     assert len({large.identity(i) for i in range(4)}) == 4
-    torch.testing.assert_close(small.case(1).frames, large.case(1).frames, atol=0, rtol=0)
-    assert small.case(1).arrows == large.case(1).arrows
+    torch.testing.assert_close(small.clip(1).frames, large.clip(1).frames, atol=0, rtol=0)
+    assert small.clip(1).arrows == large.clip(1).arrows
+    with pytest.raises(ValueError, match="n=0: must be at least 1"):
+        synthetic(0)
 
 
 def test_arrows_follow_the_motion_at_its_speed() -> None:
-    benchmark = synthetic(8)
-    arrows = [(case, arrow) for case in map(benchmark.case, range(8)) for arrow in case.arrows]
+    arrows = [(clip, arrow) for clip in map(synthetic(8).clip, range(8)) for arrow in clip.arrows]
     assert arrows
-    for case, arrow in arrows:
+    for clip, arrow in arrows:
         path = np.array(arrow.path)
         x, y = path[0].astype(int)
-        assert case.mask[0, y, x] == 1
-        mean = case.flow.mean(0)[:, y, x].numpy()
+        assert clip.mask[0, y, x] == 1
+        mean = clip.flow.mean(0)[:, y, x].numpy()
         first = path[1] - path[0]
         assert first @ mean > 0.9 * np.linalg.norm(first) * np.linalg.norm(mean)
         # Arrows of a span of 5 frames have 4 steps, or fewer where the moving region ends.
@@ -48,39 +51,31 @@ def test_arrows_follow_the_motion_at_its_speed() -> None:
         speed = np.linalg.norm(np.diff(path, axis=0), axis=1).sum() / steps
         np.testing.assert_allclose(speed, np.linalg.norm(mean), rtol=0.35)
         inside = path[1:-1].round().astype(int)
-        assert (case.mask[0].numpy()[inside[:, 1], inside[:, 0]] == 1).all()
+        assert (clip.mask[0].numpy()[inside[:, 1], inside[:, 0]] == 1).all()
 
 
 def test_reversed_and_scaled_requests_have_no_true_clip() -> None:
-    plain, back, strong = (synthetic(8, **c).case(0) for c in ({}, {"reverse": True}, {"strength": 200.0}))
+    plain, back, strong = (synthetic(8, **c).clip(0) for c in ({}, {"reverse": True}, {"strength": 200.0}))
     torch.testing.assert_close(back.flow, -plain.flow)
-    assert plain.own_motion
-    assert not back.own_motion
-    assert not strong.own_motion
+    assert (plain.own_motion, back.own_motion, strong.own_motion) == (True, False, False)
     assert synthetic(strength=200.0).identity(0) != synthetic().identity(0)
     assert synthetic(strength=200.0, reverse=True).request.label == ", strength 200, reversed"
 
 
-# Runs
-
-
-def test_controls_have_the_scores_that_they_must(tmp_path: Path) -> None:
-    score = scorer(tmp_path, psnr=PSNR(cap=100.0), ssim=SSIM())
-    real = run(tmp_path, Control(label="real", kind="real"), score=score).result["metrics"]
-    still = run(tmp_path, Control(label="static", kind="static_copy"), score=score).result["metrics"]
-    shuffled = run(tmp_path, Control(label="shuffled", kind="shuffled"), score=score).result["metrics"]
+def test_reference_rows_have_the_scores_that_they_must(tmp_path: Path) -> None:
+    real, still, shuffled = (
+        run(tmp_path, Reference(label=kind, kind=kind), score=two_metrics(tmp_path)).result["metrics"]
+        for kind in ("real", "static_copy", "shuffled")
+    )
     assert real["ssim"]["mean"] == pytest.approx(1)
     assert real["fvd_mean_plain"]["mean"] == pytest.approx(0, abs=1e-6)
     assert still["ssim"]["mean"] < 1
     assert shuffled["ssim"]["mean"] < 1
     assert still["ssim_with_frame0"]["mean"] > still["ssim"]["mean"]
+    clip = synthetic().clip(0)
+    torch.testing.assert_close(Reference(label="f", kind="flipped")(clip, 0).flow, -clip.flow)
     with pytest.raises(ValueError, match="method.kind='fake'"):
-        Control(label="x", kind="fake")
-
-
-def test_the_flipped_control_is_held_against_the_opposite_motion() -> None:
-    case = synthetic().case(0)
-    torch.testing.assert_close(Control(label="f", kind="flipped")(case, 0).flow, -case.flow)
+        Reference(label="x", kind="fake")
 
 
 def test_a_second_run_computes_nothing_and_a_second_method_no_real_feature(tmp_path: Path) -> None:
@@ -90,26 +85,21 @@ def test_a_second_run_computes_nothing_and_a_second_method_no_real_feature(tmp_p
     assert (again.made, again.scored) == (0, 0)
     assert numbers(again) == numbers(first)
     other = Scorer({"psnr": PSNR(cap=100.0)}, {"mean": extractor}, FeatureCache(tmp_path / "features"))
-    run(tmp_path, Control(label="static", kind="static_copy"), score=other)
+    run(tmp_path, Reference(label="static", kind="static_copy"), score=other)
     assert extractor.calls == 3  # of the made clips only
     assert other.cache.computed == 0
 
 
-def test_a_new_metric_uses_the_kept_frames_and_more_clips_reuse_the_first(tmp_path: Path) -> None:
-    run(tmp_path)
-    more = run(tmp_path, score=scorer(tmp_path, psnr=PSNR(cap=100.0), ssim=SSIM()))
-    assert (more.made, more.scored) == (0, 3)
-    fresh = run(tmp_path / "fresh", score=scorer(tmp_path, psnr=PSNR(cap=100.0), ssim=SSIM()))
-    assert numbers(more) == numbers(fresh)
-    grown = run(tmp_path, score=scorer(tmp_path, psnr=PSNR(cap=100.0), ssim=SSIM()), benchmark=synthetic(5))
-    assert (grown.made, grown.result["n"]) == (2, 5)
-
-
-def test_frames_that_were_kept_and_damaged_are_made_again(tmp_path: Path) -> None:
+def test_a_new_metric_uses_the_kept_frames_unless_damaged_and_more_clips_reuse_the_first(tmp_path: Path) -> None:
     first = run(tmp_path)
+    more = run(tmp_path, score=two_metrics(tmp_path))
+    assert (more.made, more.scored) == (0, 3)
+    assert numbers(more) == numbers(run(tmp_path / "fresh", score=two_metrics(tmp_path)))
+    grown = run(tmp_path, score=two_metrics(tmp_path), benchmark=synthetic(5))
+    assert (grown.made, grown.result["n"]) == (2, 5)
     for path in (first.folder / "frames").iterdir():
         path.write_bytes(path.read_bytes()[:100])
-    again = run(tmp_path, score=scorer(tmp_path, psnr=PSNR(cap=100.0), ssim=SSIM()))
+    again = run(tmp_path, score=scorer(tmp_path, psnr=PSNR(cap=80.0)))
     assert (again.made, again.scored) == (3, 3)
 
 
@@ -117,8 +107,7 @@ def test_a_killed_run_goes_on_with_the_clip_that_was_in_hand(tmp_path: Path) -> 
     whole = run(tmp_path / "whole")
     killed = run(tmp_path / "killed")
     rows = killed.folder / "clips.jsonl"
-    text = rows.read_bytes()
-    rows.write_bytes(text[:-50])  # cut inside the last row
+    rows.write_bytes(rows.read_bytes()[:-50])  # cut inside the last row
     (killed.folder / "result.json").unlink()
     again = run(tmp_path / "killed")
     assert (again.made, again.scored) == (1, 1)
@@ -136,118 +125,99 @@ def test_processes_share_the_clips_and_the_last_one_sums_up(tmp_path: Path, monk
     last = run(tmp_path / "ranks", benchmark=synthetic(5))
     assert last.made == 3
     assert numbers(last) == numbers(whole)
+    # A report keeps to the summary while a run measures again: here the other process never comes.
+    before = read_run(last.folder).clips
+    half = run(tmp_path / "ranks", benchmark=synthetic(5), score=scorer(tmp_path, psnr=PSNR(cap=60.0)))
+    assert (half.result, half.scored) == (None, 3)
+    assert read_run(last.folder).clips == before
 
 
-def test_settings_of_other_videos_get_another_folder(tmp_path: Path) -> None:
+def test_other_settings_get_another_folder_and_the_first_clips_pictures(tmp_path: Path) -> None:
     one, two = (run(tmp_path, settings={"gamma": gamma}) for gamma in (0.5, 0.8))
     assert one.folder != two.folder
     assert two.made == 3
+    assert os.listdir(two.folder / "strips") == ["000000.png"]
+    assert os.listdir(two.folder / "videos") == ["000000.mp4"]
 
 
-def test_a_report_keeps_to_the_summary_while_a_run_measures_anew(tmp_path: Path, monkeypatch) -> None:
-    first = run(tmp_path)
-    before = read_run(first.folder).clips
-    monkeypatch.setenv("WORLD_SIZE", "2")  # the other process never comes
-    half = run(tmp_path, score=scorer(tmp_path, psnr=PSNR(cap=60.0)))
-    assert half.result is None
-    assert half.scored == 2
-    assert read_run(first.folder).clips == before
+def test_folders_of_the_time_before_a_renaming_are_read_and_resumed(tmp_path: Path) -> None:
+    done = run(tmp_path)
+    result = json.loads((done.folder / "result.json").read_text())
+    result["control"] = result.pop("reference")
+    (done.folder / "result.json").write_text(json.dumps(result))
+    assert read_run(done.folder).reference
+    again = run(tmp_path, score=two_metrics(tmp_path))
+    assert (again.made, again.scored) == (0, 3)
 
 
-def test_controls_are_asked_for_seams_where_methods_have_theirs(tmp_path: Path) -> None:
+def test_reference_rows_are_measured_at_the_seams_of_methods(tmp_path: Path) -> None:
     long = SyntheticBenchmark(
         name="long", n=2, reading=READING._replace(num_frames=12),
         world={"seed": 5, "moving_camera": 0.0, "split": "val"}, request=request(),
     )  # fmt: skip
-    found = run(tmp_path, Control(label="real", kind="real"), benchmark=long, score=scorer(tmp_path, t=Temporal()))
+    found = run(tmp_path, Reference(label="real", kind="real"), benchmark=long, score=scorer(tmp_path, t=Temporal()))
     assert found.result["metrics"]["seam_ratio"]["mean"] == pytest.approx(1, abs=0.5)
     assert found.result["metrics"]["periodicity"]["n"] == 2
 
 
-def test_missing_weights_are_null_with_the_reason_and_never_zero(tmp_path: Path) -> None:
+def test_scores_that_do_not_exist_are_null_with_the_reason(tmp_path: Path) -> None:
     score = Scorer(
         {"psnr": PSNR(cap=100.0), "lpips": Missing(("lpips",), "no alexnet weights")},
-        {"i3d": Missing((), "no i3d weights")},
-        FeatureCache(tmp_path),
-    )
-    found = run(tmp_path, score=score).result["metrics"]
-    for key, reason in (("lpips", "no alexnet weights"), ("fvd_i3d", "no i3d weights")):
-        assert found[key]["mean"] is None
-        assert found[key]["n"] == 0
-        assert found[key]["reason"] == reason
-
-
-def test_another_motion_than_the_clips_own_leaves_image_metrics_null(tmp_path: Path) -> None:
-    found = run(tmp_path, benchmark=synthetic(strength=200.0)).result["metrics"]
-    assert found["psnr"]["mean"] is None
-    assert "another motion" in found["psnr"]["reason"]
-    assert found["fvd_mean"]["mean"] is None
-    assert "no true clips" in found["fvd_mean"]["reason"]
-
-
-def test_one_clip_has_a_mean_but_no_interval_and_no_fvd(tmp_path: Path) -> None:
-    found = run(tmp_path, benchmark=synthetic(1)).result["metrics"]
-    assert found["psnr"]["mean"] is not None
-    assert found["psnr"]["low"] is None
-    assert found["fvd_mean"]["mean"] is None
-    assert "n >= 2" in found["fvd_mean"]["reason"]
+        {"i3d": Missing((), "no i3d weights")}, FeatureCache(tmp_path),
+    )  # fmt: skip
+    absent = run(tmp_path, score=score).result["metrics"]
+    other = run(tmp_path, benchmark=synthetic(strength=200.0)).result["metrics"]
+    one = run(tmp_path, benchmark=synthetic(1)).result["metrics"]
+    for found, reason in (
+        (absent["lpips"], "no alexnet weights"), (absent["fvd_i3d"], "no i3d weights"),
+        (other["psnr"], "another motion"), (other["fvd_mean"], "no true clips"), (one["fvd_mean"], "n >= 2"),
+    ):  # fmt: skip
+        assert found["mean"] is None
+        assert reason in found["reason"]
+    assert one["psnr"]["mean"] is not None
+    assert one["psnr"]["low"] is None
 
 
 class Broken:
-    label, control, saw_motion, timed, identity, files, place = "broken", False, False, True, {}, {}, ""
+    label, reference, saw_motion, timed, identity, files, place = "broken", False, False, True, {}, {}, ""
 
     def __init__(self, change) -> None:
         self.change = change
 
-    def __call__(self, case, seed: int) -> Made:
-        return Made(self.change(case.frames.clone()))
+    def __call__(self, clip, seed: int) -> MethodOutput:
+        return MethodOutput(self.change(clip.frames.clone()))
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda frames: frames[:-1], r"broken made \(4, 3, 32, 32\) of clip 000000"),
-        (lambda frames: frames[..., :-2], "were asked for"),
+def test_bad_output_of_a_method_is_an_error(tmp_path: Path) -> None:
+    for change, message in (
+        (lambda frames: frames[:-1], r"broken made frames of shape \(4, 3, 32, 32\) of clip 000000"),
+        (lambda frames: frames[..., :-2], "must be"),
         (lambda frames: frames.fill_(float("nan")), "not finite of clip 000000"),
-    ],
-)
-def test_a_method_that_answers_something_else_is_an_error(tmp_path: Path, change, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        run(tmp_path, Broken(change))
+    ):
+        with pytest.raises(ValueError, match=message):
+            run(tmp_path, Broken(change))
 
 
-def test_too_few_frames_for_a_metric_are_an_error_before_any_work(tmp_path: Path) -> None:
+def test_bad_scorers_and_rows_are_an_error_before_any_work(tmp_path: Path) -> None:
     score = scorer(tmp_path)
     score.features["mean"].min_frames = 9
     with pytest.raises(ValueError, match="num_frames=5: mean needs at least 9"):
         run(tmp_path, score=score)
     assert not (tmp_path / "runs").exists()
-
-
-def test_two_metrics_of_one_key_are_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="psnr.* measured twice"):
+    with pytest.raises(ValueError, match=r"psnr.* measured twice"):
         scorer(tmp_path, one=PSNR(cap=100.0), two=PSNR(cap=100.0))
-
-
-def test_a_foreign_file_of_rows_is_an_error_and_features_survive_text(tmp_path: Path) -> None:
     (tmp_path / "clips.jsonl").write_text(json.dumps({"a": 1}) + "\n")
     with pytest.raises(ValueError, match="line 1 is no row"):
         Rows(tmp_path / "clips.jsonl")
     features = torch.randn(7)
-    torch.testing.assert_close(from_text(to_text(features)), features, atol=0, rtol=0)
-
-
-def test_pictures_of_the_first_clips_are_left(tmp_path: Path) -> None:
-    done = run(tmp_path)
-    assert sorted(os.listdir(done.folder / "strips")) == ["000000.png"]
-    assert sorted(os.listdir(done.folder / "videos")) == ["000000.mp4"]
+    assert torch.equal(from_text(to_text(features)), features)
 
 
 MEMORY = """
 import resource, sys
 from pathlib import Path
 from evaluation_runs import READING, run, request
-from motionanim.evaluation.cases import SyntheticBenchmark
+from motionanim.evaluation.benchmark import SyntheticBenchmark
 
 def peak(n):
     world = {"seed": 5, "moving_camera": 0.0, "split": "val"}
@@ -264,7 +234,7 @@ print(peak(24) - few)
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_clips(tmp_path: Path) -> None:
-    # What is freed goes back to the system at once: else the peak is that of the C library's own habits.
+    # Freed memory goes back to the system at once. Otherwise the peak depends on the C library's habits.
     freeing = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
     environment = {**os.environ, **freeing, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
@@ -273,4 +243,4 @@ def test_memory_does_not_grow_with_the_number_of_clips(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     clip = 125 * 3 * 64 * 64 / 2**20  # in 8 bits
-    assert float(done.stdout) < 8 * clip, "MiB for 16 clips more; kept, they would take twice as much at least"
+    assert float(done.stdout) < 8 * clip, "MiB for 16 clips more; kept, they would take at least twice as much"

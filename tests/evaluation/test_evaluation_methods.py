@@ -10,7 +10,7 @@ from conftest import MOTION
 from evaluation_runs import SIDE, run, synthetic
 from safetensors.torch import load_file, save_file
 
-from motionanim.evaluation.methods import Control, Eulerian, Ours, Warp
+from motionanim.evaluation.methods import Eulerian, Ours, Reference, Warp
 from motionanim.models.flow_refiner import FlowRefiner
 from motionanim.models.weights_io import weights_fingerprint
 from motionanim.motion.controls import motion_field
@@ -19,16 +19,16 @@ from motionanim.motion.eulerian import frames as render
 
 
 def test_the_warp_carries_the_image_inside_the_mask_only() -> None:
-    case = synthetic().case(0)
-    flow, mask = torch.zeros_like(case.flow), torch.zeros_like(case.mask)
+    clip = synthetic().clip(0)
+    flow, mask = torch.zeros_like(clip.flow), torch.zeros_like(clip.mask)
     flow[:, 0], mask[..., 8:] = 2.0, 1.0  # px per frame to the right
     method = Warp(label="w", request="exact", controls=None, refiner=None, use_refiner=True, mask=True)
-    frames = method(case._replace(flow=flow, mask=mask), 0).frames
-    image = case.frames[0]
+    frames = method(clip._replace(flow=flow, mask=mask), 0).frames
+    image = clip.frames[0]
     assert torch.equal(frames[:, :, :, :8], image[:, :, :8].expand(5, -1, -1, -1))
     for t in range(5):
         torch.testing.assert_close(frames[t, :, :, 8:], image[:, :, 8 - 2 * t : SIDE - 2 * t], atol=1e-5, rtol=0)
-    still = method(case._replace(flow=torch.zeros_like(flow)), 0).frames
+    still = method(clip._replace(flow=torch.zeros_like(flow)), 0).frames
     torch.testing.assert_close(still, image.expand(5, -1, -1, -1), atol=1e-5, rtol=0)
 
 
@@ -38,7 +38,7 @@ def test_the_eulerian_baseline_moves_along_the_exact_field(tmp_path: Path) -> No
         render=partial(render, loop=False, min_density=0.5),
     )  # fmt: skip
     assert method.saw_motion
-    still = run(tmp_path, Control(label="static", kind="static_copy"), benchmark=synthetic(6)).result["metrics"]
+    still = run(tmp_path, Reference(label="static", kind="static_copy"), benchmark=synthetic(6)).result["metrics"]
     moved = run(tmp_path, method, benchmark=synthetic(6)).result["metrics"]
     assert moved["psnr"]["mean"] > still["psnr"]["mean"]
     with pytest.raises(ValueError, match=r"refiner=null: .*conditioning=no_refiner"):
@@ -60,7 +60,7 @@ def test_without_a_mask_a_method_gets_arrows_alone_and_t(tmp_path: Path) -> None
         motion_field, span=5, field="eulerian", sigma=0.332, threshold=0.05, threshold_on="weight", normalized="exact",
         edge="soft",
     )  # fmt: skip
-    case = next(case for case in map(synthetic(8).case, range(8)) if case.arrows and not case.mask.all())
+    clip = next(clip for clip in map(synthetic(8).clip, range(8)) if clip.arrows and not clip.mask.all())
 
     def asked(mask: bool, use_refiner: bool) -> Warp:
         return Warp(
@@ -72,14 +72,14 @@ def test_without_a_mask_a_method_gets_arrows_alone_and_t(tmp_path: Path) -> None
     assert [each.label for each in (given, free, refined)] == ["warp", "warp, no mask", "warp, no mask"]
     assert [each.identity["refiner"] for each in (given, free)] == [None, None]
     assert refined.identity["refiner"] == weights_fingerprint(refiner)
-    still = (case.mask == 0).expand(2, -1, -1)
-    assert given.asked.field(case)[0][still].eq(0).all()
-    assert free.asked.field(case)[0][still].any()
-    drawn = Controls(case.arrows, (), torch.ones_like(case.mask))
-    expected = controls(drawn, num_frames=5, image=case.frames[0], refiner=refiner).per_step
-    torch.testing.assert_close(refined.asked.field(case), expected)
-    assert not torch.equal(refined.asked.field(case), free.asked.field(case))
-    assert not torch.equal(refined(case, 0).frames[1:], given(case, 0).frames[1:])
+    still = (clip.mask == 0).expand(2, -1, -1)
+    assert given.input.field(clip)[0][still].eq(0).all()
+    assert free.input.field(clip)[0][still].any()
+    drawn = Controls(clip.arrows, (), torch.ones_like(clip.mask))
+    expected = controls(drawn, num_frames=5, image=clip.frames[0], refiner=refiner).per_step
+    torch.testing.assert_close(refined.input.field(clip), expected)
+    assert not torch.equal(refined.input.field(clip), free.input.field(clip))
+    assert not torch.equal(refined(clip, 0).frames[1:], given(clip, 0).frames[1:])
 
 
 def test_a_base_that_differs_in_one_inner_layer_is_another_method(base: Path, tmp_path: Path) -> None:

@@ -37,13 +37,13 @@ def locked(root: Path, contents: list[bytes]) -> list[ManifestEntry]:
     return entries
 
 
-@settings(max_examples=60)
+@settings(max_examples=40, deadline=None)
 @given(
     text=st.text(st.characters(exclude_categories=["Cs"])).map(lambda text: " ".join(text.split())),
     fps=st.none() | st.floats(1e-3, 1e3),
     size=st.none() | st.integers(1, 2**40),
 )
-def test_what_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, text: str, fps: float, size: int) -> None:
+def test_a_written_manifest_is_read(tmp_path_factory: pytest.TempPathFactory, text: str, fps: float, size: int) -> None:
     path = tmp_path_factory.mktemp("m") / "manifest.csv"
     entries = [entry(2, author=text, query=text, fps=fps, bytes=size), entry(1, url="https://x.org/a?b=c,d")]
     write_manifest(path, entries)
@@ -59,56 +59,38 @@ def test_the_order_of_columns_and_a_byte_order_mark_do_not_matter(tmp_path: Path
     assert read_manifest(path) == [entry(7, author="Ünal, A.")]
 
 
-def written(tmp_path: Path, **cells: str) -> Path:
-    """A manifest of a good row, and of one with these cells."""
-    path = tmp_path / "manifest.csv"
+@pytest.mark.parametrize(
+    "cells",
+    [
+        {"id": "1"}, {"file": "1.mp4"}, {"sha256": "a" * 64}, {"sha256": "A" * 64}, {"file": "../2.mp4"},
+        {"file": "/etc/passwd"}, {"file": "a//b"}, {"file": "a/.b"}, {"file": ""}, {"author": '"a\nb"'}, {"id": ".."},
+        {"url": "file:///etc/passwd"}, {"url": "https://x.org/a b"}, {"width": "wide"}, {"fps": "nan"},
+        {"frames": "-4"}, {"author": "a,b"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_bad_row_is_named_by_its_line(tmp_path: Path, cells: dict[str, str]) -> None:
     good = dict.fromkeys(FIELDS, "") | {"id": "1", "file": "1.mp4", "sha256": "a" * 64}
     rows = [good, good | {"id": "2", "file": "2.mp4", "sha256": ""} | cells]
+    path = tmp_path / "manifest.csv"
     path.write_text("\n".join([",".join(FIELDS), *(",".join(row[name] for name in FIELDS) for row in rows)]))
-    return path
-
-
-@pytest.mark.parametrize(
-    ("cells", "message"),
-    [
-        ({"id": "1"}, "line 3: id='1' repeats .* line 2"),
-        ({"file": "1.mp4"}, "line 3: file='1.mp4' repeats"),
-        ({"sha256": "a" * 64}, "line 3: sha256='a+' repeats"),
-        ({"sha256": "A" * 64}, "line 3: sha256=.* 64 hex digits"),
-        ({"file": "../2.mp4"}, "line 3: file='../2.mp4' must be a relative path"),
-        ({"file": "/etc/passwd"}, "line 3: file="),
-        ({"file": "a//b"}, "line 3: file="),
-        ({"file": "a/.b"}, "line 3: file="),
-        ({"file": ""}, "line 3: file="),
-        ({"author": '"a\nb"'}, r"line 4: author='a\\nb' must be one line"),
-        ({"id": ".."}, "line 3: id="),
-        ({"url": "file:///etc/passwd"}, "line 3: url=.*http"),
-        ({"url": "https://x.org/a b"}, "line 3: url="),
-        ({"width": "wide"}, "line 3: width='wide' must be a number"),
-        ({"fps": "nan"}, "line 3: fps=nan must be above 0"),
-        ({"frames": "-4"}, "line 3: frames=-4"),
-        ({"author": "a,b"}, "line 3: 16 columns, the header has 15"),
-    ],
-)
-def test_a_bad_row_is_named(tmp_path: Path, cells: dict[str, str], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        read_manifest(written(tmp_path, **cells))
+    with pytest.raises(ValueError, match=f"line [34]: ({next(iter(cells))}=|16 columns)"):
+        read_manifest(path)
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (None, "no such manifest"),
-        (b"", "unknown columns .*missing .*'sha256'"),
+        (b"", "missing .*'sha256'"),
         ((",".join(FIELDS) + "\n").encode(), "has no clips"),
         ((",".join(FIELDS) + ",note\n").encode(), r"unknown columns \['note'\]"),
-        ((",".join(FIELDS[1:]) + "\n").encode(), r"missing \['id'\]"),
         ((",".join([*FIELDS, "id"]) + "\n").encode(), "each once"),
         (b"\xff\xfe\x00", "no CSV file in UTF-8"),
         ((",".join(FIELDS) + '\n"open').encode(), "no CSV file"),
     ],
 )
-def test_a_bad_file_is_told_apart(tmp_path: Path, content: bytes | None, message: str) -> None:
+def test_a_bad_file_is_an_error(tmp_path: Path, content: bytes | None, message: str) -> None:
     path = tmp_path / "manifest.csv"
     if content is not None:
         path.write_bytes(content)
@@ -126,7 +108,7 @@ def test_a_bad_entry_is_not_written(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-@settings(max_examples=60)
+@settings(max_examples=40, deadline=None)
 @given(
     sizes=st.lists(st.integers(0, 12), min_size=1, max_size=5),
     n=st.integers(1, 40),
@@ -166,11 +148,9 @@ def test_verified_clips_come_in_order(tmp_path: Path) -> None:
     write_manifest(manifest, entries[::-1])
     assert manifest_clips(manifest, tmp_path) == [(n, tmp_path / f"{n}.mp4") for n in "210"]
     assert manifest_clips(manifest, tmp_path, n=1) == [("2", tmp_path / "2.mp4")]
-    for n in (0, 4):
-        with pytest.raises(ValueError, match=f"n={n}: .* has 3 clips"):
-            manifest_clips(manifest, tmp_path, n=n)
-    with pytest.raises(ValueError, match="is no folder"):
-        manifest_clips(manifest, tmp_path / "nowhere")
+    for root, n, message in ((tmp_path, 0, "n=0"), (tmp_path, 4, "has 3 clips"), (tmp_path / "no", 1, "is no folder")):
+        with pytest.raises(ValueError, match=message):
+            manifest_clips(manifest, root, n=n)
 
 
 def test_each_way_a_clip_can_be_wrong_is_named(tmp_path: Path) -> None:
@@ -179,16 +159,12 @@ def test_each_way_a_clip_can_be_wrong_is_named(tmp_path: Path) -> None:
     (tmp_path / "1.mp4").write_bytes(b"tw")
     (tmp_path / "2.mp4").write_bytes(b"THREE")
     entries[3] = entries[3]._replace(sha256="")
-    problems = verify(entries, tmp_path)
-    assert len(problems) == 4
-    for problem, words in zip(
-        problems, ("0.mp4 is missing", "has 2 bytes, locked are 3", "another hash", "not locked")
-    ):
-        assert words in problem
+    words = ("0.mp4 is missing", "has 2 bytes, locked are 3", "another hash", "not locked")
+    for problem, expected in zip(verify(entries, tmp_path), words, strict=True):
+        assert expected in problem
     write_manifest(tmp_path / "m.csv", entries)
-    with pytest.raises(ValueError, match="4 of 5 clips .*0.mp4 is missing") as error:
+    with pytest.raises(ValueError, match="^4 of 5 clips .*0.mp4 is missing.*$"):
         manifest_clips(tmp_path / "m.csv", tmp_path)
-    assert "\n" not in str(error.value)
 
 
 def later(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,35 +178,30 @@ def test_a_hash_is_remembered_until_the_file_changes(tmp_path: Path, monkeypatch
     read: list[str] = []
     digest = hashlib.file_digest
     monkeypatch.setattr(hashlib, "file_digest", lambda file, name: (read.append(file.name), digest(file, name))[1])
-    assert verify(entries, tmp_path) == []
-    assert verify(entries, tmp_path) == []
-    assert len(read) == 4, "files changed a moment ago are hashed again"
+
+    def hashed() -> int:
+        read.clear()
+        assert verify(entries, tmp_path) == []
+        return len(read)
+
+    assert [hashed(), hashed()] == [2, 2], "files changed a moment ago are hashed again"
     later(monkeypatch)
-    assert verify(entries, tmp_path) == []
-    assert len(read) == 6
-    assert verify(entries, tmp_path) == []
-    assert len(read) == 6
+    assert [hashed(), hashed()] == [2, 0]
     times = os.stat(tmp_path / "0.mp4")
     (tmp_path / "0.mp4").write_bytes(b"ONE")
     os.utime(tmp_path / "0.mp4", ns=(times.st_atime_ns, times.st_mtime_ns))
-    problems = verify(entries, tmp_path)
-    assert len(problems) == 1
-    assert "another hash" in problems[0], "same size and same time set back by hand"
-    assert len(read) == 7
+    (problem,) = verify(entries, tmp_path)
+    assert "another hash" in problem, "same size, and its time set back"
+    assert len(read) == 1
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"0.mp4": "x"}', '{"0.mp4": [1, 2, 3]}', "\0"])
-def test_a_damaged_memory_is_not_believed(tmp_path: Path, content: str) -> None:
-    entries = locked(tmp_path, [b"one"])
-    (tmp_path / ".sha256.json").write_text(content)
-    assert verify(entries, tmp_path) == []
-
-
-def test_a_folder_that_cannot_be_written_to_is_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    entries = locked(tmp_path, [b"one"])
+@pytest.mark.parametrize("content", ["", "[]", '{"0.mp4": "x"}', '{"0.mp4": [1, 2, 3]}', "\0", None])
+def test_a_damaged_cache_is_ignored_and_mended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content) -> None:
+    entries, cache = locked(tmp_path, [b"one"]), tmp_path / ".sha256.json"
     later(monkeypatch)
-    (tmp_path / ".sha256.json").mkdir()  # no file can take its place
+    cache.mkdir() if content is None else cache.write_text(content)  # no file can replace a folder
     assert verify(entries, tmp_path) == []
-    (tmp_path / ".sha256.json").rmdir()
-    assert verify(entries, tmp_path) == []
-    assert json.loads((tmp_path / ".sha256.json").read_text())["0.mp4"][3] == entries[0].sha256
+    if content is None:
+        cache.rmdir()
+        assert verify(entries, tmp_path) == []
+    assert json.loads(cache.read_text())["0.mp4"][3] == entries[0].sha256

@@ -1,4 +1,4 @@
-"""Seam, wrap, loop and flicker figures on videos whose answer is known."""
+"""Seam, wrap, loop and flicker scores of videos whose scores are known."""
 
 import math
 
@@ -35,20 +35,14 @@ def steady(x: float, frames: int, y: float = 0.0) -> tuple[Tensor, Tensor]:
     return flow, -flow
 
 
-def test_changes_are_the_rms_of_the_difference() -> None:
-    frames = torch.zeros(3, 3, 4, 4)
-    frames[1] = 1.0
-    torch.testing.assert_close(frame_changes(frames), torch.tensor([0.5, 0.5]))
-
-
 def test_a_steady_slide_has_no_seam_and_a_jump_has_one() -> None:
     assert seam_ratio(sliding(list(range(20))), range(5, 20, 5)) == pytest.approx(1, abs=1e-3)
     jumping = [5 * (t // 5) + t for t in range(20)]  # 6 px instead of 1 at every border
     assert 4 < seam_ratio(sliding(jumping), range(5, 20, 5)) <= 6
     assert seam_ratio(sliding([0] * 10), [5]) == 1.0
-    for borders in ([], [0], [20], list(range(1, 20))):
-        with pytest.raises(ValueError, match=r"borders=.* the frames 1 to 19"):
-            seam_ratio(sliding(list(range(20))), borders)
+    for starts in ([], [0], [20], list(range(1, 20))):
+        with pytest.raises(ValueError, match=r"segment_starts=.* the frames 1 to 19"):
+            seam_ratio(sliding(list(range(20))), starts)
 
 
 def test_a_jump_in_a_still_video_is_large_and_finite_and_rounding_is_no_seam() -> None:
@@ -68,6 +62,8 @@ def test_a_full_turn_closes_and_half_a_turn_does_not() -> None:
 def test_periodicity_is_high_for_a_repeat_only() -> None:
     assert periodicity(sliding([*range(8)] * 3), 8) == pytest.approx(106.02, abs=0.1)
     frames = sliding(list(range(24)))
+    changes = frames.diff(dim=0).square().mean((1, 2, 3)).sqrt() / 2
+    torch.testing.assert_close(frame_changes(frames), changes)
     by_hand = 10 * torch.log10(4 / (frames[8:] - frames[:-8]).square().mean())
     assert periodicity(frames, 8) == pytest.approx(by_hand.item(), abs=0.01)
     assert periodicity(frames, 8) < 30
@@ -75,23 +71,20 @@ def test_periodicity_is_high_for_a_repeat_only() -> None:
         periodicity(frames, 24)
 
 
-def test_the_class_scores_a_batch_and_says_nothing_where_there_is_no_border() -> None:
+def test_the_class_scores_nan_where_a_video_has_no_seam_or_period() -> None:
     metric = Temporal()
     batch = torch.stack([sliding(list(range(20))), sliding([5 * (t // 5) + t for t in range(20)])])
-    borders = (5, 10, 15)
-    expected = [[seam_ratio(clip, borders), wrap_ratio(clip), periodicity(clip, 5)] for clip in batch]
-    torch.testing.assert_close(metric.score(batch, borders, 5), torch.tensor(expected, dtype=torch.float64))
-    seam, wrap, period = metric.score(batch[:1], (), 5)[0].tolist()
-    assert math.isnan(seam)
-    assert math.isnan(period)
-    assert wrap == pytest.approx(expected[0][1])
-    assert metric.score(batch, borders, 20)[:, 2].isnan().all()
-    assert metric.score(batch[:, :3], (1, 2), 5)[:, 0].isnan().all()  # no frame that is not a border
-    with pytest.raises(ValueError, match="period=0"):
-        metric.score(batch, borders, 0)
-    with pytest.raises(ValueError, match=r"borders=\[25\]"):
-        metric.score(batch, (25,), 5)
-    assert Temporal().protocol == metric.protocol
+    starts = (5, 10, 15)
+    expected = [[seam_ratio(clip, starts), wrap_ratio(clip), periodicity(clip, 5)] for clip in batch]
+    torch.testing.assert_close(metric.score(batch, starts, 5), torch.tensor(expected, dtype=torch.float64))
+    one_segment = metric.score(batch, (), 5)
+    assert one_segment.isnan().all(0).tolist() == [True, False, True]
+    torch.testing.assert_close(one_segment[:, 1], torch.tensor(expected, dtype=torch.float64)[:, 1])
+    assert metric.score(batch, starts, 20)[:, 2].isnan().all()
+    assert metric.score(batch[:, :3], (1, 2), 5)[:, 0].isnan().all()  # a start at every frame
+    for bad_starts, period, message in ((starts, 0, "period=0"), ((25,), 5, r"segment_starts=\[25\]")):
+        with pytest.raises(ValueError, match=message):
+            metric.score(batch, bad_starts, period)
 
 
 def test_visible_pixels_stay_inside_and_come_back() -> None:
@@ -163,7 +156,7 @@ def test_flicker_is_a_flash_and_not_a_fade() -> None:
     assert warp_error(flash, *none) == pytest.approx(math.sqrt(2 * 0.1**2 / 4), rel=1e-4)
 
 
-def test_what_cannot_be_measured_is_nan() -> None:
+def test_videos_without_visible_pixels_or_with_two_frames_score_nan() -> None:
     assert math.isnan(flicker(sliding([0, 1]), *steady(1.0, 2)))
     assert math.isnan(warp_error(sliding([0, 1]), *steady(40.0, 2)))
     assert math.isnan(flicker(sliding([0, 1, 2]), *steady(40.0, 3)))

@@ -17,6 +17,7 @@ LAYERS = {
     "types": 0, "files": 0, "cli.settings": 0, "cli.progress": 0,
     "media": 1, "data.video": 2, "motion": 2, "models": 3,
     "data": 4, "metrics": 4, "sampling": 4, "evaluation.statistics": 4, "evaluation.manifest": 4,
+    "evaluation.templates": 4,
     "evaluation.report": 5, "evaluation.study": 5,
     "training": 6, "evaluation": 6, "animation": 6,
     "cli.command": 7, "animation.job": 8, "export": 8, "animate": 9,

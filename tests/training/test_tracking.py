@@ -45,7 +45,7 @@ def test_evaluations_under_one_label_are_runs_of_their_own(
     monkeypatch.setattr(evaluate.wandb, "init", init)
     monkeypatch.setattr(evaluate, "wandb_offline", lambda: False)
     monkeypatch.setattr(evaluate, "wandb_unreachable", lambda: reason)
-    result = dict.fromkeys(("benchmark", "n", "control", "saw_motion", "seed", "settings")) | {"label": "ours"}
+    result = dict.fromkeys(("benchmark", "n", "reference", "saw_motion", "seed", "settings")) | {"label": "ours"}
     for folder in ("a/ours-1", "b/ours-1", "a/ours-1"):
         with pytest.raises(InterruptedError):
             evaluate.log(OmegaConf.create({"name": folder[0]}), Finished("ours", tmp_path / folder, result, [], 0, 1))

@@ -1,7 +1,7 @@
 "use strict";
-// What the study page decides, apart from the document: tests run this file alone.
+// The decisions of the study page, without the document, so that tests can run this file alone.
 const logic = {
-  // A generator of numbers in [0, 1) from any text: its FNV-1a hash starts Mulberry32.
+  // Random numbers in [0, 1) seeded by a text: Mulberry32, started from the text's FNV-1a hash.
   random(text) {
     let state = 0x811c9dc5;
     for (const letter of text) state = Math.imul(state ^ letter.codePointAt(0), 0x01000193);
@@ -22,8 +22,8 @@ const logic = {
     return list;
   },
 
-  // The sheet of a new participant. Slots 0, 1, 2... take up the comparisons one stretch after another, so that all are
-  // shown about equally often; order and sides are drawn from the participant's id.
+  // The sheet of a new participant. Slots 0, 1, 2... take consecutive parts of the comparisons, so that all are shown
+  // about equally often. The participant's id seeds the order and the sides.
   start(study, participant, slot, now) {
     const all = study.trials, random = logic.random(participant);
     const first = (slot * study.perParticipant) % all.length;
@@ -38,7 +38,7 @@ const logic = {
     return { schema: study.schema, study: study.study, participant, slot, started: now, saved: null, trials };
   },
 
-  // The sheet that was kept, or null if there is none of this very study.
+  // The kept sheet, or null if there is none of this study.
   restore(study, text) {
     try {
       const sheet = JSON.parse(text);
@@ -51,13 +51,13 @@ const logic = {
 
   done: (entry) => Object.values(entry.answers).every((answer) => answer !== null),
 
-  // The first comparison that is not answered in full; their number if all are.
+  // The index of the first comparison without all answers; the number of comparisons if there is none.
   next(sheet) {
     const place = sheet.trials.findIndex((entry) => !logic.done(entry));
     return place < 0 ? sheet.trials.length : place;
   },
 
-  // ?p=3 in the address is slot 3; without it the slot is drawn. Null is an address that cannot be meant.
+  // The slot: 3 for ?p=3 in the address, random without p, null if p is no number.
   slot(search, draw) {
     const given = new URLSearchParams(search).get("p");
     if (given === null) return draw();

@@ -14,7 +14,7 @@ function element(name, properties = {}, ...children) {
   return made;
 }
 
-// Storage may be forbidden (some browsers do so for pages opened as files): then say so, and go on.
+// Some browsers forbid storage for pages opened as files. The page then says so and goes on.
 function keep() {
   try {
     localStorage.setItem(shelf, JSON.stringify(sheet));
@@ -36,13 +36,13 @@ let current = 0;
 let videos = [];
 let playing = true;
 
-// All videos start together, and again once the last one has ended.
+// Starts all videos together. When the last one has ended, they start again.
 function replay() {
   playing = true;
   find("pause").textContent = "Pause";
   for (const video of videos) {
     video.currentTime = 0;
-    video.play().catch(() => {}); // the browser asks for a click first, or another comparison was opened
+    video.play().catch(() => {}); // the browser wants a click first, or another comparison was opened
   }
 }
 
@@ -98,7 +98,7 @@ function open(index) {
   current = index;
   for (const video of videos) {
     video.removeAttribute("src");
-    video.load(); // lets go of the file and the decoder
+    video.load(); // releases the file and the decoder
   }
   find("start").hidden = true;
   find("problem").textContent = "";
@@ -128,7 +128,7 @@ function open(index) {
   if (trial.image !== null) find("photo-image").src = `media/${trial.image}.png`;
   find("questions").replaceChildren(...study.questions.map((question) => makeQuestion(question, entry)));
   find("trial-title").focus();
-  // Only together: a video that starts later than its neighbour is judged otherwise.
+  // The videos start together once all can play, because a late start would influence the answers.
   const mine = videos;
   Promise.all(
     mine.map((video) => new Promise((ready) => video.addEventListener("canplaythrough", ready, { once: true }))),

@@ -1,4 +1,4 @@
-"""Evaluation runs to tables, paired differences and plots.
+"""Reports of evaluation runs: tables, paired differences and plots.
 
 python -m motionanim.evaluation.report runs/evaluate/table1
 """

@@ -1,4 +1,4 @@
-"""Evaluation runs to one report: tables with intervals, paired differences and plots.
+"""Write a report of evaluation runs: tables with intervals, paired differences and plots.
 
 python -m motionanim.evaluation.report runs/evaluate/* --out runs/evaluate/report
 """
@@ -17,12 +17,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m motionanim.evaluation.report", description=(__doc__ or "").split("\n")[0]
     )
     parser.add_argument("folders", nargs="+", type=Path, help="run folders that evaluate.py left, or folders of them")
-    parser.add_argument("--out", type=Path, help="folder to write into (default: report/ beside the runs)")
-    parser.add_argument("--against", metavar="LABEL", help="run that paired differences are to (default: each first)")
+    parser.add_argument("--out", type=Path, help="folder to write (default: report/ beside the runs)")
+    parser.add_argument("--against", metavar="LABEL", help="baseline of paired differences (default: the first run)")
     parser.add_argument(
         "--rank-by", metavar="KEY", help="order rows by this metric; an error where it is not comparable"
     )
-    parser.add_argument("--skip-unfinished", action="store_true", help="leave out runs that cannot be read, and say so")
+    parser.add_argument(
+        "--skip-unfinished", action="store_true", help="leave out runs that cannot be read, and name them"
+    )
     parser.add_argument(
         "--strips", type=int, default=4, metavar="N", help="strips for each run in the page (default 4)"
     )

@@ -1,11 +1,11 @@
-"""What a report says, in order, before it becomes Markdown, LaTeX or HTML."""
+"""The content of a report, before it becomes Markdown, LaTeX or HTML."""
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from motionanim.evaluation.report.keys import GROUPS, is_fvd, place
+from motionanim.evaluation.report.columns import GROUPS, place
 from motionanim.evaluation.report.plots import Plot, forest, main_fvd, pareto, strength_plot, sweep_plot
 from motionanim.evaluation.report.runs import Run
 from motionanim.evaluation.report.strength import curves, strength_table
@@ -20,14 +20,15 @@ from motionanim.evaluation.report.tables import (
     row_name,
     score_tables,
 )
+from motionanim.metrics.fvd import is_fvd
 
 PAPER = Path(__file__).parents[2] / "assets" / "paper.json"
 LEGEND = (
-    "Means over clips, with 95 % intervals in brackets: Student's t over clips, for FVD the jackknife.",
-    "Bold: the best mean among methods that share benchmark, protocol and number of clips n for that number; where the "
-    "best one saw the true motion, the best of those that did not as well. Where protocol or n differ nothing is bold, "
-    "and a note says so. Whether a difference is real is decided by the paired differences, not by bold print.",
-    "*: the method was given the true motion. Control rows stand apart and are never ranked.",
+    "Means over clips, with 95 % intervals in brackets: Student's t over clips, the jackknife for FVD.",
+    "Bold: the best mean among methods of equal benchmark, protocol and number of clips n. If that method saw the true "
+    "motion, the best of those that did not is bold too. If protocol or n differ, nothing is bold and a note says so. "
+    "The paired differences, not bold print, tell whether a difference is real.",
+    "*: the method was given the true motion. Reference rows stand apart and are never ranked.",
     f"{DASH}: no score, for the reason in the note.",
 )
 
@@ -42,17 +43,17 @@ class Section(NamedTuple):
 class Document(NamedTuple):
     title: str
     legend: Sequence[str]
-    left_out: list[str]  # run folders that could not be read, and why
+    left_out: list[str]  # a line for each run that could not be read
     sections: list[Section]
     runs: list[Run]
     names: Names
 
 
 def build(blocks: Sequence[Block], names: Names, left_out: list[str]) -> Document:
-    """Everything that a report shows besides the strips.
+    """All content of a report except the strips of frames.
 
     Args:
-        blocks: As `tables.blocks` gives them.
+        blocks: From `tables.blocks`.
         names: Of the runs, by folder.
         left_out: A line for each run that could not be read.
     """
@@ -77,7 +78,7 @@ def _section(block: Block, of_benchmark: Sequence[Block], names: Names) -> Secti
     elif block.sweep:
         fvd = main_fvd(block.methods)
         if fvd is None:
-            text.append("No run of this sweep has an FVD: the plot shows what there is.")
+            text.append("No run of this sweep has an FVD: the plot shows other numbers.")
         keys = (fvd or "lpips", "seconds" if block.sweep == "gamma" else "flicker", "seam_ratio")
         plots.append(sweep_plot(block, keys))
     elif block is of_benchmark[0]:
@@ -87,13 +88,13 @@ def _section(block: Block, of_benchmark: Sequence[Block], names: Names) -> Secti
     if paired is not None:
         tables.insert(1, paired)
         if any(is_fvd(key) for run in block.runs for key in run.scores):
-            text.append("FVD is of all clips at once and has no paired difference: compare its intervals.")
+            text.append("FVD is a number of all clips together and has no paired difference: compare its intervals.")
     for run in block.runs:
         for what, count in (run.record.get("repeated") or {}).items():
             if count:
                 text.append(
-                    f"{names[run.folder]}: {count} of {run.n} {what} have fewer frames a second than are read, so that "
-                    "some frames are shown twice."
+                    f"{names[run.folder]}: {count} of {run.n} {what} have a lower frame rate than is read, so that "
+                    "some frames are repeated."
                 )
     plots += [forest(block, names, group) for group in GROUPS if group in ("quality", "control", "long")]
     return Section(block.title, tables, [plot for plot in plots if plot is not None], text)
@@ -121,8 +122,10 @@ def _runs(runs: Sequence[Run], names: Names) -> Section:
     for run in runs:
         versions = run.record.get("versions") or {}
         told = [run.folder.name, *(_plain(run.record.get(key)) for key in columns[1:4]), _plain(versions)]
-        rows.append(Row(row_name(run, names), [Cell(text) for text in told], run.control))
-    return Section("Runs", [Table("What was run", [Cell(column) for column in columns], rows, [], [])], [], [])
+        rows.append(Row(row_name(run, names), [Cell(text) for text in told], run.reference))
+    return Section(
+        "Runs", [Table("Folders, versions and hardware", [Cell(column) for column in columns], rows, [], [])], [], []
+    )
 
 
 def _plain(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""Plots of evaluation runs as PNG. Colours: Okabe and Ito's, told apart by the colour-blind too."""
+"""Plots of evaluation runs as PNG, in Okabe and Ito's colours, which the colour-blind can tell apart."""
 
 import io
 from collections.abc import Sequence
@@ -9,10 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
-from motionanim.evaluation.report.keys import Key, describe, is_fvd, place
+from motionanim.evaluation.report.columns import column_of, place
 from motionanim.evaluation.report.runs import Run, Score
 from motionanim.evaluation.report.strength import Curve
 from motionanim.evaluation.report.tables import Block, Names, row_name, why_not_ranked
+from motionanim.metrics.fvd import is_fvd
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vP*"
@@ -40,7 +41,7 @@ def _figure(columns: int, rows: int, width: float, height: float) -> tuple[Figur
 
 def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
-    # No version or date inside: the same runs give the same bytes.
+    # Without version and date, so that the same runs give the same bytes.
     figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
     return buffer.getvalue()
 
@@ -52,12 +53,8 @@ def _reach(score: Score) -> tuple[float, float]:
     return max(score.mean - score.low, 0), max(score.high - score.mean, 0)
 
 
-def _label(entry: Key) -> str:
-    return " ".join(filter(None, (entry.name, entry.unit and f"({entry.unit})")))
-
-
 def main_fvd(runs: Sequence[Run]) -> str | None:
-    """The FVD that most runs have, I3D's before others; None if none has one."""
+    """Key of the FVD that most runs have, I3D's before others; None if no run has one."""
     keys = dict.fromkeys(
         key for run in runs for key, score in run.scores.items() if is_fvd(key) and score.mean is not None
     )
@@ -66,66 +63,66 @@ def main_fvd(runs: Sequence[Run]) -> str | None:
 
 
 def forest(block: Block, names: Names, group: str) -> Plot | None:
-    """Means with their intervals, a panel for each key of a group that prints in a table, a line for each row."""
+    """Means with their intervals: a panel for each column of a group, a line for each row."""
     keys = sorted({key for run in block.runs for key, score in run.scores.items() if score.mean is not None}, key=place)
-    entries = [describe(key) for key in keys if describe(key).group == group]
-    if not entries:
+    numbers = [column_of(key) for key in keys if column_of(key).group == group]
+    if not numbers:
         return None
-    rows, count = block.runs, len(entries)
+    rows, count = block.runs, len(numbers)
     columns = min(count, 4)
     lines = -(-count // columns)
     name_width = 0.085 * max(len(row_name(run, names)) for run in rows) + 0.4
     height = lines * (0.9 + 0.27 * len(rows))
     figure, axes = _figure(columns, lines, name_width + 2.6 * columns, max(height, 1.8))
-    for index, (ax, entry) in enumerate(zip(axes, entries)):
+    for index, (ax, column) in enumerate(zip(axes, numbers)):
         for y, run in enumerate(rows):
-            score = run.score(entry.key)
+            score = run.score(column.key)
             if score.mean is not None:
-                colour = GREY if run.control else COLOURS[0]
+                colour = GREY if run.reference else COLOURS[0]
                 ax.errorbar(
                     score.mean, y, xerr=np.array(_reach(score))[:, None], color=colour, capsize=3,
-                    marker="D" if run.control else "o", markersize=5, linestyle="none",
+                    marker="D" if run.reference else "o", markersize=5, linestyle="none",
                 )  # fmt: skip
-        if block.methods and block.controls:
+        if block.methods and block.references:
             ax.axhline(len(block.methods) - 0.5, color=GREY, linewidth=0.8)
-        if entry.direction == "one":
+        if column.direction == "one":
             ax.axvline(1, color=GREY, linewidth=0.8, linestyle="--")
         ax.set_ylim(len(rows) - 0.5, -0.5)
         ax.set_yticks(range(len(rows)), [row_name(run, names) for run in rows] if index % columns == 0 else [])
         ax.tick_params(axis="y", length=0)
         ax.margins(x=0.12)
         ax.xaxis.set_major_locator(MaxNLocator(4))
-        unlike = "protocol or n differ" if why_not_ranked(block, entry.key, names) else ""
-        ax.set_title(_label(entry), fontsize=10)
+        unlike = "protocol or n differ" if why_not_ranked(block, column.key, names) else ""
+        ax.set_title(column.label, fontsize=10)
         ax.set_xlabel(
-            unlike or _BETTER[entry.direction].strip(", "), fontsize=8.5, color="#B00020" if unlike else "#444444"
+            unlike or _BETTER[column.direction].strip(", "), fontsize=8.5, color="#B00020" if unlike else "#444444"
         )
     for ax in axes[count:]:
         ax.set_visible(False)
     return Plot(
         f"forest-{group}",
         f"{block.title}: means",
-        "Means with 95 % intervals. Grey diamonds: control rows.",
+        "Means with 95 % intervals. Grey diamonds: reference rows.",
         _png(figure),
     )
 
 
 def sweep_plot(block: Block, keys: Sequence[str]) -> Plot | None:
-    """Numbers against the swept axis, a panel for each key; over gamma also the sigma at which segments part.
+    """Numbers against the swept axis, a panel for each key; a sweep over gamma also shows the sigma of the split.
 
-    Points of one line share series, protocol and n.
+    The points of a line share series, protocol and n.
     """
     axis = block.sweep or ""
     runs = [run for run in block.methods if run.score(f"axes/{axis}").mean is not None]
-    entries = [describe(key) for key in keys if any(run.score(key).mean is not None for run in runs)]
-    if len(runs) < 2 or not entries:
+    numbers = [column_of(key) for key in keys if any(run.score(key).mean is not None for run in runs)]
+    if len(runs) < 2 or not numbers:
         return None
-    figure, axes = _figure(len(entries), 1, 4.6 * len(entries) + 0.4, 4.0)
+    figure, axes = _figure(len(numbers), 1, 4.6 * len(numbers) + 0.4, 4.0)
     labels = list(dict.fromkeys(run.series for run in runs))
-    for ax, entry in zip(axes, entries):
+    for ax, column in zip(axes, numbers):
         lines: dict[tuple[str, str | None, int], list[tuple[float, Score]]] = {}
         for run in runs:
-            score = run.score(entry.key)
+            score = run.score(column.key)
             if score.mean is not None:
                 lines.setdefault((run.series, *score.terms), []).append((float(run.axes[axis]), score))
         for (label, protocol, n), points in lines.items():
@@ -142,10 +139,10 @@ def sweep_plot(block: Block, keys: Sequence[str]) -> Plot | None:
                 capsize=3,
             )
         ax.set_xlabel(_AXES.get(axis, axis))
-        ax.set_ylabel(_label(entry) + _BETTER[entry.direction])
+        ax.set_ylabel(column.label + _BETTER[column.direction])
         if max(len(labels), len(lines)) > 1:
             ax.legend(fontsize=8, frameon=False)
-        if entry.group == "cost" and min(score.mean for points in lines.values() for _, score in points) >= 0:
+        if column.group == "cost" and min(score.mean for points in lines.values() for _, score in points) >= 0:
             ax.set_ylim(bottom=0)
         if axis == "gamma":
             _sigma_axis(ax, runs)
@@ -169,16 +166,16 @@ def _sigma_axis(ax: Axes, runs: Sequence[Run]) -> None:
 
 
 def pareto(found: Sequence[Block], names: Names) -> Plot | None:
-    """Quality against cost, over all methods of a benchmark that share protocol and n of the quality."""
+    """Quality against cost, for the methods of a benchmark whose quality has the same protocol and n."""
     runs = list({run.folder: run for block in found if block.one_request for run in block.methods}.values())
     quality = main_fvd(runs) or next(
         (key for key in ("lpips", "psnr") if any(run.score(key).mean is not None for run in runs)), None
     )
     if quality is None:
         return None
-    entry = describe(quality)
+    column = column_of(quality)
     alike = len({str(run.record.get("hardware")) for run in runs}) == 1
-    cost = describe("seconds" if alike else "calls")
+    cost = column_of("seconds" if alike else "calls")
     runs = [run for run in runs if run.score(quality).mean is not None and run.score(cost.key).mean is not None]
     terms = [run.score(quality).terms for run in runs]
     most = max(terms, key=terms.count, default=None)
@@ -216,9 +213,9 @@ def pareto(found: Sequence[Block], names: Names) -> Plot | None:
     points = [(run.score(cost.key).mean or 0.0, run.score(quality).mean or 0.0) for run in shown]
     costs = [x for x, _ in points]
     front, best = [], np.inf
-    for x, y in sorted(points, key=lambda point: (point[0], entry.loss(point[1]))):
-        if entry.loss(y) < best:
-            best = entry.loss(y)
+    for x, y in sorted(points, key=lambda point: (point[0], column.loss(point[1]))):
+        if column.loss(y) < best:
+            best = column.loss(y)
             front.append((x, y))
     front.append((max(costs), front[-1][1]))
     ax.step(*zip(*front), where="post", color=GREY, linestyle="--", linewidth=1, zorder=0, label="best for its cost")
@@ -228,10 +225,10 @@ def pareto(found: Sequence[Block], names: Names) -> Plot | None:
         ax.xaxis.set_major_formatter("{x:g}")
         ax.xaxis.set_minor_formatter("")
     ax.margins(x=0.18, y=0.12)
-    ax.set_xlabel(_label(cost) + ", less is better")
-    ax.set_ylabel(_label(entry) + _BETTER[entry.direction])
+    ax.set_xlabel(cost.label + ", less is better")
+    ax.set_ylabel(column.label + _BETTER[column.direction])
     ax.legend(fontsize=8, frameon=False)
-    caption = f"{entry.name} against {cost.name.lower()}, with 95 % intervals."
+    caption = f"{column.name} against {cost.name.lower()}, with 95 % intervals."
     if not alike:
         caption += " Calls, not seconds, because the runs are from different hardware."
     if unlike := [row_name(run, names) for run in runs if run not in shown]:
@@ -240,7 +237,7 @@ def pareto(found: Sequence[Block], names: Names) -> Plot | None:
 
 
 def strength_plot(block: Block, found: Sequence[Curve]) -> Plot | None:
-    """Realised against requested strength: a panel a method, a thin line a clip, a thick one their mean."""
+    """Realised against requested strength: a panel for each method, thin lines for clips, a thick one for the mean."""
     if not found:
         return None
     columns = min(len(found), 3)
@@ -248,7 +245,7 @@ def strength_plot(block: Block, found: Sequence[Curve]) -> Plot | None:
     figure, axes = _figure(columns, lines, 4.2 * columns + 0.3, 4.0 * lines)
     most = max(value for curve in found for points in curve.clips.values() for point in points for value in point)
     for index, (ax, curve) in enumerate(zip(axes, found)):
-        ax.plot([0, most], [0, most], color=GREY, linestyle="--", linewidth=1, label="as asked")
+        ax.plot([0, most], [0, most], color=GREY, linestyle="--", linewidth=1, label="as requested")
         for points in curve.clips.values():
             ax.plot(*zip(*points), color=COLOURS[5], linewidth=0.8, alpha=0.6)
         if curve.mean:
@@ -265,5 +262,5 @@ def strength_plot(block: Block, found: Sequence[Curve]) -> Plot | None:
         ax.legend(fontsize=8, frameon=False, loc="upper left")
     for ax in axes[len(found) :]:
         ax.set_visible(False)
-    caption = "Motion strength that was made against what was asked for; thin lines are clips. The paper's Fig. 7."
+    caption = "Realised against requested motion strength; thin lines are clips. The paper's Fig. 7."
     return Plot("strength", block.title, caption, _png(figure))

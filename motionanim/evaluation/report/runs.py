@@ -1,4 +1,4 @@
-"""Evaluation run folders as they lie on disk: result.json and clips.jsonl."""
+"""Reads the folders that evaluations leave: result.json and clips.jsonl."""
 
 import json
 import math
@@ -7,13 +7,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from motionanim.evaluation.report.keys import place
+from motionanim.evaluation.report.columns import place
 
 FORMAT = 1
 
 
 class Score(NamedTuple):
-    """A metric of a run; None where there is no number."""
+    """A number of a run; None where there is none."""
 
     mean: float | None
     low: float | None = None
@@ -24,7 +24,7 @@ class Score(NamedTuple):
 
     @property
     def terms(self) -> tuple[str | None, int]:
-        """What two scores must share to be compared."""
+        """Scores can be compared if these are equal."""
         return self.protocol, self.n
 
 
@@ -35,17 +35,17 @@ class Run(NamedTuple):
     label: str
     benchmark: str
     n: int  # clips
-    control: bool  # shows what a metric says of something known: never ranked
+    reference: bool  # a reference row, never ranked
     saw_motion: bool  # was given the true motion
-    sweep: str | None  # the axis of `axes` that its group varies
+    sweep: str | None  # the axis of `axes` that its sweep varies
     axes: dict[str, Any]
     scores: dict[str, Score]
     cost: dict[str, float | None]  # per clip
-    clips: dict[str, dict[str, float | None]]  # by clip: its own numbers, keys as in `scores`
+    clips: dict[str, dict[str, float | None]]  # scores of each clip, by clip and key
     record: dict[str, Any]  # all of result.json
 
     def score(self, key: str) -> Score:
-        """A metric, or a number of `cost` or (as axes/NAME) of `axes`."""
+        """A score by key: of a metric, of `cost`, or of `axes` as axes/NAME."""
         if key in self.scores:
             return self.scores[key]
         if key.startswith("axes/"):
@@ -56,7 +56,7 @@ class Run(NamedTuple):
 
     @property
     def series(self) -> str:
-        """The label without the value of the axis that is swept: what the runs of one sweep have in common."""
+        """The label without the value of the swept axis, which the runs of one sweep have in common."""
         if self.sweep is None:
             return self.label
         value = r"[,;]?\s*\b" + re.escape(self.sweep) + r"\b\s*[=:]?\s*[-+]?[\d.]+(e[-+]?\d+)?"
@@ -64,26 +64,26 @@ class Run(NamedTuple):
 
     @property
     def strips(self) -> list[Path]:
-        """Pictures of single clips, the truth above the result, by name of the clip."""
+        """Pictures of single clips, the true frames above the made ones, named by clip."""
         return sorted((self.folder / "strips").glob("*.png"))
 
 
 def _number(value: Any) -> float | None:
-    """NaN is no number, and neither is what JSON holds besides numbers."""
+    """The value as a float; None if it is NaN or no number."""
     if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
         return None
     return float(value)
 
 
 def _read_clips(path: Path, keys: list[str], protocols: dict[str, str]) -> dict[str, dict[str, float | None]]:
-    """The numbers behind a summary: of rows with its keys and protocols; of two of a clip the later counts.
+    """Scores by clip, from the rows with the summary's keys and protocols; the later of two rows of a clip counts.
 
-    Other rows are of earlier runs, or of one that is measuring anew.
+    Other rows are of earlier runs, or of a run that is measuring again.
     """
     n, wanted = len(keys), set(keys)
     lines = path.read_bytes().split(b"\n")
     if lines[-1]:
-        raise ValueError(f"{path}: its last line is cut short; run the evaluation again, it goes on where it stopped")
+        raise ValueError(f"{path}: its last line is cut short; run the evaluation again to resume it")
     clips: dict[str, dict[str, float | None]] = {}
     for number, line in enumerate(lines[:-1], start=1):
         try:
@@ -93,7 +93,7 @@ def _read_clips(path: Path, keys: list[str], protocols: dict[str, str]) -> dict[
                 clips[str(row["clip"])] = values
         except (ValueError, KeyError, TypeError, AttributeError):
             if line == b"" or not line.endswith(b"}"):
-                continue  # cut short by a kill, and the clip made again below: else the count of clips will tell
+                continue  # cut short by a kill; if the clip was not made again, the count below tells
             raise ValueError(f"{path} line {number} is no row of an evaluation: evaluate again") from None
     if len(clips) != n:
         raise ValueError(f"{path} holds {len(clips)} clips and result.json counts {n}: evaluate again")
@@ -104,7 +104,7 @@ def read_run(folder: Path) -> Run:
     """Read a finished run.
 
     Raises:
-        ValueError: If the folder is unfinished, torn or of another format; one line that names it.
+        ValueError: If the folder is unfinished, damaged or of another format. The message is one line and names it.
     """
     path = folder / "result.json"
     if not path.is_file():
@@ -133,7 +133,7 @@ def read_run(folder: Path) -> Run:
             label=str(record["label"]),
             benchmark=str(record["benchmark"]),
             n=int(record["n"]),
-            control=bool(record["control"]),
+            reference=bool(record["reference"] if "reference" in record else record["control"]),  # its older name
             saw_motion=bool(record["saw_motion"]),
             sweep=record["sweep"] if record["sweep"] in record["axes"] else None,  # a sweep over a list has no axis
             axes=dict(record["axes"]),
@@ -149,7 +149,7 @@ def read_run(folder: Path) -> Run:
 
 
 def find_runs(folders: Iterable[Path]) -> list[Path]:
-    """Run folders among `folders`; one that is none itself stands for those inside it.
+    """The run folders among `folders`; a folder that is no run is replaced by the runs inside it.
 
     Raises:
         ValueError: If a folder does not exist.
@@ -168,14 +168,17 @@ def _is_run(folder: Path) -> bool:
 
 
 def read_runs(folders: Sequence[Path], *, skip_unfinished: bool) -> tuple[list[Run], list[str]]:
-    """Read runs, and say which were left out and why.
+    """Read runs.
 
     Args:
-        folders: As `find_runs` takes them.
-        skip_unfinished: Leave out what cannot be read instead of raising.
+        folders: As in `find_runs`.
+        skip_unfinished: Leave out runs that cannot be read instead of raising.
+
+    Returns:
+        The runs, and a line for each that was left out.
 
     Raises:
-        ValueError: As `read_run`, or if nothing is left.
+        ValueError: As `read_run`, or if no run is left.
     """
     runs, left_out = [], []
     for folder in find_runs(folders):
@@ -191,7 +194,7 @@ def read_runs(folders: Sequence[Path], *, skip_unfinished: bool) -> tuple[list[R
 
 
 def names(runs: Sequence[Run]) -> dict[Path, str]:
-    """A name for each run, by folder: its label, with what tells it from others of one label behind it."""
+    """A unique name for each run, by folder: its label, followed by its axes or folder if others have that label."""
     found = {}
     for run in runs:
         same = [other for other in runs if other[1:3] == run[1:3] and other.sweep == run.sweep]

@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from motionanim.evaluation.report.keys import describe
 from motionanim.evaluation.report.runs import Run
 from motionanim.evaluation.report.tables import DASH, Block, Cell, Row, Table
 from motionanim.evaluation.statistics import LEAST_LEVELS, Interval, mean_interval, strength_spearman
+from motionanim.metrics.base import Column
 
 REQUESTED, REALISED = "requested_strength", "realised_strength"
+CORRELATION = Column("strength_spearman", "Strength, rank correlation", 3, "higher", "control")
 
 
 class Curve(NamedTuple):
@@ -16,18 +17,18 @@ class Curve(NamedTuple):
 
     label: str
     levels: int
-    clips: dict[str, list[tuple[float, float]]]  # requested and realised at each level, rising
-    correlation: Interval | None  # mean over clips of the rank correlation; None below `LEAST_LEVELS` levels
+    clips: dict[str, list[tuple[float, float]]]  # by clip: requested and realised strength at each level, ascending
+    correlation: Interval | None  # mean of the clips' rank correlations; None below `LEAST_LEVELS` levels
 
     @property
     def mean(self) -> list[tuple[float, float]]:
-        """Requested and realised at each level, over the clips that have all levels."""
+        """Mean requested and realised strength at each level, over the clips that have all levels."""
         whole = [points for points in self.clips.values() if len(points) == self.levels]
         return [(mean_interval(x).mean, mean_interval(y).mean) for x, y in (zip(*level) for level in zip(*whole))]
 
 
 def curves(runs: Sequence[Run]) -> list[Curve]:
-    """A curve for each series of a strength sweep's runs that has any scored clip."""
+    """A curve for each series of the runs of a strength sweep, if it has scored clips."""
     found = []
     for label in dict.fromkeys(run.series for run in runs):
         here = [run for run in runs if run.series == label]
@@ -46,21 +47,20 @@ def curves(runs: Sequence[Run]) -> list[Curve]:
 
 
 def strength_table(block: Block, found: Sequence[Curve]) -> Table:
-    """The rank correlation of each method."""
-    entry = describe("strength_spearman")
+    """Table of the rank correlation of each method."""
     rows = []
     for curve in found:
         cell = Cell(DASH, notes=(1,))
         if curve.correlation is not None and curve.correlation.n:
             mean, low, high, _ = curve.correlation
-            interval = f"[{entry.print(max(low, -1))}, {entry.print(min(high, 1))}]" if low == low else ""
-            cell = Cell(entry.print(mean), interval, value=mean)
+            interval = f"[{CORRELATION.print(max(low, -1))}, {CORRELATION.print(min(high, 1))}]" if low == low else ""
+            cell = Cell(CORRELATION.print(mean), interval, value=mean)
         clips, levels = (Cell(str(count), value=count) for count in (len(curve.clips), curve.levels))
         rows.append(Row(curve.label, [clips, levels, cell]))
     missing = any(row.cells[2].notes for row in rows)
     return Table(
-        f"{block.title}: strength that was asked for against strength that was made",
-        [Cell("clips"), Cell("levels"), Cell(entry.header)],
+        f"{block.title}: realised against requested strength",
+        [Cell("clips"), Cell("levels"), Cell(CORRELATION.header)],
         rows,
         [f"needs clips with at least {LEAST_LEVELS} levels that do not all move alike"] if missing else [],
         ["Spearman's rank correlation of each clip, mean over clips."],

@@ -1,4 +1,4 @@
-"""A report as Markdown, LaTeX and CSV."""
+"""Writes a report as Markdown, LaTeX and CSV."""
 
 import csv
 import io
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from motionanim.evaluation.report.document import Document
 from motionanim.evaluation.report.runs import Run, Score
-from motionanim.evaluation.report.tables import Block, Cell, Names, Table, difference, paired_entries
+from motionanim.evaluation.report.tables import Block, Cell, Names, Table, difference, paired_columns
 
 _TEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
@@ -17,11 +17,11 @@ _TEX = {
 
 
 def markdown(document: Document, plots: dict[str, str]) -> str:
-    """The report for reading as text.
+    """The report as Markdown.
 
     Args:
         document: The report.
-        plots: Path of each plot's file, by section title and plot name joined by a slash.
+        plots: Path of each plot's file, by "SECTION TITLE/PLOT NAME".
     """
     lines = [f"# {document.title}", "", *(f"- {_md(line)}" for line in document.legend), ""]
     if document.left_out:
@@ -56,8 +56,8 @@ def _md_table(table: Table) -> list[str]:
         lines.append("|---|" + "---:|" * len(table.columns))
         apart = False
         for row in table.rows:
-            if row.control and not apart:
-                lines.append("| *control rows* |" + " |" * len(table.columns))
+            if row.reference and not apart:
+                lines.append("| *reference rows* |" + " |" * len(table.columns))
                 apart = True
             lines.append(f"| {_md(row.name)} | " + " | ".join(map(_md_cell, row.cells)) + " |")
         lines.append("")
@@ -66,7 +66,7 @@ def _md_table(table: Table) -> list[str]:
 
 
 def latex(document: Document) -> str:
-    """The tables for a paper; they need the package booktabs and a document in UTF-8."""
+    """The tables as LaTeX, for a document in UTF-8 with the package booktabs."""
     lines = [r"% needs \usepackage{booktabs}"]
     for section in document.sections:
         for table in section.tables:
@@ -91,9 +91,9 @@ def _tex_table(table: Table) -> list[str]:
         lines.append(rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}")
         lines += [r"\toprule", " & ".join(["", *map(_tex_cell, table.columns)]) + r" \\", r"\midrule"]
         for index, row in enumerate(table.rows):
-            if row.control and index and not table.rows[index - 1].control:
+            if row.reference and index and not table.rows[index - 1].reference:
                 lines.append(r"\midrule")
-            name = rf"\textit{{{_tex(row.name)}}}" if row.control else _tex(row.name)
+            name = rf"\textit{{{_tex(row.name)}}}" if row.reference else _tex(row.name)
             lines.append(" & ".join([name, *map(_tex_cell, row.cells)]) + r" \\")
         lines += [r"\bottomrule", r"\end{tabular}"]
     for number, note in enumerate(table.notes, start=1):
@@ -103,16 +103,16 @@ def _tex_table(table: Table) -> list[str]:
 
 
 def comma_separated(blocks: Sequence[Block], names: Names, keys: Sequence[str]) -> str:
-    """Every number at full precision: a line for each run and key, and one for each paired difference.
+    """All numbers at full precision as CSV: a line for each run and key, and one for each paired difference.
 
-    `against` is empty for a score and names the reference of a difference; where 1 is best, a difference is of
+    `against` names the baseline of a difference and is empty for a score. Where 1 is best, a difference is between
     distances to 1.
     """
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    who = ["benchmark", "sweep", "run", "label", "control", "saw_motion"]
+    who = ["benchmark", "sweep", "run", "label", "reference", "saw_motion"]
     writer.writerow([*who, "key", *Score._fields, "against", "folder"])
-    written = set()  # control rows are in several blocks
+    written = set()  # reference rows are in several blocks
     for block in blocks:
         for run in block.runs:
             if run.folder not in written:
@@ -120,17 +120,17 @@ def comma_separated(blocks: Sequence[Block], names: Names, keys: Sequence[str]) 
                     score = run.score(key)
                     writer.writerow([*_who(run, names), key, *score, "", run.folder])
             written.add(run.folder)
-            pair = (run.folder, block.reference.folder)
-            if run.folder == block.reference.folder or pair in written:
+            pair = (run.folder, block.baseline.folder)
+            if run.folder == block.baseline.folder or pair in written:
                 continue
             written.add(pair)
-            for entry in paired_entries(block):
-                found = difference(run, block.reference, entry)
+            for column in paired_columns(block):
+                found = difference(run, block.baseline, column)
                 values, reason = ([None, None, None, 0], found) if isinstance(found, str) else (list(found), None)
-                protocol, against = run.score(entry.key).protocol, names[block.reference.folder]
-                writer.writerow([*_who(run, names), entry.key, *values, protocol, reason, against, run.folder])
+                protocol, against = run.score(column.key).protocol, names[block.baseline.folder]
+                writer.writerow([*_who(run, names), column.key, *values, protocol, reason, against, run.folder])
     return buffer.getvalue()
 
 
 def _who(run: Run, names: Names) -> list[object]:
-    return [run.benchmark, run.sweep, names[run.folder], run.label, int(run.control), int(run.saw_motion)]
+    return [run.benchmark, run.sweep, names[run.folder], run.label, int(run.reference), int(run.saw_motion)]

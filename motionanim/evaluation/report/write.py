@@ -1,4 +1,4 @@
-"""From run folders to the files of a report."""
+"""Writes the files of a report from run folders."""
 
 import os
 import re
@@ -28,17 +28,18 @@ def write_report(
 
     Args:
         folders: Run folders, or folders of run folders.
-        out: Where to; None takes `report` in the folder that the runs have in common.
-        against: Name or label of the run that paired differences are to; None takes the first of each table.
-        rank_by: Order the rows by this key, the best first; None keeps the order of `folders`.
-        skip_unfinished: Leave out run folders that cannot be read, and say so.
-        strips: Most strips for each run, at least 0.
+        out: Folder to write; None takes `report` in the folder that the runs have in common.
+        against: Name or label of the baseline of paired differences; None takes the first run of each table.
+        rank_by: Key to order the rows by, the best first; None keeps the order of `folders`.
+        skip_unfinished: Leave out runs that cannot be read, and name them in the report.
+        strips: The most strips of frames for each run, at least 0.
 
     Returns:
-        The page, report.html.
+        Path of report.html.
 
     Raises:
-        ValueError: If a folder is no finished run, or `against`, `rank_by`, `out` or `strips` cannot be followed.
+        ValueError: If a folder is no finished run, `out` is a file or a run, no run is called `against`, the runs
+            cannot be ranked by `rank_by`, or `strips` is negative.
     """
     if strips < 0:
         raise ValueError(f"--strips {strips}: must be at least 0")

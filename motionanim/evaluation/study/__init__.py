@@ -1,1 +1,1 @@
-"""User studies: method folders to a blind page (`make`), the votes that come back to numbers (`count`)."""
+"""User studies: `make` turns folders of videos into a blind page, `count` turns the votes into numbers."""

@@ -1,4 +1,4 @@
-"""python -m motionanim.evaluation.study make | count: a blind user study from folders of videos, and its numbers."""
+"""Make a blind user study from folders of videos, or count its votes."""
 
 import argparse
 from collections import Counter
@@ -22,25 +22,27 @@ def parser() -> argparse.ArgumentParser:
     make.add_argument("--out", type=Path, required=True, help="folder to make; must not exist")
     make.add_argument("--seed", type=int, default=0)
     kind = make.add_mutually_exclusive_group()
-    kind.add_argument(
-        "--pairs", type=int, metavar="N", help="so many comparisons of two; without it every possible one"
-    )
+    kind.add_argument("--pairs", type=int, metavar="N", help="number of comparisons of two (default: all pairs)")
     kind.add_argument("--choose", choices=["best-of-all"], help="show all methods at once and ask for the best")
     make.add_argument(
-        "--per-participant", type=int, metavar="K", help="comparisons each participant sees; all if absent"
+        "--per-participant", type=int, metavar="K", help="comparisons each participant sees (default: all)"
     )
     make.add_argument("--checks", type=int, default=0, metavar="C", help="attention checks besides: a damaged video")
-    make.add_argument("--image-folder", type=Path, help="photos, <clip>.png, to be shown above the videos")
-    make.add_argument("--height", type=int, help="px; 512 if absent, or less so that no video is enlarged")
-    make.add_argument("--fps", type=float, help="about so many frames a second; the lowest rate if absent")
-    make.add_argument("--seconds", type=float, help="length shown; that of the shortest video if absent")
-    make.add_argument("--as-they-are", action="store_true", help="own size, rate and length, which may tell the method")
+    make.add_argument("--image-folder", type=Path, help="photos, <clip>.png, shown above the videos")
+    make.add_argument("--height", type=int, help="px (default: 512, or less so that no video is enlarged)")
+    make.add_argument("--fps", type=float, help="frames a second, about (default: the lowest rate)")
+    make.add_argument("--seconds", type=float, help="length shown (default: that of the shortest video)")
+    make.add_argument(
+        "--as-they-are", action="store_true", help="own size, rate and length, which may reveal the method"
+    )
 
     count = sub.add_parser("count", help="votes to percentages with intervals: Markdown, CSV, a plot")
     count.add_argument("key", type=Path, help="key.json, as `make` wrote it")
     count.add_argument("votes", type=Path, nargs="+", help="the files that participants saved")
     count.add_argument("--out", type=Path, required=True, help="folder for the results")
-    count.add_argument("--exclude-failed", action="store_true", help="leave out who failed the attention checks")
+    count.add_argument(
+        "--exclude-failed", action="store_true", help="leave out participants who failed the attention checks"
+    )
     return commands
 
 
@@ -53,7 +55,7 @@ def named(arguments: list[str]) -> dict[str, Path]:
     folders: dict[str, Path] = {}
     for argument in arguments:
         name, given, folder = argument.partition("=")
-        # A folder's own name may hold a "=", as Hydra's do.
+        # The name of an existing folder may contain "=", as Hydra's do.
         path = Path(folder) if given and name and not Path(argument).is_dir() else Path(argument)
         method = path.resolve().name if path == Path(argument) else name
         if method in folders:
@@ -93,9 +95,9 @@ def main(arguments: list[str] | None = None) -> None:
         for v in key["videos"].values()
     )
     print("shown:", "; ".join(f"{number} x {look}" for look, number in sorted(looks.items())))
-    print(f"hand out {given.out / 'page'}, or put it on any web server; index.html?p=0, ?p=1... balance who sees what")
-    print("first look through its videos: a watermark in the picture names a method, and cannot be taken out here")
-    print(f"keep {given.out / 'key.json'}: it names the methods")
+    print("look through the videos first: a watermark may reveal a method and is not removed")
+    print(f"hand out {given.out / 'page'} or put it on a web server; index.html?p=0, ?p=1... balance the comparisons")
+    print(f"keep {given.out / 'key.json'} to yourself: it names the methods")
 
 
 if __name__ == "__main__":

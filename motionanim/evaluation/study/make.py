@@ -1,7 +1,7 @@
-"""Make a blind study: a static page with videos under random names, and apart from it the key to the names.
+"""Makes a blind study: a static page with videos under random names, and a separate key to the names.
 
 The paper's user study asks for motion coordination, visual consistency and overall aesthetics (Mo-Coor, Vi-Co,
-Overall-Aes); how it worded the questions and arranged the videos is not published, so both are ours.
+Overall-Aes). It does not publish the wording and the arrangement of the videos, so both are our own.
 """
 
 import hashlib
@@ -16,9 +16,10 @@ from typing import Any, NamedTuple
 import torch
 
 from motionanim.evaluation.study import media
-from motionanim.files import text_sha256
+from motionanim.evaluation.templates import render
+from motionanim.files import file_sha256, text_sha256
 
-SCHEMA = 1  # of the page's data, the key and the vote files: a change of their meaning counts up
+SCHEMA = 1  # of the page's data, the key and the vote files; raise it when their meaning changes
 
 QUESTIONS = {
     "mo_coor": ("Mo-Coor", "Motion: in which video is the movement best coordinated and most natural?"),
@@ -26,11 +27,9 @@ QUESTIONS = {
     "overall_aes": ("Overall-Aes", "Overall: which video do you find the most beautiful?"),
 }
 
-_ASSETS = Path(__file__).resolve().parents[2] / "assets" / "study"
-
 
 def round_robin(methods: list[str]) -> list[tuple[str, str]]:
-    """All pairs in rounds that show every method once (the circle method; with an odd number, one rests a round)."""
+    """All pairs, in rounds that show each method once (circle method; with an odd number, one method rests)."""
     seats: list[str | None] = [*methods, None] if len(methods) % 2 else [*methods]
     half, pairs = len(seats) // 2, []
     for _ in range(len(seats) - 1):
@@ -42,9 +41,9 @@ def round_robin(methods: list[str]) -> list[tuple[str, str]]:
 
 
 def balanced(clips: list[str], groups: list[tuple[str, ...]]) -> list[tuple[str, tuple[str, ...]]]:
-    """Every clip with every group of methods, once, so that any stretch shows clips and groups about equally often.
+    """Each clip with each group of methods once, in an order in which any part shows all about equally often.
 
-    Stretch by stretch of all clips, in which the groups take turns and start one further each time.
+    The order runs through all clips again and again. The groups take turns, from one group further in each run.
     """
     return [
         (clip, groups[(place + turn) % len(groups)]) for turn in range(len(groups)) for place, clip in enumerate(clips)
@@ -66,21 +65,21 @@ def make_study(
     fps: float | None,
     seconds: float | None,
 ) -> dict[str, Any]:
-    """Write `out`/page, to be handed out or served as it is, and `out`/key.json, to be kept.
+    """Write `out`/page, which is handed out or served, and `out`/key.json, which stays with the maker.
 
-    The random names follow from the seed and from all bytes of the inputs: who knows the seed alone cannot undo them.
-    Same inputs, options and seed give the same bytes (as far as x264 does: on one machine, always). What a video itself
-    shows, such as a watermark, stays.
+    The random names follow from the seed and all bytes of the inputs, so the seed alone does not reveal them. The same
+    inputs, options and seed give the same bytes, if x264 does; on one machine it always does. The content of a video,
+    such as a watermark, stays.
 
     Args:
-        folders: Method -> folder of its videos, the same clips in each.
-        seed: Of names, of the order that participants start from, and of the damaged videos.
-        choose_best: A comparison shows one clip by all methods and asks for the best; else by two methods.
-        pairs: How many comparisons of two there are in all. None: every pair of methods on every clip.
-        per_participant: How many comparisons one participant sees, neighbours in the balanced order. None: all.
-        checks: How many attention checks each participant sees besides: a video beside itself damaged.
-        image_folder: Of the photos that were animated, `<clip>.png`, shown above the videos. None shows none.
-        as_they_are, height, fps, seconds: As `media.choose_looks`.
+        folders: Method -> folder of its videos; the same clips in each.
+        seed: Of the names, the balanced order and the damaged videos.
+        choose_best: True compares all methods at once and asks for the best; False compares two.
+        pairs: Number of comparisons of two; None takes every pair of methods on every clip.
+        per_participant: Comparisons that a participant sees, neighbours in the balanced order; None shows all.
+        checks: Attention checks that a participant sees besides: a video beside a damaged copy of itself.
+        image_folder: The animated photos, `<clip>.png`, shown above the videos; None shows none.
+        as_they_are, height, fps, seconds: As in `media.choose_looks`.
 
     Returns:
         The key, as written.
@@ -93,7 +92,7 @@ def make_study(
         raise ValueError(f"{out} exists: votes belong to the study they were given in, so choose another folder")
     found = media.find_videos(folders)
     images = media.find_images(image_folder, sorted({clip for _, clip in found})) if image_folder else {}
-    inputs = hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in found.values()))
+    inputs = hashlib.sha256(b"".join(bytes.fromhex(file_sha256(path)) for path in found.values()))
     rng = random.Random(f"{seed} {inputs.hexdigest()}")
     plan = _plan(rng, sorted(found), set(images), choose_best=choose_best, pairs=pairs, checks=checks)
     if per_participant is not None and not 1 <= per_participant <= len(plan.trials):
@@ -114,7 +113,8 @@ def make_study(
             "always": [plan.shown(name) for name in plan.checks],
         }
         study = text_sha256(json.dumps([data, sorted(hashes.items())]))[:16]
-        (made / "page" / "index.html").write_text(render(data | {"study": study}), encoding="utf-8")
+        page = render("study/page.html", data=data | {"study": study})
+        (made / "page" / "index.html").write_text(page, encoding="utf-8")
         key = {
             "schema": SCHEMA,
             "study": study,
@@ -134,19 +134,6 @@ def make_study(
     return key
 
 
-def render(data: dict[str, Any]) -> str:
-    """The page: one HTML file with script and data in it, so that it runs from a folder as from a server."""
-    parts = {
-        "DATA": json.dumps(data).replace("<", "\\u003c"),
-        "LOGIC": (_ASSETS / "logic.js").read_text(encoding="utf-8"),
-        "PAGE": (_ASSETS / "page.js").read_text(encoding="utf-8"),
-    }
-    page = (_ASSETS / "page.html").read_text(encoding="utf-8")
-    for name, text in parts.items():
-        page = page.replace(f"{{{{{name}}}}}", text)
-    return page
-
-
 class Trial(NamedTuple):
     """One comparison."""
 
@@ -156,15 +143,15 @@ class Trial(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """Who meets whom, and all the random names."""
+    """The comparisons of a study and all random names."""
 
     videos: dict[str, tuple[str, str]]  # name -> (method, clip)
     images: dict[str, str]  # clip -> name
-    trials: dict[str, Trial]  # in the balanced order
-    checks: dict[str, Trial]
+    trials: dict[str, Trial]  # by name, in the balanced order
+    checks: dict[str, Trial]  # by name
 
     def shown(self, name: str) -> dict[str, Any]:
-        """What the page is told of a trial."""
+        """The data of a trial for the page."""
         trial = self.trials.get(name) or self.checks[name]
         return {"id": name, "image": self.images.get(trial.clip), "videos": trial.videos}
 
@@ -213,9 +200,9 @@ def _write_media(
     looks: dict[tuple[str, str], media.Look],
     rng: random.Random,
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """Write every video and photo of the plan: facts of the videos for the key, and the hash of each file by name."""
+    """Write all videos and photos; returns facts of the videos for the key, and the hash of each file, by name."""
     facts, hashes = {}, {}
-    # In the order of the random names, so that the files' times say nothing either.
+    # In the order of the random names, so that the times of the files reveal nothing.
     for name, key in sorted(plan.videos.items()):
         shot = media.read(found[key], looks[key])
         hashes[name] = media.write(folder / f"{name}.mp4", shot.frames, shot.rate)
@@ -235,7 +222,7 @@ def _write_media(
 
 
 def _names(rng: random.Random) -> Iterator[str]:
-    """Ten random hexadecimal digits after another, none twice."""
+    """Endless unique names of ten random hexadecimal digits."""
     used: set[str] = set()
     while True:
         name = f"{rng.getrandbits(40):010x}"

@@ -1,4 +1,4 @@
-"""Videos of several methods, found, brought to one look and written under names that say nothing."""
+"""Finds the videos of several methods, brings them to one look and writes them."""
 
 from collections import defaultdict
 from pathlib import Path
@@ -20,8 +20,8 @@ _VIDEOS = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm"}
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 
 _HEIGHT = 512  # px; two or three videos of this size fit side by side on a screen
-_CLOCK = 60  # frames per second of what is written: what screens show
-_DAMAGE = 12  # blocks along the short side of a video damaged for an attention check
+_CLOCK = 60  # frames per second of written videos, as of most screens
+_DAMAGE = 12  # blocks along the short side of a damaged video
 
 
 class Look(NamedTuple):
@@ -30,21 +30,21 @@ class Look(NamedTuple):
     height: int  # px, even
     width: int
     fps: float  # every round(own rate / fps)-th frame is shown; inf shows all
-    seconds: float  # from the start; inf is all, at the video's own rate
+    seconds: float  # shown from the start; inf shows all, at the video's own rate
 
 
 def find_videos(folders: dict[str, Path]) -> dict[tuple[str, str], Path]:
     """The videos of each method; a clip's id is its file's name without the suffix.
 
     Args:
-        folders: Method -> folder. What is no video by its suffix, or hidden, is left alone.
+        folders: Method -> folder. Hidden files and files without the suffix of a video are ignored.
 
     Returns:
         (method, clip) -> file, sorted.
 
     Raises:
-        ValueError: If there are fewer than two methods, a folder is missing or has no video, two files are one clip,
-            or a clip is not in every folder.
+        ValueError: If there are fewer than two methods, a folder is missing or has no video, two files have the same
+            clip, or a clip is not in every folder.
     """
     if len(folders) < 2:
         raise ValueError(f"{len(folders)} method folder(s): a comparison needs two or more")
@@ -74,7 +74,7 @@ def find_videos(folders: dict[str, Path]) -> dict[tuple[str, str], Path]:
 
 
 def find_images(folder: Path, clips: list[str]) -> dict[str, Path]:
-    """The photo of each clip, by name; the folder may hold more.
+    """The photo of each clip, by name. Other files are ignored.
 
     Raises:
         ValueError: If a clip has none.
@@ -96,16 +96,16 @@ def choose_looks(
     fps: float | None,
     seconds: float | None,
 ) -> dict[tuple[str, str], Look]:
-    """One look for all videos, because size, rate or length would tell the methods apart.
+    """One look for all videos, because their size, rate or length would reveal the method.
 
-    All get one height, rate and length, and the videos of one clip one width: the median shape among the methods, to
-    which the others are cropped at the centre.
+    All videos get the same height, rate and length. The videos of a clip get the width of the median aspect ratio
+    among the methods; the others are cropped to it at the centre.
 
     Args:
-        as_they_are: Instead show every video in its own size (an odd last row or column cut off), rate and length.
-        height: px, even. None: 512, or less so that nothing is enlarged.
-        fps: Frames per second, as in `Look`. None: the lowest rate among the videos.
-        seconds: Length. None: that of the shortest video.
+        as_they_are: True shows every video in its own size (less an odd last row or column), rate and length.
+        height: px, even; None takes 512, or less so that no video is enlarged.
+        fps: Frames per second, as in `Look`; None takes the lowest rate among the videos.
+        seconds: Length; None takes that of the shortest video.
 
     Raises:
         ValueError: If an option is out of range, or a video is shorter than `seconds`.
@@ -127,7 +127,7 @@ def choose_looks(
     shapes = {
         clip: median(w / h for (_, other), (h, w) in sizes.items() if other == clip) for _, clip in sizes
     }  # width over height
-    # What is left of a video's height once it is cropped to the clip's shape.
+    # The height of each video after cropping to the clip's aspect ratio.
     heights = [min(h, w / shapes[clip]) for (_, clip), (h, w) in sizes.items()]
     height = height or int(min([_HEIGHT, *heights])) // 2 * 2
     fps = fps or min(info.fps for info in infos.values())
@@ -150,11 +150,11 @@ class Shot(NamedTuple):
 
 
 def read(path: Path, look: Look) -> Shot:
-    """Read a video as `look` asks.
+    """Read a video with a look.
 
-    Except with its own look, each frame is held until the next on a clock of 60 ticks a second, float16: methods with
-    7, 7.5 and 8 frames a second all keep their speed and yet give files of one rate and length. A second of
-    512 x 910 px takes 170 MB.
+    Unless the look is the video's own, each frame is repeated until the next one on a clock of 60 ticks a second, so
+    that methods with 7, 7.5 and 8 frames a second keep their speed in files of one rate and length. These frames are
+    float16: a second of 512 x 910 px takes 170 MB.
     """
     video = Video(path)
     indices, fps = video.grid(fps=look.fps, stride=None)
@@ -170,22 +170,22 @@ def read(path: Path, look: Look) -> Shot:
 
 
 def damage(frames: Tensor, generator: torch.Generator) -> Tensor:
-    """A video that nobody who looks prefers on any question: coarse blocks, tenths of a second in random order.
+    """A damaged copy of frames (T, 3, H, W) for attention checks: coarse blocks, tenths of a second in random order.
 
-    An attention check shows it beside the intact one. Two identical videos would be no check: whoever prefers one of
-    them may have looked as long as anybody.
+    Anyone who looks prefers the intact video on every question. Two identical videos would be no check, because
+    attentive participants may prefer either.
     """
     height, width = frames.shape[-2:]
     cell = max(1, min(height, width) // _DAMAGE)
     coarse = F.interpolate(frames.float(), size=(max(1, height // cell), max(1, width // cell)), mode="area")
-    # In runs of a tenth of a second: at 60 frames a second single ones would only flicker.
+    # Single frames in random order would only flicker at 60 frames a second.
     runs = torch.arange(len(frames)).split(_CLOCK // 10)
     order = torch.cat([runs[k] for k in torch.randperm(len(runs), generator=generator)])
     return F.interpolate(coarse[order].to(frames.dtype), size=(height, width), mode="nearest")
 
 
 def write(path: Path, frames: Tensor, rate: float) -> str:
-    """Encode as H.264, which all browsers play, whatever the source was; nothing of the source's metadata stays.
+    """Encode as H.264, which all browsers play, without the source's metadata.
 
     Returns:
         The SHA-256 of the file.
@@ -195,6 +195,6 @@ def write(path: Path, frames: Tensor, rate: float) -> str:
 
 
 def write_image(path: Path, source: Path, look: Look) -> str:
-    """The photo, covering the look's size, as `write`."""
+    """Write a photo, resized and cropped to the look's size; returns the SHA-256 of the file."""
     write_picture(path, fit(load_image(source), look.height, look.width)[0])
     return file_sha256(path)

@@ -1,4 +1,4 @@
-"""The results of a study as files: Markdown to read, CSV to reuse, one plot."""
+"""Writes the results of a study: a report in Markdown, CSV files and a plot."""
 
 import csv
 import math
@@ -14,13 +14,12 @@ from motionanim.evaluation.study.votes import TIE, Sheet, Vote, read_key, read_s
 from motionanim.files import atomic_path, check_own
 
 _METHOD = """
-A share is of the votes in which a method was shown; a tie gives each video shown the same part of the vote. Intervals
-are 95 %, for other participants and other clips than these: Wilson's with a two-way clustered variance (participants,
-clips) and Student's t. Strengths are Bradley-Terry's (of several shown, Luce's) on a logarithmic scale of mean 0: a
+A share is of the votes that showed the method; a tie gives each video shown the same part of the vote. Intervals are
+95 % and hold for other participants and other clips: Wilson's, with a variance clustered by participants and by clips,
+and Student's t. Strengths are Bradley-Terry's (for more than two videos, Luce's) on a logarithmic scale of mean 0: a
 method d stronger than another is chosen e^d times as often. Alpha is Krippendorff's. A dash is a number that these
 votes do not give.
 """
-
 
 FILES = ("report.md", "shares.csv", "pairwise.csv", "votes.csv", "shares.png")
 
@@ -32,7 +31,7 @@ class Result(NamedTuple):
     shares: dict[str, Estimate]
     rates: dict[tuple[str, str], Estimate]
     strengths: dict[str, Estimate]
-    reason: str  # why there are no strengths
+    reason: str  # why there are no strengths; "" if there are
     alpha: float
 
 
@@ -40,14 +39,17 @@ def count_study(key_file: Path, files: Sequence[Path], out: Path, *, exclude_fai
     """Count the votes and write report.md, shares.csv, pairwise.csv, votes.csv and shares.png to `out`.
 
     Args:
-        exclude_failed: Leave out participants who failed the attention checks; else they count, and are named.
+        key_file: key.json of the study.
+        files: The participants' files.
+        out: Folder of the results.
+        exclude_failed: True leaves out participants who failed the attention checks; False counts and names them.
 
     Returns:
-        What was counted and what was not, line by line; the report begins with the same.
+        Lines that tell what was counted and left out. The report begins with them.
 
     Raises:
-        ValueError: If `out` holds files of these names that no count left, a file does not fit the study or its page, a
-            participant comes twice, or no vote is left.
+        ValueError: If `out` holds files of these names that no count left, a file does not fit the study, a participant
+            comes twice, or no vote is left.
     """
     check_own(out, FILES, FILES, option="--out ")
     key = read_key(key_file)
@@ -144,7 +146,7 @@ def _write_csv(out: Path, methods: list[str], results: dict[str, Result], votes:
 
 
 def _plot(path: Path, results: dict[str, Result], chance: float) -> None:
-    """Shares with their intervals, a panel a question, one order of methods in all; dashed is indifference."""
+    """Shares with their intervals: a panel for each question, the same order of methods; a dashed line at chance."""
     order = _by_share(list(results.values())[-1])[::-1]
     figure = Figure(figsize=(4 * len(results), 1.2 + 0.35 * len(order)), layout="constrained")
     for axes, (name, result) in zip(figure.subplots(1, len(results), sharey=True, squeeze=False)[0], results.items()):
@@ -160,7 +162,7 @@ def _plot(path: Path, results: dict[str, Result], chance: float) -> None:
 
 
 def _by_share(result: Result) -> list[str]:
-    """Methods, the most chosen first, those without votes last."""
+    """The methods, the most chosen first, those without votes last."""
     values = {method: part.value for method, part in result.shares.items()}
     return sorted(values, key=lambda method: (math.isnan(values[method]), -values[method], method))
 
@@ -178,5 +180,5 @@ def _range(estimate: Estimate, text: Any) -> str:
 
 
 def _cell(value: float) -> float | str:
-    """A number, or nothing: a missing one is never 0."""
+    """The value of a CSV cell, empty for NaN."""
     return "" if math.isnan(value) else round(value, 6)

@@ -1,20 +1,24 @@
-"""Votes to numbers: shares, who beats whom, strengths, agreement. No randomness in any of it.
+"""Turns votes into shares, win rates, strengths and agreement, without randomness.
 
-Intervals. Votes of one participant resemble each other, and so do votes on one clip, so the votes are no independent
-draws, and a result is to hold for other participants *and* other clips. The variance is therefore the two-way clustered
-one (Cameron, Gelbach & Miller, "Robust Inference With Multiway Clustering", 2011): between participants plus between
-clips minus between their cells. A bootstrap over both at once counts chance three times where neither matters (Owen,
-"The pigeonhole bootstrap", 2007), and like it a plain "estimate +- error" has no width where all agree. So a share gets
-Wilson's interval with the number of independent votes that has the same variance, and Student's t, whose degrees of
-freedom follow Satterthwaite: with 3 clips they are few. In simulated studies with known truth these 95 % intervals
-covered it in 90 to 99 % of cases (10 to 30 participants, 3 to 30 clips, with and without clusters).
+Votes of one participant resemble each other, and so do votes on one clip, and a result should hold for other
+participants and other clips. The variance is therefore clustered two ways (Cameron, Gelbach & Miller, "Robust Inference
+With Multiway Clustering", 2011): between participants plus between clips minus between their cells. A bootstrap over
+both would count chance three times where neither matters (Owen, "The pigeonhole bootstrap", 2007).
+
+An interval of estimate +- error would have no width where all votes agree. A share therefore gets Wilson's interval at
+the number of independent votes with the same variance, and Student's t with Satterthwaite's degrees of freedom, which
+are few with 3 clips. In simulated studies these 95 % intervals covered the truth in 90 to 99 % of cases (10 to 30
+participants, 3 to 30 clips, with and without clusters).
+
+Libraries do less: choix fits no ties and gives no intervals, and statsmodels clusters regressions only.
 """
 
 import math
-from collections import Counter, defaultdict
-from collections.abc import Hashable, Sequence
+from collections import defaultdict
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import krippendorff
 import numpy as np
 from scipy.sparse.csgraph import connected_components
 from scipy.stats import t as student
@@ -34,11 +38,11 @@ class Estimate(NamedTuple):
 
 
 def credits(votes: Sequence[Vote], methods: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Who was shown and who won.
+    """Which methods each vote shows, and how they share it.
 
     Returns:
-        (N, K) bool, method k was shown in vote n; and (N, K) float64, its share of that vote: 1 if it was chosen, and
-        of a tie among m shown 1/m, so that each row sums to 1.
+        (N, K) bool: vote n showed method k. (N, K) float64: the share of vote n that method k gets, 1 if it was chosen
+        and 1/m in a tie of m methods; each row sums to 1.
     """
     place = {method: index for index, method in enumerate(methods)}
     shown = np.zeros((len(votes), len(methods)), dtype=bool)
@@ -54,15 +58,15 @@ def credits(votes: Sequence[Vote], methods: Sequence[str]) -> tuple[np.ndarray, 
 def clustered_variance(
     influence: np.ndarray, participants: Sequence[str], clips: Sequence[str]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Variance of estimates whose error is the sum of `influence` over votes, by participants and clips.
+    """Two-way clustered variance of estimates whose error is the sum of `influence` over votes.
 
     Args:
         influence: (N, D).
-        participants, clips: N names.
+        participants, clips: N names each.
 
     Returns:
-        (D,) variance, never below that by participants or by clips alone, and (D,) degrees of freedom; NaN with fewer
-        than two participants or clips.
+        (D,) variance, at least that between participants or between clips alone, and (D,) degrees of freedom. NaN with
+        fewer than two participants or clips.
     """
     people, scenes = _numbers(participants), _numbers(clips)
     if min(len(set(people)), len(set(scenes))) < 2:
@@ -76,10 +80,10 @@ def clustered_variance(
 
 
 def share(credit: np.ndarray, participants: Sequence[str], clips: Sequence[str]) -> Estimate:
-    """Mean credit with Wilson's interval at the number of independent votes with the same clustered variance.
+    """Mean credit, with Wilson's interval at the number of independent votes of the same clustered variance.
 
-    That number is at most the number of votes. Where all votes have the same credit nothing tells how much
-    participants or clips agree by themselves, and it is the number of participants or of clips, whichever is smaller.
+    That number is at most the number of votes. If all credits are equal, it is the number of participants or of clips,
+    whichever is smaller, because the votes do not tell how much participants or clips agree by themselves.
 
     Args:
         credit: (N,) in [0, 1].
@@ -104,13 +108,13 @@ def share(credit: np.ndarray, participants: Sequence[str], clips: Sequence[str])
 
 
 def shares(votes: Sequence[Vote], methods: Sequence[str]) -> dict[str, Estimate]:
-    """Of each method: the mean credit over the votes in which it was shown."""
+    """Mean credit of each method over the votes that showed it."""
     shown, credit = credits(votes, methods)
     return {m: _share(votes, shown[:, k], credit[:, k]) for k, m in enumerate(methods)}
 
 
 def win_rates(votes: Sequence[Vote], methods: Sequence[str]) -> dict[tuple[str, str], Estimate]:
-    """(method, against) -> how often it wins where just these two were shown, a tie as half; of those that met."""
+    """(method, against) -> share of wins in votes that showed only these two, a tie as half; only pairs that met."""
     shown, credit = credits(votes, methods)
     rates = {}
     for a, method in enumerate(methods):
@@ -122,14 +126,14 @@ def win_rates(votes: Sequence[Vote], methods: Sequence[str]) -> dict[tuple[str, 
 
 
 def strengths(votes: Sequence[Vote], methods: Sequence[str]) -> dict[str, Estimate]:
-    """Bradley-Terry strengths; where more than two are shown, Luce's choice model, which is the same for two.
+    """Strengths in Luce's choice model, which is Bradley-Terry's for two methods.
 
-    Maximum likelihood by Newton's method, a tie counted as its shares of a vote. Unlike shares they do not depend on
-    who happened to meet whom. Logarithmic, mean 0: a method d stronger than another is chosen e^d times as often.
+    Maximum likelihood by Newton's method; a tie counts as its shares of a vote. Unlike shares, strengths do not depend
+    on which methods met. They are logarithmic with mean 0: a method d stronger is chosen e^d times as often.
 
     Raises:
-        ValueError: If there are no finite strengths: for some split of the methods in two no vote, or none but wins of
-            one side, compares the sides (Ford, "Solution of a ranking problem from binary comparisons", 1957).
+        ValueError: If no finite strengths exist: some split of the methods in two has no votes between its sides, or
+            only wins of one side (Ford, "Solution of a ranking problem from binary comparisons", 1957).
     """
     shown, credit = credits(votes, methods)
     beats = (credit[:, :, None] > 0) & shown[:, None, :]
@@ -137,7 +141,7 @@ def strengths(votes: Sequence[Vote], methods: Sequence[str]) -> dict[str, Estima
     if count > 1:
         apart = [", ".join(m for m, g in zip(methods, group) if g == number) for number in range(count)]
         raise ValueError(
-            f"no finite strengths: of {' | '.join(apart)} one side never lost to another, or they never met"
+            f"no finite strengths: of {' | '.join(apart)}, one side never lost to another, or they never met"
         )
 
     def choice(theta: np.ndarray) -> tuple[np.ndarray, float]:
@@ -146,15 +150,15 @@ def strengths(votes: Sequence[Vote], methods: Sequence[str]) -> dict[str, Estima
         return np.exp(logs), float((credit * np.where(shown, logs, 0)).sum())
 
     def solve(chance: np.ndarray, right: np.ndarray) -> np.ndarray:
-        # The likelihood does not depend on the mean, so the information is singular along it: added there, as solutions
-        # have mean 0.
+        # The likelihood does not depend on the mean, so the information matrix is singular. Adding 1 makes it regular
+        # and does not change solutions of mean 0.
         return np.linalg.solve(np.diag(chance.sum(0)) - chance.T @ chance + 1, right)
 
     theta = np.zeros(len(methods))
     chance, likelihood = choice(theta)
     for _ in range(100):
         step = solve(chance, (credit - chance).sum(0))
-        # Far from the top Newton's step can overshoot.
+        # A step of Newton's method can overshoot.
         while (tried := choice(theta + step))[1] < likelihood - 1e-9:
             step = step / 2
         theta, (chance, likelihood) = theta + step, tried
@@ -172,33 +176,22 @@ def strengths(votes: Sequence[Vote], methods: Sequence[str]) -> dict[str, Estima
 
 
 def agreement(votes: Sequence[Vote]) -> float:
-    """Krippendorff's alpha (nominal) of the participants who saw the same comparison: 1 agree, 0 as by chance.
+    """Krippendorff's alpha (nominal) of the votes on the same comparison: 1 is agreement, 0 is chance.
 
-    An answer is a place in the order of the videos' random names, or a tie: a method's name would make agreement in
-    "A or B" look better than chance because nobody could have answered "C".
-    """
-    units: dict[str, list[Hashable]] = defaultdict(list)
-    for vote in votes:
-        units[vote.trial].append(None if vote.chosen is None else vote.shown.index(vote.chosen))
-    return krippendorff(list(units.values()))
-
-
-def krippendorff(units: Sequence[Sequence[Hashable]]) -> float:
-    """Alpha for nominal answers, any number per unit (Krippendorff, "Computing Alpha-Reliability", 2011).
+    An answer is a tie or a place in the order of the videos' random names. With methods' names as answers, alpha would
+    be too high, because nobody can answer "C" to "A or B".
 
     Returns:
-        At most 1; NaN if no unit has two answers, or all answers are the same.
+        At most 1; NaN if no comparison has two votes, or all answers are equal.
     """
-    units = [unit for unit in units if len(unit) > 1]
-    totals = Counter(value for unit in units for value in unit)
-    number = sum(totals.values())
-    if len(totals) < 2:
+    answers = 1 + max((len(vote.shown) for vote in votes), default=0)
+    counts: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(answers, dtype=int))
+    for vote in votes:
+        counts[vote.trial][0 if vote.chosen is None else 1 + vote.shown.index(vote.chosen)] += 1
+    pairable = np.array([row for row in counts.values() if row.sum() > 1], dtype=int).reshape(-1, answers)
+    if pairable.any(0).sum() < 2:
         return math.nan
-    differ = sum(
-        (len(unit) ** 2 - sum(times**2 for times in Counter(unit).values())) / (len(unit) - 1) for unit in units
-    )
-    expected = (number**2 - sum(times**2 for times in totals.values())) / (number - 1)
-    return 1 - differ / expected
+    return float(krippendorff.alpha(value_counts=pairable, level_of_measurement="nominal"))
 
 
 def _share(votes: Sequence[Vote], rows: np.ndarray, credit: np.ndarray) -> Estimate:

@@ -1,4 +1,4 @@
-"""The key of a study and the vote files that came back, checked before anything is counted."""
+"""Reads and checks the key of a study and the participants' vote files."""
 
 import json
 import re
@@ -10,7 +10,7 @@ from motionanim.evaluation.study.make import SCHEMA
 
 TIE = "tie"
 
-_PASS = 2 / 3  # of a participant's answers to attention checks must be the intact video
+_PASS = 2 / 3  # share of the answers to attention checks that must be the intact video
 
 
 class Vote(NamedTuple):
@@ -21,25 +21,25 @@ class Vote(NamedTuple):
     trial: str
     question: str
     shown: tuple[str, ...]  # methods, in the order of the videos' random names
-    chosen: str | None  # one of them; None is a tie of all
+    chosen: str | None  # one of them; None is a tie
 
 
 class Sheet(NamedTuple):
-    """What one participant's file holds."""
+    """The content of one participant's file."""
 
     participant: str
     file: Path
     votes: list[Vote]
-    answered: int  # answers, those to attention checks among them
-    asked: int  # questions on the whole sheet
-    failed: bool | None  # attention: more than a third of the answers to checks were wrong; None without any
+    answered: int  # number of answers, including those to attention checks
+    asked: int  # number of questions on the whole sheet
+    failed: bool | None  # more than a third of the answers to attention checks are wrong; None without such answers
 
 
 def read_key(path: Path) -> dict[str, Any]:
     """A study's key.
 
     Raises:
-        ValueError: If it is none, or of another version.
+        ValueError: If the file is no key, or of another version.
     """
     key = _json(path)
     if not {"methods", "videos", "trials", "checks"} <= key.keys():
@@ -52,7 +52,7 @@ def read_sheet(path: Path, key: dict[str, Any]) -> Sheet:
     """One participant's votes.
 
     Raises:
-        ValueError: Naming the file, if it is of another study, unreadable, or holds what the page cannot have written.
+        ValueError: If the file is unreadable, of another study, or not as the page writes it. The message names it.
     """
     data = _json(path)
     if not {"study", "participant", "trials"} <= data.keys() or not isinstance(data["trials"], list):
@@ -90,7 +90,7 @@ def read_sheets(paths: list[Path], key: dict[str, Any]) -> list[Sheet]:
     """All participants' votes.
 
     Raises:
-        ValueError: As `read_sheet`, or if a participant comes twice: which file counts is not ours to say.
+        ValueError: As `read_sheet`, or if a participant comes twice.
     """
     sheets: dict[str, Sheet] = {}
     for path in paths:
@@ -103,7 +103,7 @@ def read_sheets(paths: list[Path], key: dict[str, Any]) -> list[Sheet]:
 
 
 def _answers(path: Path, entry: Any, key: dict[str, Any], seen: set[str]) -> dict[str, str]:
-    """The answers that one comparison has, and its name added to `seen`."""
+    """The answers to one comparison by question, without empty ones; adds its name to `seen`."""
     if not isinstance(entry, dict) or not {"trial", "shown", "opened", "answered", "answers"} <= entry.keys():
         raise ValueError(f"{path}: a comparison lacks its trial, shown, opened, answered or answers: it was edited")
     name, shown, answers = entry["trial"], entry["shown"], entry["answers"]

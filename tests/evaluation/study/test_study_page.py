@@ -1,4 +1,4 @@
-"""The script of a study's page, in node and in a browser: who is asked what, and what it writes is what is counted."""
+"""The script of a study's page, in node and in a browser, and that its files are counted."""
 
 import csv
 import json

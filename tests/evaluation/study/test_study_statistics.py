@@ -11,7 +11,6 @@ from scipy.stats import binomtest
 from motionanim.evaluation.study.tally import (
     agreement,
     clustered_variance,
-    krippendorff,
     share,
     shares,
     strengths,
@@ -67,20 +66,23 @@ def test_strengths_that_would_be_infinite_are_refused(chosen):
 
 
 def test_alpha_of_the_published_example():
-    """Four observers, twelve units, gaps: Krippendorff (2011) gives 0.743."""
-    rows = ["123321412...", "123322412 5.3".replace(" ", ""), ".333234225" + "1.", "1233244125" + "1."]
+    """Four observers, twelve units, gaps: Krippendorff, "Computing Alpha-Reliability" (2011) gives 0.743."""
+    rows = ["123321412...", "1233224125.3", ".3332342251.", "12332441251."]
     units = [[row[k] for row in rows if row[k] != "."] for k in range(12)]
-    assert krippendorff(units) == pytest.approx(0.743, abs=5e-4)
+    answers = [(unit, answer) for unit, given in enumerate(units) for answer in given]
+    votes = [Vote(f"p{k}", "c", str(unit), "q", tuple("12345"), answer) for k, (unit, answer) in enumerate(answers)]
+    assert agreement(votes) == pytest.approx(0.743, abs=5e-4)
 
 
-def test_alpha_is_one_in_agreement_nought_by_chance_and_absent_without_pairs():
+def test_alpha_is_1_in_agreement_0_by_chance_and_absent_without_pairs():
     rng = np.random.default_rng(0)
     agreed = [vote(p, c, "ab" if c % 2 else "ba", "a") for p in range(5) for c in range(10)]
     assert agreement(agreed) == 1
     random = [vote(p, c, "ab", "ab"[rng.integers(2)]) for p in range(30) for c in range(60)]
     assert abs(agreement(random)) < 0.02
     assert math.isnan(agreement([vote(0, 0, "ab", "a"), vote(0, 1, "ab", "b")]))
-    assert math.isnan(krippendorff([[1, 1], [1, 1]]))
+    assert math.isnan(agreement([vote(p, c, "ab", "a") for p in range(2) for c in range(2)]))
+    assert math.isnan(agreement([]))
 
 
 def test_clustered_variance_is_the_sum_over_pairs_of_votes_that_share_a_group():
@@ -99,14 +101,11 @@ def test_clustered_variance_is_the_sum_over_pairs_of_votes_that_share_a_group():
     assert np.isnan(clustered_variance(error, ["p"] * count, [f"c{k}" for k in scenes])[0]).all()
 
 
-def test_without_clusters_the_interval_is_wilsons():
+def test_the_interval_is_wilsons_without_clusters_and_has_a_width_where_all_agree():
     credit = (np.arange(800) % 4 == 0).astype(float)
     own = [str(k) for k in range(800)]
     reference = binomtest(200, 800).proportion_ci(0.95, method="wilson")
     assert share(credit, own, own)[:3] == pytest.approx((0.25, reference.low, reference.high), abs=5e-4)
-
-
-def test_where_all_agree_the_interval_still_has_a_width():
     people, clips = [f"p{k % 6}" for k in range(24)], [f"c{k // 6}" for k in range(24)]
     part = share(np.ones(24), people, clips)
     assert part.value == part.high == 1

@@ -1,4 +1,4 @@
-"""What a method is told of a case: its whole motion, or a few arrows of it with or without its mask."""
+"""The input of a method: the whole motion of a clip, or a few arrows with or without the clip's mask."""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -6,7 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from motionanim.evaluation.cases import Case
+from motionanim.evaluation.benchmark import EvalClip
 from motionanim.models.flow_refiner import FlowRefiner
 from motionanim.models.weights_io import weights_fingerprint
 from motionanim.motion.controls import Fields
@@ -15,18 +15,18 @@ from motionanim.motion.drawing import Controls
 RequestKind = Literal["arrows", "exact"]
 
 
-class Asked:
-    """From a case to the motion field and the mask that a method gets.
+class MethodInput:
+    """Turns a clip into the motion field and the mask that a method gets.
 
     Args:
-        request: "arrows" are the case's arrows, spread by `controls`; "exact" is its whole motion.
+        request: "arrows" gives the clip's arrows, spread by `controls`; "exact" gives its whole motion.
         controls: `motion_field` with its options bound.
-        refiner: File of T, which decides how far arrows reach without a mask; None where it is not wanted.
-        use_refiner: Whether the conditioning has T.
-        mask: True gives the case's mask, as a careful user paints it; False gives arrows alone.
+        refiner: File of the flow refiner T, which decides how far arrows reach without a mask; None if not wanted.
+        use_refiner: Whether the conditioning uses T.
+        mask: True gives the clip's mask, as a careful user paints it; False gives arrows alone.
 
     Raises:
-        ValueError: If `request` is neither, there is a motion without its mask, or T is wanted and there is none.
+        ValueError: If `request` is neither of the two, "exact" comes without the mask, or T is used and has no file.
     """
 
     def __init__(
@@ -47,27 +47,27 @@ class Asked:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What determines a row beyond its config."""
+        """Values that determine the input besides the config."""
         hint = {} if self.request == "exact" else {"arrows": "along the motion"}
         return hint | {"refiner": None if self.refiner is None else weights_fingerprint(self.refiner)}
 
     @property
     def label(self) -> str:
-        """What it adds to a row's name."""
+        """A suffix for the row's name."""
         return "" if self.gives_mask else ", no mask"
 
-    def mask(self, case: Case) -> Tensor:
+    def mask(self, clip: EvalClip) -> Tensor:
         """(1, H, W) in {0, 1}; 1 where a method may move pixels."""
-        return case.mask if self.gives_mask else torch.ones_like(case.mask)
+        return clip.mask if self.gives_mask else torch.ones_like(clip.mask)
 
-    def field(self, case: Case) -> Tensor:
+    def field(self, clip: EvalClip) -> Tensor:
         """(T-1, 2, H, W) px per frame."""
         if self.request == "exact":
-            return case.flow
-        if not case.arrows:
-            return torch.zeros_like(case.flow)
-        drawn = Controls(case.arrows, (), self.mask(case))
-        return self.controls(drawn, num_frames=len(case.frames), image=case.frames[0], refiner=self.refiner).per_step
+            return clip.flow
+        if not clip.arrows:
+            return torch.zeros_like(clip.flow)
+        drawn = Controls(clip.arrows, (), self.mask(clip))
+        return self.controls(drawn, num_frames=len(clip.frames), image=clip.frames[0], refiner=self.refiner).per_step
 
 
 def _load(path: str | None) -> FlowRefiner:

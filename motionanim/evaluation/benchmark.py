@@ -1,7 +1,4 @@
-"""Benchmarks: clips with the motion that a method is asked to make of their first frame.
-
-A benchmark has unique `ids`, `case(i)`, and `identity(i)`: a hash of all that determines case i, without making it.
-"""
+"""Benchmarks: clips, each with the motion that methods are to make of its first frame."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -23,47 +20,53 @@ from motionanim.motion.example_arrows import choose_starts, follow, thinned
 from motionanim.motion.flow import with_strength
 
 
-class Case(NamedTuple):
-    """One question to every method: make frame 0 move like this."""
+class EvalClip(NamedTuple):
+    """A clip of a benchmark with the motion that is requested of its frame 0."""
 
-    clip: str
-    frames: Tensor  # (T, 3, H, W) in [-1, 1]: the true clip; methods see frame 0 only
-    flow: Tensor  # (T-1, 2, H, W) px per frame: the motion asked for
+    id: str
+    frames: Tensor  # (T, 3, H, W) in [-1, 1]: the true clip; methods see only frame 0
+    flow: Tensor  # (T-1, 2, H, W) px per frame: the requested motion
     mask: Tensor  # (1, H, W) in {0, 1}; 1 where pixels may move
     arrows: tuple[Arrow, ...]  # a few points of `flow`, as a user would draw them
     fps: float
-    own_motion: bool  # False where another motion is asked for than the clip's: then it is no truth to compare with
+    own_motion: bool  # False if the requested motion is not the clip's own; then `frames` are no truth to compare with
 
 
 class Benchmark(Protocol):
     name: str
-    ids: Sequence[str]
+    ids: Sequence[str]  # unique
     reading: Reading
     request: "Request"
-    settings: tuple[Any, ...]  # all that determines its cases but their number and, of files, their content
-    place: str  # the folder of its files
-    repeated: int  # clips that have fewer frames a second than is read: some are shown twice
+    settings: tuple[Any, ...]  # all that determines the clips, except their number and the content of files
+    place: str  # folder of the files; "" without files
+    repeated: int  # clips with a lower frame rate than is read, so that some of their frames are repeated
 
-    def identity(self, index: int) -> str: ...
+    def identity(self, index: int) -> str:
+        """A hash of all that determines a clip, without making it."""
 
-    def case(self, index: int) -> Case: ...
+    def clip(self, index: int) -> EvalClip: ...
 
 
 def digest(*parts: Any) -> str:
-    """Sixteen hex digits of the parts' JSON."""
+    """The first 16 hex digits of the SHA-256 of the parts as JSON."""
     return text_sha256(json.dumps(parts, sort_keys=True, default=str))[:16]
 
 
 class Request:
-    """How a clip's own motion becomes what methods are asked for.
+    """Turns a clip's own motion into the requested motion.
+
+    The names of the attributes are part of the identity of every row.
 
     Args:
-        max_arrows: A clip gets 1 to this many arrows, along the motion from points of its movable region.
-        span: Frames that an arrow spans at most.
-        strength: On the scale of Fig. 7, for all clips alike; None keeps the clip's own.
-        reverse: True asks for the opposite motion.
-        median_strength: The training set's, as a share of the width per frame.
+        max_arrows: A clip gets 1 to this many arrows, which follow the motion from points of its movable region.
+        span: The most frames that an arrow spans.
+        strength: Motion strength on the scale of Fig. 7, the same for all clips; None keeps each clip's own.
+        reverse: True requests the opposite motion.
+        median_strength: Median strength of the training set, as a share of the width per frame.
         seed: Of the arrows.
+
+    Raises:
+        ValueError: If `max_arrows` is below 1 or `span` below 2.
     """
 
     def __init__(
@@ -83,16 +86,16 @@ class Request:
 
     @property
     def identity(self) -> dict[str, Any]:
-        # Rows of an earlier rule of `with_strength` are no rows of this one.
+        # Names the rule of `with_strength`, so that rows of its earlier rule are not reused.
         return vars(self) | ({} if self.strength is None else {"strength_of": "sum |F|^2 / sum |F|"})
 
     @property
     def label(self) -> str:
-        """What it changes, for the names of rows."""
+        """A suffix for the names of rows: what the request changes."""
         strength = "" if self.strength is None else f", strength {self.strength:g}"
         return strength + (", reversed" if self.reverse else "")
 
-    def __call__(self, clip: str, index: int, frames: Tensor, flow: Tensor, mask: Tensor, fps: float) -> Case:
+    def __call__(self, clip: str, index: int, frames: Tensor, flow: Tensor, mask: Tensor, fps: float) -> EvalClip:
         if self.reverse:
             flow = -flow
         flow = with_strength(flow, self.strength, median_strength=self.median_strength)
@@ -100,19 +103,22 @@ class Request:
         arrows = []
         for start in choose_starts(mean, mask, rng(self.seed, index), max_arrows=self.max_arrows):
             way = follow(mean, start, self.span - 1, mask)
-            # It is as fast as the motion, however soon the moving region ends.
+            # The path may end early, where the moving region ends; the arrow keeps the speed of the motion.
             arrows.append(Arrow(tuple(map(tuple, thinned(way).tolist())), (self.span - 1) / (len(way) - 1)))
         own = self.strength is None and not self.reverse
-        return Case(clip, frames, flow, mask, tuple(arrows), fps, own)
+        return EvalClip(clip, frames, flow, mask, tuple(arrows), fps, own)
 
 
 class SyntheticBenchmark:
     """Held-out clips of the procedural world, whose motion is known exactly.
 
     Args:
-        n: How many clips; a larger number contains the smaller.
-        reading: Number, size and rate of the frames, which are rendered so.
+        n: Number of clips. A larger benchmark begins with the clips of a smaller one.
+        reading: Number, size and rate of the rendered frames.
         world: seed, moving_camera and split of `SyntheticClips`.
+
+    Raises:
+        ValueError: If `n` is below 1 or `reading` has no rate.
     """
 
     def __init__(self, *, name: str, n: int, reading: Reading, world: dict[str, Any], request: Request) -> None:
@@ -131,24 +137,25 @@ class SyntheticBenchmark:
     def identity(self, index: int) -> str:
         return digest(self.settings, index)
 
-    def case(self, index: int) -> Case:
+    def clip(self, index: int) -> EvalClip:
         clip = self.clips.clip(index)
         return self.request(self.ids[index], index, clip.frames, clip.flow, clip.mask, self.clips.fps)
 
 
 class VideoBenchmark:
-    """Real clips. Their motion is estimated from their own frames.
+    """Real clips, whose motion is estimated from their own frames.
 
     Args:
         root: Folder of videos.
-        manifest: File that names and hashes the videos of `root` that belong to it; None takes every video.
-        n: Take the first n clips; None takes all. A folder with fewer is an error.
+        manifest: File that names and hashes the videos of `root` that belong to the benchmark; None takes all videos.
+        n: Takes the first n clips; None takes all.
         reading: How frames are taken from a file.
-        flow_estimator: Frames (T, 3, H, W) to flow (T-1, 2, H, W).
+        flow_estimator: Maps frames (T, 3, H, W) to flow (T-1, 2, H, W).
         min_motion: A pixel may move if its mean speed over the clip is above this share of the width per frame.
 
     Raises:
-        ValueError: If there are too few clips, two with one name, or one that is shorter than `num_frames`.
+        ValueError: If there are fewer than n clips or two with one name.
+        motionanim.data.video.VideoError: If a clip cannot be read or is too short.
     """
 
     def __init__(
@@ -179,7 +186,7 @@ class VideoBenchmark:
         if twice:
             raise ValueError(f"{root} has two clips named {', '.join(twice[:5])}: names without suffix must differ")
         for path in self.paths:
-            # Only indices are read, so that a long run does not fail at its last clip.
+            # Checked here, so that a long run does not fail at its last clip. This reads no frames.
             places = reading.indices(Video(path))
             self.repeated += len(set(places.tolist())) < len(places)
         self.settings = (name, reading.identity, flow_estimator.name, min_motion, request.identity)
@@ -189,7 +196,7 @@ class VideoBenchmark:
             self._hashes[index] = file_sha256(self.paths[index])
         return digest(self.settings, index, self._hashes[index])
 
-    def case(self, index: int) -> Case:
+    def clip(self, index: int) -> EvalClip:
         frames = read_clip(self.paths[index], self.reading)
         flow = self.estimate(frames)
         speed = torch.linalg.vector_norm(flow, dim=1).mean(0, keepdim=True)

@@ -1,0 +1,52 @@
+"""The columns that metrics declare, as reports and the dashboard ask for them."""
+
+from pathlib import Path
+
+import pytest
+
+from motionanim import metrics
+from motionanim.evaluation.report.columns import column_of, known_columns, place
+from motionanim.metrics.fvd import is_fvd
+
+
+@pytest.mark.parametrize(
+    ("key", "header", "direction", "group", "value", "text"),
+    [
+        ("psnr", "PSNR (dB) ↑", "higher", "quality", 24.126, "24.13"),
+        ("psnr_with_frame0", "PSNR (dB) ↑", "higher", "frame0", -0.001, "0.00"),
+        ("fvd_i3d_ours", "FVD i3d ours ↓", "lower", "quality", 310.26, "310.3"),
+        ("fvd_i3d_ours_disjoint", "FVD i3d ours, half: other real clips ↓", "lower", "frechet", 0.012345, "0.01235"),
+        ("fvd_embedded_floor", "FVD embedded, half: real against real", None, "frechet", 31.416, "31.42"),
+        ("seam_ratio", "Seam ratio →1", "one", "long", 1.234, "1.23"),
+        ("something_new", "something_new", None, "other", 0.5, "0.5000"),
+    ],
+)
+def test_a_key_has_a_header_direction_table_and_digits(key, header, direction, group, value, text) -> None:
+    found = column_of(key)
+    assert (found.key, found.header, found.direction, found.group) == (key, header, direction, group)
+    assert found.print(value) == text
+
+
+def test_keys_are_ordered_by_table_fvd_first_and_losses_put_the_best_first() -> None:
+    keys = ["zzz", "seam_ratio", "psnr", "fvd_embedded", "flow_epe", "ssim"]
+    assert sorted(keys, key=place) == ["fvd_embedded", "psnr", "ssim", "flow_epe", "seam_ratio", "zzz"]
+    assert is_fvd("fvd_i3d_ours")
+    assert not is_fvd("fvd_i3d_ours_plain")
+    assert sorted([20.0, 24.0], key=column_of("psnr").loss) == [24.0, 20.0]
+    assert sorted([0.3, 0.1], key=column_of("lpips").loss) == [0.1, 0.3]
+    assert sorted([0.2, 1.1, 3.0], key=column_of("speed_gain").loss) == [1.1, 0.2, 3.0]
+    with pytest.raises(ValueError, match="no end of it"):
+        column_of("periodicity").loss(1.0)
+
+
+def test_a_metric_in_a_new_file_of_the_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "glow.py").write_text(
+        "from motionanim.metrics.base import ClipMetric, Column\n\n\n"
+        "class Glow(ClipMetric):\n    columns = (Column('glow', 'Glow', 1, 'lower', 'quality', 'lx'),)\n"
+    )
+    monkeypatch.setattr(metrics, "__path__", [*metrics.__path__, str(tmp_path)])
+    known_columns.cache_clear()
+    assert column_of("glow").header == "Glow (lx) ↓"
+    monkeypatch.undo()
+    known_columns.cache_clear()
+    assert column_of("glow").group == "other"
