@@ -2,16 +2,16 @@
 
 import gc
 import json
+import multiprocessing
 import os
 import pickle
 import shutil
-import subprocess
-import sys
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 from motionanim.data import hdvila, hdvila_index
 from motionanim.data.file_lists import split_names
 from motionanim.data.hdvila import hdvila_clips, hdvila_names, video_of
-from motionanim.data.hdvila_index import IndexedNames, changes, split_index, write_index
+from motionanim.data.hdvila_index import changes, split_index, write_index
 from motionanim.data.stream import StreamData, list_fingerprint, shuffled_index
 
 
@@ -33,8 +33,7 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return write_hdvila(tmp_path_factory.mktemp("hdvila"), videos, fps=10)
 
 
-@pytest.mark.parametrize("rows", [1, 5, 4096])
-@pytest.mark.parametrize("val_share", [0.001, 0.4, 0.999])
+@pytest.mark.parametrize(("rows", "val_share"), [(1, 0.001), (5, 0.4), (4096, 0.999)])
 def test_the_index_gives_the_clips_of_the_plain_reader(
     layout: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int, val_share: float
 ) -> None:
@@ -45,10 +44,10 @@ def test_the_index_gives_the_clips_of_the_plain_reader(
     for one, other in zip(plain, indexed):
         assert len(one) == len(other) >= 1
         assert list(one) == list(other) == [other[k] for k in range(len(other))]
-        with pytest.raises(IndexError):
-            other[len(other)]
-        with pytest.raises(IndexError):
-            other[-1]
+        for outside in (len(other), -1):
+            with pytest.raises(IndexError):
+                other[outside]
+    assert not set(map(video_of, indexed[0])) & set(map(video_of, indexed[1]))
 
 
 def test_names_of_any_bytes_survive(tmp_path: Path) -> None:
@@ -58,22 +57,14 @@ def test_names_of_any_bytes_survive(tmp_path: Path) -> None:
     assert sorted([*train, *val]) == sorted(names)
 
 
-class Length(torch.utils.data.Dataset):
-    def __init__(self, names: IndexedNames) -> None:
-        self.names = names
-
-    def __getitem__(self, index: int) -> int:
-        return len(self.names[index])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("start", ["fork", "spawn"])
-def test_loader_processes_read_it(tmp_path: Path, start: str) -> None:
+def test_other_processes_are_sent_its_path_alone(tmp_path: Path) -> None:
     write_index(tmp_path / "i.arrow", (("n" * k, str(k)) for k in range(1, 40)))
     train, _ = split_index(tmp_path / "i.arrow", val_share=0.1)
-    loader = DataLoader(Length(train), 1, sampler=range(len(train)), num_workers=2, multiprocessing_context=start)
-    assert [int(length) for length in loader] == [len(name) for name in train]
-    assert len(pickle.dumps(train)) < 500
+    sent = pickle.dumps(train)
+    assert len(sent) < 500
+    assert list(pickle.loads(sent)) == list(train)
+    options = {"num_workers": 2, "multiprocessing_context": "fork", "collate_fn": lambda names: names[0]}
+    assert list(DataLoader(train, 1, **options)) == list(train), "forks share its open file"
 
 
 def test_a_list_is_read_once_and_anew_when_it_changes(
@@ -82,14 +73,8 @@ def test_a_list_is_read_once_and_anew_when_it_changes(
     source, root = layout
     jsonl = tmp_path / "meta.jsonl"
     jsonl.write_text(source.read_text())
-    reads = []
-    read = hdvila.hdvila_names
-
-    def counted(*args: object, **kwargs: object) -> Iterator[str]:
-        reads.append(1)
-        yield from read(*args, **kwargs)
-
-    monkeypatch.setattr(hdvila, "hdvila_names", counted)
+    reads, read = [], hdvila._videos
+    monkeypatch.setattr(hdvila, "_videos", lambda path: reads.append(path) or read(path))
     options = {"jsonl": jsonl, "index": tmp_path / "index"}
     first = hdvila_clips(root, val_share=0.4, **options)
     again = hdvila_clips(root, val_share=0.8, **options)
@@ -145,7 +130,7 @@ def test_a_run_goes_on_with_the_list_that_it_began_with(layout: tuple[Path, Path
         return StreamData(train=clips, val=[], batch_size=1, num_workers=0)
 
     began = data()
-    state = {"clips": 3, "dataset": None, **began._files()}
+    state = {"clips": 3, **began._identity()}
     shutil.rmtree(root / began.train.names[0].split("/")[0])
     now = data()
     assert len(now.train.names) < len(began.train.names)
@@ -155,27 +140,29 @@ def test_a_run_goes_on_with_the_list_that_it_began_with(layout: tuple[Path, Path
         now.load_state_dict(state | {"files": "0"})
 
 
+def in_a_fork(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        return pool.apply(function, arguments, options)
+
+
 def test_a_process_takes_the_list_of_the_one_that_started_it(layout: tuple[Path, Path], tmp_path: Path) -> None:
     jsonl, root = layout[0], shutil.copytree(layout[1], tmp_path / "clips")
     options = {"jsonl": jsonl, "index": tmp_path / "index", "val_share": 0.4}
-    began = len(hdvila_clips(root, **options)[0])
-    shutil.rmtree(root / hdvila_clips(root, **options)[0][0].split("/")[0])
-    code = "import sys; from motionanim.data.hdvila import hdvila_clips as h; "
-    code += "print(len(h(sys.argv[1], jsonl=sys.argv[2], index=sys.argv[3], val_share=0.4)[0]))"
-    command = [sys.executable, "-c", code, root, jsonl, options["index"]]
-    assert int(subprocess.run(command, capture_output=True, text=True, check=True).stdout) == began
-    assert len(hdvila_clips(root, **options)[0]) < began, "as of now: this process asks anew"
+    began = hdvila_clips(root, **options)[0]
+    shutil.rmtree(root / began[0].split("/")[0])
+    assert len(in_a_fork(hdvila_clips, root, **options)[0]) == len(began)
+    assert len(hdvila_clips(root, **options)[0]) < len(began), "as of now: this process asks anew"
 
 
-def test_processes_of_one_run_have_one_list(layout: tuple[Path, Path], tmp_path: Path) -> None:
+def test_processes_of_one_run_have_one_list(
+    layout: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _, root = layout
     write_index(tmp_path / "i.arrow", [("a/a.0.mp4", "a")], root=root)
     assert "a.0.mp4 is gone" in changes(tmp_path / "i.arrow", root)
-    code = "import sys, time; from pathlib import Path; from motionanim.data import hdvila_index as h; "
-    code += "h._STARTED = float(sys.argv[3]); print(h.changes(Path(sys.argv[1]), Path(sys.argv[2])))"
-    for started, said in ((time.time() - 60, "None"), (time.time() + 60, "is gone")):
-        command = [sys.executable, "-c", code, tmp_path / "i.arrow", root, str(started)]
-        assert said in subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    for started, said in ((-60, "None"), (60, "is gone")):
+        monkeypatch.setattr(hdvila_index, "_STARTED", time.time() + started)
+        assert said in str(in_a_fork(changes, tmp_path / "i.arrow", root))
 
 
 def test_an_index_that_is_interrupted_leaves_nothing(layout: tuple[Path, Path], tmp_path: Path) -> None:
@@ -257,7 +244,7 @@ def test_a_hundred_million_items_are_shuffled_in_little_memory() -> None:
 def test_processes_that_found_other_lists_do_not_train() -> None:
     data = StreamData(train=SimpleNamespace(names=["a", "b"]), val=[], batch_size=1, num_workers=0)
     for first, world_size in ((["a", "b"], 2), (["a"], 1)):
-        files = {"files": list_fingerprint(first)}
+        files = list_fingerprint(first)
         strategy = SimpleNamespace(broadcast=lambda _: files, reduce_boolean_decision=bool)  # noqa: B023
         data.trainer = SimpleNamespace(world_size=world_size, strategy=strategy)
         data._check_one_list()

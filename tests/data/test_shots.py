@@ -1,11 +1,13 @@
 """Borders of shots on synthetic joins, flashes and pans; benchmarks/shots.md has the same on real clips."""
 
+from types import SimpleNamespace
+
 import cv2
 import numpy as np
 import pytest
 
+from motionanim.data.prepare import shots
 from motionanim.data.prepare.shots import (
-    _CHUNK,
     Border,
     borders_of,
     crossed,
@@ -51,7 +53,7 @@ ONE_SHOT = {
 
 
 @pytest.mark.parametrize("name", JOINS)
-def test_a_join_is_found_with_all_that_mixes_its_shots(name: str) -> None:
+def test_a_join_is_found_with_all_frames_that_mix_its_shots(name: str) -> None:
     frames, (last, begin) = JOINS[name]
     found = borders_of(frames.round().astype(np.uint8), 25.0)
     covered = {k for border in found for k in range(border[0] + 1, border[1])}
@@ -66,21 +68,14 @@ def test_a_pan_a_flash_and_a_change_of_light_are_no_border(name: str) -> None:
     assert borders_of(ONE_SHOT[name].round().astype(np.uint8), 25.0) == []
 
 
-class Read:
-    """What `find_borders` needs of a video."""
-
-    def __init__(self, frames: np.ndarray) -> None:
-        self.frames, self.info = frames, type("Info", (), {"fps": 25.0})
-
-    def read(self, indices: np.ndarray, *, height: int, width: int) -> np.ndarray:
-        return self.frames[indices]
-
-
-@pytest.mark.parametrize("at", [_CHUNK - 30, _CHUNK - 1, _CHUNK, _CHUNK + 1, _CHUNK + 40])
-def test_a_long_video_is_looked_at_in_parts(at: int) -> None:
-    frames = np.concatenate([scene(1, 1).repeat(at, 0), scene(2, 1).repeat(600, 0)]).astype(np.uint8)
-    assert find_borders(Read(frames), len(frames)) == [(at - 1, at)]
-    assert find_borders(Read(frames), at) == []
+@pytest.mark.parametrize("at", [60 - 30, 60 - 1, 60, 60 + 1, 60 + 40])
+def test_a_long_video_is_looked_at_in_parts(at: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shots, "_CHUNK", 60)
+    frames = np.concatenate([scene(1, 1).repeat(at, 0), scene(2, 1).repeat(90, 0)]).astype(np.uint8)
+    read = lambda indices, height, width: frames[indices]  # noqa: E731
+    video = SimpleNamespace(info=SimpleNamespace(fps=25.0), read=read)
+    assert find_borders(video, len(frames)) == [(at - 1, at)]
+    assert find_borders(video, at) == []
 
 
 def test_clips_begin_where_they_stay_in_a_shot() -> None:

@@ -2,6 +2,7 @@
 
 import tarfile
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -103,40 +104,27 @@ def test_any_world_size_batch_size_and_start_reads_the_same_clips_in_the_same_or
         assert seen == whole[start : start + len(seen)]
 
 
-def test_a_resumed_run_goes_on_with_the_dataset_that_it_began_with(folder: Path, tmp_path: Path) -> None:
-    def stream(train: PreparedLatents | list) -> StreamData:
-        return StreamData(train=train, val=[], batch_size=1, num_workers=0)
-
-    data, other = prepared(folder), prepared(made(tmp_path / "other", 24))
-    state = {"clips": 3, "dataset": data.fingerprint}
-    stream(data).load_state_dict(state)
-    stream([]).load_state_dict({"clips": 3, "dataset": None})
-    for train, began, now in (
-        (other, data.fingerprint, other.fingerprint),
-        ([], data.fingerprint, None),
-        (data, None, data.fingerprint),
-    ):
-        one, two = (f"the prepared latents {name}" if name else "no prepared latents" for name in (began, now))
-        with pytest.raises(ValueError, match=f"the run began with {one} and would go on with {two}.*resume with"):
-            stream(train).load_state_dict({"clips": 3, "dataset": began})
-
-
-def test_a_resumed_run_keeps_what_decides_its_order(folder: Path) -> None:
-    def stream(**changes: int) -> StreamData:
-        train = PreparedLatents(folder, **{"seed": 0} | SIZE | READING | changes)
+def test_a_resumed_run_keeps_what_decides_its_clips(folder: Path, tmp_path: Path) -> None:
+    def stream(where: Path | None = folder, **changes: int) -> StreamData:
+        train = [] if where is None else PreparedLatents(where, **{"seed": 0} | SIZE | READING | changes)
         return StreamData(train=train, val=[], batch_size=1, num_workers=0)
 
     state = {"clips": 7, "dataset": prepared(folder).fingerprint}
-    stream(seed=5).check_state(state)  # of an earlier version, which did not say
+    stream(seed=5).load_state_dict(state)  # of an earlier version, which did not say
+    stream(None).load_state_dict({"clips": 3, "dataset": None})
     state |= {"seed": 0, "shuffle_shards": 2}
     stream(cache_gb=3).check_state(state)
-    for changes, setting in (({"seed": 1}, "data.seed .*"), ({"shuffle_shards": 3}, "reading.shuffle_shards")):
-        ((name, value),) = changes.items()
-        message = (
-            rf"began with {name}={state[name]} .* would go on with {value}, .*: set {setting} to {state[name]}, or"
-        )
-        with pytest.raises(ValueError, match=message):
-            stream(**changes).check_state(state)
+    for other, named in (
+        (stream(made(tmp_path / "other", 24)), f"prepared latents {state['dataset']} .* resume with the data.latents"),
+        (stream(None), f"prepared latents {state['dataset']} and would go on with prepared latents None"),
+        (stream(seed=1), "seed=0 .* would go on with seed=1 .*: set data.seed .* to 0, or"),
+        (
+            stream(shuffle_shards=3),
+            "shuffle_shards=2 .* with shuffle_shards=3, .*: set reading.shuffle_shards to 2",
+        ),
+    ):
+        with pytest.raises(ValueError, match=f"the run began with {named}"):
+            other.check_state(state)
 
 
 # The files.
@@ -171,38 +159,28 @@ def test_a_missing_cut_or_wrong_shard_is_named_with_its_repair_and_only_it_is_ma
     one, two = sorted(before)[1:3]
     kept = sorted(before)[0].stat().st_mtime_ns
     opened = prepared(folder)
+
+    def refused(words: str, read: Callable[[], object]) -> None:
+        with pytest.raises(ValueError, match=rf"{words}.* run motionanim.data.encode again"):
+            read()
+
     one.unlink()
-    with pytest.raises(ValueError, match=rf"{one} is missing: run motionanim.data.encode again"):
-        prepared(folder)
-    with pytest.raises(ValueError, match=rf"{one} is missing: run motionanim.data.encode again"):
-        numbers_of(opened, range(23))
+    refused(f"{one} is missing", lambda: prepared(folder))
+    refused(f"{one} is missing", lambda: numbers_of(opened, range(23)))
     made(folder)
     two.write_bytes(before[two][:700])
-    with pytest.raises(
-        ValueError, match=rf"{two} is truncated: 700 bytes, 10240 are right; run motionanim.data.encode"
-    ):
-        prepared(folder)
-    with pytest.raises(
-        ValueError, match=rf"{two} is truncated: sample \d+ ends at byte \d+: delete it; run motionanim.data"
-    ):
-        numbers_of(opened, range(23))
+    refused(f"{two} is truncated: 700 bytes, 10240 are right", lambda: prepared(folder))
+    refused(rf"{two} is truncated: sample \d+ ends at byte", lambda: numbers_of(opened, range(23)))
     made(folder)
     assert {path: path.read_bytes() for path in folder.glob("*.tar")} == before
     assert sorted(before)[0].stat().st_mtime_ns == kept
     two.write_bytes(b"\0" * len(before[two]))
-    with pytest.raises(ValueError, match=rf"{two} is damaged at sample \d+ .* delete it; run motionanim.data.encode"):
-        numbers_of(opened, range(23))
+    refused(rf"{two} is damaged at sample \d+", lambda: numbers_of(opened, range(23)))
 
 
-def test_a_shard_without_its_checksum_is_unfinished(folder: Path) -> None:
+def test_a_shard_killed_before_its_new_checksum_is_unfinished(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     numbers = range(4, 8)
     assert finished_shard(folder, numbers) is not None
-    (folder / f"{shard_name(numbers)}.sha256").unlink()
-    assert finished_shard(folder, numbers) is None
-
-
-def test_a_shard_killed_before_its_new_checksum_has_none(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    numbers = range(4, 8)
     path = folder / shard_name(numbers)
     path.write_bytes(path.read_bytes()[:700])
 
