@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -16,8 +15,8 @@ from gpu_parts import weights
 from gpu_parts.report import report, summary
 from gpu_parts.results import Results, read_rows
 from gpu_parts.take import take
+from kill import ROOT, kill_when, wait_until
 
-ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "benchmarks" / "gpu.py"
 ASSETS = ROOT / "motionanim" / "assets" / "tiny-svd"
 SMALL = ["scale.height=32", "scale.width=32", "scale.num_frames=4", "scale.num_steps=3", "frames=8"]
@@ -112,6 +111,7 @@ def test_the_summary_has_at_most_40_lines_and_names_what_failed(tmp_path: Path) 
     assert "| 65536 sequences, values of 64, flash | RuntimeError: no kernel |" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -129,6 +129,7 @@ def test_mistakes_are_one_line(arguments: list[str], words: str, tmp_path: Path)
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_each_test_leaves_its_outcome_and_what_passed_is_not_run_again(tmp_path: Path) -> None:
     (tmp_path / "test_some.py").write_text(
         "def test_right(record_property):\n    for error, tolerance in ((0.1, 1.0), (0.5, 0.6), (0.9, 2.0)):\n"
@@ -172,20 +173,15 @@ def children(pid: int) -> list[int]:
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks processes up in /proc")
 def test_a_killed_training_goes_on_and_its_weights_can_be_taken(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    killed = subprocess.Popen(
-        command(out, 30, *TRAIN, "--parts", "machine", "train"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    while "checkpoint" not in read_rows(out / "train.json"):
-        assert killed.poll() is None, "it ended by itself"
-        time.sleep(0.1)
-    family = children(killed.pid)
+    family: list[int] = []
+
+    def checkpointed(pid: int) -> bool:
+        family[:] = children(pid)
+        return "checkpoint" in read_rows(out / "train.json")
+
+    kill_when(checkpointed, *command(out, 30, *TRAIN, "--parts", "machine", "train")[1:])
     assert len(family) >= 2, "the training and its loaders"
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
-    gone = later(20)
-    while any(Path(f"/proc/{pid}").exists() for pid in family):
-        assert time.time() < gone, "a process outlived the command"
-        time.sleep(0.1)
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in family), 20)  # none outlives the command
     machine, first = read_rows(out / "machine.json"), read_rows(out / "train.json")
     assert machine["matmul float32"]["flop_per_s"] > 0
     for file in [*first["checkpoint"]["weights"], *first["checkpoint"]["average"]]:
