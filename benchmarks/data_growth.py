@@ -14,6 +14,7 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import chain
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -122,7 +123,7 @@ def table(sizes: list[int], stages: dict[str, Callable], options: argparse.Names
             for name, stage in stages.items():
                 cells = measured(stage, Path(root), clips, options.reads)
                 rows[name].append(f"| {name} | {clips:,} | {cells} |")
-    return ["| stage | clips | s | MB | MB mapped |", "|---|---|---|---|---|", *sum(rows.values(), []), ""]
+    return ["| stage | clips | s | MB | MB mapped |", "|---|---|---|---|---|", *chain(*rows.values()), ""]
 
 
 def main() -> None:
