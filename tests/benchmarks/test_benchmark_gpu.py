@@ -27,7 +27,7 @@ def later(seconds: float) -> float:
     return time.time() + seconds
 
 
-def test_a_row_is_on_disk_as_soon_as_it_is_measured(tmp_path: Path) -> None:
+def test_a_row_is_on_disk_as_soon_as_it_is_measured(tmp_path):
     results = Results(tmp_path / "part.json", later(60))
 
     def second() -> dict[str, float]:
@@ -39,7 +39,7 @@ def test_a_row_is_on_disk_as_soon_as_it_is_measured(tmp_path: Path) -> None:
     assert list(read_rows(tmp_path / "part.json")) == ["first", "second"]
 
 
-def test_an_error_is_a_row_and_is_tried_again_by_the_next_call_only(tmp_path: Path) -> None:
+def test_an_error_is_a_row_and_is_tried_again_by_the_next_call_only(tmp_path):
     results, calls = Results(tmp_path / "part.json", later(60)), []
 
     def broken() -> dict[str, float]:
@@ -63,14 +63,14 @@ def test_an_error_is_a_row_and_is_tried_again_by_the_next_call_only(tmp_path: Pa
     assert len(calls) == 1
 
 
-def test_results_that_are_none_are_refused_and_kept(tmp_path: Path) -> None:
+def test_results_that_are_none_are_refused_and_kept(tmp_path):
     (tmp_path / "part.json").write_text("[1, 2")
     with pytest.raises(ValueError, match="holds no results: move it away"):
         Results(tmp_path / "part.json", later(1))
     assert (tmp_path / "part.json").read_text() == "[1, 2"
 
 
-def test_weights_come_back_from_files_of_a_bounded_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_come_back_from_files_of_a_bounded_size(tmp_path, monkeypatch):
     generator = torch.Generator().manual_seed(0)
     tensors = {f"block.{i}.weight": torch.randn(100, 100, generator=generator) for i in range(5)}
     monkeypatch.setattr(weights, "MOST_BYTES", 45_000)
@@ -85,7 +85,7 @@ def test_weights_come_back_from_files_of_a_bounded_size(tmp_path: Path, monkeypa
         weights.load(tmp_path, files, {"other": torch.zeros(1)})
 
 
-def test_the_shipped_base_fits_one_file_of_16_mib(tmp_path: Path) -> None:
+def test_the_shipped_base_fits_one_file_of_16_mib(tmp_path):
     from safetensors.torch import load_file
 
     both = {
@@ -96,7 +96,7 @@ def test_the_shipped_base_fits_one_file_of_16_mib(tmp_path: Path) -> None:
     assert (tmp_path / file).stat().st_size <= 16 * 2**20
 
 
-def test_the_summary_has_at_most_40_lines_and_names_what_failed(tmp_path: Path) -> None:
+def test_the_summary_has_at_most_40_lines_and_names_what_failed(tmp_path):
     scale = Results(tmp_path / "full_scale.json", later(1))
     for i in range(60):
         scale.put(f"denoiser call {i}", s=0.5, floor_s=0.2, tflop=1.0)
@@ -122,7 +122,7 @@ def test_the_summary_has_at_most_40_lines_and_names_what_failed(tmp_path: Path) 
         (["--take", "nowhere"], "holds no report.md"),
     ],
 )
-def test_mistakes_are_one_line(arguments: list[str], words: str, tmp_path: Path) -> None:
+def test_mistakes_are_one_line(arguments, words, tmp_path):
     done = subprocess.run([sys.executable, SCRIPT, *arguments], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2
     assert words in done.stderr.splitlines()[-1]
@@ -130,7 +130,7 @@ def test_mistakes_are_one_line(arguments: list[str], words: str, tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_each_test_leaves_its_outcome_and_what_passed_is_not_run_again(tmp_path: Path) -> None:
+def test_each_test_leaves_its_outcome_and_what_passed_is_not_run_again(tmp_path):
     (tmp_path / "test_some.py").write_text(
         "def test_right(record_property):\n    for error, tolerance in ((0.1, 1.0), (0.5, 0.6), (0.9, 2.0)):\n"
         "        record_property('error', error)\n        record_property('tolerance', tolerance)\n"
@@ -171,7 +171,7 @@ def children(pid: int) -> list[int]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks processes up in /proc")
-def test_a_killed_training_goes_on_and_its_weights_can_be_taken(tmp_path: Path) -> None:
+def test_a_killed_training_goes_on_and_its_weights_can_be_taken(tmp_path):
     out = tmp_path / "out"
     family: list[int] = []
 
@@ -223,7 +223,7 @@ def test_a_killed_training_goes_on_and_its_weights_can_be_taken(tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_a_short_run_on_a_cpu_measures_the_full_scale(tmp_path: Path) -> None:
+def test_a_short_run_on_a_cpu_measures_the_full_scale(tmp_path):
     done = subprocess.run(
         command(tmp_path, 3, *SMALL, "--parts", "machine", "full_scale"), capture_output=True, text=True
     )

@@ -30,7 +30,7 @@ def fetched(site: Site, tmp_path: Path) -> Callable[..., FetchReport]:
     return run
 
 
-def test_fetched_clips_are_locked(site: Site, tmp_path: Path, videos: list[bytes], fetched) -> None:
+def test_fetched_clips_are_locked(site, tmp_path, videos, fetched):
     stock(site, videos)
     manifest, root = build(site, tmp_path, 6), tmp_path / "videos"
     assert fetched(workers=2) == (6, [], [])
@@ -49,7 +49,7 @@ def test_fetched_clips_are_locked(site: Site, tmp_path: Path, videos: list[bytes
     assert len(site.asked) == asked, "nothing is fetched twice"
 
 
-def test_a_locked_clip_is_fetched_by_its_hash_only(site: Site, tmp_path: Path, videos: list[bytes], fetched) -> None:
+def test_a_locked_clip_is_fetched_by_its_hash_only(site, tmp_path, videos, fetched):
     stock(site, videos[:2])
     manifest, root = build(site, tmp_path, 2), tmp_path / "videos"
     fetched()
@@ -75,9 +75,7 @@ def test_a_locked_clip_is_fetched_by_its_hash_only(site: Site, tmp_path: Path, v
     assert manifest.read_bytes() == before
 
 
-def test_a_download_that_is_cut_goes_on_where_it_stopped(
-    site: Site, tmp_path: Path, videos: list[bytes], fetched
-) -> None:
+def test_a_download_that_is_cut_goes_on_where_it_stopped(site, tmp_path, videos, fetched):
     stock(site, videos[:1])
     build(site, tmp_path, 1)
     waits: list[float] = []
@@ -89,7 +87,7 @@ def test_a_download_that_is_cut_goes_on_where_it_stopped(
     assert (tmp_path / "videos" / "0.mp4").read_bytes() == videos[0]
 
 
-def test_what_a_cut_run_left_is_taken_up(site: Site, tmp_path: Path, videos: list[bytes], fetched) -> None:
+def test_what_a_cut_run_left_is_taken_up(site, tmp_path, videos, fetched):
     stock(site, videos[:1])
     manifest, root = build(site, tmp_path, 1), tmp_path / "videos"
     site.next["/0_small.mp4"] = [cut(videos[0], 100), *[failing(503)] * (ATTEMPTS - 1)]
@@ -114,7 +112,7 @@ def got(site: Site, tmp_path: Path) -> Callable[[], bytes]:
     return run
 
 
-def test_parts_of_two_files_are_never_joined(site: Site, tmp_path: Path, got: Callable[[], bytes]) -> None:
+def test_parts_of_two_files_are_never_joined(site, tmp_path, got):
     old, new = b"1" * 300, b"2" * 300
     site.files["/a"] = new
     site.next["/a"] = [cut(old, 100)]
@@ -126,7 +124,7 @@ def test_parts_of_two_files_are_never_joined(site: Site, tmp_path: Path, got: Ca
     assert got() == new, "it was complete, but not yet renamed: no byte is left to ask for"
 
 
-def test_a_server_without_ranges_starts_anew(site: Site, got: Callable[[], bytes]) -> None:
+def test_a_server_without_ranges_starts_anew(site, got):
     content, whole = bytes(range(200)), {"Content-Type": "video/mp4", "ETag": '"x"'}
     wrong = {**whole, "Content-Range": "bytes 0-199/200"}
     site.next["/a"] = [
@@ -143,9 +141,7 @@ def test_a_server_without_ranges_starts_anew(site: Site, got: Callable[[], bytes
     assert len(site.asked) == 4 + ATTEMPTS
 
 
-def test_unusable_clips_are_named_and_replaced_by_spares(
-    site: Site, tmp_path: Path, videos: list[bytes], fetched
-) -> None:
+def test_unusable_clips_are_named_and_replaced_by_spares(site, tmp_path, videos, fetched):
     stock(site, videos)
     manifest, root = build(site, tmp_path, 4), tmp_path / "videos"
     entries = read_manifest(manifest)
@@ -179,9 +175,7 @@ def test_unusable_clips_are_named_and_replaced_by_spares(
         (NEEDS._replace(min_width=81), "too small: 80x48 px, needed 81x48"),
     ],
 )
-def test_a_file_that_is_less_than_the_api_said_fails_where_no_spare_is_left(
-    site: Site, tmp_path: Path, videos: list[bytes], needs: Needs, reason: str, fetched
-) -> None:
+def test_a_file_that_is_less_than_promised_fails_where_no_spare_is_left(site, tmp_path, videos, needs, reason, fetched):
     stock(site, videos[:1])
     manifest = build(site, tmp_path, 1)
     report = fetched(needs)
@@ -191,7 +185,7 @@ def test_a_file_that_is_less_than_the_api_said_fails_where_no_spare_is_left(
     assert read_manifest(manifest)[0].sha256 == ""
 
 
-def test_the_same_video_under_two_ids_is_used_once(site: Site, tmp_path: Path, videos: list[bytes], fetched) -> None:
+def test_the_same_video_under_two_ids_is_used_once(site, tmp_path, videos, fetched):
     stock(site, [videos[0], videos[0]])
     build(site, tmp_path, 2)
     report = fetched()
@@ -199,9 +193,7 @@ def test_the_same_video_under_two_ids_is_used_once(site: Site, tmp_path: Path, v
     assert "the same content as" in report.failed[0][1]
 
 
-def test_a_page_in_place_of_a_video_does_not_use_up_spares(
-    site: Site, tmp_path: Path, videos: list[bytes], fetched
-) -> None:
+def test_a_page_in_place_of_a_video_does_not_use_up_spares(site, tmp_path, videos, fetched):
     stock(site, videos)
     manifest = build(site, tmp_path, 4)
     before = manifest.read_bytes(), spares_path(manifest).read_bytes()
@@ -223,7 +215,7 @@ fetch(Path(sys.argv[1]), Path(sys.argv[2]), needs=Needs(5, 5, 80, 48), workers=2
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on(site: Site, tmp_path: Path, videos: list[bytes], fetched) -> None:
+def test_a_killed_run_goes_on(site, tmp_path, videos, fetched):
     videos = [content + bytes(2**20) for content in videos]  # bytes after the end of an mp4 do no harm
     stock(site, videos)
     manifest, root = build(site, tmp_path, 6), tmp_path / "videos"
@@ -255,7 +247,7 @@ def stalled(site: Site, content: bytes, at: int) -> Callable[[BaseHTTPRequestHan
     return send
 
 
-def test_one_fetch_at_a_time(site: Site, tmp_path: Path, videos: list[bytes], fetched) -> None:
+def test_one_fetch_at_a_time(site, tmp_path, videos, fetched):
     stock(site, videos[:1])
     build(site, tmp_path, 1)
     (tmp_path / "videos").mkdir()
@@ -268,7 +260,7 @@ def test_one_fetch_at_a_time(site: Site, tmp_path: Path, videos: list[bytes], fe
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 @pytest.mark.parametrize("full", ["video", "manifest"])
-def test_a_full_disk_leaves_all_readable(site: Site, tmp_path: Path, videos: list[bytes], full: str, fetched) -> None:
+def test_a_full_disk_leaves_all_readable(site, tmp_path, videos, full, fetched):
     stock(site, videos[:3])
     manifest, root = build(site, tmp_path, 3), tmp_path / "videos"
     before = manifest.read_bytes()
@@ -288,7 +280,7 @@ def test_a_full_disk_leaves_all_readable(site: Site, tmp_path: Path, videos: lis
     assert verify(read_manifest(manifest), root) == []
 
 
-def test_a_folder_of_ones_own_videos_is_locked(tmp_path: Path, videos: list[bytes]) -> None:
+def test_a_folder_of_ones_own_videos_is_locked(tmp_path, videos):
     root = tmp_path / "mine"
     for name, content in {
         "sea/a.mp4": videos[0], "sea/b.mp4": videos[1], "sky/c.mp4": videos[2], "d.mp4": videos[3],

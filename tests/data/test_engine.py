@@ -77,9 +77,7 @@ def leaves(node: Any) -> Iterator[str]:
         ("holynski", "data.root"), ("synthetic", "data.latents"),
     ],
 )  # fmt: skip
-def test_workers_are_sent_no_path_that_depends_on_a_folder(
-    data: str, given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_workers_are_sent_no_path_that_depends_on_a_folder(data, given, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("base", "weights"):
         (tmp_path / "given" / name).mkdir(parents=True)
@@ -90,15 +88,13 @@ def test_workers_are_sent_no_path_that_depends_on_a_folder(
     assert [text for text in sent if not Path(text).is_absolute()] == []
 
 
-def test_names_of_downloads_and_urls_are_sent_as_they_are() -> None:
+def test_names_of_downloads_and_urls_are_sent_as_they_are():
     config = portable(encode_config("out=s3://x", "scale=svd", "flow_estimator=raft"))
     assert config.codec.base == "stabilityai/stable-video-diffusion-img2vid-xt"
     assert (config.out, config.flow_estimator.weights) == ("s3://x", "download")
 
 
-def test_a_worker_in_another_folder_reads_the_same_videos(
-    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_worker_in_another_folder_reads_the_same_videos(base, tmp_path, monkeypatch):
     here, there, out = (tmp_path / name for name in ("here", "there", "out"))
     for folder in (here / "videos", there, out):
         folder.mkdir(parents=True)
@@ -113,7 +109,7 @@ def test_a_worker_in_another_folder_reads_the_same_videos(
     assert list(there.iterdir()) == []
 
 
-def test_a_source_is_told_by_its_clips_and_not_by_where_lists_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_source_is_told_by_its_clips_and_not_by_where_lists_are_kept(monkeypatch):
     def source(*overrides: str, names: tuple[str, ...] = ("a", "b"), data: str = "hdvila") -> dict:
         config = portable(encode_config(f"data={data}", "data.root=/videos", "out=/out", *overrides))
         return clip_source(config.data, names)
@@ -147,7 +143,7 @@ def divided(number: int, by: int) -> float:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_results_and_errors_come_back_and_tasks_are_a_stream(workers: int, forked_pools: list[int]) -> None:
+def test_results_and_errors_come_back_and_tasks_are_a_stream(workers, forked_pools):
     done, waiting = [], []
 
     def tasks(bad: int) -> Iterator[tuple[int, int]]:
@@ -175,7 +171,7 @@ def not_a_number(number: int, by: int) -> float:
     return math.nan
 
 
-def test_a_task_that_ends_its_process_is_known_and_the_others_go_on(forked_pools: list[int]) -> None:
+def test_a_task_that_ends_its_process_is_known_and_the_others_go_on(forked_pools):
     tasks = [(number, 0 if number in (3, 17) else 2) for number in range(20)]
     results = list(ProcessEngine(workers=2)(ended, tasks, not_a_number))
     assert sum(map(math.isnan, results)) == 2
@@ -186,7 +182,7 @@ def test_a_task_that_ends_its_process_is_known_and_the_others_go_on(forked_pools
 
 
 @pytest.mark.slow
-def test_workers_are_spawned_and_leave_ctrl_c_to_the_first_process() -> None:
+def test_workers_are_spawned_and_leave_ctrl_c_to_the_first_process():
     assert list(ProcessEngine(workers=1)(signal.getsignal, [(signal.SIGINT,)])) == [signal.SIG_IGN]
 
 
@@ -194,7 +190,7 @@ def ray_engine(address: str | None = None, retries: int = 0) -> RayEngine:
     return RayEngine(address=address, cpus=1, gpus=0, retries=retries)
 
 
-def test_an_engine_that_cannot_begin_says_so_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_that_cannot_begin_says_so_in_a_line(monkeypatch):
     with pytest.raises(ValueError, match="workers=-1: must be at least 0"):
         ProcessEngine(workers=-1)
     monkeypatch.setitem(sys.modules, "ray", None)
@@ -203,7 +199,7 @@ def test_an_engine_that_cannot_begin_says_so_in_a_line(monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("scheme", ["", "ray://"])
-def test_a_cluster_that_does_not_answer_is_named(scheme: str) -> None:
+def test_a_cluster_that_does_not_answer_is_named(scheme):
     pytest.importorskip("ray", reason="needs Ray: pip install -e .[ray]")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))  # and does not listen
@@ -240,7 +236,7 @@ def noted(function, log: Path, positions: range, folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_ray_cluster_that_loses_a_node_leaves_the_same_bytes(base: Path, tmp_path: Path, cluster) -> None:
+def test_a_ray_cluster_that_loses_a_node_leaves_the_same_bytes(base, tmp_path, cluster):
     alone = encoded(base, tmp_path / "alone", ProcessEngine(workers=0), count=40)
     node = cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20)
     cluster.wait_for_nodes()

@@ -34,9 +34,7 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 @pytest.mark.parametrize(("rows", "val_share"), [(1, 0.001), (5, 0.4), (4096, 0.999)])
-def test_the_index_gives_the_clips_of_the_plain_reader(
-    layout: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int, val_share: float
-) -> None:
+def test_the_index_gives_the_clips_of_the_plain_reader(layout, tmp_path, monkeypatch, rows, val_share):
     monkeypatch.setattr(hdvila_index, "ROWS", rows)
     jsonl, root = layout
     plain = split_names(((name, video_of(name)) for name in hdvila_names(root, jsonl=jsonl)), val_share=val_share)
@@ -50,14 +48,14 @@ def test_the_index_gives_the_clips_of_the_plain_reader(
     assert not set(map(video_of, indexed[0])) & set(map(video_of, indexed[1]))
 
 
-def test_names_of_any_bytes_survive(tmp_path: Path) -> None:
+def test_names_of_any_bytes_survive(tmp_path):
     names = ["ü/ö.mp4", "a b.mp4", b"\xff\xfe.mp4".decode(errors="surrogateescape"), ""]
     write_index(tmp_path / "i.arrow", ((name, name) for name in names))
     train, val = split_index(tmp_path / "i.arrow", val_share=0.5)
     assert sorted([*train, *val]) == sorted(names)
 
 
-def test_other_processes_are_sent_its_path_alone(tmp_path: Path) -> None:
+def test_other_processes_are_sent_its_path_alone(tmp_path):
     write_index(tmp_path / "i.arrow", (("n" * k, str(k)) for k in range(1, 40)))
     train, _ = split_index(tmp_path / "i.arrow", val_share=0.1)
     sent = pickle.dumps(train)
@@ -67,9 +65,7 @@ def test_other_processes_are_sent_its_path_alone(tmp_path: Path) -> None:
     assert list(DataLoader(train, 1, **options)) == list(train), "forks share its open file"
 
 
-def test_a_list_is_read_once_and_anew_when_it_changes(
-    layout: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_list_is_read_once_and_anew_when_it_changes(layout, tmp_path, monkeypatch, caplog):
     source, root = layout
     jsonl = tmp_path / "meta.jsonl"
     jsonl.write_text(source.read_text())
@@ -104,9 +100,7 @@ def removed_clip(root: Path) -> None:
     ("change", "count", "why"),
     [(added_folder, 4, "came or went"), (added_clip, 4, "vid-1 changed"), (removed_clip, 2, "vid-0.0.mp4 is gone")],
 )
-def test_a_stale_index_is_made_anew(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, change: Callable[[Path], None], count: int, why: str
-) -> None:
+def test_a_stale_index_is_made_anew(tmp_path, caplog, change, count, why):
     root, jsonl, index = tmp_path / "clips", tmp_path / "meta.jsonl", tmp_path / "index"
     lines = [{"video_id": f"vid-{k}", "clip": [{"clip_id": f"vid-{k}.{n}.mp4"} for n in (0, 1)]} for k in (0, 1, 2, 9)]
     jsonl.write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -121,7 +115,7 @@ def test_a_stale_index_is_made_anew(
     assert why in caplog.text
 
 
-def test_a_run_goes_on_with_the_list_that_it_began_with(layout: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_run_goes_on_with_the_list_that_it_began_with(layout, tmp_path):
     jsonl, root = layout[0], shutil.copytree(layout[1], tmp_path / "clips")
     options = {"jsonl": jsonl, "index": tmp_path / "index", "val_share": 0.4}
 
@@ -145,7 +139,7 @@ def in_a_fork(function: Callable[..., Any], *arguments: Any, **options: Any) -> 
         return pool.apply(function, arguments, options)
 
 
-def test_a_process_takes_the_list_of_the_one_that_started_it(layout: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_process_takes_the_list_of_the_one_that_started_it(layout, tmp_path):
     jsonl, root = layout[0], shutil.copytree(layout[1], tmp_path / "clips")
     options = {"jsonl": jsonl, "index": tmp_path / "index", "val_share": 0.4}
     began = hdvila_clips(root, **options)[0]
@@ -154,9 +148,7 @@ def test_a_process_takes_the_list_of_the_one_that_started_it(layout: tuple[Path,
     assert len(hdvila_clips(root, **options)[0]) < len(began), "as of now: this process asks anew"
 
 
-def test_processes_of_one_run_have_one_list(
-    layout: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_processes_of_one_run_have_one_list(layout, tmp_path, monkeypatch):
     _, root = layout
     write_index(tmp_path / "i.arrow", [("a/a.0.mp4", "a")], root=root)
     assert "a.0.mp4 is gone" in changes(tmp_path / "i.arrow", root)
@@ -165,7 +157,7 @@ def test_processes_of_one_run_have_one_list(
         assert said in str(in_a_fork(changes, tmp_path / "i.arrow", root))
 
 
-def test_an_index_that_is_interrupted_leaves_nothing(layout: tuple[Path, Path], tmp_path: Path) -> None:
+def test_an_index_that_is_interrupted_leaves_nothing(layout, tmp_path):
     jsonl, root = layout
     wrong = tmp_path / "wrong.jsonl"
     wrong.write_text(jsonl.read_text() + "{not json\n")
@@ -185,7 +177,7 @@ def test_an_index_that_is_interrupted_leaves_nothing(layout: tuple[Path, Path], 
     assert len(hdvila_clips(root, jsonl=wrong, val_share=0.4, index=index)[0]) > 0
 
 
-def test_a_damaged_index_and_too_few_videos_are_refused_in_words(layout: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_damaged_index_and_too_few_videos_are_refused_in_words(layout, tmp_path):
     jsonl, root = layout
     hdvila_clips(root, jsonl=jsonl, val_share=0.4, index=tmp_path)
     (path,) = tmp_path.glob("*.arrow")
@@ -220,7 +212,7 @@ def peak(root: Path, lines: int) -> tuple[int, int]:
 
 
 @pytest.mark.slow
-def test_memory_does_not_grow_with_the_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_does_not_grow_with_the_list(tmp_path, monkeypatch):
     # 200 000 clips on disk
     monkeypatch.setattr(hdvila, "_files", lambda folder: {f"{os.path.basename(folder)}.0.mp4"})
     monkeypatch.setattr(os.path, "isfile", lambda path: True)
@@ -230,7 +222,7 @@ def test_memory_does_not_grow_with_the_list(tmp_path: Path, monkeypatch: pytest.
     assert large[1] < 1e6
 
 
-def test_a_hundred_million_items_are_shuffled_in_little_memory() -> None:
+def test_a_hundred_million_items_are_shuffled_in_little_memory():
     length = 100_000_000
     tracemalloc.start()
     indices = [shuffled_index(0, position, length) for position in range(500)]
@@ -241,7 +233,7 @@ def test_a_hundred_million_items_are_shuffled_in_little_memory() -> None:
     assert max(indices) - min(indices) > length / 2
 
 
-def test_processes_that_found_other_lists_do_not_train() -> None:
+def test_processes_that_found_other_lists_do_not_train():
     data = StreamData(train=SimpleNamespace(names=["a", "b"]), val=[], batch_size=1, num_workers=0)
     for first, world_size in ((["a", "b"], 2), (["a"], 1)):
         files = list_fingerprint(first)

@@ -9,6 +9,7 @@ import io
 import os
 import tarfile
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -106,42 +107,33 @@ def remove_shard(folder: Path, numbers: range) -> None:
     path.unlink(missing_ok=True)
 
 
+@dataclass
 class Shards:
     """Reads samples by number. It holds no open file and no connection, so it can be pickled and forked.
-
-    Args:
-        url: Local folder, or a URL of any fsspec filesystem (s3://, gs://, https://, ...; its package is needed).
-        layout: Of the dataset.
-        digests: SHA-256 of each shard.
-        cache: Local folder for whole shards of a remote dataset, shared by all processes of a machine.
-        cache_gb: Its size in GB, as `ShardCache` keeps it; 0 reads each sample by itself, without a cache.
-        retries: How often a failed request is repeated, after 1, 2, 4, ... s.
-        together: Shards that are read in turns. A cache must hold them all, or it would fetch them again and again.
 
     Raises:
         ValueError: If a number is out of its range, or the cache too small.
     """
 
-    def __init__(
-        self,
-        url: str,
-        layout: ShardLayout,
-        digests: list[str],
-        *,
-        cache: str | Path,
-        cache_gb: float,
-        retries: int,
-        together: int = 1,
-    ) -> None:
-        if cache_gb < 0 or retries < 0:
-            raise ValueError(f"cache_gb={cache_gb}, retries={retries}: must be at least 0")
-        self.url, self.layout, self.digests = url.rstrip("/"), layout, digests
-        self.cache, self.retries = ShardCache(cache, round(cache_gb * 1e9)), retries
-        together = min(together, len(digests))
-        least = together * layout.shard_bytes(min(layout.shard_samples, layout.samples)) / 1e9
-        if is_remote(self.url) and 0 < cache_gb < least:
+    url: str  # local folder, or a URL of any fsspec filesystem (s3://, gs://, https://, ...; its package is needed)
+    layout: ShardLayout
+    digests: list[str]  # SHA-256 of each shard
+    _: KW_ONLY
+    cache: str | Path  # local folder for whole shards of a remote dataset
+    cache_gb: float  # size of the cache in GB; 0 reads each sample by itself, without a cache
+    retries: int  # how often a failed request is repeated, after 1, 2, 4, ... s
+    together: int = 1  # shards that are read in turns: a cache must hold them all, not to fetch them again and again
+
+    def __post_init__(self) -> None:
+        if self.cache_gb < 0 or self.retries < 0:
+            raise ValueError(f"cache_gb={self.cache_gb}, retries={self.retries}: must be at least 0")
+        self.url = self.url.rstrip("/")
+        self._cache = ShardCache(self.cache, round(self.cache_gb * 1e9))
+        together = min(self.together, len(self.digests))
+        least = together * self.layout.shard_bytes(min(self.layout.shard_samples, self.layout.samples)) / 1e9
+        if is_remote(self.url) and 0 < self.cache_gb < least:
             raise ValueError(
-                f"reading.cache_gb={cache_gb}: must be 0, or hold the {together} shards that are read in turns: "
+                f"reading.cache_gb={self.cache_gb}: must be 0, or hold the {together} shards that are read in turns: "
                 f"at least {least}; or lower reading.shuffle_shards"
             )
 
@@ -159,9 +151,9 @@ class Shards:
         where, mend = f"{self.url}/{name}", repair(self.url)
         if not is_remote(self.url):
             content = self._read_local(Path(self.url, name), start, end)
-        elif self.cache.size:
+        elif self._cache.size:
             content = self._read_cached(self.digests[shard], numbers, start, end)
-            where, mend = str(self.cache.path(self.digests[shard])), "it is fetched anew"
+            where, mend = str(self._cache.path(self.digests[shard])), "it is fetched anew"
         else:
             content = self._remote(name, lambda files, path: files.cat_file(path, start=start, end=end))
         if len(content) > end - start:
@@ -191,7 +183,7 @@ class Shards:
                 where = f"{self.url}/{name}"
                 raise ValueError(f"{where} is truncated or damaged: its SHA-256 is wrong; {repair(self.url)}")
 
-        return self.cache.read(digest, self.layout.shard_bytes(len(numbers)), fetch, start, end)
+        return self._cache.read(digest, self.layout.shard_bytes(len(numbers)), fetch, start, end)
 
     def _remote(self, name: str, request: Callable[..., Result]) -> Result:
         try:

@@ -122,7 +122,9 @@ def _render(
     )
 
 
-def _stage(num_frames: int, height: int, width: int) -> Stage:
+def _checked_stage(length: int, num_frames: int, height: int, width: int) -> Stage:
+    if length < 1:
+        raise ValueError(f"length={length}: must be at least 1")
     if num_frames < 2:
         raise ValueError(f"num_frames={num_frames}: must be at least 2, for there to be motion")
     if min(height, width) < 16:
@@ -130,67 +132,43 @@ def _stage(num_frames: int, height: int, width: int) -> Stage:
     return Stage(num_frames, height, width)
 
 
-def render_clip(
-    generator: np.random.Generator,
-    *,
-    num_frames: int,
-    height: int,
-    width: int,
-    moving_camera: float,
-    split: str,
-    camera: Literal["any", "pan"] = "any",
-) -> SyntheticClip:
-    """Render one clip of a random scene: fluid, wheel, foliage, drifting bodies, or nothing that moves.
-
-    Object speeds are log-uniform from 0.3 to 4 % of the width per frame, camera speeds from 0.3 to 2.5 %.
-
-    Args:
-        generator: Source of all draws; the same state gives the same clip, bit for bit.
-        num_frames: T, at least 2.
-        height: At least 16 pixels.
-        width: At least 16 pixels.
-        moving_camera: Share of clips with a moving camera, in [0, 1].
-        split: `train` or `val`; the two share no palette, leaf shape or noise slope.
-        camera: Motion of a moving camera: `any` combination of pan, zoom, shake and roll; or `pan`, always to the
-            right at 2 % of the width per frame, so that a model can know it without a motion field.
-
-    Raises:
-        ValueError: If an argument is outside its range.
-    """
-    stage = _stage(num_frames, height, width)
-    if not 0 <= moving_camera <= 1:
-        raise ValueError(f"moving_camera={moving_camera}: must be a share in [0, 1]")
-    if camera not in CAMERAS:
-        raise ValueError(f"camera={camera}: must be {' or '.join(CAMERAS)}")
-    return _render(generator, stage, moving_camera=moving_camera, camera=camera, split=split, kinds=_ALL)
-
-
 @dataclass(kw_only=True)
 class SyntheticClips(Dataset[ClipBatch]):
-    """Endless clips; item `position` (any int >= 0) is a pure function of (seed, position)."""
+    """Endless clips of random scenes: fluids, wheels, foliage, drifting bodies, or nothing that moves.
+
+    Item `position` (any int >= 0) is a pure function of (seed, position), bit for bit. Object speeds are log-uniform
+    from 0.3 to 4 % of the width per frame, camera speeds from 0.3 to 2.5 %.
+
+    Raises:
+        ValueError: If a setting is out of range.
+    """
 
     seed: int
     length: int  # items of one pass, for validation
-    num_frames: int  # this and the next three as in `render_clip`
-    height: int
-    width: int
-    moving_camera: float
-    split: str
+    num_frames: int  # T, at least 2
+    height: int  # px, at least 16
+    width: int  # px, at least 16
+    moving_camera: float  # share of clips with a moving camera, in [0, 1]
+    split: str  # `train` or `val`, which share no palette, leaf shape or noise slope
     fps: float  # label of the clips
+    # Motion of a moving camera: `any` combination of pan, zoom, shake and roll; or `pan`, always to the right at 2 % of
+    # the width per frame, so that a model can know it without a motion field.
     camera: Literal["any", "pan"] = "any"
 
     def __post_init__(self) -> None:
-        _check_length(self.length)
+        self.stage = _checked_stage(self.length, self.num_frames, self.height, self.width)
+        if not 0 <= self.moving_camera <= 1:
+            raise ValueError(f"moving_camera={self.moving_camera}: must be a share in [0, 1]")
+        if self.camera not in CAMERAS:
+            raise ValueError(f"camera={self.camera}: must be {' or '.join(CAMERAS)}")
 
     def __len__(self) -> int:
         return self.length
 
     def clip(self, position: int) -> SyntheticClip:
         """The clip at `position` with all its ground truth."""
-        return render_clip(
-            stream.rng(self.seed, position), num_frames=self.num_frames, height=self.height, width=self.width,
-            moving_camera=self.moving_camera, split=self.split, camera=self.camera,
-        )  # fmt: skip
+        options = {"moving_camera": self.moving_camera, "camera": self.camera, "split": self.split}
+        return _render(stream.rng(self.seed, position), self.stage, kinds=_ALL, **options)
 
     def __getitem__(self, position: int) -> ClipBatch:
         clip = self.clip(position)
@@ -213,12 +191,11 @@ class SyntheticFlowPairs(Dataset[FlowPairBatch]):
     length: int  # items of one pass, for validation
     height: int  # px, at least 16
     width: int  # px, at least 16
-    split: str  # `train` or `val`, as in `render_clip`
+    split: str  # `train` or `val`, as in `SyntheticClips`
     hint: Callable[[Tensor, Tensor, np.random.Generator], Hint]  # draws arrows by (flow (2, H, W), mask (1, H, W), rng)
 
     def __post_init__(self) -> None:
-        _check_length(self.length)
-        self.stage = _stage(2, self.height, self.width)
+        self.stage = _checked_stage(self.length, 2, self.height, self.width)
 
     def __len__(self) -> int:
         return self.length
@@ -235,11 +212,6 @@ class SyntheticFlowPairs(Dataset[FlowPairBatch]):
             flow=field,
             position=torch.tensor(position, dtype=torch.int64),
         )
-
-
-def _check_length(length: int) -> None:
-    if length < 1:
-        raise ValueError(f"length={length}: must be at least 1")
 
 
 def synthetic_data(

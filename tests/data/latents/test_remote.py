@@ -65,7 +65,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.mark.parametrize("cache_gb", [0, 4.2e-5])
-def test_a_url_gives_what_the_folder_gives(memory: str, folder: Path, cache: Path, cache_gb: float) -> None:
+def test_a_url_gives_what_the_folder_gives(memory, folder, cache, cache_gb):
     local, remote = prepared(folder), prepared(memory, cache=cache, cache_gb=cache_gb)
     assert remote.fingerprint == local.fingerprint
     for position in range(30):
@@ -75,18 +75,14 @@ def test_a_url_gives_what_the_folder_gives(memory: str, folder: Path, cache: Pat
     assert bool(kept) == bool(cache_gb)
 
 
-def test_a_cached_shard_is_fetched_once_and_the_one_not_read_for_longest_goes(
-    memory: str, cache: Path, fetched: list[str]
-) -> None:
+def test_a_cached_shard_is_fetched_once_and_the_one_not_read_for_longest_goes(memory, cache, fetched):
     data = prepared(memory, cache=cache, cache_gb=2.5e-5, shuffle_shards=1).shards  # two fit
     for number in (0, 1, 4, 2, 8, 3, 5):  # shards 0 0 1 0 2 0 1
         assert int(data.read(number)["image"][0, 0, 0]) == number
     assert fetched == ["000000004", "000000008", "000000012", "000000008"]
 
 
-def test_the_smallest_cache_that_is_allowed_fetches_no_shard_twice_in_an_epoch(
-    memory: str, cache: Path, fetched: list[str]
-) -> None:
+def test_the_smallest_cache_that_is_allowed_fetches_no_shard_twice_in_an_epoch(memory, cache, fetched):
     with pytest.raises(ValueError, match=r"cache_gb=2.1e-05: must be 0, or hold the 4 shards .*: at least 4.096e-05"):
         prepared(memory, cache=cache, cache_gb=2.1e-5)
     data = prepared(memory, cache=cache, cache_gb=4.096e-5)
@@ -97,16 +93,14 @@ def test_the_smallest_cache_that_is_allowed_fetches_no_shard_twice_in_an_epoch(
     prepared(memory, cache=cache, cache_gb=6.2e-5, shuffle_shards=16)  # all shards fit
 
 
-def test_what_another_process_deletes_at_once_is_read_all_the_same(
-    memory: str, cache: Path, fetched: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_another_process_deletes_at_once_is_read_all_the_same(memory, cache, fetched, monkeypatch):
     data = prepared(memory, cache=cache, cache_gb=1).shards
     monkeypatch.setattr(shard_cache.os, "replace", lambda partial, path: partial.unlink())
     assert int(data.read(5)["image"][0, 0, 0]) == 5
     assert len(fetched) == 1
 
 
-def test_a_damaged_file_of_the_cache_is_named(memory: str, cache: Path) -> None:
+def test_a_damaged_file_of_the_cache_is_named(memory, cache):
     data = prepared(memory, cache=cache, cache_gb=1).shards
     data.read(5)
     (kept,) = cache.glob("*.tar")
@@ -118,7 +112,7 @@ def test_a_damaged_file_of_the_cache_is_named(memory: str, cache: Path) -> None:
 
 
 @pytest.mark.parametrize("cache_gb", [0, 1])
-def test_a_remote_shard_that_is_missing_or_cut_is_named(memory: str, cache: Path, cache_gb: float) -> None:
+def test_a_remote_shard_that_is_missing_or_cut_is_named(memory, cache, cache_gb):
     data = prepared(memory, cache=cache, cache_gb=cache_gb).shards
     store, name = fsspec.filesystem("memory"), "/latents/000000004-000000008.tar"
     store.pipe(name, store.cat(name)[:600])
@@ -181,16 +175,14 @@ def server(folder: Path) -> Iterator[Server]:
     server.stop()
 
 
-def test_a_store_that_fails_for_a_while_is_asked_again(
-    server: Server, folder: Path, cache: Path, waits: list[int]
-) -> None:
+def test_a_store_that_fails_for_a_while_is_asked_again(server, folder, cache, waits):
     data = prepared(server.url, cache=cache, cache_gb=1, retries=3)
     server.failing = 3
     assert numbers_of(data, range(23)) == numbers_of(prepared(folder), range(23))
     assert waits == [1, 2, 4]
 
 
-def test_a_store_that_stops_in_mid_epoch_is_one_clear_error(server: Server, cache: Path, waits: list[int]) -> None:
+def test_a_store_that_stops_in_mid_epoch_is_one_clear_error(server, cache, waits):
     data = prepared(server.url, cache=cache, cache_gb=1, retries=2)
     assert len(numbers_of(data, range(4))) == 4
     server.stop()
@@ -201,7 +193,7 @@ def test_a_store_that_stops_in_mid_epoch_is_one_clear_error(server: Server, cach
 
 
 @pytest.mark.parametrize("cache_gb", [0, 1])
-def test_forked_loader_processes_read_from_a_store(server: Server, folder: Path, cache: Path, cache_gb: float) -> None:
+def test_forked_loader_processes_read_from_a_store(server, folder, cache, cache_gb):
     if not cache_gb:
         with pytest.raises(ValueError, match="ignores byte ranges: set reading.cache_gb above 0"):
             prepared(server.url).shards.read(5)
@@ -214,9 +206,7 @@ def test_forked_loader_processes_read_from_a_store(server: Server, folder: Path,
 
 
 @pytest.mark.parametrize(("status", "cache_gb"), [(401, 0), (403, 1)])
-def test_a_store_that_refuses_access_is_asked_once(
-    server: Server, cache: Path, status: int, cache_gb: float, waits: list[int]
-) -> None:
+def test_a_store_that_refuses_access_is_asked_once(server, cache, status, cache_gb, waits):
     data = prepared(server.url, cache=cache, cache_gb=cache_gb)
     server.failing, server.status = 1, status
     with pytest.raises(ValueError, match=rf"{server.url}/.*tar: the store refuses access .*{status}.*credentials"):
@@ -232,7 +222,7 @@ class NoCredentialsError(Exception):
 
 
 @pytest.mark.parametrize("error", [PermissionError("Access Denied"), NoCredentialsError("Unable to locate them")])
-def test_a_refusal_of_an_object_store_is_told_from_a_failure(error: Exception) -> None:
+def test_a_refusal_of_an_object_store_is_told_from_a_failure(error):
     def refuse(files: object, path: str) -> None:
         raise error
 
@@ -240,7 +230,7 @@ def test_a_refusal_of_an_object_store_is_told_from_a_failure(error: Exception) -
         remote.remote_request("memory://x", refuse, retries=0)
 
 
-def test_urls_without_latents_and_unknown_stores_are_named(server: Server) -> None:
+def test_urls_without_latents_and_unknown_stores_are_named(server):
     with pytest.raises(ValueError, match=rf"latents={server.url}/typo holds no latents.json: give the URL of a folder"):
         prepared(f"{server.url}/typo")
     with pytest.raises(ValueError, match=r"nowhere://x/latents.json cannot be read: Protocol not known: nowhere"):
@@ -270,7 +260,7 @@ def within(cache: Path) -> tuple[int, int]:
     return sum(path.stat().st_size for path in [*partial, *cache.glob("*.tar")]), len(partial)
 
 
-def test_two_processes_that_fetch_at_once_keep_to_the_size_of_their_cache(server: Server, cache: Path) -> None:
+def test_two_processes_that_fetch_at_once_keep_to_the_size_of_their_cache(server, cache):
     data = prepared(server.url, cache=cache, cache_gb=2 * SHARD / 1e9, shuffle_shards=1).shards
     data.read(0)
     server.meeting = threading.Barrier(2)  # neither ends before both have begun
@@ -278,14 +268,14 @@ def test_two_processes_that_fetch_at_once_keep_to_the_size_of_their_cache(server
     assert within(cache) == (2 * SHARD, 0)
 
 
-def test_processes_that_want_the_same_shard_fetch_it_once(server: Server, cache: Path) -> None:
+def test_processes_that_want_the_same_shard_fetch_it_once(server, cache):
     data = prepared(server.url, cache=cache, cache_gb=1).shards
     asked = server.requests
     join(in_processes(data.read, 4, 5, 6))
     assert server.requests == asked + 1
 
 
-def test_what_a_killed_process_leaves_goes(server: Server, cache: Path) -> None:
+def test_what_a_killed_process_leaves_goes(server, cache):
     data = prepared(server.url, cache=cache, cache_gb=1).shards
     data.read(0)
     server.meeting = threading.Event()
@@ -300,7 +290,7 @@ def test_what_a_killed_process_leaves_goes(server: Server, cache: Path) -> None:
     assert within(cache) == (2 * SHARD, 0)
 
 
-def test_who_finds_no_room_waits_for_those_that_fetch(server: Server, cache: Path) -> None:
+def test_who_finds_no_room_waits_for_those_that_fetch(server, cache):
     data = prepared(server.url, cache=cache, cache_gb=2 * SHARD / 1e9, shuffle_shards=1).shards
     data.read(0)
     ours = data.digests[2]
@@ -322,9 +312,7 @@ def test_who_finds_no_room_waits_for_those_that_fetch(server: Server, cache: Pat
     assert [path.stem for path in cache.glob("*.tar")] == [ours]
 
 
-def test_a_disk_that_cannot_hold_a_shard_is_named_at_once(
-    server: Server, cache: Path, tmp_path: Path, waits: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_disk_that_cannot_hold_a_shard_is_named_at_once(server, cache, tmp_path, waits, monkeypatch):
     data = prepared(server.url, cache=cache, cache_gb=1).shards
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (SHARD // 2, hard))  # a write past it fails as on a full disk

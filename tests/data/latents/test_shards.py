@@ -61,9 +61,7 @@ def folder(tmp_path: Path) -> Path:
 
 @settings(max_examples=200, deadline=None)
 @given(length=st.integers(1, 60), shard=st.integers(1, 9), block=st.integers(1, 9), seed=st.integers(0, 5))
-def test_every_epoch_is_a_permutation_that_reads_few_shards_at_a_time(
-    length: int, shard: int, block: int, seed: int
-) -> None:
+def test_every_epoch_is_a_permutation_that_reads_few_shards_at_a_time(length, shard, block, seed):
     for epoch in (0, 3):
         positions = range(epoch * length, (epoch + 1) * length)
         order = [block_shuffled_index(seed, p, length, shard=shard, block=block) for p in positions]
@@ -79,7 +77,7 @@ def test_every_epoch_is_a_permutation_that_reads_few_shards_at_a_time(
         assert set(met.values()) == {1}
 
 
-def test_the_order_is_shuffled_and_differs_by_epoch_and_seed() -> None:
+def test_the_order_is_shuffled_and_differs_by_epoch_and_seed():
     orders = {
         tuple(block_shuffled_index(seed, epoch * 60 + p, 60, shard=4, block=3) for p in range(60))
         for seed in (0, 1)
@@ -89,7 +87,7 @@ def test_the_order_is_shuffled_and_differs_by_epoch_and_seed() -> None:
     assert tuple(range(60)) not in orders
 
 
-def test_any_world_size_batch_size_and_start_reads_the_same_clips_in_the_same_order(folder: Path) -> None:
+def test_any_world_size_batch_size_and_start_reads_the_same_clips_in_the_same_order(folder):
     data = prepared(folder)
     whole = numbers_of(data, range(48))
     assert sorted(whole[:23]) == list(range(23))
@@ -104,7 +102,7 @@ def test_any_world_size_batch_size_and_start_reads_the_same_clips_in_the_same_or
         assert seen == whole[start : start + len(seen)]
 
 
-def test_a_resumed_run_keeps_what_decides_its_clips(folder: Path, tmp_path: Path) -> None:
+def test_a_resumed_run_keeps_what_decides_its_clips(folder, tmp_path):
     def stream(where: Path | None = folder, **changes: int) -> StreamData:
         train = [] if where is None else PreparedLatents(where, **{"seed": 0} | SIZE | READING | changes)
         return StreamData(train=train, val=[], batch_size=1, num_workers=0)
@@ -130,7 +128,7 @@ def test_a_resumed_run_keeps_what_decides_its_clips(folder: Path, tmp_path: Path
 # The files.
 
 
-def test_a_shard_is_a_plain_tar_that_webdataset_reads(folder: Path) -> None:
+def test_a_shard_is_a_plain_tar_that_webdataset_reads(folder):
     path = folder / shard_name(range(20, 23))
     assert path.name == "000000020-000000023.tar"
     with tarfile.open(path) as tar:
@@ -142,19 +140,19 @@ def test_a_shard_is_a_plain_tar_that_webdataset_reads(folder: Path) -> None:
             assert torch.equal(value, sample(number)[name])
 
 
-def test_the_bytes_depend_on_the_samples_only(folder: Path, tmp_path: Path) -> None:
+def test_the_bytes_depend_on_the_samples_only(folder, tmp_path):
     again = made(tmp_path / "again")
     assert [p.read_bytes() for p in sorted(folder.iterdir())] == [p.read_bytes() for p in sorted(again.iterdir())]
     assert prepared(folder).fingerprint == prepared(again).fingerprint != prepared(made(again, 24)).fingerprint
 
 
-def test_samples_of_different_sizes_are_refused(tmp_path: Path) -> None:
+def test_samples_of_different_sizes_are_refused(tmp_path):
     with pytest.raises(ValueError, match="sizes must agree"):
         write_shard(tmp_path, range(2), iter([{"a": torch.zeros(3)}, {"a": torch.zeros(4)}]))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_missing_cut_or_wrong_shard_is_named_with_its_repair_and_only_it_is_made_again(folder: Path) -> None:
+def test_a_missing_cut_or_wrong_shard_is_named_with_its_repair_and_only_it_is_made_again(folder):
     before = {path: path.read_bytes() for path in folder.glob("*.tar")}
     one, two = sorted(before)[1:3]
     kept = sorted(before)[0].stat().st_mtime_ns
@@ -178,7 +176,7 @@ def test_a_missing_cut_or_wrong_shard_is_named_with_its_repair_and_only_it_is_ma
     refused(rf"{two} is damaged at sample \d+", lambda: numbers_of(opened, range(23)))
 
 
-def test_a_shard_killed_before_its_new_checksum_is_unfinished(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shard_killed_before_its_new_checksum_is_unfinished(folder, monkeypatch):
     numbers = range(4, 8)
     assert finished_shard(folder, numbers) is not None
     path = folder / shard_name(numbers)
@@ -194,7 +192,7 @@ def test_a_shard_killed_before_its_new_checksum_is_unfinished(folder: Path, monk
     assert finished_shard(folder, numbers) is None
 
 
-def test_layout_is_the_one_that_tarfile_writes(tmp_path: Path) -> None:
+def test_layout_is_the_one_that_tarfile_writes(tmp_path):
     for count in (1, 5, 9, 10):
         write_shard(tmp_path, range(count), map(sample, range(count)))
         path = tmp_path / shard_name(range(count))

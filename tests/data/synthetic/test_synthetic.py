@@ -12,7 +12,7 @@ from motionanim.data.stream import rng
 from motionanim.data.synthetic import clips as synthetic
 from motionanim.data.synthetic import layers, scenes, textures
 from motionanim.data.synthetic.cameras import Camera
-from motionanim.data.synthetic.clips import SyntheticClips, SyntheticFlowPairs, render_clip, synthetic_data
+from motionanim.data.synthetic.clips import SyntheticClips, SyntheticFlowPairs, synthetic_data
 from motionanim.motion import flow as flow_math
 from motionanim.types import Hint
 
@@ -20,6 +20,10 @@ SIZE = {"num_frames": 6, "height": 48, "width": 64}
 OPTIONS = {**SIZE, "moving_camera": 0.5, "split": "train"}
 STAGE = layers.Stage(**SIZE)
 SCENES = [scenes.river, scenes.pond, scenes.sky, scenes.wheel, scenes.drift, scenes.foliage]
+
+
+def world(**changes) -> SyntheticClips:
+    return SyntheticClips(**{"seed": 3, "length": 4, "fps": 7, **OPTIONS, **changes})
 
 
 def render(scene, seed: int, *, moving_camera: float = 0.0, stage: layers.Stage = STAGE) -> synthetic.SyntheticClip:
@@ -43,9 +47,6 @@ def smooth_interior(clip: synthetic.SyntheticClip) -> torch.Tensor:
 
 
 def test_items_are_functions_of_seed_and_position_in_any_process():
-    def world(seed: int = 3) -> SyntheticClips:
-        return SyntheticClips(seed=seed, length=4, fps=7, **OPTIONS)
-
     clips = world()
     clip = clips.clip(2)
     assert [tuple(t.shape) for t in clip] == [(6, 3, 48, 64), (5, 2, 48, 64), (5, 2, 48, 64), (1, 48, 64)]
@@ -176,11 +177,11 @@ def test_still_camera_has_exactly_zero_flow_and_moving_one_does_not():
 
 def test_the_panning_camera_is_the_same_in_every_clip():
     for seed in range(4):
-        clip = render_clip(rng(seed, 0), **{**OPTIONS, "moving_camera": 1.0, "camera": "pan"})
+        clip = world(seed=seed, moving_camera=1.0, camera="pan").clip(0)
         pan = torch.tensor([-0.02 * clip.frames.shape[-1], 0]).view(1, 2, 1, 1)  # what it leaves behind goes left
         assert torch.allclose(clip.camera_flow, pan.expand_as(clip.camera_flow), atol=1e-4)
-    still = render_clip(rng(0, 0), **{**OPTIONS, "moving_camera": 0.0, "camera": "pan"})
-    assert torch.equal(still.frames, render_clip(rng(0, 0), **{**OPTIONS, "moving_camera": 0.0}).frames)
+    still = world(moving_camera=0.0, camera="pan")[0]
+    assert torch.equal(still.frames, world(moving_camera=0.0)[0].frames)
 
 
 def test_object_speeds_span_the_stated_range():
@@ -253,7 +254,7 @@ def test_flow_pairs_hold_the_steady_field_and_the_hint_made_from_it():
 )
 def test_bad_arguments_are_named(change, message):
     with pytest.raises(ValueError, match=message):
-        SyntheticClips(**{"seed": 0, "length": 1, "fps": 7, **OPTIONS, **change})[0]
+        world(**change)[0]
 
 
 @pytest.mark.parametrize(
