@@ -6,11 +6,11 @@ import threading
 import urllib.parse
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from api import PixabayClient, choose
 from fetch import Needs, spares_path
@@ -109,9 +109,9 @@ def cut(content: bytes, at: int, etag: str | None = None) -> Callable[[BaseHTTPR
     return lambda handler: answer(handler, 200, content[:at], headers)
 
 
-@contextmanager
-def serve() -> Iterator[Site]:
-    """A server on this machine, as long as the context lasts."""
+def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    """A fixture: a server on this machine."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
     made = Site()
 
     class Handler(BaseHTTPRequestHandler):
@@ -126,21 +126,18 @@ def serve() -> Iterator[Site]:
     made.api = f"{made.url}/api/videos/"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
-    try:
-        yield made
-    finally:
-        made.go_on.set()
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    yield made
+    made.go_on.set()
+    server.shutdown()
+    server.server_close()
+    thread.join()
 
 
-def write_videos(folder: Path) -> list[bytes]:
-    """Six different videos of 80 x 48 px, 6 frames, 5 a second."""
-    made = []
+def six_videos(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
+    """A fixture: six different videos of 80 x 48 px, 6 frames, 5 a second."""
+    path, made = tmp_path_factory.mktemp("videos") / "a.mp4", []
     for number in range(6):
         generator = torch.Generator().manual_seed(number)
-        path = folder / f"{number}.mp4"
         write_video(path, torch.rand(6, 3, 48, 80, generator=generator) * 2 - 1, 5)
         made.append(path.read_bytes())
     return made

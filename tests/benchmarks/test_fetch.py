@@ -15,9 +15,12 @@ from api import candidate, choose
 from download import ATTEMPTS, HttpError, download
 from fetch import FetchReport, Needs, fetch, lock_folder, rejected_path, spares_path
 from kill import ROOT, kill_when
-from pixabay_site import NEEDS, Site, answer, build, client, cut, failing, hit, stock
+from pixabay_site import NEEDS, Site, answer, build, client, cut, failing, hit, served, six_videos, stock
 
 from motionanim.evaluation.manifest import manifest_clips, read_manifest, verify, write_manifest
+
+site = pytest.fixture(served)
+videos = pytest.fixture(six_videos, scope="session")
 
 
 @pytest.fixture

@@ -13,11 +13,14 @@ import pytest
 from api import candidate, confirm_terms
 from download import ATTEMPTS, HttpError
 from fetch import spares_path
-from pixabay_site import KEY, NEEDS, Site, answer, build, client, failing, hit, stock
+from pixabay_site import KEY, NEEDS, Site, answer, build, client, failing, hit, served, six_videos, stock
 
 from motionanim.evaluation.manifest import read_manifest
 
 ROOT = Path(__file__).resolve().parents[2]
+
+site = pytest.fixture(served)
+videos = pytest.fixture(six_videos, scope="session")
 
 
 def test_all_pages_up_to_500_hits_are_asked_for(site, tmp_path):

@@ -92,15 +92,12 @@ def test_results_say_what_was_found(videos, tmp_path):
     assert records["pan.mp4"]["camera_speed"] == pytest.approx(15 / (96 * 2**0.5), rel=0.1)
     assert records["pan.mp4"]["motion_strength"] > 1
     assert (records["pan.mp4"]["height"], records["pan.mp4"]["width"], records["pan.mp4"]["num_frames"]) == (96, 96, 16)
-    rejected = (tmp_path / "rejected.csv").read_text()
-    assert "empty.mp4,is empty" in rejected
-    assert 'short.mp4,"is too short: 2 frames' in rejected
-    report = (tmp_path / "report.md").read_text()
-    assert "| rejected | 2 |" in report
-    assert "| is empty (0 bytes) | 1 |" in report
-    assert (
-        "Of 2 clips only the first 6 frames will be used for training, and 1 s are left out: raise settings." in report
-    )
+    rejected, report = ((tmp_path / name).read_text() for name in ("rejected.csv", "report.md"))
+    for words in ("empty.mp4,is empty", 'short.mp4,"is too short: 2 frames'):
+        assert words in rejected
+    note = "Of 2 clips only the first 6 frames will be used for training, and 1 s are left out: raise settings."
+    for words in ("| rejected | 2 |", "| in static.txt | 1 |", "| is empty (0 bytes) | 1 |", note):
+        assert words in report
     flows = list((tmp_path / "flow").rglob("*.npy"))
     assert len(flows) == 2
     assert {np.load(flow).shape for flow in flows} == {(5, 2, 64, 64)}
@@ -256,15 +253,8 @@ def panned(path, source, speed):
     frames = video.read(np.arange(count), height=side, width=side)
     height, width = frames.shape[1:3]
     tall, wide = int(height * 0.8) // 2 * 2, int(width * 0.8) // 2 * 2
-    views = [
-        cv2.warpAffine(
-            frame,
-            np.float32([[1, 0, speed * k], [0, 1, 0]]),
-            (wide, tall),
-            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-        )
-        for k, frame in enumerate(frames)
-    ]
+    moved, flags = np.float32([[0, 0, speed], [0, 0, 0]]), cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    views = [cv2.warpAffine(f, np.eye(2, 3) + k * moved, (wide, tall), flags=flags) for k, f in enumerate(frames)]
     write_video(path, as_float(torch.from_numpy(np.stack(views))), rate)
 
 
