@@ -85,25 +85,31 @@ def split_index(path: Path, *, val_share: float) -> tuple[IndexedNames, IndexedN
     return IndexedNames(path, border, 1.0), IndexedNames(path, 0.0, border)
 
 
-def write_index(path: Path, names: Iterable[tuple[str, str]], *, root: Path | None = None) -> None:
+def write_index(path: Path, names: Iterable[tuple[str, str]], *, root: Path | None = None) -> str:
     """Write pairs of a name and its group as they come; a run that is killed leaves no index.
 
     Args:
         root: Folder that the names are relative to; its state is stored for `changes`.
+
+    Returns:
+        A hash of the names, 16 hexadecimal digits.
     """
     # Taken first, so that changes during the listing count as changes since.
     state = "" if root is None else str(root.stat().st_mtime_ns)
     schema = _SCHEMA.with_metadata({"root": state, "seconds": str(time.time()), "process": str(os.getpid())})
-    names = iter(names)
+    names, content = iter(names), hashlib.sha256()
     with (
         atomic_path(path) as partial,
         pa.ipc.new_file(str(partial), schema) as file,
         tqdm(desc="index", unit="clip", unit_scale=True) as progress,
     ):
         while rows := list(islice(names, ROWS)):
+            encoded = [os.fsencode(name) for name, _ in rows]
             shares = np.array([hash_share(group) for _, group in rows])
-            file.write_batch(pa.record_batch([[os.fsencode(name) for name, _ in rows], shares], schema=schema))
+            file.write_batch(pa.record_batch([encoded, shares], schema=schema))
+            content.update(b"".join(name + b"\0" for name in encoded))
             progress.update(len(rows))
+    return content.hexdigest()[:16]
 
 
 def kept_index(folder: Path, about: str, names: Iterable[tuple[str, str]], *, root: Path) -> Path:
@@ -131,22 +137,11 @@ def kept_index(folder: Path, about: str, names: Iterable[tuple[str, str]], *, ro
             logger.info("the list of clips in %s is used", path)
         else:
             logger.warning("the list of clips under %s is made: %s", root, change)
-            path = _written(folder / f"{source}.new", names, root=root)
+            new = folder / f"{source}.new"
+            content = write_index(new, names, root=root)
+            path = new.replace(new.with_suffix(f".{content}.arrow"))
     os.environ[variable] = f"{os.getpid()}:{path.name}"
     return path
-
-
-def _written(path: Path, names: Iterable[tuple[str, str]], *, root: Path) -> Path:
-    """The index that `write_index` makes at `path`, renamed by its content."""
-    content = hashlib.sha256()
-
-    def hashed() -> Iterator[tuple[str, str]]:
-        for name, group in names:
-            content.update(os.fsencode(name) + b"\0")
-            yield name, group
-
-    write_index(path, hashed(), root=root)
-    return path.replace(path.with_suffix(f".{content.hexdigest()[:16]}.arrow"))
 
 
 def _versions(folder: Path, source: str) -> list[Path]:
