@@ -1,4 +1,4 @@
-"""Kills a process at a chosen moment, for tests of what a killed run leaves and of how the next one goes on."""
+"""Kills a process at a chosen moment, for tests of the files that it leaves and of the next run."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 def wait_until(holds: Callable[[], bool], seconds: float = 240) -> None:
     end = time.monotonic() + seconds
     while not holds():
-        assert time.monotonic() < end, "it did not come"
+        assert time.monotonic() < end, "it did not happen in time"
         time.sleep(0.05)
 
 

@@ -23,7 +23,7 @@ NEEDS = Needs(frames=5, fps=5, min_width=80, min_height=48)
 
 
 class Site:
-    """The server: what it has, what it is told to do next, and what it was asked.
+    """The server, and what it was asked.
 
     Attributes:
         hits: For each category its hits.
@@ -103,7 +103,7 @@ def failing(status: int, **headers: str) -> Callable[[BaseHTTPRequestHandler], N
 
 
 def cut(content: bytes, at: int, etag: str | None = None) -> Callable[[BaseHTTPRequestHandler], None]:
-    """Promise the whole, send a part, hang up."""
+    """Promises the whole content, sends a part, and hangs up."""
     etag = etag or f'"{hashlib.sha256(content).hexdigest()[:8]}"'
     headers = {"Content-Type": "video/mp4", "Content-Length": str(len(content)), "ETag": etag}
     return lambda handler: answer(handler, 200, content[:at], headers)
@@ -144,7 +144,7 @@ def six_videos(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
 
 
 def hit(number: int, url: str = "https://cdn.example.org", **changes: Any) -> dict[str, Any]:
-    """As the API documents one."""
+    """A hit as the API documents it."""
     sizes = {
         "large": {"url": "", "width": 0, "height": 0, "size": 0},
         "medium": {"url": f"{url}/{number}_medium.mp4", "width": 160, "height": 96, "size": 9},
@@ -158,7 +158,7 @@ def hit(number: int, url: str = "https://cdn.example.org", **changes: Any) -> di
 
 
 def stock(site: Site, videos: list[bytes], categories: tuple[str, ...] = ("nature", "travel")) -> None:
-    """Give the site one clip a video, alternating between categories."""
+    """Give the site one clip per video, alternating between categories."""
     for number, content in enumerate(videos):
         site.hits[categories[number % len(categories)]].append(hit(number, site.url))
         site.files[f"/{number}_small.mp4"] = content

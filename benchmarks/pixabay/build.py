@@ -13,7 +13,7 @@ from pathlib import Path
 
 from api import API, CATEGORIES, PixabayClient, choose, confirm_terms
 from download import Sleep
-from fetch import FetchReport, Needs, fetch, lock_folder, rejected_path, spares_path
+from fetch import FetchReport, Needs, fetch, lock_folder, rejected_path, write_spares
 
 from motionanim.evaluation.manifest import manifest_clips, read_manifest, write_manifest
 
@@ -64,10 +64,7 @@ def _list(args: argparse.Namespace, needs: Needs, sleep: Sleep) -> None:
         needs=needs,
     )  # fmt: skip
     # Before the manifest, so that a manifest never stands without its spares.
-    if spares:
-        write_manifest(spares_path(args.manifest), spares)
-    else:
-        spares_path(args.manifest).unlink(missing_ok=True)
+    write_spares(args.manifest, spares)
     write_manifest(args.manifest, entries)
     print(f"{args.manifest}: {len(entries)} clips and {len(spares)} spares, {client.requests} requests")
 

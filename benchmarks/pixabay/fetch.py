@@ -5,7 +5,7 @@ import fcntl
 import io
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -140,6 +140,14 @@ def lock_folder(
 def spares_path(manifest: Path) -> Path:
     """The manifest of the clips that replace unusable ones, in order."""
     return manifest.with_suffix(".spares.csv")
+
+
+def write_spares(manifest: Path, spares: Sequence[ManifestEntry]) -> None:
+    """Write the spares of a manifest; no file for none."""
+    if spares:
+        write_manifest(spares_path(manifest), spares)
+    else:
+        spares_path(manifest).unlink(missing_ok=True)
 
 
 def rejected_path(manifest: Path) -> Path:
@@ -286,10 +294,7 @@ class _Run:
         self.entries[place] = spare
         write_manifest(self.manifest, self.entries)
         self.spares.remove(spare)
-        if self.spares:
-            write_manifest(spares_path(self.manifest), self.spares)
-        else:
-            spares_path(self.manifest).unlink(missing_ok=True)
+        write_spares(self.manifest, self.spares)
         return True
 
 

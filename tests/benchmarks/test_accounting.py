@@ -1,4 +1,4 @@
-"""Counts against sums done by hand, known totals of Stable Video Diffusion, and real tensors."""
+"""Counts agree with sums by hand, with known totals of Stable Video Diffusion, and with real tensors."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +16,7 @@ from motionanim.models.svd.denoiser import Denoiser
 
 SVD = yaml.safe_load((Path(__file__).parents[2] / "benchmarks" / "svd.yaml").read_text())
 
-STILL = MOTION | {"warped_latent": False}  # whether anything moves there is asked of values, which fake tensors lack
+STILL = MOTION | {"warped_latent": False}  # its warp reads values, which fake tensors lack
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ def test_batch_4_trains_within_80_gb_at_svd_size(no_memory):
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 parameter.grad = torch.zeros_like(parameter)
-        optimizer.step()  # makes the moments, which are there from the second training step on
+        optimizer.step()  # makes the moments, which exist from the second training step on
         optimizer.zero_grad()
         with torch.autocast("cpu", dtype=torch.bfloat16):
             loss = denoiser(torch.empty(4, 25, 4, 64, 64), torch.ones(4), condition).square().mean()

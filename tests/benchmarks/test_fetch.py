@@ -1,4 +1,4 @@
-"""Fetching and locking clips, against a server on this machine: kills, cuts, full disks and wrong files."""
+"""Fetching and locking clips from a server on this machine, with kills, cuts, full disks and wrong files."""
 
 import csv
 import fcntl
@@ -106,7 +106,7 @@ def test_what_a_cut_run_left_is_taken_up(site, tmp_path, videos, fetched):
 
 @pytest.fixture
 def got(site: Site, tmp_path: Path) -> Callable[[], bytes]:
-    """Downloads the site's /a into one part, and gives its bytes."""
+    """Downloads the site's /a into one part and returns its bytes."""
 
     def run() -> bytes:
         download(f"{site.url}/a", tmp_path / "a.part", sleep=lambda seconds: None, stop=threading.Event())

@@ -1,4 +1,4 @@
-"""Engines: the same work gives the same bytes, whoever does it and whatever dies on the way."""
+"""Engines give the same bytes for the same work, on any worker and after any death of one."""
 
 import functools
 import math
@@ -38,7 +38,7 @@ encode_config = functools.partial(composed, config="encode")
 
 
 def encoded(base: Path, folder: Path, engine: Engine, count: int) -> dict[str, bytes]:
-    """What `python -m motionanim.data.encode` does, with a given engine: file names to bytes."""
+    """Encode as `python -m motionanim.data.encode` does, by a given engine: bytes by file name."""
     config = portable(encode_config(f"out={folder}", f"scale.base={base}", *SMALL))
     encode_clips(
         functools.partial(make_shard, config=OmegaConf.to_yaml(config)), count=count, shard_clips=2,
@@ -48,7 +48,7 @@ def encoded(base: Path, folder: Path, engine: Engine, count: int) -> dict[str, b
 
 
 def prepared(root: Path, out: Path, engine: Engine) -> tuple[set[str], dict[str, bytes]]:
-    """What `motionanim.data.prepare` finds about videos, in any order, and the flow that it leaves."""
+    """Prepare videos by a given engine: the lines of the index, in any order, and the bytes of each flow."""
     settings = Settings(
         num_frames=4, height=32, width=32, fps=5, stride=None, max_frames=6, camera_fps=4, camera_pairs=2,
         camera_short_side=32, max_camera_speed=0.01, cache_moving=True,
@@ -125,7 +125,7 @@ def test_a_source_is_told_by_its_clips_and_not_by_where_lists_are_kept(monkeypat
 
 @pytest.fixture
 def forked_pools(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Pools of forked processes, which begin at once, and the number of workers of each."""
+    """Makes engines fork their workers, which takes no time; lists the number of workers of each pool."""
     begun: list[int] = []
 
     def pool(workers: int) -> ProcessPoolExecutor:
@@ -202,7 +202,7 @@ def test_an_engine_that_cannot_begin_says_so_in_a_line(monkeypatch):
 def test_a_cluster_that_does_not_answer_is_named(scheme):
     pytest.importorskip("ray", reason="needs Ray: pip install -e .[ray]")
     with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))  # and does not listen
+        free.bind(("127.0.0.1", 0))  # bound, but not listening
         address = f"{scheme}127.0.0.1:{free.getsockname()[1]}"
         with pytest.raises(ValueError, match=f"engine.address={address}: no Ray cluster answers .*refused"):
             list(ray_engine(address)(divided, [(1, 1)]))
@@ -210,11 +210,11 @@ def test_a_cluster_that_does_not_answer_is_named(scheme):
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator:
-    """A head of one core, as processes of this machine."""
+    """A Ray cluster of one node with one core, as processes of this machine."""
     ray = pytest.importorskip("ray", reason="needs Ray: pip install -e .[ray]")
     from ray.cluster_utils import Cluster
 
-    # Workers find the package in this checkout, and the tests' functions.
+    # So that workers find the package of this checkout and the tests' functions.
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{ROOT / 'tests'}:{Path(__file__).parent}")
     monkeypatch.setenv("RAY_health_check_period_ms", "500")
     monkeypatch.setenv("RAY_health_check_failure_threshold", "4")
@@ -228,7 +228,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator:
 
 
 def noted(function, log: Path, positions: range, folder: Path) -> None:
-    """The work, with a note of where it was begun."""
+    """Do the work, and note the node that began it."""
     import ray
 
     log.joinpath(f"{positions.start} {ray.get_runtime_context().get_node_id()}").touch()

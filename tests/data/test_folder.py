@@ -21,7 +21,7 @@ from motionanim.data.video.index import content_key
 
 
 class Brightness:
-    """A flow that knows its frames: to the right by the difference of brightness, down by 1."""
+    """A flow that identifies its frames: to the right by their difference of brightness, down by 1."""
 
     name = "brightness"
 
@@ -105,7 +105,7 @@ SIZE = {"height": 16, "width": 16}
 
 
 def keep_flow(cache, path, count=None):
-    """Cache the flow of the first `count` frames of a video's grid: the flow, and its file."""
+    """Cache the flow of the first `count` frames of a video's grid; returns the flow and its file."""
     video = Video(path)
     where = flow_path(cache, content_key(path), estimator="brightness", fps=10, stride=None, **SIZE)
     return cached_flow(video, video.grid(fps=10, stride=None)[0][:count], Brightness(), where, **SIZE), where

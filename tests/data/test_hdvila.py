@@ -1,4 +1,4 @@
-"""HD-VILA's lists: which clips are on disk, in which order and split, without the index that keeps them."""
+"""HD-VILA's lists of videos: which of their clips are on disk, in which order."""
 
 import json
 import os

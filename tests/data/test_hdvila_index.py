@@ -1,4 +1,4 @@
-"""The index of clips: the same clips as the plain reader, in bounded memory, whole or not at all."""
+"""The index of clips holds the same clips as the plain reader, in bounded memory, whole or not at all."""
 
 import gc
 import json
@@ -193,7 +193,7 @@ def test_a_damaged_index_and_too_few_videos_are_refused_in_words(layout, tmp_pat
 
 
 def peak(root: Path, lines: int) -> tuple[int, int]:
-    """Bytes that Python, and that Arrow, held at most while a list was indexed, split and read."""
+    """Most bytes that Python held, and bytes that Arrow holds, after a list was indexed, split and read."""
     jsonl = root / f"{lines}.jsonl"
     with jsonl.open("w") as file:
         for k in range(lines):
@@ -216,7 +216,7 @@ def test_memory_does_not_grow_with_the_list(tmp_path, monkeypatch):
     # 200 000 clips on disk
     monkeypatch.setattr(hdvila, "_files", lambda folder: {f"{os.path.basename(folder)}.0.mp4"})
     monkeypatch.setattr(os.path, "isfile", lambda path: True)
-    peak(tmp_path, 5_000)  # what is allocated once
+    peak(tmp_path, 5_000)  # allocates what is allocated once
     small, large = peak(tmp_path, 20_000), peak(tmp_path, 200_000)
     assert large[0] < 1.1 * small[0] < 8e6
     assert large[1] < 1e6

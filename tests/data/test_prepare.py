@@ -1,4 +1,4 @@
-"""What `prepare` finds about videos, keeps of them, and does again after a kill or a change."""
+"""`prepare` examines videos, keeps the results, and examines files again after a kill or a change."""
 
 import json
 import os
@@ -66,7 +66,7 @@ def run(root, out, settings=SETTINGS, names=None, estimator=DIS, workers=0, max_
 
 
 class Asked:
-    """A flow estimator that says how often it was asked."""
+    """A flow estimator that counts its calls."""
 
     name = DIS.name
 
@@ -109,7 +109,7 @@ def test_a_run_killed_at_any_moment_resumes_and_what_is_done_is_not_done_again(v
     before = {
         name: (tmp_path / name).read_bytes() for name in ("index.jsonl", "static.txt", "rejected.csv", "report.md")
     }
-    # Cut by a kill; whole; as two runs at once wrote it before there was a lock.
+    # A journal cut by a kill, a whole one, and one that two runs wrote together before there was a lock.
     for content in (
         b"",
         journal[:1],
@@ -172,7 +172,7 @@ def test_shots_are_told_apart_and_no_clip_crosses_a_border(tmp_path):
     assert (joined["borders"], still["borders"]) == ([[15, 16]], [])
     assert joined["motion_strength"] < 2 * still["motion_strength"], "without the step across the border"
     assert "has no shot of 4 frames: each of its 2 is shorter" in (tmp_path / "rejected.csv").read_text()
-    root = root.rename(tmp_path / "moved")  # takes its flow and its borders with it
+    root = root.rename(tmp_path / "moved")  # its flow and its borders are still found
     options = {"flow_cache": tmp_path / "flow", "seed": 0, "num_frames": 4, "fps": 5, "stride": None}
     for estimator in (DIS, DisFlow(preset="fast", min_side=96)):  # with a cached flow and without
         clips = VideoClips(

@@ -90,7 +90,7 @@ def test_clips_begin_where_they_stay_in_a_shot():
 def test_borders_are_kept_by_the_file_and_added_to(tmp_path):
     keep_borders(tmp_path / "cache", "a", [])
     assert not (tmp_path / "cache").exists(), "no file for the many videos of one shot"
-    for borders in ([(5, 6)], [(20, 24)], []):  # by runs that looked at other parts
+    for borders in ([(5, 6)], [(20, 24)], []):  # of runs that looked at different parts
         keep_borders(tmp_path / "cache", "a", borders)
     assert kept_borders(tmp_path / "cache", "a") == [(5, 6), (20, 24)]
     assert kept_borders(tmp_path / "cache", "b") == []

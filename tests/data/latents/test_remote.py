@@ -1,4 +1,4 @@
-"""Shards in object storage: read as from a folder, kept in a bounded cache, and every failure told apart."""
+"""Shards in object storage are read as from a folder, through a bounded cache, and each kind of failure is named."""
 
 import errno
 import fcntl
@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 from motionanim.data.latents import remote, shard_cache, shards
 from motionanim.data.stream import collate
 
-SHARD = 10240  # bytes of one of these tests
+SHARD = 10240  # bytes of a shard of these tests
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def cache(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def fetched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The last number of each shard that is asked for."""
+    """Lists the last sample number of each shard that is requested."""
     asked, request = [], shards.remote_request
 
     def noted(url: str, *more: object, **options: object) -> object:
@@ -58,7 +58,7 @@ def fetched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Seconds between the tries of a request, which take no time."""
+    """Makes the waits between tries take no time; lists their seconds."""
     seconds: list[int] = []
     monkeypatch.setattr(remote.time, "sleep", seconds.append)
     return seconds
@@ -88,7 +88,7 @@ def test_the_smallest_cache_that_is_allowed_fetches_no_shard_twice_in_an_epoch(m
     data = prepared(memory, cache=cache, cache_gb=4.096e-5)
     for position in range(23):
         data[position]
-        data[max(0, position - 5)]  # as another process, which is behind
+        data[max(0, position - 5)]  # as another process that is behind
     assert len(fetched) == len(set(fetched)) == 6
     prepared(memory, cache=cache, cache_gb=6.2e-5, shuffle_shards=16)  # all shards fit
 
@@ -129,7 +129,7 @@ class Server:
     Attributes:
         failing: Requests that still fail, with `status`.
         ranges: Whether it knows byte ranges.
-        meeting: Who asks for a shard waits here.
+        meeting: Requests for a shard wait here.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -199,7 +199,7 @@ def test_forked_loader_processes_read_from_a_store(server, folder, cache, cache_
             prepared(server.url).shards.read(5)
     server.ranges = True
     data = prepared(server.url, cache=cache, cache_gb=cache_gb, retries=0)
-    data[0]  # connections of this process, which those that it forks must not use
+    data[0]  # opens connections, which forked processes must not use
     loader = DataLoader(data, 1, sampler=range(23), num_workers=2, collate_fn=collate, multiprocessing_context="fork")
     assert [int(batch.image[0, 0, 0, 0]) for batch in loader] == numbers_of(prepared(folder), range(23))
     assert len(list(cache.glob("*.tar"))) == (6 if cache_gb else 0)
@@ -255,7 +255,7 @@ def join(processes: list[multiprocessing.Process]) -> None:
 
 
 def within(cache: Path) -> tuple[int, int]:
-    """Bytes of a cache, and files that are not whole."""
+    """Bytes in a cache, and the number of its unfinished files."""
     partial = list(cache.glob(".*.partial"))
     return sum(path.stat().st_size for path in [*partial, *cache.glob("*.tar")]), len(partial)
 
@@ -279,7 +279,7 @@ def test_what_a_killed_process_leaves_goes(server, cache):
     data = prepared(server.url, cache=cache, cache_gb=1).shards
     data.read(0)
     server.meeting = threading.Event()
-    for _ in range(2):  # a second one begins in the place of the first
+    for _ in range(2):  # the second begins with what the first has left
         (asked,) = in_processes(data.read, 4)
         wait_until(lambda: within(cache)[1] == 1)
         os.kill(asked.pid, signal.SIGKILL)

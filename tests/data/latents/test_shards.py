@@ -1,4 +1,4 @@
-"""Shards: what is written is read, from a folder or a store, in an order that no batch size or world size changes."""
+"""Shards give back what was written, in an order that does not depend on batch size or world size."""
 
 import tarfile
 from collections import Counter
@@ -92,7 +92,7 @@ def test_any_world_size_batch_size_and_start_reads_the_same_clips_in_the_same_or
     whole = numbers_of(data, range(48))
     assert sorted(whole[:23]) == list(range(23))
     for world, batch, workers in ((1, 4, 0), (2, 2, 1), (3, 2, 0), (4, 1, 2)):
-        start = 5  # clips that were done before, with another batch size
+        start = 5  # clips that were trained on before, with another batch size
         by_rank = []
         for rank in range(world):
             sampler = PositionSampler(start=start, batch_size=batch, rank=rank, world_size=world)
@@ -108,7 +108,7 @@ def test_a_resumed_run_keeps_what_decides_its_clips(folder, tmp_path):
         return StreamData(train=train, val=[], batch_size=1, num_workers=0)
 
     state = {"clips": 7, "dataset": prepared(folder).fingerprint}
-    stream(seed=5).load_state_dict(state)  # of an earlier version, which did not say
+    stream(seed=5).load_state_dict(state)  # of an earlier version, which did not store the order
     stream(None).load_state_dict({"clips": 3, "dataset": None})
     state |= {"seed": 0, "shuffle_shards": 2}
     stream(cache_gb=3).check_state(state)

@@ -1,4 +1,4 @@
-"""The synthetic world: its flow is exact, its frames are alike, and a position always gives the same clip."""
+"""The synthetic world has exact flow and equally sharp frames, and a position always gives the same clip."""
 
 import numpy as np
 import pytest
@@ -33,7 +33,7 @@ def render(scene, seed: int, *, moving_camera: float = 0.0, stage: layers.Stage 
 
 
 def smooth_interior(clip: synthetic.SyntheticClip) -> torch.Tensor:
-    """(T-1, H, W) bool: not near a jump of the flow in either frame, and the target well inside the picture."""
+    """(T-1, H, W) bool: far from jumps of the flow in both frames, and with a target well inside the picture."""
     flow = clip.flow
     count, _, height, width = flow.shape
     jump = torch.zeros(count, height, width)
@@ -64,7 +64,7 @@ def test_items_are_functions_of_seed_and_position_in_any_process():
 
 
 def blur(frames: torch.Tensor) -> torch.Tensor:
-    """Bilinear warping softens fine detail, so compare what it can carry."""
+    """Remove fine detail, which bilinear warping softens."""
     for _ in range(2):
         frames = torch.nn.functional.avg_pool2d(frames, 3, stride=1, padding=1, count_include_pad=False)
     return frames
@@ -92,7 +92,7 @@ def test_flow_carries_each_frame_to_the_next(scene, moving_camera):
 @given(st.integers(0, 10**6), st.integers(0, 4))
 @settings(max_examples=15, deadline=None)
 def test_a_step_keeps_hold_of_its_material(seed, time):
-    """The identity behind all flow: the point that shows at p at t shows at step(p) at t + 1."""
+    """The material that shows at p at t shows at step(p) at t + 1."""
     generator = np.random.default_rng(seed)
     points = tuple(generator.uniform(4, 44, (2, 50, 1)).astype(np.float32))
     for scene in SCENES:
@@ -178,7 +178,7 @@ def test_still_camera_has_exactly_zero_flow_and_moving_one_does_not():
 def test_the_panning_camera_is_the_same_in_every_clip():
     for seed in range(4):
         clip = world(seed=seed, moving_camera=1.0, camera="pan").clip(0)
-        pan = torch.tensor([-0.02 * clip.frames.shape[-1], 0]).view(1, 2, 1, 1)  # what it leaves behind goes left
+        pan = torch.tensor([-0.02 * clip.frames.shape[-1], 0]).view(1, 2, 1, 1)  # the picture moves to the left
         assert torch.allclose(clip.camera_flow, pan.expand_as(clip.camera_flow), atol=1e-4)
     still = world(moving_camera=0.0, camera="pan")[0]
     assert torch.equal(still.frames, world(moving_camera=0.0)[0].frames)
@@ -192,7 +192,7 @@ def test_object_speeds_span_the_stated_range():
 
 
 def test_no_frame_is_sharper_than_another():
-    """High-frequency energy per frame, over still and fluid clips; frame 0 sharper would give the task away."""
+    """Compares high-frequency energy, because a network could tell a sharper frame 0."""
     stage = layers.Stage(num_frames=8, height=48, width=48)
     energies = []
     for seed in range(40):

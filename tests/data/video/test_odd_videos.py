@@ -1,4 +1,4 @@
-"""Odd files: what is read is what ffmpeg writes, and what cannot be read says why."""
+"""Odd files are read as ffmpeg reads them, or refused with the reason."""
 
 import os
 from pathlib import Path
@@ -81,7 +81,7 @@ def test_any_name_is_read_or_refused_by_name(folder, tmp_path, monkeypatch):
 
 @pytest.fixture
 def no_index(monkeypatch):
-    """None is kept from before."""
+    """Forgets the indices of earlier tests."""
     monkeypatch.setattr(video_index, "_kept", video_index._Kept())
 
 
@@ -101,7 +101,7 @@ def test_a_large_file_is_not_read_to_learn_its_times(tmp_path, monkeypatch):
     monkeypatch.setattr(video_index, "WithoutPayload", Counted)
     seen = video_index.read_index(path)
     assert all(np.array_equal(a, b) for a, b in zip(seen[:4], usual[:4]))
-    assert not seen.plain  # decord would read it all
+    assert not seen.plain  # decord would read the whole file
     assert 0 < sum(read) < os.path.getsize(path) / 4
     assert Video(path).read(np.array([0, 30]), height=128, width=128).shape == (2, 128, 128, 3)
 
@@ -122,7 +122,7 @@ def test_a_frame_of_a_large_file_is_decoded_from_the_key_frame_before_it(folder,
 
 @pytest.mark.parametrize("times", [lambda number: None, lambda number: 9 - number])
 def test_frames_without_times_in_order_are_shown_at_the_files_rate(folder, no_index, monkeypatch, times):
-    """So FFmpeg gives those of some AVI files."""
+    """FFmpeg gives such times for some AVI files."""
     decoded = video_index.decoded
 
     def timed(container, stream):

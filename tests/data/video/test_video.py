@@ -12,7 +12,7 @@ from motionanim.data.video import Video, VideoError, cover_size, write_video
 
 
 def ramp(count, height=48, width=64):
-    """Frame k is grey of value 4 k + 20: a frame's brightness tells which one it is."""
+    """Frame k is grey of value 4 k + 20, so that its brightness tells its number."""
     return (torch.arange(count).float() * 4 + 20).view(-1, 1, 1, 1).expand(-1, 3, height, width) / 127.5 - 1
 
 
@@ -47,7 +47,7 @@ def test_written_frames_come_back(tmp_path):
     assert video.info == (5, pytest.approx(7.5, rel=1e-3), pytest.approx(5 / 7.5, rel=1e-2))
     assert video.size() == (48, 64)
     back = as_float(torch.from_numpy(video.read(np.arange(5), height=48, width=64)))
-    # Luma alone: yuv420p halves the resolution of colour.
+    # Only luma, because yuv420p halves the resolution of colour.
     luma = torch.tensor([0.2126, 0.7152, 0.0722]).view(3, 1, 1)
     assert ((back - frames) * luma).sum(1).abs().mean() < 0.02
     assert [p.name for p in (tmp_path / "deep").iterdir()] == ["a.mp4"]
@@ -57,7 +57,7 @@ def test_the_same_frames_are_the_same_bytes_whatever_else_the_process_does(tmp_p
     frames, done = smooth(7, 76, 100), threading.Event()
 
     def busy():
-        while not done.is_set():  # other memory is written and freed meanwhile
+        while not done.is_set():  # writes and frees other memory meanwhile
             torch.rand(300, 300) @ torch.rand(300, 300)
 
     other = threading.Thread(target=busy)
@@ -102,7 +102,7 @@ def test_the_grid_takes_whole_steps(tmp_path, rate, fps, stride, expected, actua
 
 
 def test_variable_rate_follows_the_clock(tmp_path):
-    """Every 40 ms, then a pause of 400 ms, then on: by index the pause would vanish."""
+    """Frames every 40 ms with a pause of 400 ms, which would vanish if frames were taken by number."""
     times = [40 * k for k in range(10)] + [760 + 40 * k for k in range(10)]
     write_timed(tmp_path / "a.mp4", times)
     video = Video(tmp_path / "a.mp4")
