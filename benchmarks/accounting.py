@@ -1,6 +1,6 @@
 """Operations and memory of a computation, counted without a GPU and without the memory.
 
-Under `torch._subclasses.fake_tensor.FakeTensorMode` tensors have shapes but no values, so that a model of 1.5 billion
+In `torch._subclasses.fake_tensor.FakeTensorMode` tensors have shapes but no values, so that a model of 1.5 billion
 parameters is counted in seconds on a laptop.
 """
 
@@ -27,7 +27,7 @@ def _attention_backward(
     return sdpa_backward_flop_count(gradient, query, key, value)
 
 
-_ON_CPU = {  # kernels that not every version of torch counts by itself
+_ON_CPU = {  # kernels that some versions of torch do not count
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
 }
@@ -41,7 +41,7 @@ def count_flops(run: Callable[[], Any]) -> int:
 
 
 class PeakMemory(TorchDispatchMode):
-    """Within this context: the bytes of all tensors that are alive, and the most that there ever were.
+    """Counts, within this context, the bytes of all live tensors, and the most that there ever were.
 
     Counts what the tensors hold, as `torch.cuda.max_memory_allocated` does but for its rounding, and not what an
     operation needs inside itself. Not to be used at once with `count_flops`, which keeps tensors alive.
@@ -52,7 +52,7 @@ class PeakMemory(TorchDispatchMode):
     """
 
     def __init__(self, *kept: torch.nn.Module) -> None:
-        """`kept`: modules whose parameters and buffers are there already."""
+        """`kept` are modules whose parameters and buffers exist already."""
         super().__init__()
         self.now = self.peak = 0
         self._seen = WeakIdKeyDictionary()  # storages

@@ -1,9 +1,9 @@
-"""Does the video follow arrow, strength and mask? python benchmarks/control.py [--clips 32] [--report FILE] [overrides]
+"""How videos follow arrow, strength and mask: python benchmarks/control.py [--clips 32] [--report FILE] [overrides]
 
-On held-out scenes of the procedural world under a still camera: an arrow of random direction in the scene's movable
-region, and the same arrow reversed; the strength scale of Fig. 7 from 100 to 400; the world's own mask. The realised
-flow is DIS on the generated frames. Controls: the image warped along the field without any network, and after a pass
-through the autoencoder. Overrides are those of conf/animate.yaml.
+The inputs are held-out scenes of the procedural world under a still camera. Each gets an arrow of random direction in
+its movable region, the same arrow reversed, the world's own mask, and strengths from 100 to 400 (Fig. 7). The realised
+flow is DIS on the generated frames. Reference rows are the image warped along the field without any network, and the
+same after a pass through the autoencoder. Overrides are those of conf/animate.yaml.
 """
 
 import argparse
@@ -106,7 +106,7 @@ def main() -> None:
         for name, batch in videos.items():
             for video, mask, flow, request in zip(batch, masks, flows, requests, strict=True):
                 seen = estimate(video)
-                # The arrow's region: where the field is at least half as fast as the arrow.
+                # The arrow's region, where the field is at least half as fast as the arrow.
                 speed = torch.linalg.vector_norm(flow[0], dim=0, keepdim=True)
                 mean = region_flow(seen, (speed > 0.5 * speed.max()).float())
                 rows[name].append((direction_error(mean, request), speed_gain(mean, request), static_drift(seen, mask)))
@@ -124,7 +124,7 @@ def main() -> None:
     lines = [
         "# Control on the embedded base",
         "",
-        f"{len(jobs)} arrows (half of them the reverse of the other half) of 2 % of the width per frame on "
+        f"{len(jobs)} arrows of 2 % of the width per frame, half of them reversed copies of the other half, on "
         f"{len(jobs) // 2} held-out scenes, {frames} frames of {config.height}x{width} by "
         f"`{config.long_video._target_.rpartition('.')[2]}`, "
         f"{config.sampling.num_steps} denoising steps, flow by {estimate.name}. {platform.machine()}, "

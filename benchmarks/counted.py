@@ -1,4 +1,4 @@
-"""What Stable Video Diffusion costs at the paper's size, counted on tensors without values: no GPU, no weights.
+"""Cost of Stable Video Diffusion at the paper's size, counted on tensors without values: no GPU, no weights.
 
 python benchmarks/counted.py [--batch 4]
 """
@@ -36,8 +36,8 @@ CHECKPOINTING: dict[str, Callable[[Denoiser], None]] = {
     "ours, all": partial(Denoiser.checkpoint_blocks, width=1280),
 }
 TERA, GIBI = 1e12, 2**30
-H200 = 989e12  # operations a second in bfloat16, dense, by its data sheet
-SHARE = 0.4  # of it that a well-tuned run reaches
+H200 = 989e12  # operations per second in bfloat16, dense, by its data sheet
+SHARE = 0.4  # share of it that a well-tuned run reaches
 IMAGE = "VAE, image encoded"
 
 
@@ -50,7 +50,7 @@ def settings() -> dict[str, Any]:
 
 
 def build_denoiser(unet: dict[str, Any], motion: dict[str, Any]) -> Denoiser:
-    """Without values. What the carried image adds, one convolution, is left out: it asks what values are."""
+    """A denoiser without values. One convolution, of the carried image, is left out, because it reads values."""
     with torch.device("meta"):
         return Denoiser(
             UNetSpatioTemporalConditionModel.from_config(unet), downscale=8, motion=motion | {"warped_latent": False}
@@ -86,7 +86,7 @@ def backward(denoiser: Denoiser, scale: dict[str, Any], batch: int) -> None:
 
 
 def clip_flops(cfg: DictConfig) -> int:
-    """Operations of the loss of one clip and its gradients, nothing done twice; `cfg` is a composed conf/train.yaml."""
+    """Operations of one clip's loss and gradients without recomputation; `cfg` is a composed conf/train.yaml."""
     unet = UNetSpatioTemporalConditionModel.load_config(cfg.scale.base, subfolder="unet")
     denoiser = build_denoiser(unet, OmegaConf.to_container(cfg.model.motion, resolve=True)).train()
     if "rank" in cfg.model:
@@ -135,14 +135,14 @@ def training_rows(cfg: dict[str, Any], batch: int) -> list[tuple[str, str, float
     cases = [(preset, kind) for preset in presets for kind in CHECKPOINTING]
     for preset, kind in tqdm(cases, desc="counted training steps"):
         denoiser = build_denoiser(SVD["unet"], cfg["motion"]).train()
-        presets[preset](denoiser)  # before it is fake: peft moves what it makes to the device of the weights
+        presets[preset](denoiser)  # before it is fake, because peft moves its weights to the device of the others
         with FakeTensorMode(allow_non_fake_inputs=True):
             denoiser.to_empty(device="cpu")
             CHECKPOINTING[kind](denoiser)
             trained = [p for p in denoiser.parameters() if p.requires_grad]
             optimizer = torch.optim.AdamW(trained)
             with PeakMemory(denoiser) as memory:
-                for _ in range(2):  # AdamW makes its moments in the first
+                for _ in range(2):  # AdamW makes its moments in the first step
                     backward(denoiser, cfg["scale"], batch)
                     optimizer.step()
                     optimizer.zero_grad()

@@ -1,8 +1,8 @@
 """Time and memory of prepared data as it grows: python benchmarks/data_growth.py [--report FILE] [--folder FOLDER].
 
-[--clips N ...] [--listed N ...] [--reads 1000]. Shards of latents and the index of HD-VILA's clips, with stand-ins of
-a few hundred bytes: what is measured is the cost of a clip, not of its pixels. Every stage runs in a process of its
-own, forked from one that has imported everything; its memory is what its peak adds to that.
+[--clips N ...] [--listed N ...] [--reads 1000]. It writes and reads shards of latents and the index of HD-VILA's clips.
+Clips are stand-ins of a few hundred bytes, so that the cost per clip is measured, not that of its pixels. Every stage
+runs in its own fork of a process that has imported everything; its memory is what its peak adds.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import chain
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -86,7 +87,7 @@ def mapped() -> float:
 
 
 def measured(stage: Callable[[Path, int, int], object], *arguments: object) -> str:
-    """Seconds, MB that its peak adds, and MB of them that are mapped files in the end."""
+    """Cells of seconds, of the MB that its peak adds, and of those MB that are mapped files in the end."""
 
     def work(pipe: Connection) -> None:
         with open(os.devnull, "w") as nowhere:
@@ -104,7 +105,7 @@ def measured(stage: Callable[[Path, int, int], object], *arguments: object) -> s
     theirs.close()
     took, memory, files = ours.recv()
     process.join()
-    return f"{took:.3g} s, {memory:.0f} MB ({files:.0f} mapped)"
+    return f"{took:.3g} | {memory:.0f} | {files:.0f}"
 
 
 def write_list(folder: Path, clips: int) -> None:
@@ -115,18 +116,14 @@ def write_list(folder: Path, clips: int) -> None:
 
 
 def table(sizes: list[int], stages: dict[str, Callable], options: argparse.Namespace) -> list[str]:
-    rows = {name: f"| {name} |" for name in stages}
+    rows: dict[str, list[str]] = {name: [] for name in stages}
     for clips in sizes:
         with tempfile.TemporaryDirectory(dir=options.folder) as root:
             write_list(Path(root), clips)
             for name, stage in stages.items():
-                rows[name] += f" {measured(stage, Path(root), clips, options.reads)} |"
-    return [
-        "| stage | " + " | ".join(f"{clips:,} clips" for clips in sizes) + " |",
-        "|---" * (len(sizes) + 1) + "|",
-        *rows.values(),
-        "",
-    ]
+                cells = measured(stage, Path(root), clips, options.reads)
+                rows[name].append(f"| {name} | {clips:,} | {cells} |")
+    return ["| stage | clips | s | MB | MB mapped |", "|---|---|---|---|---|", *chain(*rows.values()), ""]
 
 
 def main() -> None:
@@ -141,10 +138,10 @@ def main() -> None:
     lines = [
         "# Prepared data as it grows",
         "",
-        f"Stand-ins of a few hundred bytes, shards of {SHARD}, 10 clips a video in the list. Time, and what the peak "
-        "of resident memory adds to a process that has imported everything; of it mapped at the end: pages of files, "
-        f"which the system takes back when it needs them. {platform.machine()}, {os.cpu_count()} cores, shared with "
-        "other jobs: compare columns, not days. "
+        f"Clips are stand-ins of a few hundred bytes, in shards of {SHARD}; the list has 10 clips per video. MB is the "
+        "peak of resident memory over that of a process that has imported everything. MB mapped, a part of it, are "
+        "pages of files at the end, which the system takes back when it needs them. "
+        f"{platform.machine()}, {os.cpu_count()} cores, shared with other jobs: compare only within one report. "
         f"Python {platform.python_version()}, torch {torch.__version__}, pyarrow "
         f"{pyarrow.__version__}, {time.strftime('%Y-%m-%d')}.",
         "",

@@ -1,13 +1,12 @@
-"""Clips per second of the data module beside bare decord: python benchmarks/data_loading.py ROOT [--out REPORT.md].
+"""Clips per second of the data module and of bare decord: python benchmarks/data_loading.py ROOT [--out REPORT.md].
 
-Both do the same reads in one process, alternating: the bare loop opens the file, decodes the same frames in one call
-and resizes them, and nothing else; the data module also lists the frames by time, crops, reads the cached flow and
-collates. Pictures stay uint8 and flow float16 until they are on the device. The flow is estimated beforehand, as
-`motionanim.data.prepare` does, so neither side pays for it.
+Both do the same reads in one process, alternating. The bare loop opens the file, decodes the same frames in one call
+and resizes them. The data module also lists the frames by time, crops, reads the cached flow and collates; the flow is
+estimated beforehand, as `motionanim.data.prepare` does. Pictures stay uint8 and flow float16.
 
-Each size is measured twice. The C library gives large blocks of memory back to the system when they are freed, and
-where a virtual machine gives them back to its host, new memory costs more than decoding; the bare loop holds one clip
-at a time and the loader a batch. The second time both keep their memory, as a process on a machine of its own would.
+Each size is measured twice. First with the C library's defaults, which give large freed blocks of memory back to the
+system; where a virtual machine gives them back to its host, new memory costs more than decoding, and the bare loop
+holds one clip at a time but the loader a batch. Then both keep their memory, as they would on a machine of their own.
 """
 
 import argparse
@@ -34,11 +33,11 @@ from motionanim.data.video import Video, cover_size
 from motionanim.data.video.index import content_key
 from motionanim.models.flow_estimator import DisFlow
 
-MAX_FRAMES = 40  # of a file, whose flow is cached; both sides read only these
+MAX_FRAMES = 40  # frames of a file whose flow is cached; both sides read only these
 
 
 def planned_reads(clips: VideoClips, positions: range) -> list[tuple[str, list[int]]]:
-    """Which frames of which file the data module reads at each position."""
+    """File and frames that the data module reads at each position."""
     reads = []
     for position in positions:
         path = clips.root / clips.names[shuffled_index(clips.seed, position, len(clips))]
@@ -72,7 +71,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def row(options: argparse.Namespace, memory: str, frames: int, size: int) -> str:
-    """A line of the table for clips of `frames` frames of `size` x `size` px."""
+    """A line of the table for clips of `frames` frames of `size` x `size` px; `memory` is its second cell."""
     with tempfile.TemporaryDirectory() as cache:
         data = clip_data(
             items="clips",
@@ -141,7 +140,7 @@ def main() -> None:
     )
     print(report)
     if options.out:
-        # What `reading.py` wrote stays.
+        # The part that `reading.py` wrote stays.
         kept = options.out.read_text(encoding="utf-8").partition("\n## ") if options.out.exists() else ("", "", "")
         options.out.write_text(report + "\n" + "".join(kept[1:]), encoding="utf-8")
 

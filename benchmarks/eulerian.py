@@ -2,8 +2,8 @@
 
 FOLDER/METHOD/SCENE.mp4 are published animations of the first frames of FOLDER/ground_truth/SCENE.mp4. Every method's
 first 16 frames are decoded at full size, resized to 256x256 (antialiased bilinear) and scored against the ground truth.
-Our rows animate frame 0 by one steady field a scene that is estimated *from the ground truth's 16 frames*: they measure
-the renderer and `steady_field`, not the guessing of motion, which most of the published methods had to do as well.
+Our rows animate frame 0 by one steady field per scene, estimated *from the ground truth's 16 frames*: they measure the
+renderer and `steady_field`, while most of the published methods had to guess the motion as well.
 """
 
 import argparse
@@ -134,11 +134,11 @@ def quality(root: Path, sheet: Path | None, lpips: LPIPS | None) -> list[str]:
     names = [Path(scene).stem for scene in scenes]
     digits = ("PSNR, dB", 2), ("SSIM", 3), ("LPIPS", 3)
     shown = digits if lpips else digits[:2]
-    titles = [*(title for title, _ in shown), *names]
+    titles = [*(title for title, _ in shown), *(f"{name}, {title}" for name in names for title in ("PSNR", "SSIM"))]
     lines = [f"| method | {' | '.join(titles)} |", "|---" * (1 + len(titles)) + "|"]
     for name, values in rows.items():
         mean = " | ".join(f"{value:.{places}f}" for value, (_, places) in zip(np.mean(values, axis=0), shown))
-        each = " | ".join(f"{psnr:.2f} / {ssim:.3f}" for psnr, ssim, *_ in values)
+        each = " | ".join(f"{psnr:.2f} | {ssim:.3f}" for psnr, ssim, *_ in values)
         lines.append(f"| {name} | {mean} | {each} |")
     return lines
 
@@ -179,15 +179,15 @@ def main() -> None:
             *lines,
             "",
             f"Frames 1 to {FRAMES - 1} of {FRAMES} at {SIZE}x{SIZE} against the ground truth, mean over the scenes; "
-            "the scenes' own PSNR / SSIM follow. LPIPS (where shown): AlexNet, version 0.1. Rows with * **used ground-"
-            "truth motion**: one constant field a scene, "
+            "then each scene's PSNR and SSIM. LPIPS (where shown): AlexNet, version 0.1. Rows with * **used ground-"
+            "truth motion**: one constant field per scene, "
             "estimated by DIS from the ground truth's frames (`steady_field`, medium preset, frames enlarged to 512 px "
-            "unless the row says otherwise), while most of the published methods had to guess it, and some were given "
-            "another frame rate. So the table compares renderers with each other, and says of the published rows only "
-            "how far they are from this ceiling. The lag and the 512 px were chosen on these same "
-            "scenes; other lags are shown for how much hangs on it. The plain "
-            "backward warp scores higher because it repeats border pixels where the flow enters the picture, which the "
-            "error forgives and the eye does not: they become streaks. Ours shows texture there.",
+            "unless the row says otherwise). Most published methods had to guess the motion, and some were given "
+            "another frame rate. So the table compares our renderers with each other, and shows how far the published "
+            "rows are from this ceiling. The lag and the 512 px were chosen on these "
+            "scenes; the rows of other lags show how much depends on the lag. The plain "
+            "backward warp scores higher because it repeats border pixels where the flow enters the picture. The error "
+            "forgives this, but the pixels become visible streaks; our renderers show texture there.",
             "",
             speed("Symmetric", SYMMETRIC, 896, 1280, 60),
             "",

@@ -1,10 +1,10 @@
-"""Full scale: what 125 frames and a training step cost on this machine, beside what arithmetic allows.
+"""Cost of 125 frames and of a training step on this machine, beside the least that arithmetic allows.
 
 python benchmarks/full_scale.py [--device cpu] [--scale tiny|svd] [--counted] [--report FILE] [KEY=VALUE ...]
 
-`--scale svd` needs no weights: a pipeline of that size with random ones is made once (6 GB, `--base`), and takes as
-long as the real one. All variants of a table run in turns. Floors are operations, counted, over the rate of a large
-matrix product in the same precision, measured first. KEYs are those that conf/animate.yaml and conf/train.yaml share.
+`--scale svd` needs no weights: a pipeline of that size with random weights, which takes as long, is made once (6 GB,
+`--base`). The variants of a table run in turns. A floor is the counted operations over the rate of a large matrix
+product in the same precision, measured first. KEYs are those that conf/animate.yaml and conf/train.yaml share.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from motionanim.sampling.animator import Generator
 from motionanim.sampling.common import Record
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
-# Of the sampling and the long video, each by itself.
+# Settings of the sampling and of the long video.
 VARIANTS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("as configured", {}, {}),
     ("segments one by one", {}, {"batch_size": 1}),
@@ -76,7 +76,7 @@ def make_video(
 
 
 def tried(run: Callable[[], Any]) -> Any:
-    """What `run` gives, in memory of its own; None where the device has too little for it."""
+    """The result of `run` in memory of its own; None if the device has too little."""
     reset(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     try:
         return run()
@@ -117,7 +117,7 @@ def inference_lines(cfg: dict[str, Any], device: torch.device, rounds: int, comp
     for turn in range(rounds + 1):  # the first warms up
         for name, sampling, long_video in variants:
             if turn and name not in videos:
-                continue  # it did not fit
+                continue  # it did not fit into the memory
             made = tried(
                 lambda options=(sampling, long_video): make_video(cfg, load(cfg, device, options[0]), options[1])
             )

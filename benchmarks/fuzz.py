@@ -1,7 +1,8 @@
-"""Damage files in thousands of ways and read each: python benchmarks/fuzz.py OUT.jsonl [--videos 1000] [--others 300].
+"""Damages files in many ways and reads them: python benchmarks/fuzz.py OUT.jsonl [--videos 1000] [--others 300].
 
-A process of its own reads them, and is replaced when it dies or takes more than 20 s of computing: both are faults. All
-else is either read, or refused by an error that names the file. Results are kept line by line, so a killed run goes on.
+A process of its own reads them. It is a fault if that process dies or computes for more than 20 s; it is then replaced.
+Every other file must be read, or refused by an error that names it. Results are kept line by line, so that a killed run
+goes on.
 """
 
 import argparse
@@ -35,7 +36,7 @@ _ARROWS = {
 
 
 def damaged(content: bytes, generator: np.random.Generator) -> bytes:
-    """Some bytes flipped, a piece cut out, or two pieces swapped; often near the front, where headers are."""
+    """Flip some bytes, cut out a piece, or swap two pieces; often near the front, where headers are."""
     data = bytearray(content)
     for _ in range(int(generator.choice([1, 1, 2, 3]))):
         if len(data) < 4:
@@ -58,7 +59,7 @@ def damaged(content: bytes, generator: np.random.Generator) -> bytes:
 
 
 def read(kind: str, path: Path) -> str:
-    """Read a file as the package does; what came of it. Any other error than ValueError is a fault and is raised."""
+    """Read a file as the package does and say the outcome; raises any error but ValueError, as that is a fault."""
     try:
         if kind == "video":
             video = Video(path)
@@ -97,7 +98,7 @@ def _work(connection: Connection) -> None:
     torch.set_num_threads(1)
     while True:
         kind, path = connection.recv()
-        # Counts its own seconds, whatever else the machine does; the signal ends the process.
+        # Counts this process's own seconds, whatever else the machine does; the signal ends the process.
         signal.setitimer(signal.ITIMER_PROF, MOST_SECONDS)
         try:
             connection.send(read(kind, Path(path)))
@@ -107,7 +108,7 @@ def _work(connection: Connection) -> None:
 
 
 class Reader:
-    """A process that reads files, and its successors."""
+    """Reads files in a process, and in a new one after it died."""
 
     def __init__(self) -> None:
         self._process = None
@@ -139,10 +140,10 @@ class Reader:
 
 
 def fuzz(out: Path, counts: dict[str, int], seed: int) -> Counter[str]:
-    """Damage and read so many files of each kind; a faulty one is kept beside `out`.
+    """Damage and read so many files of each kind; a file that shows a fault is kept beside `out`.
 
     Returns:
-        How many were read, refused and faults, in this run and those before it.
+        Numbers of files that were read, were refused and showed faults, in this run and earlier ones.
     """
     rows = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
     done = {(row["kind"], row["number"]) for row in rows}

@@ -2,9 +2,9 @@
 
 python benchmarks/long_video.py [--frames 125] [--rounds 3] [--picture 0] [--seed 0] [--report FILE] [override ...]
 
-All make the same clip in one run, in turns; the time is the least of the rounds, decoding included. Overrides are those
-of conf/animate.yaml; each method keeps the options of its own YAML. The picture is a frame of the procedural world's
-held-out side, under its true motion field.
+All methods make the same clip in one run, in turns; the time is the least of the rounds and includes decoding.
+Overrides are those of conf/animate.yaml; each method keeps the options of its own YAML. The picture is a held-out frame
+of the procedural world, with its true motion field.
 """
 
 import argparse
@@ -37,7 +37,7 @@ COLUMNS = (
 
 
 def moving_clip(number: int, frames: int, height: int, width: int) -> ClipBatch:
-    """A held-out clip, counted from 0, under a still camera in which a third of the picture or more moves."""
+    """The held-out clip of this number, from 0, with a still camera and motion in at least a third of the picture."""
     clips = SyntheticClips(
         seed=1, length=64, num_frames=frames, height=height, width=width, fps=7, moving_camera=0.0, split="val"
     )
@@ -47,7 +47,7 @@ def moving_clip(number: int, frames: int, height: int, width: int) -> ClipBatch:
 
 
 def sharpness_step(frames: torch.Tensor, borders: Sequence[int]) -> float:
-    """The largest change at a segment's border, in percent with its sign, of the mean gradient of the grey."""
+    """The largest change of the grey's mean gradient at a segment's border, in percent with its sign."""
     grey = frames.mean(1)
     sharp = torch.hypot(grey.diff(dim=1)[:, :, 1:], grey.diff(dim=2)[:, 1:]).mean((1, 2))
     return max((100 * (sharp[border] / sharp[border - 1] - 1).item() for border in borders), key=abs)
@@ -75,7 +75,7 @@ def main() -> None:
         device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
     )  # fmt: skip
     clip = moving_clip(args.picture, window, base.height, base.width)
-    # The field of a steady scene, for as long as the video lasts.
+    # The scene is steady, so that its field holds for the whole video.
     flow = clip.flow[:, :1].expand(-1, args.frames - 1, -1, -1, -1)
     rows: dict[str, list[float | None]] = {}
     for turn in range(args.rounds):

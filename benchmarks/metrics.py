@@ -1,9 +1,9 @@
 """Speed of PSNR, SSIM and I3D features: python benchmarks/metrics.py [--clips 32] [--report FILE]
 
-Side by side in one run, on the same clips and with equal numbers: ours, and the loops that public video-metric scripts
-share: frame by frame and channel by channel in NumPy and OpenCV, and I3D a clip at a time, its frames resized one by
-one, with plain convolutions, batch norm and padding. I3D has random weights, which take the same time. Then what a
-second method on the same benchmark costs: its own features, none of the true clips'.
+One run compares ours with the loops that public video-metric scripts share, on the same clips and with equal results.
+Those loops go frame by frame and channel by channel in NumPy and OpenCV, and run I3D one clip at a time, with frames
+resized one by one and plain convolutions, batch norm and padding. I3D has random weights, which take the same time. The
+last line is the cost of a second method on the same benchmark: its own features, and none of the true clips'.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def weights(folder: Path) -> Path:
 
 
 def plain(network: I3D) -> I3D:
-    """The network with the layers of public ports: padding by a copy, then convolution or pooling, batch norm."""
+    """The network with the layers of public ports: padding by a copy, then convolution or pooling, then batch norm."""
 
     def pads(x: Tensor, kernel: tuple, stride: tuple) -> Tensor:
         axes = [same_padding(*axis) for axis in zip(x.shape[2:], kernel, stride, strict=True)]
@@ -72,7 +72,7 @@ def plain(network: I3D) -> I3D:
 
 
 def ssim_channel(first: np.ndarray, second: np.ndarray) -> float:
-    """SSIM of one channel in [0, 1], valid window, as public scripts have it."""
+    """SSIM of one channel in [0, 1] over valid windows, as public scripts compute it."""
     line = cv2.getGaussianKernel(11, 1.5)
     window = line @ line.T
 

@@ -1,4 +1,4 @@
-"""Videos of every odd kind that files come in, made by ffmpeg (package imageio-ffmpeg) from one test picture."""
+"""Makes videos of every odd kind by ffmpeg (package imageio-ffmpeg) from one test picture."""
 
 import subprocess
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ _OPEN_GOP = ("-c:v", "libx264", "-x264-params", "open-gop=1:keyint=12:min-keyint
 _HEVC = ("-c:v", "libx265", "-x265-params", "log-level=error:keyint=12:open-gop=1")
 _VFR = ("-vf", "select='not(mod(n,5)*mod(n,3))',settb=1/1000", "-fps_mode", "vfr")
 
-# Name: ffmpeg's arguments between the source and the output.
+# By name, ffmpeg's arguments between the source and the output.
 _MADE: dict[str, Iterable[str]] = {
     "h264.mp4": _H264,
     "h264_faststart.mp4": (*_H264, "-movflags", "faststart"),
@@ -57,7 +57,7 @@ _MADE: dict[str, Iterable[str]] = {
     "pause_of_an_hour.mkv": (*_H264, "-vf", "setpts='if(gt(N,36),PTS+3600/TB,PTS)'", "-fps_mode", "vfr"),
 }  # fmt: skip
 
-# Name: what of, arguments before the input, arguments after it. The packets stay as they are.
+# By name, the source, and ffmpeg's arguments before and after the input. Packets are copied as they are.
 _COPIED: dict[str, tuple[str, Iterable[str], Iterable[str]]] = {
     "edit_list.mp4": ("h264.mp4", ("-ss", "0.6"), ()),
     "edit_list_later.mp4": ("h264.mp4", ("-ss", "1.4"), ()),
@@ -74,10 +74,10 @@ _COPIED: dict[str, tuple[str, Iterable[str], Iterable[str]]] = {
     "turned_sar.mp4": ("h264_sar.mp4", ("-display_rotation", "90"), ()),
 }
 
-# Begins between key frames: packets with these numbers are left out.
+# Files that begin between key frames: packets with these numbers are left out.
 _MID_GOP = {"mid_gop.mkv": "h264.mp4", "mid_gop.ts": "h264.ts", "mid_gop_hevc.mkv": "hevc.mp4"}
 
-# Ends early: so many per cent are left.
+# Files that end early: so many per cent are left.
 _TRUNCATED = {
     f"truncated_{part}.{source[-3:]}": source
     for source in ("h264_faststart.mp4", "h264.mkv")
@@ -86,17 +86,13 @@ _TRUNCATED = {
 
 
 def ffmpeg(*arguments: str) -> bytes:
-    """Run it; returns what it writes to stdout, whether it complains or not."""
+    """Run ffmpeg; returns its stdout, even if it fails."""
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-nostdin", "-y", "-threads", "1", *arguments]
     return subprocess.run(command, capture_output=True, check=False).stdout
 
 
 def make(folder: Path, names: Iterable[str] | None = None) -> list[Path]:
-    """Write the files, or those named; what is there already is kept.
-
-    Returns:
-        Their paths.
-    """
+    """Write all files, or those in `names`, that are not there yet; returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, arguments in _MADE.items():
         if not (folder / name).exists() and (names is None or name in _needed(names)):
@@ -117,6 +113,6 @@ def make(folder: Path, names: Iterable[str] | None = None) -> list[Path]:
 
 
 def _needed(names: Iterable[str]) -> set[str]:
-    """The names and those that they are made from."""
+    """The names and the names of their sources."""
     sources = {name: source for name, (source, _, _) in _COPIED.items()} | _MID_GOP | _TRUNCATED
     return {*names} | {sources.get(name, name) for name in names}

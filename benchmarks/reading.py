@@ -1,4 +1,4 @@
-"""Every frame that `Video` gives beside what ffmpeg writes: python benchmarks/reading.py [FOLDER ...] [--out FILE].
+"""Compares every frame that `Video` gives with ffmpeg's: python benchmarks/reading.py [FOLDER ...] [--out FILE].
 
 The files are those of `odd_videos.make` and of the given folders. A file counts as equal when each of its frames,
 read in order and then from five places in any order, is within 2 of 255 of ffmpeg's, after the scaling to square
@@ -18,8 +18,8 @@ from tqdm import tqdm
 
 from motionanim.data.video import Video, VideoError
 
-HEADING = "## Frames beside ffmpeg's"  # of its part of data_loading.md, which `data_loading.py` keeps
-_MOST_DIFFERENCE = 2  # of 255: two builds of FFmpeg may round differently
+HEADING = "## Frames beside ffmpeg's"  # starts its part of data_loading.md, which `data_loading.py` keeps
+_MOST_DIFFERENCE = 2  # levels of 255, because two builds of FFmpeg may round differently
 
 
 class Row(NamedTuple):
@@ -44,7 +44,7 @@ def ffmpeg_frames(path: Path) -> list[np.ndarray]:
 
 
 def compare(path: Path) -> Row:
-    """Read a file and hold it against ffmpeg."""
+    """Read a file and compare it with ffmpeg's frames."""
     truth = ffmpeg_frames(path)
     try:
         video = Video(path)

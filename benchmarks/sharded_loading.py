@@ -1,9 +1,9 @@
-"""Shards addressed by position beside webdataset, litdata and a file a clip: python benchmarks/sharded_loading.py.
+"""Shards addressed by position beside webdataset, litdata and one file per clip: python benchmarks/sharded_loading.py.
 
 [--clips 2000] [--rounds 3] [--folder FOLDER] [--report FILE]; needs pip install webdataset litdata.
 
-All hold the same clips, and all yield the same batches of tensors through a loader of their own kind; they take turns
-in one run. Random clips of the size of a small experiment stand in, since a reader does not look at them.
+All layouts hold the same clips and yield the same batches, each through its own kind of loader, in turns in one run.
+Clips are random tensors of a small experiment's size, because a reader does not look at them.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from motionanim.data.stream import block_shuffled_index, shuffled_index
 
 BATCH = 8
 SHARD = 128  # clips
-BLOCK = 4  # shards whose clips are mixed; webdataset's buffer holds as many
+BLOCK = 4  # shards whose clips are mixed; webdataset's buffer holds as many clips
 
 
 def stand_in(number: int) -> dict[str, torch.Tensor]:
@@ -56,7 +56,7 @@ class Indexed(Dataset[dict[str, torch.Tensor]]):
 
 
 class Layout(ABC):
-    """What each of the four offers."""
+    """A layout of clips on disk."""
 
     def __init__(self, folder: Path, clips: int) -> None:
         self.folder, self.clips = folder, clips
@@ -66,7 +66,7 @@ class Layout(ABC):
 
     @abstractmethod
     def open(self) -> Callable[[int], dict] | None:
-        """Random access, where there is any."""
+        """Random access, if the layout has it."""
 
     def loader(self, shuffle: bool, workers: int) -> Iterable[Any]:
         order = range(self.clips)
@@ -136,7 +136,7 @@ class LitData(Layout):
     name = "litdata"
 
     def write(self, samples: list[dict]) -> None:
-        # One writer, as for the others; `litdata.optimize` gives each of its processes one.
+        # One writer, as for the other layouts; `litdata.optimize` has one per process.
         cache = litdata.streaming.Cache(str(self.folder), chunk_size=SHARD)
         for number, sample in enumerate(samples):
             cache[number] = sample
@@ -210,9 +210,9 @@ def main() -> None:
         "# Shards of latents beside other layouts",
         "",
         f"{options.clips} clips of {len(safetensors.torch.save(samples[0])) / 1e6:.2f} MB, shards of {SHARD}, "
-        f"batches of {BATCH}. Clips per second of one pass through a loader with 1 or 2 workers, its start included; "
-        f"median of {options.rounds} rounds in turns. The files are in the page cache: this measures the readers, not "
-        "the disk. The machine was shared with other jobs: compare columns, not days. "
+        f"batches of {BATCH}. Clips per second of one pass through a loader with 1 or 2 workers, including its start; "
+        f"median of {options.rounds} rounds in turns. The files are in the page cache, so that the readers are "
+        "measured, not the disk. The machine was shared with other jobs: compare only within one report. "
         f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, {versions}, "
         f"{time.strftime('%Y-%m-%d')}.",
         "",

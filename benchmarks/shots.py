@@ -19,7 +19,7 @@ from motionanim.data.prepare.shots import SIDE, Border, borders_of
 from motionanim.data.video import Video
 
 FPS = 25.0
-Case = tuple[str, np.ndarray, Border | None]  # what it is, frames (N, 64, 64, 3) uint8, the true border
+Case = tuple[str, np.ndarray, Border | None]  # its kind, frames (N, 64, 64, 3) uint8, the true border
 Detector = Callable[[np.ndarray], list[Border]]
 
 
@@ -29,7 +29,7 @@ def mixed(one: np.ndarray, other: np.ndarray, count: int) -> np.ndarray:
 
 
 def joins(clips: dict[str, np.ndarray], rng: np.random.Generator) -> Iterator[Case]:
-    """Every clip before every other: a cut, and by turns one of the slower joins."""
+    """Every clip joined to every other by a cut, and by one of the slower joins in turn."""
     for slow, (first, second) in enumerate(permutations(clips, 2)):
         one, other = part(clips[first], 60, rng), part(clips[second], 60, rng)
         yield "cut", np.concatenate([one[:40], other[:40]]), (39, 40)
@@ -135,9 +135,10 @@ def main() -> None:
             row[column] += bool(near)
     lines = [
         "# Borders of shots", "",
-        f"`python benchmarks/shots.py CLIPS` on {len(clips)} real clips, {SIDE} px. Joins: in how many a border is "
-        "found where it is. Single shots: in how many one is found; none should be. PySceneDetect at its defaults, but "
-        f"for min_scene_len=1. {platform.machine()}, {date.today()}.", "",
+        f"`python benchmarks/shots.py CLIPS` on {len(clips)} real clips, {SIDE} px. For joins, the number in which a "
+        "border is found at its place; for single shots, the number in which one is found, which should be 0. "
+        "PySceneDetect, if installed, runs at its defaults but for min_scene_len=1. "
+        f"{platform.machine()}, {date.today()}.", "",
         "| what | cases | " + " | ".join(detectors) + " |", "|" + "---|" * (2 + len(detectors)),
         *(f"| {kind} | " + " | ".join(map(str, row)) + " |" for kind, row in counts.items()),
         "| ms a frame | | " + " | ".join(f"{1e3 * seconds[name] / seen:.2f}" for name in detectors) + " |",

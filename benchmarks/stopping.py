@@ -1,4 +1,4 @@
-"""What `stops.py` drives: the real training command in a forked process, and its losses beside those of a whole run."""
+"""For `stops.py`: the real training command in a forked process, and its losses compared with a whole run's."""
 
 import csv
 import os
@@ -31,7 +31,7 @@ ARGUMENTS = (
 
 
 class Training:
-    """train.py in a forked process, in the folder `cwd`, its output in a file."""
+    """train.py in a forked process in the folder `cwd`, with its output in a file."""
 
     def __init__(self, cwd: Path, *words: str, before: Callable[[], object] = lambda: None, **env: str) -> None:
         self.log = cwd / f"log.{len(list(cwd.glob('log.*')))}"
@@ -69,7 +69,7 @@ class Training:
         return not self.pid
 
     def wait(self, done: Callable[[], object] = lambda: False, seconds: float = 600) -> "Training":
-        """Until `done`, or the process is over."""
+        """Wait until `done` or the end of the process."""
         end = time.monotonic() + seconds
         while not self.over() and not done():
             if time.monotonic() > end:
@@ -86,7 +86,7 @@ class Training:
         return self
 
     def told(self) -> list[str]:
-        """The lines that a user reads at the end."""
+        """The output's lines without warnings."""
         text = self.log.read_text(errors="replace")
         return [line for line in text.splitlines() if line.strip() and "Warning" not in line]
 
@@ -118,11 +118,11 @@ class Bench:
         return lambda: any(step_of(path) >= step for path in checkpoints(self.run(name)))
 
     def started(self, name: str, *words: str, **options: object) -> Training:
-        """A run that has just saved near its middle."""
+        """Start a run and wait until it has saved near its middle."""
         return self.train(name, *words, **options).wait(self.until(name, self.half))
 
     def row(self, what: str, stopped: Training, name: str, *words: str, resume: str = "auto", **env: str) -> Row:
-        """Resume a stopped run and compare."""
+        """Resume a stopped run and compare its losses."""
         kept = ", ".join(f"{path.name} {step_of(path)}" for path in reversed(checkpoints(self.run(name))))
         told = short(stopped)
         resumed = self.train(name, f"ckpt_path={resume}", *words, **env).wait()

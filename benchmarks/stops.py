@@ -1,10 +1,10 @@
-"""A training is stopped in every way we know, and resumed: what was kept, and do its losses equal a whole run's?
+"""Stops a training in every way we know, resumes it, and compares what was kept and its losses with a whole run's.
 
 python benchmarks/stops.py [--steps 200] [--only WORD] [--report benchmarks/stops.md]
 
-Each case is the real command, in a process of its own that is forked once everything is imported. It trains the LoRA of
-the embedded base on clips of 32 x 32 px, is stopped near the middle, and resumes by `ckpt_path=auto`. Losses are
-compared as they are printed in metrics.csv, so that equal means equal to the last digit.
+Each case runs the real command in its own fork of a process that has imported everything. It trains the LoRA of the
+embedded base on clips of 32 x 32 px, is stopped near the middle, and resumes by `ckpt_path=auto`. Losses are compared
+as metrics.csv prints them, so that equal means equal to the last digit.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from motionanim.data.synthetic.clips import SyntheticClips
 
 
 def at_step(step: int, action: Callable[[motion_lora.DiffusionModule], object]) -> Callable[[], None]:
-    """In the training process: before the batch of that step do something that nothing in a config does."""
+    """Makes the training process do something before the batch of a step, which no config can."""
 
     def install() -> None:
         losses = motion_lora.DiffusionModule.losses
@@ -60,7 +60,7 @@ def slow_save() -> None:
 
 
 def broken_weights(module: motion_lora.MotionLoraModule) -> None:
-    """From the next step on every optimizer step leaves infinity, as an exploding gradient does."""
+    """From the next step on, every optimizer step leaves infinity, as an exploding gradient does."""
     step = module.optimizer_step
 
     def explode(*args, **options) -> None:
@@ -75,7 +75,7 @@ def files_up_to(size: int) -> None:
 
 
 def child_of(training: Training) -> int:
-    """Its loader process, or another that it started last."""
+    """The process that the training started last, which is its loader."""
     return int(Path(f"/proc/{training.pid}/task/{training.pid}/children").read_text().split()[-1])
 
 

@@ -1,10 +1,10 @@
-"""Training throughput: the project's Trainer beside a bare loop of the same forward, backward and step.
+"""Training throughput of the project's Trainer and of a bare loop of the same forward, backward and step.
 
 python benchmarks/training.py [--experiment motion_lora] [--steps 12] [--rounds 3] [--report FILE] [override ...]
 
-All train the same model in one run, in turns; a round is `--steps` steps of each. The bare loop has its tensors
-prepared: latents, conditions, noise. The Trainer draws noise, makes the conditions, logs and clips gradients as in a
-real run: once on latents that motionanim.data.encode prepared, once on clips that it renders or decodes and encodes.
+All train the same model in one run, in turns; a round is `--steps` steps of each. The bare loop has latents, conditions
+and noise prepared. The Trainer draws noise, makes the conditions, logs and clips gradients as in a real run: once on
+latents that motionanim.data.encode prepared, once on clips that it renders or decodes, and encodes.
 """
 
 import argparse
@@ -47,7 +47,7 @@ class Clock(L.Callback):
 
 
 def prepared_losses(module: DiffusionModule, batches: list[ClipBatch]) -> list[Callable[[], Tensor]]:
-    """One closure a batch, with all but the UNet's own work done beforehand."""
+    """One closure per batch, with everything but the UNet's work done beforehand."""
     closures = []
     for batch in batches:
         latents = module.codec.encode(batch.frames)
@@ -137,7 +137,7 @@ def main() -> None:
         "",
         f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
         f"lightning {L.__version__}, {cfg.trainer.precision}, batch {size}, "
-        f"{time.strftime('%Y-%m-%d')}. Seconds a step; ratio = Trainer's throughput / bare loop's.",
+        f"{time.strftime('%Y-%m-%d')}. Seconds per step; ratio = Trainer's throughput / bare loop's.",
         "",
         "| round | bare loop, prepared tensors | Trainer, prepared latents | Trainer, clips encoded on the fly "
         "| ratio, latents | ratio, on the fly |",

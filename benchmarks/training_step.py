@@ -23,7 +23,7 @@ from motionanim.models.svd.lora import add_lora
 from motionanim.training.diffusion import DiffusionModule
 from motionanim.types import ClipBatch
 
-CLIPS = 8  # rendered beforehand, for all
+CLIPS = 8  # rendered beforehand for all loops
 
 
 class Cost(NamedTuple):
@@ -33,7 +33,7 @@ class Cost(NamedTuple):
 
 
 def plain_step(unet: UNetSpatioTemporalConditionModel, codec: Codec, clips: ClipBatch) -> Tensor:
-    """Stable Video Diffusion's loss as a script over diffusers computes it: VAE and CLIP in the loop, no motion."""
+    """Stable Video Diffusion's loss as a diffusers script computes it: VAE and CLIP in the loop, no motion."""
     with torch.no_grad():
         frames = clips.frames.flatten(0, 1)
         latents = torch.cat([codec.vae.encode(part).latent_dist.mode() for part in frames.split(16)])
@@ -52,7 +52,7 @@ def plain_step(unet: UNetSpatioTemporalConditionModel, codec: Codec, clips: Clip
 
 
 def run_plain(cfg: DictConfig, clips: list[ClipBatch], batch: int, steps: int, device: torch.device) -> Cost:
-    """The plain loop: same trained parameters, diffusers' checkpointing, torch's AdamW as it is."""
+    """The plain loop with the same trained parameters, diffusers' checkpointing and torch's default AdamW."""
     reset(device)
     codec = Codec.from_pretrained(cfg.scale.base).to(device)
     unet = UNetSpatioTemporalConditionModel.from_pretrained(cfg.scale.base, subfolder="unet", torch_dtype=torch.float32)
@@ -80,12 +80,12 @@ def run_ours(cfg: DictConfig, latents: Path, steps: int, device: torch.device) -
 
 
 def largest(run, batch: int) -> Cost | None:
-    """`run` with the largest of batch, batch / 2, ... that fits into the memory; None if none does."""
+    """The result of `run` with the largest of batch, batch / 2, ... that fits into the memory; None if none does."""
     while batch:
         try:
             return run(batch)
         except torch.OutOfMemoryError:
-            batch //= 2  # what it held is freed only when this clause is left: `run` begins by `reset`
+            batch //= 2  # its memory is freed after this clause, when `run` begins with `reset`
     return None
 
 

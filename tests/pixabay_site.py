@@ -6,11 +6,11 @@ import threading
 import urllib.parse
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from api import PixabayClient, choose
 from fetch import Needs, spares_path
@@ -23,7 +23,7 @@ NEEDS = Needs(frames=5, fps=5, min_width=80, min_height=48)
 
 
 class Site:
-    """The server: what it has, what it is told to do next, and what it was asked.
+    """The server, and what it was asked.
 
     Attributes:
         hits: For each category its hits.
@@ -103,15 +103,15 @@ def failing(status: int, **headers: str) -> Callable[[BaseHTTPRequestHandler], N
 
 
 def cut(content: bytes, at: int, etag: str | None = None) -> Callable[[BaseHTTPRequestHandler], None]:
-    """Promise the whole, send a part, hang up."""
+    """Promises the whole content, sends a part, and hangs up."""
     etag = etag or f'"{hashlib.sha256(content).hexdigest()[:8]}"'
     headers = {"Content-Type": "video/mp4", "Content-Length": str(len(content)), "ETag": etag}
     return lambda handler: answer(handler, 200, content[:at], headers)
 
 
-@contextmanager
-def serve() -> Iterator[Site]:
-    """A server on this machine, as long as the context lasts."""
+def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    """A fixture: a server on this machine."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
     made = Site()
 
     class Handler(BaseHTTPRequestHandler):
@@ -126,28 +126,25 @@ def serve() -> Iterator[Site]:
     made.api = f"{made.url}/api/videos/"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
-    try:
-        yield made
-    finally:
-        made.go_on.set()
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    yield made
+    made.go_on.set()
+    server.shutdown()
+    server.server_close()
+    thread.join()
 
 
-def write_videos(folder: Path) -> list[bytes]:
-    """Six different videos of 80 x 48 px, 6 frames, 5 a second."""
-    made = []
+def six_videos(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
+    """A fixture: six different videos of 80 x 48 px, 6 frames, 5 a second."""
+    path, made = tmp_path_factory.mktemp("videos") / "a.mp4", []
     for number in range(6):
         generator = torch.Generator().manual_seed(number)
-        path = folder / f"{number}.mp4"
         write_video(path, torch.rand(6, 3, 48, 80, generator=generator) * 2 - 1, 5)
         made.append(path.read_bytes())
     return made
 
 
 def hit(number: int, url: str = "https://cdn.example.org", **changes: Any) -> dict[str, Any]:
-    """As the API documents one."""
+    """A hit as the API documents it."""
     sizes = {
         "large": {"url": "", "width": 0, "height": 0, "size": 0},
         "medium": {"url": f"{url}/{number}_medium.mp4", "width": 160, "height": 96, "size": 9},
@@ -161,7 +158,7 @@ def hit(number: int, url: str = "https://cdn.example.org", **changes: Any) -> di
 
 
 def stock(site: Site, videos: list[bytes], categories: tuple[str, ...] = ("nature", "travel")) -> None:
-    """Give the site one clip a video, alternating between categories."""
+    """Give the site one clip per video, alternating between categories."""
     for number, content in enumerate(videos):
         site.hits[categories[number % len(categories)]].append(hit(number, site.url))
         site.files[f"/{number}_small.mp4"] = content

@@ -1,4 +1,4 @@
-"""Choosing a benchmark's clips by Pixabay's video API (https://pixabay.com/api/docs/#api_search_videos)."""
+"""Chooses a benchmark's clips by Pixabay's video API (https://pixabay.com/api/docs/#api_search_videos)."""
 
 import itertools
 import json
@@ -37,36 +37,28 @@ meant for requests by people: many automated queries and systematic mass downloa
 of that kind, so ask Pixabay for permission first.
   API      https://pixabay.com/api/docs/"""
 
-_PER_PAGE = 200  # the API's most
-_MAX_HITS = 500  # of a query, whatever its total
-_KEPT = 24 * 3600  # seconds that an answer is to be kept
-_SPACING = 60 / 100  # seconds between requests: the API allows 100 a minute
+_PER_PAGE = 200  # the most that the API gives
+_MAX_HITS = 500  # the most of a query, whatever its total
+_KEPT = 24 * 3600  # s for which the API asks to keep answers
+_SPACING = 60 / 100  # s between requests, because the API allows 100 a minute
 
 
 def confirm_terms(*, accepted: bool, ask: Callable[[str], str] = input) -> None:
-    """Show the terms, and have them accepted before anything is requested.
-
-    Args:
-        accepted: True if the user has said so already.
-        ask: Puts the question on a terminal.
-
-    Raises:
-        ValueError: If they are not accepted.
-    """
+    """Show the terms, and ask for consent on a terminal unless they are `accepted`; raises ValueError without it."""
     print(TERMS)
     if not accepted and (not sys.stdin.isatty() or ask("Type yes to accept: ").strip().lower() != "yes"):
         raise ValueError("the terms above were not accepted: nothing was requested; to accept give --accept-terms")
 
 
 class PixabayClient:
-    """The API's video search, with its limits honoured and its answers kept.
+    """The API's video search; it honours the API's limits and keeps answers.
 
     Args:
-        key: The user's API key. It goes into requests and nowhere else.
+        key: The user's API key, which goes into requests and nowhere else.
         cache: Folder of kept answers.
         api: Address of the API, https unless it is on this machine.
         sleep: Waits that many seconds.
-        now: Seconds since 1970.
+        now: Gives the seconds since 1970.
 
     Raises:
         ValueError: If key or address cannot be right.
@@ -90,18 +82,15 @@ class PixabayClient:
         if not address.hostname or (address.scheme != "https" and not local) or address.query:
             raise ValueError(f"api={api}: must be an https address without a query (the key would travel unprotected)")
         self._key, self.cache, self.api, self.sleep, self.now = key, Path(cache), api, sleep, now
-        self._pause = 0.0  # seconds before the next request
-        self.requests = 0  # how many were answered
+        self._pause = 0.0  # s before the next request
+        self.requests = 0  # that were answered
 
     def search(self, **params: Any) -> Iterator[dict[str, Any]]:
-        """The hits of one query, 500 at most.
-
-        Args:
-            params: As documented by the API, without key, page and per_page.
+        """The hits of one query, 500 at most; `params` are the API's, without key, page and per_page.
 
         Raises:
             HttpError: If the API does not answer, or refuses.
-            ValueError: If it answers something else than its documented JSON.
+            ValueError: If the answer is not the documented JSON.
         """
         hits, pages = itertools.count(1), 1
         for page in itertools.count(1):
@@ -110,7 +99,7 @@ class PixabayClient:
             try:
                 answer = self._answer({**params, "page": page, "per_page": _PER_PAGE})
             except HttpError as error:
-                # Videos may be withdrawn between two pages.
+                # Videos may be withdrawn between two requests.
                 if page > 1 and error.status == 400 and "out of valid range" in str(error):
                     return
                 raise
@@ -128,7 +117,7 @@ class PixabayClient:
             if kept["url"] == url and 0 <= self.now() - kept["time"] < _KEPT:
                 return kept["answer"]
         except (OSError, ValueError, TypeError, KeyError):
-            pass  # not kept, or not whole: ask anew
+            pass  # not kept or damaged: ask again
         answer = retrying(lambda: self._request(url), sleep=self.sleep)
         with atomic_path(path) as partial:
             partial.write_text(json.dumps({"url": url, "time": self.now(), "answer": answer}), encoding="utf-8")
@@ -154,10 +143,10 @@ class PixabayClient:
 
 
 def candidate(hit: dict[str, Any], *, category: str, query: str, needs: Needs) -> ManifestEntry | str:
-    """A hit as an unlocked clip, in the smallest of its sizes that is large enough; or why it cannot be one.
+    """A hit as an unlocked clip, in the smallest of its sizes that is large enough; or the reason why it cannot be one.
 
-    Left out are videos that the API marks as made by AI, because they are no truth to compare with, and as not to be
-    used for AI training, because a folder of videos invites that.
+    Videos that the API marks as made by AI are left out, because they are no truth to compare with. Videos marked
+    against AI training are left out, because a folder of videos invites it.
     """
     if not str(hit.get("id", "")).isdecimal():
         return "without an id"
@@ -169,7 +158,7 @@ def candidate(hit: dict[str, Any], *, category: str, query: str, needs: Needs) -
     sizes = hit.get("videos") if isinstance(hit.get("videos"), dict) else {}
     found = []
     for size in sizes.values():
-        # The largest may be missing: then its url is empty.
+        # A missing size has an empty url.
         if isinstance(size, dict) and re.fullmatch(r"https?://[!-~]+", str(size.get("url"))):
             width, height = size.get("width"), size.get("height")
             if isinstance(width, int) and isinstance(height, int):
@@ -194,15 +183,13 @@ def candidate(hit: dict[str, Any], *, category: str, query: str, needs: Needs) -
 def choose(
     client: PixabayClient, *, categories: Sequence[str], queries: Sequence[str], n: int, seed: int, needs: Needs
 ) -> tuple[list[ManifestEntry], list[ManifestEntry]]:
-    """The clips of a benchmark and spares for an eighth of them, from all pairs of a category and a query.
+    """The n clips of a benchmark and spares for an eighth of them, from all pairs of a category and a query.
 
     Args:
-        client: Of the API.
         categories: Some of `CATEGORIES`.
         queries: Search terms of at most 100 characters; an empty one finds all of a category.
-        n: Number of clips.
         seed: Of `select`.
-        needs: What a clip must have, as far as the API tells.
+        needs: Checked as far as the API tells.
 
     Raises:
         ValueError: If an argument is out of range, or fewer than n are found: the message counts what was left out.
@@ -237,5 +224,5 @@ def choose(
 
 
 def _text(value: Any) -> str:
-    """One line that a CSV file can hold."""
+    """The value as one line of text."""
     return " ".join(str(value or "").split()).encode("utf-8", "replace").decode("utf-8")

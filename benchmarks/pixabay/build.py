@@ -1,4 +1,4 @@
-"""The Pixabay benchmark: choose its clips, fetch them, lock them by hash. Run it again to go on, or to check.
+"""Builds the Pixabay benchmark: chooses clips, fetches them, locks them by hash. Run it again to go on, or to check.
 
 python benchmarks/pixabay/build.py                         with PIXABAY_API_KEY set: choose and fetch 1 024 videos
 python benchmarks/pixabay/build.py --from-folder FOLDER    lock videos that are there already; no network
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from api import API, CATEGORIES, PixabayClient, choose, confirm_terms
 from download import Sleep
-from fetch import FetchReport, Needs, fetch, lock_folder, rejected_path, spares_path
+from fetch import FetchReport, Needs, fetch, lock_folder, rejected_path, write_spares
 
 from motionanim.evaluation.manifest import manifest_clips, read_manifest, write_manifest
 
@@ -21,7 +21,7 @@ HERE = Path(__file__).resolve().parent
 
 
 def main(args: argparse.Namespace, *, sleep: Sleep | None = None) -> int:
-    """0 if every clip is locked and there; 1 if some are not. `sleep` waits that many seconds."""
+    """Returns 0 if every clip is there and locked, 1 if some are not. `sleep` waits that many seconds."""
     needs = Needs(args.frames, args.fps, args.min_width, args.min_height)
     if needs.frames < 1 or not needs.fps > 0 or args.workers < 1 or (args.n is not None and args.n < 1):
         raise ValueError(f"n={args.n}, frames={needs.frames}, fps={needs.fps}, workers={args.workers}: must be above 0")
@@ -63,11 +63,8 @@ def _list(args: argparse.Namespace, needs: Needs, sleep: Sleep) -> None:
         client, categories=args.category or CATEGORIES, queries=args.query or [""], n=args.n or 1024, seed=args.seed,
         needs=needs,
     )  # fmt: skip
-    # First, so that a manifest never stands without its spares.
-    if spares:
-        write_manifest(spares_path(args.manifest), spares)
-    else:
-        spares_path(args.manifest).unlink(missing_ok=True)
+    # Before the manifest, so that a manifest never stands without its spares.
+    write_spares(args.manifest, spares)
     write_manifest(args.manifest, entries)
     print(f"{args.manifest}: {len(entries)} clips and {len(spares)} spares, {client.requests} requests")
 

@@ -1,4 +1,4 @@
-"""HTTP with patience: retries, waits that the server asks for, and downloads that go on where they stopped."""
+"""HTTP requests with retries, waits that the server asks for, and downloads that go on where they stopped."""
 
 import http.client
 import logging
@@ -18,9 +18,9 @@ logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 Sleep = Callable[[float], object]  # waits that many seconds
 
-ATTEMPTS = 6  # with waits of 1, 2, 4, 8 and 16 s between them, or longer ones if the server asks
-_LONGEST_WAIT = 300  # seconds; a server that asks for more is left alone
-_TIMEOUT = 60  # seconds without a byte
+ATTEMPTS = 6  # with waits of 1, 2, 4, 8 and 16 s between them, or longer if the server asks
+_LONGEST_WAIT = 300  # s; a server that asks for more is not asked again
+_TIMEOUT = 60  # s without a byte
 _CHUNK = 2**18
 
 
@@ -28,8 +28,8 @@ class HttpError(ValueError):
     """A request that failed.
 
     Attributes:
-        status: Of the answer; 0 where there was none, or not a whole one.
-        wait: Seconds the server asks to wait before another attempt, at least 0; None where another is of no use.
+        status: HTTP status; 0 if there was no answer, or not a whole one.
+        wait: Seconds to wait before another attempt, as the server asks; None if another attempt is of no use.
     """
 
     def __init__(self, message: str, *, status: int, wait: float | None) -> None:
@@ -38,11 +38,7 @@ class HttpError(ValueError):
 
 
 def retrying(attempt: Callable[[], Result], *, sleep: Sleep) -> Result:
-    """Call `attempt` until it succeeds, fails for good, or has failed `ATTEMPTS` times.
-
-    Raises:
-        HttpError: The last one.
-    """
+    """Call `attempt` until it succeeds, fails for good, or has failed `ATTEMPTS` times; raises its last HttpError."""
     for number in range(ATTEMPTS):
         try:
             return attempt()
@@ -59,10 +55,11 @@ def retrying(attempt: Callable[[], Result], *, sleep: Sleep) -> Result:
 
 
 def open_url(url: str, headers: dict[str, str], *, secret: str = "") -> http.client.HTTPResponse:
-    """Open a URL once. What is raised names the URL without its query, and `secret` nowhere.
+    """Open a URL once.
 
     Raises:
-        HttpError: If there is no answer, or one of status 400 and above.
+        HttpError: If there is no answer, or one of status 400 or above. Its message has neither the URL's query nor
+            `secret`.
     """
     where = url.partition("?")[0]
     request = urllib.request.Request(url, headers={"User-Agent": "motionanim", **headers})
@@ -76,7 +73,7 @@ def open_url(url: str, headers: dict[str, str], *, secret: str = "") -> http.cli
             text = text.replace(secret, "")
         again = error.code == 429 or error.code >= 500
         wait = _asked_wait(error.headers) if again else None
-        # From None: the original holds the whole URL.
+        # From None, because the original error holds the whole URL.
         raise HttpError(f"{where} answers {error.code} {error.reason}: {text}", status=error.code, wait=wait) from None
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
@@ -84,11 +81,7 @@ def open_url(url: str, headers: dict[str, str], *, secret: str = "") -> http.cli
 
 
 def read(response: http.client.HTTPResponse | urllib.error.HTTPError, size: int | None, where: str) -> bytes:
-    """Read up to `size` bytes, or all for None.
-
-    Raises:
-        HttpError: If the connection breaks.
-    """
+    """Read up to `size` bytes, or all if it is None; raises HttpError if the connection breaks."""
     try:
         return response.read(size)
     except (OSError, http.client.HTTPException) as error:
@@ -111,23 +104,20 @@ def _asked_wait(headers: http.client.HTTPMessage) -> float:
 
 
 def tag_path(part: Path) -> Path:
-    """Where the ETag or date is kept that the first bytes of an unfinished download had."""
+    """The file that keeps the ETag or date of an unfinished download."""
     return part.with_name(f"{part.name}.tag")
 
 
 def download(url: str, part: Path, *, sleep: Sleep, stop: threading.Event) -> None:
-    """Complete `part` with the bytes of `url`, from where it stands if the server still has the same file.
+    """Complete `part` with the bytes of `url`, from its end if the server still has the same file.
 
-    See `tag_path`: without a tag a download begins anew.
+    Without the ETag or date of `tag_path` a download begins anew.
 
     Args:
-        url: Of the file.
-        part: Where to; what an earlier call left there is kept.
-        sleep: Waits that many seconds.
-        stop: Set to leave within one chunk.
+        stop: Set it to leave within one chunk.
 
     Raises:
-        HttpError: If the file is not there, or is still incomplete after several attempts.
+        HttpError: If the file does not exist, or is still incomplete after several attempts.
         OSError: If `part` cannot be written, as on a full disk.
     """
     retrying(lambda: _download_once(url, part, stop), sleep=sleep)
@@ -140,7 +130,7 @@ def _download_once(url: str, part: Path, stop: threading.Event) -> None:
     try:
         response = open_url(url, {"Range": f"bytes={start}-", "If-Range": validator} if start else {})
     except HttpError as error:
-        if error.status == 416:  # nothing after `start`: the part is not of this file, or was just complete
+        if error.status == 416:  # no byte after `start`: the part is of another file, or already complete
             part.unlink(missing_ok=True)
             raise HttpError(str(error), status=416, wait=0) from None
         raise
@@ -159,7 +149,7 @@ def _download_once(url: str, part: Path, stop: threading.Event) -> None:
             total = int(length) if length.isdigit() else None
         with part.open("ab" if start else "wb") as file:
             if not start:
-                # After the truncation: an old part must never stand beside a new tag.
+                # After the truncation, because an old part must never stand beside a new tag.
                 tag.write_text(_validator(response.headers), encoding="utf-8")
             while chunk := read(response, _CHUNK, url):
                 if stop.is_set():
@@ -173,6 +163,6 @@ def _download_once(url: str, part: Path, stop: threading.Event) -> None:
 
 
 def _validator(headers: http.client.HTTPMessage) -> str:
-    """What `If-Range` accepts: a strong ETag, else the date."""
+    """The value for `If-Range`: a strong ETag, else the date."""
     etag = headers.get("ETag", "")
     return etag if etag and not etag.startswith("W/") else headers.get("Last-Modified", "")

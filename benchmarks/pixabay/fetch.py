@@ -1,11 +1,11 @@
-"""Videos become locked clips: fetched by their URL, or taken from a folder; probed, hashed, and held to that hash."""
+"""Fetches videos by their URL, or takes them from a folder, probes them, and locks them by their hash."""
 
 import csv
 import fcntl
 import io
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -27,13 +27,13 @@ from motionanim.evaluation.manifest import (
 )
 from motionanim.files import atomic_path, file_sha256
 
-_decoder = threading.Lock()  # one video is decoded at a time: the threads are there for the network
+_decoder = threading.Lock()  # one video is decoded at a time, because the threads are for the network
 
 
 class Needs(NamedTuple):
-    """What a benchmark needs of a clip; all must be landscape."""
+    """What a clip must have; all must be landscape."""
 
-    frames: int  # in the file itself, and at `fps` too: both ways of reading a clip must find enough
+    frames: int  # in the file and also at `fps`, so that both ways of reading a clip find enough
     fps: float
     min_width: int  # px
     min_height: int
@@ -45,22 +45,22 @@ class Needs(NamedTuple):
 
 
 class Unusable(ValueError):
-    """A clip that can never serve the benchmark, and why."""
+    """A clip can never serve the benchmark; the message says why."""
 
 
 class FetchReport(NamedTuple):
-    """What a fetch came to. Nothing else is left out."""
+    """The result of a fetch for all clips."""
 
-    locked: int  # clips that are there with their hash, of all
-    rejected: list[tuple[str, str]]  # id and reason: unusable clips, each replaced by a spare
-    failed: list[tuple[str, str]]  # id and reason: clips still without a file or a hash
+    locked: int  # clips that are there with their hash
+    rejected: list[tuple[str, str]]  # id and reason of unusable clips, each replaced by a spare
+    failed: list[tuple[str, str]]  # id and reason of clips still without a file or a hash
 
 
 def probe(path: Path, needs: Needs) -> dict[str, Any]:
     """Decode the first and the last frame that a benchmark takes.
 
     Returns:
-        What `ManifestEntry` says of the file's picture.
+        width, height, fps, frames and duration of `ManifestEntry`.
 
     Raises:
         Unusable: If it cannot be decoded, is too small, too short or not landscape.
@@ -94,14 +94,12 @@ def probe(path: Path, needs: Needs) -> dict[str, Any]:
 def lock_folder(
     folder: Path, *, n: int | None, seed: int, needs: Needs, licence: str
 ) -> tuple[list[ManifestEntry], list[tuple[str, str]]]:
-    """A locked manifest of videos that are there already.
+    """Lock videos that are there already.
 
     Args:
-        folder: Searched with its subfolders; the name of the first is a clip's category.
-        n: How many, chosen by `select`; None takes all that can be used.
-        seed: Of the choice.
-        needs: What a clip must have.
-        licence: What the manifest says of all.
+        folder: Searched with its subfolders; the name of the first subfolder is a clip's category.
+        n: Number of clips, chosen by `select` with `seed`; None takes all that can be used.
+        licence: Written into each row.
 
     Returns:
         The clips, and file and reason of each video that cannot be used.
@@ -111,7 +109,7 @@ def lock_folder(
     """
     if n is not None and n < 1:
         raise ValueError(f"n={n}: must be at least 1")
-    candidates: dict[str, ManifestEntry] = {}  # by content
+    candidates: dict[str, ManifestEntry] = {}  # by SHA-256
     files: dict[str, str] = {}  # by id
     rejected = []
     for name in tqdm(list(folder_names(folder)), desc="hash", unit="clip", delay=5):
@@ -140,27 +138,35 @@ def lock_folder(
 
 
 def spares_path(manifest: Path) -> Path:
-    """The clips that take the place of unusable ones, in order: a manifest as well."""
+    """The manifest of the clips that replace unusable ones, in order."""
     return manifest.with_suffix(".spares.csv")
 
 
+def write_spares(manifest: Path, spares: Sequence[ManifestEntry]) -> None:
+    """Write the spares of a manifest; no file for none."""
+    if spares:
+        write_manifest(spares_path(manifest), spares)
+    else:
+        spares_path(manifest).unlink(missing_ok=True)
+
+
 def rejected_path(manifest: Path) -> Path:
-    """The clips that were unusable (id, url, reason)."""
+    """The list of unusable clips (id, url, reason)."""
     return manifest.with_suffix(".rejected.csv")
 
 
 def fetch(manifest: Path, root: Path, *, needs: Needs, workers: int, sleep: Sleep | None = None) -> FetchReport:
-    """Fetch what is missing, and lock what is not yet locked, one row at a time; a killed run goes on from there.
+    """Fetch missing clips and lock unlocked ones, one row at a time, so that a killed run goes on from there.
 
-    An unlocked clip that is unusable is replaced by a spare of its category, else by any spare. A locked clip is only
-    ever accepted with its hash.
+    An unusable unlocked clip is replaced by a spare of its category, else by any spare. A locked clip is accepted with
+    its hash only.
 
     Args:
         manifest: CSV file; rewritten at each lock.
         root: Folder of the videos; unfinished ones end in `.part`.
         needs: What a clip must have to be locked.
         workers: Downloads at a time.
-        sleep: Waits that many seconds; None stops waiting when the run is interrupted.
+        sleep: Waits that many seconds; None ends a wait when the run is interrupted.
 
     Raises:
         ValueError: If another fetch into `root` runs, the manifest is malformed, or a file cannot be written.
@@ -187,7 +193,7 @@ def _alone(root: Path) -> Iterator[None]:
 
 
 class _Run:
-    """One fetch: threads get files, this one keeps the manifest."""
+    """One fetch: threads get the files, and the calling thread writes the manifest."""
 
     def __init__(self, manifest: Path, root: Path, needs: Needs, sleep: Sleep | None) -> None:
         self.manifest, self.root, self.needs = manifest, root, needs
@@ -196,7 +202,7 @@ class _Run:
         self.sleep = sleep or self.stop.wait
         self.owner = {entry.sha256: entry.id for entry in self.entries if entry.sha256}
         spares = spares_path(manifest)
-        # A kill between two writes can leave a spare that is in use.
+        # A kill between two writes can leave a spare that is in use already.
         used = {entry.id for entry in self.entries} | {row[0] for row in _rows(rejected_path(manifest))}
         self.spares = [e for e in read_manifest(spares) if e.id not in used] if spares.exists() else []
         self.rejected: list[tuple[str, str]] = []
@@ -228,11 +234,11 @@ class _Run:
         return FetchReport(locked, self.rejected, self.failed)
 
     def one(self, entry: ManifestEntry) -> ManifestEntry:
-        """The entry as it is locked; runs in a thread.
+        """Get one clip's file; returns its locked entry. Runs in a thread.
 
         Raises:
             Unusable: If an unlocked clip cannot serve.
-            ValueError: If it cannot be had, or is another file than the one locked.
+            ValueError: If the file cannot be had, or has another hash than the locked one.
         """
         path = self.root / entry.file
         if path.exists():
@@ -256,7 +262,7 @@ class _Run:
                 raise ValueError(f"{other_hash(entry.url, found, entry.sha256)}: the server has another file now")
             locked = entry if entry.sha256 else self.described(entry, part, found)
         except ValueError:
-            part.unlink()  # or the next run would take it up again
+            part.unlink()  # otherwise the next run would take it up again
             raise
         else:
             os.replace(part, path)
@@ -277,7 +283,7 @@ class _Run:
         write_manifest(self.manifest, self.entries)
 
     def replace(self, place: int, reason: str) -> bool:
-        """Put a spare in the place of an unusable clip; False if there is none left."""
+        """Replace an unusable clip by a spare; False if none is left."""
         entry = self.entries[place]
         if not self.spares:
             self.failed.append((entry.id, f"{reason}; no spare is left: build with another seed or fewer clips"))
@@ -288,10 +294,7 @@ class _Run:
         self.entries[place] = spare
         write_manifest(self.manifest, self.entries)
         self.spares.remove(spare)
-        if self.spares:
-            write_manifest(spares_path(self.manifest), self.spares)
-        else:
-            spares_path(self.manifest).unlink(missing_ok=True)
+        write_spares(self.manifest, self.spares)
         return True
 
 

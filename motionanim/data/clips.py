@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,68 +16,50 @@ from motionanim.data.prepare.shots import kept_borders, starts_within
 from motionanim.data.rejections import Rejections, load_usable
 from motionanim.data.stream import StreamData, as_float, rng
 from motionanim.data.video import Video, VideoError
-from motionanim.data.video.index import content_key
-from motionanim.files import text_sha256
+from motionanim.data.video.index import content_key, kept_path
 from motionanim.types import ClipBatch
 
 logger = logging.getLogger(__name__)
 
 
 class FlowEstimator(Protocol):
-    """Frames (T, 3, H, W) float32 in [-1, 1] to flow (T-1, 2, H, W) in px per frame; `name` tells how."""
+    """Frames (T, 3, H, W) float32 in [-1, 1] to flow (T-1, 2, H, W) in px per frame; `name` identifies it in keys."""
 
     name: str
 
     def __call__(self, frames: Tensor) -> Tensor: ...
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class VideoClips(Dataset[ClipBatch]):
     """Clips of `num_frames` from video files, with their optical flow: frames uint8 (T, H, W, 3), flow float16.
 
-    Flow is estimated on frames that are resized but not yet cropped, so that what enters the crop has its flow too, and
-    a cached flow serves any crop. A clip starts at any tick of the video's frame grid (`Video.grid`) from which it lies
+    Flow is estimated on frames that are resized but not yet cropped, so that motion into the crop is seen and one
+    cached flow serves every crop. A clip starts at any tick of the video's frame grid (`Video.grid`) from which it lies
     within one shot, as far as `motionanim.data.prepare` has looked for shots.
 
-    A video that cannot be used is handed to `rejections`, and another in the list takes its place.
-
-    Args:
-        root: Folder that the names are relative to.
-        names: Video files.
-        num_frames: T, at least 2.
-        height: H in px.
-        width: W in px.
-        fps: Wanted frames per second; the file decides what is possible, and the item says what it became.
-        stride: Every stride-th frame of the file instead; None follows `fps`.
-        seed: Of the stream.
-        random: True draws file, start and crop from (seed, position); False takes file `position`, middle and centre.
-        flow_estimator: Frames (T, 3, H', W') in [-1, 1] to flow (T-1, 2, H', W'); its `name` is in the cache's key.
-        flow_cache: Folder of flows and shots that `motionanim.data.prepare` filled; a missing flow is estimated, a
-            video without shots is taken for one.
-        rejections: Where unusable videos go.
+    A video that cannot be used goes to `rejections`, and another one of the list takes its place.
     """
 
-    def __init__(
-        self,
-        *,
-        root: str | Path,
-        names: Sequence[str],
-        num_frames: int,
-        height: int,
-        width: int,
-        fps: float,
-        stride: int | None,
-        seed: int,
-        random: bool,
-        flow_estimator: FlowEstimator,
-        flow_cache: str | Path,
-        rejections: Rejections,
-    ) -> None:
-        if num_frames < 2 or height < 1 or width < 1:
-            raise ValueError(f"{num_frames} frames of {height}x{width}: at least 2 frames of 1x1 px are needed")
-        self.root, self.names, self.num_frames, self.height, self.width = Path(root), names, num_frames, height, width
-        self.fps, self.stride, self.seed, self.random = fps, stride, seed, random
-        self.flow_estimator, self.flow_cache, self.rejections = flow_estimator, Path(flow_cache), rejections
-        self._told = False  # that a flow is not in the cache
+    root: str | Path  # folder that the names are relative to
+    names: Sequence[str]
+    num_frames: int  # T, at least 2
+    height: int  # px
+    width: int  # px
+    fps: float  # wanted frames per second; an item says which rate the file gave
+    stride: int | None  # take every stride-th frame of the file instead; None follows `fps`
+    seed: int
+    random: bool  # True draws file, start and crop from (seed, position); False takes file `position`, middle, centre
+    flow_estimator: FlowEstimator
+    flow_cache: str | Path  # filled by `motionanim.data.prepare`: what it lacks is estimated, or taken for one shot
+    rejections: Rejections
+    _told: bool = field(default=False, init=False)  # that a flow is not in the cache
+
+    def __post_init__(self) -> None:
+        if self.num_frames < 2 or self.height < 1 or self.width < 1:
+            size = f"{self.num_frames} frames of {self.height}x{self.width}"
+            raise ValueError(f"{size}: at least 2 frames of 1x1 px are needed")
+        self.root, self.flow_cache = Path(self.root), Path(self.flow_cache)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -85,39 +68,27 @@ class VideoClips(Dataset[ClipBatch]):
         return load_usable(self, position)
 
     def load(self, path: Path, position: int) -> ClipBatch:
-        """Clip `position`, cut from the file `path`; raises VideoError."""
+        """Cut clip `position` from the file `path`; raises VideoError."""
         generator = rng(self.seed, position) if self.random else None
         video = Video(path)
-        indices, fps = video.grid(fps=self.fps, stride=self.stride)
-        if len(indices) < self.num_frames:
-            reason = f"is too short: {len(indices)} frames at {fps:.3g} a second, {self.num_frames} are needed"
-            raise VideoError(path, reason)
-        content = content_key(path)
-        cached = open_flow(
-            flow_path(
-                self.flow_cache,
-                content,
-                estimator=self.flow_estimator.name,
-                height=self.height,
-                width=self.width,
-                fps=self.fps,
-                stride=self.stride,
-            )
-        )
+        indices, fps = clip_grid(video, self.num_frames, fps=self.fps, stride=self.stride)
+        content, size = content_key(path), {"height": self.height, "width": self.width}
+        options = {"estimator": self.flow_estimator.name, "fps": self.fps, "stride": self.stride, **size}
+        cached = open_flow(flow_path(self.flow_cache, content, **options))
         if cached is not None and len(cached) + 1 < self.num_frames:
             cached = None  # kept by a `prepare` for shorter clips
         if cached is None:
-            self._tell_missing(path)
+            self._warn_once(path)
         usable = len(indices) if cached is None else len(cached) + 1
         starts = starts_within(indices[:usable], self.num_frames, kept_borders(self.flow_cache, content))
         if not len(starts):
             raise VideoError(path, f"has no shot of {self.num_frames} frames at {fps:.3g} a second")
-        start = int(starts[_place(len(starts) - 1, generator)])
-        chosen, size = indices[start : start + self.num_frames], {"height": self.height, "width": self.width}
+        start = int(starts[_draw(len(starts) - 1, generator)])
+        chosen = indices[start : start + self.num_frames]
         whole = video.read(chosen, **size) if cached is None else None
         # A cached flow has the shape of the resized frames, so the crop is known before the frames are read.
         shape = cached.shape[2:] if whole is None else whole.shape[1:3]
-        top, left = _place(shape[0] - self.height, generator), _place(shape[1] - self.width, generator)
+        top, left = _draw(shape[0] - self.height, generator), _draw(shape[1] - self.width, generator)
         rows, columns = slice(top, top + self.height), slice(left, left + self.width)
         if whole is None:
             pixels = video.read(chosen, **size, crop=(rows, columns))
@@ -132,8 +103,8 @@ class VideoClips(Dataset[ClipBatch]):
             position=torch.tensor(position, dtype=torch.int64),
         )
 
-    def _tell_missing(self, path: Path) -> None:
-        """Say once, in one loader process, that flow is estimated while training."""
+    def _warn_once(self, path: Path) -> None:
+        """Warn once, in one loader process, that flow is estimated while training."""
         worker = get_worker_info()
         if not self._told and (worker is None or worker.id == 0):
             logger.warning(
@@ -144,23 +115,31 @@ class VideoClips(Dataset[ClipBatch]):
         self._told = True
 
 
-def _place(room: int, generator: np.random.Generator | None) -> int:
+def _draw(room: int, generator: np.random.Generator | None) -> int:
+    """An offset in [0, room]: random, or the middle without a generator."""
     return room // 2 if generator is None else int(generator.integers(room + 1))
+
+
+def clip_grid(video: Video, num_frames: int, *, fps: float, stride: int | None) -> tuple[np.ndarray, float]:
+    """`Video.grid` of a video that is long enough for a clip of `num_frames`; raises VideoError if it is not."""
+    indices, rate = video.grid(fps=fps, stride=stride)
+    if len(indices) < num_frames:
+        reason = f"is too short: {len(indices)} frames at {rate:.3g} a second, {num_frames} are needed"
+        raise VideoError(video.path, reason)
+    return indices, rate
 
 
 def flow_path(
     folder: Path, content: str, *, estimator: str, height: int, width: int, fps: float, stride: int | None
 ) -> Path:
     """Where the flow of the video with a `content_key` is cached: the name changes with every setting."""
-    key = f"{content}|{estimator}|{height}|{width}|{fps}|{stride}"
-    digest = text_sha256(key)[:32]
-    return folder / digest[:2] / f"{digest}.npy"
+    return kept_path(folder, f"{content}|{estimator}|{height}|{width}|{fps}|{stride}", ".npy")
 
 
 def open_flow(path: Path) -> np.ndarray | None:
-    """A cached flow (K-1, 2, H', W') float16, mapped rather than read; None when there is none."""
+    """A cached flow (K-1, 2, H', W') float16, mapped rather than read; None if there is none."""
     try:
-        # Copy on write: torch wants arrays it could write to, and the file must not change.
+        # Mapped copy-on-write: torch wants arrays that it could write to, and the file must not change.
         return np.load(path, mmap_mode="c", allow_pickle=False)
     except FileNotFoundError:
         return None
@@ -171,7 +150,7 @@ def clip_data(*, items: str, latents: str | Path | None, reading: Mapping[str, A
 
     Args:
         items: Must be `clips`.
-        latents: A folder of motionanim.data.encode, or its URL, to train on instead; validation still reads the videos.
+        latents: Folder or URL of latents by motionanim.data.encode to train on instead; validation reads the videos.
         reading: How `PreparedLatents` reads them.
 
     Raises:
@@ -197,17 +176,16 @@ def file_data(
     num_workers: int,
     **options: Any,
 ) -> StreamData:
-    """A training and a validation dataset over files, which share their account of unusable ones.
+    """A training and a validation dataset over files, with one shared list of unusable files.
 
     Args:
-        dataset: Makes one from `names`, `random`, `rejections` and `options`.
+        dataset: Makes a dataset from `names`, `random`, `rejections` and `options`.
         names: Training and validation files.
-        val_clips: Most files to validate on, at least 1; of more, those at equal distances in the list.
-        rejected: CSV file for unusable ones.
+        val_clips: Most files to validate on, at least 1; a longer list is sampled at equal distances.
+        rejected: CSV file of the unusable files.
         max_rejected_share: Share of all files that may be unusable, in [0, 1].
-        batch_size: Items a process and step.
+        batch_size: Items per process and step.
         num_workers: Loader processes.
-        options: What else `dataset` takes.
 
     Raises:
         ValueError: If a number is out of range.
@@ -218,20 +196,14 @@ def file_data(
     count = len(validated)
     if count > val_clips:
         validated = [validated[i * count // val_clips] for i in range(val_clips)]
-    rejections = Rejections(rejected, total=sum(map(len, names)), max_share=max_rejected_share)
-    train, val = (
-        dataset(names=side, random=random, rejections=rejections, **options)
-        for side, random in ((trained, True), (validated, False))
-    )
+    options["rejections"] = Rejections(rejected, total=sum(map(len, names)), max_share=max_rejected_share)
+    train = dataset(names=trained, random=True, **options)
+    val = dataset(names=validated, random=False, **options)
     return StreamData(train=train, val=val, batch_size=batch_size, num_workers=num_workers)
 
 
 def check_root(root: str | Path | None) -> Path:
-    """The root folder.
-
-    Raises:
-        ValueError: If it is not given or not a folder.
-    """
+    """The root folder; raises ValueError if it is not given or no folder."""
     if root is None:
         raise ValueError("no folder of videos given: pass data.root=FOLDER (root=FOLDER to prepare)")
     if not Path(root).is_dir():

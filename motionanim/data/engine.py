@@ -1,4 +1,4 @@
-"""Who prepares the data: processes of this machine, or Ray on many machines. The work and its bytes are the same."""
+"""Who does the work of `prepare` and `encode`: processes of this machine, or Ray on many; the results are the same."""
 
 import multiprocessing
 import signal
@@ -6,54 +6,48 @@ import socket
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import cv2
 import torch
 
 Result = TypeVar("Result")
+Task = tuple[Any, ...]
 
 
 class Engine(Protocol):
     """Calls `function(*task)` for each task and yields the results as they come, in any order.
 
     Tasks are consumed as a stream: only a few wait at a time. An error that a call raises ends the iteration. A task
-    whose process dies has the result `lost(*task)`; without `lost` it ends the iteration as well.
+    whose process dies has the result `lost(*task)`; without `lost` it ends the iteration with a ValueError.
     """
 
     def __call__(
-        self,
-        function: Callable[..., Result],
-        tasks: Iterable[tuple[Any, ...]],
-        lost: Callable[..., Result] | None = None,
+        self, function: Callable[..., Result], tasks: Iterable[Task], lost: Callable[..., Result] | None = None
     ) -> Iterator[Result]: ...
 
 
+@dataclass(kw_only=True)
 class ProcessEngine:
-    """Processes of this machine.
+    """Processes of this machine; with `workers` = 0 this process does the work."""
 
-    Args:
-        workers: How many; 0 works in this one.
-    """
+    workers: int
 
-    def __init__(self, *, workers: int) -> None:
-        if workers < 0:
-            raise ValueError(f"workers={workers}: must be at least 0")
-        self.workers = workers
+    def __post_init__(self) -> None:
+        if self.workers < 0:
+            raise ValueError(f"workers={self.workers}: must be at least 0")
 
     def __call__(
-        self,
-        function: Callable[..., Result],
-        tasks: Iterable[tuple[Any, ...]],
-        lost: Callable[..., Result] | None = None,
+        self, function: Callable[..., Result], tasks: Iterable[Task], lost: Callable[..., Result] | None = None
     ) -> Iterator[Result]:
-        """Raises ValueError if a worker dies and `lost` is not given."""
         if self.workers == 0:
             yield from (function(*task) for task in tasks)
             return
-        tasks, running = iter(tasks), {}
+        tasks = iter(tasks)
+        running: dict[Future, Task] = {}
         while True:
-            waiting: list[tuple[Any, ...]] = []  # at most one: a task that is not in `running` yet
+            waiting: list[Task] = []  # at most one: a task that is not in `running` yet
             try:
                 yield from self._all(function, tasks, running, waiting)
                 return
@@ -70,7 +64,7 @@ class ProcessEngine:
             yield from _one_by_one(function, suspects, lost)
 
     def _all(
-        self, function: Callable[..., Result], tasks: Iterator[tuple[Any, ...]], running: dict, waiting: list
+        self, function: Callable[..., Result], tasks: Iterator[Task], running: dict[Future, Task], waiting: list[Task]
     ) -> Iterator[Result]:
         with _pool(self.workers) as pool:
             try:
@@ -86,10 +80,8 @@ class ProcessEngine:
                 pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _one_by_one(
-    function: Callable[..., Result], tasks: list[tuple[Any, ...]], lost: Callable[..., Result]
-) -> Iterator[Result]:
-    """In one process, and in a new one after a task that ends it."""
+def _one_by_one(function: Callable[..., Result], tasks: list[Task], lost: Callable[..., Result]) -> Iterator[Result]:
+    """All tasks in one process, and in a new process after a task that ended it."""
     left = iter(tasks)
     while (task := next(left, None)) is not None:
         with _pool(1) as pool:
@@ -102,11 +94,11 @@ def _one_by_one(
 
 
 def _pool(workers: int) -> ProcessPoolExecutor:
-    # Spawned: a forked process inherits the locks of OpenCV's and torch's threads, and no use of a GPU.
+    # Spawned, because a forked process inherits the locks of OpenCV's and torch's threads and cannot use a GPU.
     return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker)
 
 
-def _finished(running: dict[Future, tuple[Any, ...]]) -> list[Any]:
+def _finished(running: dict[Future, Task]) -> list[Any]:
     finished, _ = wait(running, return_when=FIRST_COMPLETED)
     results = [future.result() for future in finished]
     for future in finished:
@@ -115,29 +107,22 @@ def _finished(running: dict[Future, tuple[Any, ...]]) -> list[Any]:
 
 
 def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to answer, in one line
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process answers Ctrl-C, in one line
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
 
 
+@dataclass(kw_only=True)
 class RayEngine:
-    """A Ray cluster, or this machine where there is none. A task whose machine dies is done again on another.
+    """A Ray cluster, or Ray on this machine. A task whose machine dies is done again on another machine."""
 
-    Args:
-        address: Of the cluster, as `ray.init` takes it; None starts Ray on this machine alone.
-        cpus: Cores that a task needs.
-        gpus: GPUs that a task needs, or a share of one.
-        retries: How often a task whose machine died is begun again.
-    """
-
-    def __init__(self, *, address: str | None, cpus: float, gpus: float, retries: int) -> None:
-        self.address, self.cpus, self.gpus, self.retries = address, cpus, gpus, retries
+    address: str | None  # of the cluster, as `ray.init` takes it; None starts Ray on this machine
+    cpus: float  # cores per task
+    gpus: float  # GPUs per task, or a share of one
+    retries: int  # how often a task whose machine died is begun again
 
     def __call__(
-        self,
-        function: Callable[..., Result],
-        tasks: Iterable[tuple[Any, ...]],
-        lost: Callable[..., Result] | None = None,
+        self, function: Callable[..., Result], tasks: Iterable[Task], lost: Callable[..., Result] | None = None
     ) -> Iterator[Result]:
         """Raises ValueError if Ray is not installed, cannot be reached, or lost a task more than `retries` times."""
         try:
@@ -156,15 +141,15 @@ class RayEngine:
         def work(*task: Any) -> Result:
             return function(*task)
 
-        running: dict[ray.ObjectRef, tuple[Any, ...]] = {}
+        running: dict[ray.ObjectRef, Task] = {}
         try:
             for task in tasks:
                 running[work.remote(*task)] = task
-                # Asked anew each time: machines come and go.
+                # The number of cores is asked anew each time, because machines come and go.
                 if len(running) >= 4 * max(1, ray.cluster_resources().get("CPU", 1)):
-                    yield from _collected(ray, running, lost)
+                    yield _collected(ray, running, lost)
             while running:
-                yield from _collected(ray, running, lost)
+                yield _collected(ray, running, lost)
         except ray.exceptions.RayTaskError as error:
             raise error.cause from None  # as if the work had been done here
         except ray.exceptions.RayError as error:
@@ -174,12 +159,12 @@ class RayEngine:
                 ray.cancel(reference, force=True)
 
 
-def _collected(ray: Any, running: dict, lost: Callable[..., Any] | None) -> list[Any]:
+def _collected(ray: Any, running: dict[Any, Task], lost: Callable[..., Any] | None) -> Any:
     (reference,), _ = ray.wait(list(running), num_returns=1)
     task = running.pop(reference)
     try:
-        return [ray.get(reference)]
+        return ray.get(reference)
     except ray.exceptions.WorkerCrashedError:
         if lost is None:
             raise
-        return [lost(*task)]
+        return lost(*task)

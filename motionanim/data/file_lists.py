@@ -1,4 +1,4 @@
-"""Lists of video files, and which of them validate."""
+"""Lists of video files, and their split into training and validation."""
 
 import hashlib
 import os
@@ -9,7 +9,7 @@ import numpy as np
 
 
 class Names(Sequence[str]):
-    """A list of file names in two flat buffers: HD-VILA's 100 M as Python strings would not fit, nor survive a fork."""
+    """A list of file names in two flat buffers, because each process would copy the Python strings of a long list."""
 
     def __init__(self, names: Iterable[str]) -> None:
         text, ends = bytearray(), array("q", [0])
@@ -28,14 +28,14 @@ class Names(Sequence[str]):
 
 
 def split_names(names: Iterable[tuple[str, str]], *, val_share: float) -> tuple[Names, Names]:
-    """Split into training and validation by a hash, so that a file keeps its side when others come and go.
+    """Split by a hash of each name's group, so that a file keeps its side when others come and go.
 
     Args:
-        names: Pairs of a file name and its group; a group never straddles the split.
+        names: Pairs of a file name and its group; all files of a group are on one side.
         val_share: Share of the groups that validate, in (0, 1).
 
     Returns:
-        Training and validation names, each with at least one.
+        Training and validation names, at least one each.
 
     Raises:
         ValueError: If `val_share` is out of range, or there are fewer than two groups.
@@ -54,7 +54,7 @@ def split_names(names: Iterable[tuple[str, str]], *, val_share: float) -> tuple[
 
 
 def split_border(lowest: float, highest: float, count: int, *, val_share: float) -> float:
-    """Groups with a `hash_share` below this validate; for `count` names with shares from `lowest` to `highest`."""
+    """Groups with a `hash_share` below this border validate; `lowest` and `highest` are the shares of `count` names."""
     if not 0 < val_share < 1:
         raise ValueError(f"val_share={val_share}: must be between 0 and 1")
     if lowest >= highest:
@@ -64,5 +64,5 @@ def split_border(lowest: float, highest: float, count: int, *, val_share: float)
 
 
 def hash_share(text: str) -> float:
-    """A share in [0, 1) that depends on the text alone."""
+    """A number in [0, 1) by the text's SHA-256."""
     return int.from_bytes(hashlib.sha256(os.fsencode(text)).digest()[:7], "big") / 2**56

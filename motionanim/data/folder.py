@@ -27,10 +27,10 @@ def folder_clips(root: str | Path | None, *, val_share: float) -> tuple[Names, N
 
 
 def folder_names(root: str | Path | None) -> Iterator[str]:
-    """Paths of all videos below `root`, relative to it, in sorted order, by their suffix.
+    """Paths of all videos below `root`, told by their suffix, relative to it and sorted.
 
-    Hidden files and folders are left out, linked folders are not. Files of other suffixes are left out and counted in
-    the log.
+    Linked folders are entered. Hidden files and folders are left out; files of other suffixes are left out and counted
+    in the log.
 
     Raises:
         ValueError: If `root` is no folder, or has no video.
@@ -53,7 +53,7 @@ def folder_names(root: str | Path | None) -> Iterator[str]:
 
 
 def _walk(root: Path) -> Iterator[tuple[str, list[str]]]:
-    """Each folder and its files, sorted and not hidden; a folder that links lead back to is entered once."""
+    """Each folder and its files, sorted, without hidden ones; a folder that several links lead to is entered once."""
     entered = set()
     for folder, folders, files in os.walk(root, followlinks=True):
         state = os.stat(folder)

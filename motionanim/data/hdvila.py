@@ -17,7 +17,6 @@ from motionanim.data.hdvila_index import IndexedNames, kept_index, split_index
 
 logger = logging.getLogger(__name__)
 
-
 Lists = str | Path | Sequence[str | Path] | None
 
 
@@ -30,8 +29,7 @@ def hdvila_clips(
         root: Folder of cut clips.
         jsonl: The dataset's lists of videos, as `metafiles` takes them.
         val_share: Share of the videos that validate, in (0, 1).
-        index: Folder where the lists are kept once they were read. The same lists are read again only if clips came or
-            went, as far as `changes` sees it.
+        index: Folder where the list of clips is kept; it is made anew if `changes` sees that clips came or went.
 
     Raises:
         ValueError: As `hdvila_names` does, or if the clips come from fewer than two videos.
@@ -52,7 +50,7 @@ def metafiles(jsonl: Lists) -> list[Path]:
     found: dict[Path, None] = {}  # each once, in order
     for each in [jsonl] if jsonl is None or isinstance(jsonl, str | Path) else jsonl:
         name = "" if each is None else str(each)
-        if os.path.isfile(name):  # which may look like a glob
+        if os.path.isfile(name):  # even if its name looks like a glob
             files = [name]
         else:
             files = sorted(glob.glob(os.path.join(glob.escape(name), "*.jsonl") if os.path.isdir(name) else name))
@@ -86,21 +84,22 @@ def hdvila_static_clips(root: str | Path | None, *, names: str | Path, val_share
 
 def video_of(name: str) -> str:
     """The video that a clip was cut from: "x/ID.12.mp4" -> "ID"; any other name stands for itself."""
-    # Not pathlib, here and below: it interns every name, and Python's table of interned strings does not shrink.
+    # No pathlib here and below: it interns every name, and Python's table of interned strings does not shrink.
     stem, _, number = os.path.splitext(os.path.basename(name))[0].rpartition(".")
     return stem if stem and number.isdigit() else name
 
 
 def hdvila_names(root: str | Path | None, *, jsonl: Lists) -> Iterator[str]:
-    """Paths, relative to `root`, of the listed clips that are on disk; how many are not is logged.
+    """Paths, relative to `root`, of the listed clips that are on disk; the number of missing ones is logged.
 
-    A video's folder is listed once. To ask for each clip takes a day for 100 M of them on a network disk.
+    A video's folder is listed once, because asking for each of 100 M clips takes a day on a network disk.
 
     Raises:
         ValueError: If `root` is no folder or goes away, `jsonl` is missing, a line is wrong, or no clip is on disk.
     """
     root, files = check_root(root), metafiles(jsonl)
-    beside = _has_files(root)  # clips that lie directly in it
+    with os.scandir(root) as entries:
+        flat = any(entry.is_file() for entry in entries)  # clips may lie directly in it
     last, found, missing = "", 0, 0
     for path in files:
         for video_id, clip_ids in _videos(path):
@@ -108,7 +107,7 @@ def hdvila_names(root: str | Path | None, *, jsonl: Lists) -> Iterator[str]:
             for clip_id in clip_ids:
                 if clip_id in there:
                     last = os.path.join(video_id, clip_id)
-                elif beside and os.path.isfile(os.path.join(root, clip_id)):
+                elif flat and os.path.isfile(os.path.join(root, clip_id)):
                     last = clip_id
                 else:
                     missing += 1
@@ -129,17 +128,12 @@ def hdvila_names(root: str | Path | None, *, jsonl: Lists) -> Iterator[str]:
 
 
 def _files(folder: str) -> set[str]:
-    """Names of the files in a folder; none if there is no such folder."""
+    """Names of the files in a folder; none if it does not exist."""
     try:
         with os.scandir(folder) as entries:
             return {entry.name for entry in entries if entry.is_file()}
     except (FileNotFoundError, NotADirectoryError):
         return set()
-
-
-def _has_files(folder: Path) -> bool:
-    with os.scandir(folder) as entries:
-        return any(entry.is_file() for entry in entries)
 
 
 def _videos(jsonl: Path) -> Iterator[tuple[str, list[str]]]:
@@ -154,7 +148,6 @@ def _videos(jsonl: Path) -> Iterator[tuple[str, list[str]]]:
 
 
 def _parse(line: str) -> tuple[str, list[str]]:
-    """Video id and clip ids of one line."""
     try:
         video = json.loads(line)
     except json.JSONDecodeError as error:
@@ -163,7 +156,7 @@ def _parse(line: str) -> tuple[str, list[str]]:
         raise ValueError('must be an object with "video_id" and a list "clip"')
     clip_ids = [clip.get("clip_id") if isinstance(clip, dict) else None for clip in video["clip"]]
     for field, value in (("video_id", video.get("video_id")), *(("clip_id", clip_id) for clip_id in clip_ids)):
-        # Names from a downloaded file must not lead out of the root folder.
+        # Names in a downloaded file must not lead out of the root folder.
         if not isinstance(value, str) or not value or value != os.path.basename(value) or value in (".", ".."):
             raise ValueError(f"{field}={value!r}: must be a file name")
     return video["video_id"], clip_ids

@@ -1,7 +1,7 @@
-"""An index of file names in one Arrow file, read where it is needed: HD-VILA's 100 M clips take next to no memory.
+"""A list of file names in an Arrow file, read batch by batch: HD-VILA's 100 M clips take next to no memory.
 
 A row is a name and its group's share in [0, 1), the hash that splits training from validation. Rows are addressed by
-position; only a count for each batch of rows is held. Batches are read, not mapped: mapped pages would stay in memory.
+position; a process holds a count for each batch of rows. Batches are not mapped, because mapped pages stay in memory.
 """
 
 import fcntl
@@ -24,17 +24,15 @@ from motionanim.files import atomic_path, text_sha256
 logger = logging.getLogger(__name__)
 
 _STARTED = time.time()
-LOOKS = 200  # files at which an index is compared with the disk
-ROWS = 1024  # of a batch: what is held while writing, and read to find a name
+LOOKS = 200  # files by which `changes` compares an index with the disk
+ROWS = 1024  # rows of a batch, which are held while writing and read to find a name
 _SCHEMA = pa.schema([("name", pa.large_binary()), ("share", pa.float64())])
 
 
 class IndexedNames(Sequence[str]):
-    """One side of the split, as `clips.Names` but on disk; other processes are sent the file's path.
+    """One side of the split, as `Names` but on disk: the rows of an index whose share is in [low, high).
 
-    Args:
-        path: What `write_index` left.
-        low, high: Takes the rows whose share is in [low, high).
+    Other processes are sent the index's path.
     """
 
     def __init__(self, path: Path, low: float, high: float) -> None:
@@ -62,12 +60,12 @@ class IndexedNames(Sequence[str]):
                 yield os.fsdecode(name.as_py())
 
     def earlier(self) -> Iterator["IndexedNames"]:
-        """The same side of the lists that runs before had of this source, the newest first."""
+        """The same side of the earlier lists of this source, the newest first."""
         for path in _versions(self.path.parent, self.path.name.split(".")[0]):
             yield IndexedNames(path, self.low, self.high)
 
     def _rows(self, number: int) -> np.ndarray:
-        """Which rows of a batch are ours."""
+        """The chosen rows of a batch."""
         return np.flatnonzero(self._chosen(self._file.get_batch(number)["share"].to_numpy()))
 
     def _chosen(self, share: np.ndarray) -> np.ndarray:
@@ -75,7 +73,7 @@ class IndexedNames(Sequence[str]):
 
 
 def split_index(path: Path, *, val_share: float) -> tuple[IndexedNames, IndexedNames]:
-    """Training and validation names of an index, the same as `names.split_names` gives.
+    """Training and validation names of an index, the same as `split_names` gives.
 
     Raises:
         ValueError: If the file is damaged, `val_share` is out of range, or there are fewer than two groups.
@@ -87,84 +85,79 @@ def split_index(path: Path, *, val_share: float) -> tuple[IndexedNames, IndexedN
     return IndexedNames(path, border, 1.0), IndexedNames(path, 0.0, border)
 
 
-def write_index(path: Path, names: Iterable[tuple[str, str]], *, root: Path | None = None) -> None:
+def write_index(path: Path, names: Iterable[tuple[str, str]], *, root: Path | None = None) -> str:
     """Write pairs of a name and its group as they come; a run that is killed leaves no index.
 
     Args:
-        root: Folder that the names are relative to; its state is kept beside them, for `changes`.
+        root: Folder that the names are relative to; its state is stored for `changes`.
+
+    Returns:
+        A hash of the names, 16 hexadecimal digits.
     """
-    # Taken before the names are: what changes while they are listed has changed since.
+    # Taken first, so that changes during the listing count as changes since.
     state = "" if root is None else str(root.stat().st_mtime_ns)
     schema = _SCHEMA.with_metadata({"root": state, "seconds": str(time.time()), "process": str(os.getpid())})
-    names = iter(names)
+    names, content = iter(names), hashlib.sha256()
     with (
         atomic_path(path) as partial,
         pa.ipc.new_file(str(partial), schema) as file,
         tqdm(desc="index", unit="clip", unit_scale=True) as progress,
     ):
         while rows := list(islice(names, ROWS)):
+            encoded = [os.fsencode(name) for name, _ in rows]
             shares = np.array([hash_share(group) for _, group in rows])
-            file.write_batch(pa.record_batch([[os.fsencode(name) for name, _ in rows], shares], schema=schema))
+            file.write_batch(pa.record_batch([encoded, shares], schema=schema))
+            content.update(b"".join(name + b"\0" for name in encoded))
             progress.update(len(rows))
+    return content.hexdigest()[:16]
 
 
 def kept_index(folder: Path, about: str, names: Iterable[tuple[str, str]], *, root: Path) -> Path:
     """The index of a source under `folder`, written on the first call and when files came or went.
 
-    Its name holds a hash of its content, so that an earlier one stays for the runs that began with it. Processes that
-    this one starts take the same one.
+    Its name holds a hash of its content, so that earlier ones stay for the runs that began with them. Processes that
+    this one starts take the same index, by an environment variable.
 
     Args:
-        about: Tells sources and their versions apart.
-        names: As `write_index` takes them; consumed only if an index is to be written.
+        about: Identifies the source and its version.
+        names: As `write_index` takes them; consumed only if an index is written.
         root: Folder that the names are relative to.
     """
     source = text_sha256(about)[:16]
     variable = f"MOTIONANIM_INDEX_{source}"
     process, _, given = os.environ.get(variable, "").partition(":")
     if given and process != str(os.getpid()) and (folder / given).is_file():
-        return folder / given  # of the process that started this one
+        return folder / given  # the index of the process that started this one
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / f"{source}.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # of several training processes one writes
-        path = next(_versions(folder, source), None)
+        fcntl.flock(lock, fcntl.LOCK_EX)  # one of several training processes writes
+        path = next(iter(_versions(folder, source)), None)
         change = "there is none yet" if path is None else changes(path, root)
         if change is None:
             logger.info("the list of clips in %s is used", path)
         else:
             logger.warning("the list of clips under %s is made: %s", root, change)
-            path = _written(folder / f"{source}.new", names, root=root)
+            new = folder / f"{source}.new"
+            content = write_index(new, names, root=root)
+            path = new.replace(new.with_suffix(f".{content}.arrow"))
     os.environ[variable] = f"{os.getpid()}:{path.name}"
     return path
 
 
-def _written(path: Path, names: Iterable[tuple[str, str]], *, root: Path) -> Path:
-    """The index that `write_index` makes at `path`, renamed by its content."""
-    content = hashlib.sha256()
-
-    def hashed() -> Iterator[tuple[str, str]]:
-        for name, group in names:
-            content.update(os.fsencode(name) + b"\0")
-            yield name, group
-
-    write_index(path, hashed(), root=root)
-    return path.replace(path.with_suffix(f".{content.hexdigest()[:16]}.arrow"))
-
-
-def _versions(folder: Path, source: str) -> Iterator[Path]:
+def _versions(folder: Path, source: str) -> list[Path]:
     """The indices of a source, the newest first."""
-    return iter(sorted(folder.glob(f"{source}.*.arrow"), key=lambda path: path.stat().st_mtime_ns, reverse=True))
+    return sorted(folder.glob(f"{source}.*.arrow"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
 
 
 def changes(path: Path, root: Path) -> str | None:
-    """What shows that files under `root` came or went since an index was written; None if nothing does.
+    """A sign that files under `root` came or went since an index was written; None if there is none.
 
-    Looked at are `root` itself, which changes with its folders, and `LOOKS` files and their folders from all parts of
-    the list: asking for all of them would take as long as a new index.
+    It looks at `root`, which changes with its folders, and at `LOOKS` files and their folders from all parts of the
+    list, because looking at all of them would take as long as a new index.
     """
-    kept = _opened(path).schema.metadata or {}  # none in indexes of an earlier version
+    kept = _opened(path).schema.metadata or {}  # indices of an earlier version have none
     if path.stat().st_mtime > _STARTED and kept.get(b"process") != str(os.getpid()).encode():
-        return None  # by another process of this run: all must have the same list, even while clips come in
+        return None  # another process of this run wrote it: all need the same list, even while clips come in
     if kept.get(b"root") != str(root.stat().st_mtime_ns).encode():
         return f"folders in {root} came or went since"
     written = float(kept[b"seconds"])

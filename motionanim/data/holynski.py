@@ -1,14 +1,15 @@
 """Eulerian-motion clips (Holynski et al., CVPR 2021): an image, the video that it starts, and its steady flow.
 
-Files of a clip: `00001_00030_input.jpg`, `00001_00030_gt.mp4`, `00001_00030_motion.pth`. The first number is the
-video's, the second is the frame where the clip begins (0, 30 to 120). Videos up to 00979 train, the rest validate. A
-clip has 60 frames, 30 a second, and its flow is px from one of them to the next.
+A clip's files are `00001_00030_input.jpg`, `00001_00030_gt.mp4` and `00001_00030_motion.pth`. The first number is the
+video, the second the frame where the clip begins (0, 30 to 120). Videos up to 00979 train, the rest validate. A clip
+has 60 frames, 30 a second; its flow is in px from one frame to the next.
 """
 
 import io
 import pickle
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -27,10 +28,14 @@ from motionanim.data.video import VideoError, cover_size
 from motionanim.motion.flow import resize_flow
 from motionanim.types import FlowPairBatch, Hint
 
-_DAMAGE = (OSError, EOFError, RuntimeError, ValueError, TypeError, LookupError, AttributeError, MemoryError)
-_LAST_TRAIN = 979  # of the videos
-_CLIP = re.compile(r"(\d+)(_\d+)?")  # copies without the second number are about, a clip a video
-_MAX_FLOW_BYTES = 2**28  # 2 float32 channels of 5792 x 5792: a bomb must not fill the memory
+# What a damaged pickle or lz4 frame raises.
+_DAMAGE = (
+    pickle.UnpicklingError, OSError, EOFError, RuntimeError, ValueError, TypeError, LookupError, AttributeError,
+    MemoryError,
+)  # fmt: skip
+_LAST_TRAIN = 979  # number of the last training video
+_CLIP = re.compile(r"(\d+)(_\d+)?")  # some copies hold one clip a video and leave the second number out
+_MAX_FLOW_BYTES = 2**28  # 2 float32 channels of 5792 x 5792; a decompression bomb must not fill the memory
 
 
 def holynski_clips(root: str | Path | None, *, suffix: str) -> tuple[Names, Names]:
@@ -41,7 +46,7 @@ def holynski_clips(root: str | Path | None, *, suffix: str) -> tuple[Names, Name
         suffix: `_gt.mp4` for the videos, `_motion.pth` for the flows.
 
     Raises:
-        ValueError: If `root` is no folder, a file's name is of another form, or a side has no file.
+        ValueError: If `root` is no folder, a file's name has another form, or a side has no file.
     """
     root = check_root(root)
     sides: tuple[list[str], list[str]] = ([], [])
@@ -59,7 +64,7 @@ def holynski_clips(root: str | Path | None, *, suffix: str) -> tuple[Names, Name
 
 
 def read_motion(path: str | Path) -> Tensor:
-    """Read a `_motion.pth`: an lz4 frame with a pickled array. Nothing but a numpy array can come out of it.
+    """Read a `_motion.pth`, an lz4 frame with a pickled array; nothing but a numpy array can come out of it.
 
     Returns:
         (2, H, W) float32, px per frame.
@@ -73,10 +78,9 @@ def read_motion(path: str | Path) -> Tensor:
         if len(content) > _MAX_FLOW_BYTES:
             raise VideoError(path, f"unpacks to more than {_MAX_FLOW_BYTES} bytes")
         flow = _ArrayUnpickler(io.BytesIO(content)).load()
-    # What a damaged pickle raises is not limited to UnpicklingError.
-    except (*_DAMAGE, pickle.UnpicklingError) as error:
-        if isinstance(error, VideoError):
-            raise
+    except VideoError:
+        raise
+    except _DAMAGE as error:
         raise VideoError(path, f"holds no flow that can be read: {' '.join(str(error).split())[:160]}") from error
     if not isinstance(flow, np.ndarray) or flow.dtype.kind != "f" or flow.ndim != 4 or flow.shape[:2] != (1, 2):
         kind = f"{flow.dtype} {flow.shape}" if isinstance(flow, np.ndarray) else type(flow).__name__
@@ -87,14 +91,14 @@ def read_motion(path: str | Path) -> Tensor:
 
 
 def _encode_latin1(text: str, encoding: str) -> bytes:
-    """What old pickles call to turn their text back into an array's bytes."""
+    """Turns text back into an array's bytes, as pickles of protocol 2 ask."""
     if encoding != "latin1":
         raise pickle.UnpicklingError(f"encoding {encoding!r} is not part of a numpy array")
     return text.encode("latin1")
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Unpickle numpy arrays of numbers; any other global, and so any other call, is refused."""
+    """Unpickles numpy arrays of numbers; refuses every other global, and so every other call."""
 
     _ALLOWED: ClassVar[dict[str, Any]] = {
         "numpy.ndarray": np.ndarray,
@@ -111,38 +115,24 @@ class _ArrayUnpickler(pickle.Unpickler):
         return self._ALLOWED[called]
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class HolynskiPairs(Dataset[FlowPairBatch]):
-    """Frame 0 with its true steady flow and a hint of it, for the flow refiner (Sec. 3.2).
+    """Frame 0 with its true steady flow and a hint of it, for the flow refiner (Sec. 3.2)."""
 
-    Args:
-        root: Folder that the names are relative to.
-        names: `_motion.pth` files; each has its `_input.jpg` beside it.
-        height: H in px.
-        width: W in px.
-        seed: Of the stream.
-        random: True draws file and crop from (seed, position); False takes file `position` and the centre.
-        min_speed: Pixels whose flow is longer than this may move, px per frame at H x W; above 0.
-        hint: Draws arrows from (flow (2, H, W), mask (1, H, W), generator).
-        rejections: Where unusable files go.
-    """
+    root: str | Path  # folder that the names are relative to
+    names: Names  # `_motion.pth` files; each has its `_input.jpg` beside it
+    height: int  # px
+    width: int  # px
+    seed: int
+    random: bool  # True draws file and crop from (seed, position); False takes file `position` and the centre
+    min_speed: float  # px per frame at height x width, above 0; pixels with longer flow are the mask of what may move
+    hint: Callable[[Tensor, Tensor, np.random.Generator], Hint]  # draws arrows by (flow (2, H, W), mask (1, H, W), rng)
+    rejections: Rejections
 
-    def __init__(
-        self,
-        *,
-        root: str | Path,
-        names: Names,
-        height: int,
-        width: int,
-        seed: int,
-        random: bool,
-        min_speed: float,
-        hint: Callable[[Tensor, Tensor, np.random.Generator], Hint],
-        rejections: Rejections,
-    ) -> None:
-        if not min_speed > 0:
-            raise ValueError(f"min_speed={min_speed}: must be above 0 px per frame")
-        self.root, self.names, self.height, self.width, self.seed = Path(root), names, height, width, seed
-        self.random, self.min_speed, self.hint, self.rejections = random, min_speed, hint, rejections
+    def __post_init__(self) -> None:
+        if not self.min_speed > 0:
+            raise ValueError(f"min_speed={self.min_speed}: must be above 0 px per frame")
+        self.root = Path(self.root)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -193,13 +183,10 @@ def holynski_data(
 
     Args:
         items: `clips` gives `VideoClips` of the videos, `pairs` gives `HolynskiPairs`.
-        root: Folder of the files.
-        latents: A folder of latents, or its URL, to train on, for clips.
-        reading: As `clip_data` takes it.
-        min_speed: As in `HolynskiPairs`.
-        hint: As in `HolynskiPairs`.
-        clips: What only `VideoClips` takes.
-        shared: What both take, and `file_data`.
+        latents, reading: For clips, as `clip_data` takes them.
+        min_speed, hint: For pairs, as `HolynskiPairs` takes them.
+        clips: Options of `VideoClips` alone.
+        shared: Options of both, and of `file_data`.
     """
     if items == "pairs":
         names = holynski_clips(root, suffix="_motion.pth")

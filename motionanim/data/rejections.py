@@ -1,4 +1,4 @@
-"""Files that cannot be used: named, counted over all processes, and replaced by others of the list."""
+"""Files that cannot be used: recorded once over all processes, counted, and replaced by other files of the list."""
 
 import csv
 import fcntl
@@ -16,15 +16,15 @@ logger = logging.getLogger(__name__)
 
 Item = TypeVar("Item", covariant=True)
 
-MOST_IN_A_ROW = 100  # failures: so many together are a disk that went away, not bad files
+MOST_IN_A_ROW = 100  # so many failures in a row show that a disk went away, not that files are bad
 
 
 class Rejections:
-    """The videos that cannot be used: logged, kept in a CSV file, and counted over all loader processes.
+    """The files that cannot be used: logged, kept in a CSV file, and counted over all loader processes.
 
     Args:
-        path: The CSV file (path, reason); made with its folder at the first rejection, appended to by all processes.
-        total: How many clips there are.
+        path: The CSV file (path, reason), which all processes append to; made at the first rejection.
+        total: Number of files.
         max_share: Share of them that may fail before training stops, in [0, 1].
     """
 
@@ -32,16 +32,16 @@ class Rejections:
         if not 0 <= max_share <= 1:
             raise ValueError(f"max_rejected_share={max_share}: must be in [0, 1]")
         self.path, self.total, self.max_share = Path(path), total, max_share
-        self._known: set[str] = set()  # by all processes, as far as the file was read
-        self._read = 0  # bytes of the file: reading all of it at every rejection would be quadratic
+        self._known: set[str] = set()  # rejected by any process, as far as the file was read
+        self._read = 0  # bytes of the file that were read, because reading all of it each time would be quadratic
         self._in_a_row = 0
-        self._held: dict[str, VideoError] = {}  # not counted until a video can be used: their disk may have gone away
+        self._held: dict[str, VideoError] = {}  # recorded when a file can be used: until then the disk may be away
 
     def add(self, error: VideoError) -> None:
-        """One video failed. It is recorded, once, when the next one can be used.
+        """A file failed. It is recorded, once, when the next file can be used.
 
         Raises:
-            ValueError: If `MOST_IN_A_ROW` have failed without a usable one between; none of these is recorded.
+            ValueError: If `MOST_IN_A_ROW` files failed without a usable one between; none of these is recorded.
         """
         self._in_a_row += 1
         if error.path not in self._known:
@@ -53,7 +53,7 @@ class Rejections:
             ) from error
 
     def succeeded(self) -> None:
-        """A video could be used: record those that failed before it; raises as `record`."""
+        """A file could be used: record those that failed before it; raises as `record`."""
         self._in_a_row = 0
         self.record()
 
@@ -91,7 +91,7 @@ class Rejections:
 
 
 class FileItems(Protocol[Item]):
-    """What `load_usable` needs of a dataset over files."""
+    """A dataset over files, as `load_usable` needs it."""
 
     root: Path
     names: Sequence[str]
@@ -103,7 +103,7 @@ class FileItems(Protocol[Item]):
 
 
 def load_usable(dataset: FileItems[Item], position: int) -> Item:
-    """The item at a position; a file that cannot be used is recorded, and another in the list takes its place.
+    """The item at a position; an unusable file is recorded, and another file of the list takes its place.
 
     Raises:
         ValueError: If too many files, too many in a row, or all are unusable.
@@ -126,7 +126,7 @@ def load_usable(dataset: FileItems[Item], position: int) -> Item:
 
 
 def _far_apart(first: int, length: int) -> Iterator[int]:
-    """All indices, each once: neighbours in a list are often of one folder and fail together."""
+    """All indices, each once, neighbours far apart: files that stand together are often of one bad folder."""
     step = max(1, round(0.618 * length))
     while math.gcd(step, length) > 1:
         step += 1

@@ -1,9 +1,9 @@
-"""The endless training stream: what makes runs resumable and independent of the number of processes.
+"""The endless training stream, which makes runs resumable and independent of the number of processes.
 
 Training data is addressed by *position*, 0, 1, 2, ...: position p is the p-th clip that the run trains on, whatever
 the batch size, the number of workers or of processes. A dataset turns a position into a clip and draws every random
-choice from `rng(seed, position)`; the training step does the same for its noise. A run resumed at batch n therefore
-continues with exactly the clips, crops and noise that the uninterrupted run would have used.
+choice from `rng(seed, position)`; the training step draws its noise in the same way. A resumed run therefore continues
+with exactly the clips, crops and noise that the uninterrupted run would have used.
 """
 
 import logging
@@ -28,12 +28,18 @@ Batch = TypeVar("Batch", bound=tuple)
 
 logger = logging.getLogger(__name__)
 
-# What a dataset may have that decides about its order, and the setting of each.
-_ORDER = {"seed": "data.seed (with data=synthetic data.train.seed)", "shuffle_shards": "reading.shuffle_shards"}
+# What decides which clip stands at a position, by its key in a checkpoint: how a message names it, and the remedy.
+_IDENTITY = {
+    "dataset": ("prepared latents {}", "resume with the data.latents that it began with"),
+    "files": ("the list of files {}", "resume with the data that it began with (data.root may have moved)"),
+    "flow": ("flow by {}", "set the flow_estimator that it began with (its weights may have moved)"),
+    "seed": ("seed={} of its data", "set data.seed (with data=synthetic data.train.seed) to {}"),
+    "shuffle_shards": ("shuffle_shards={}", "set reading.shuffle_shards to {}"),
+}
 
 
 def rng(seed: int, position: int) -> np.random.Generator:
-    """The random generator that belongs to one position of one stream."""
+    """The random generator of one position of one stream."""
     return np.random.default_rng([seed, position])
 
 
@@ -43,9 +49,9 @@ def _permutation(length: int, *seed: int) -> np.ndarray:
 
 
 def shuffled_index(seed: int, position: int, length: int) -> int:
-    """Which of `length` items stands at `position`: every epoch of `length` positions is its own permutation.
+    """The item at `position`: every epoch of `length` positions is its own permutation of 0 ... length-1.
 
-    Of more than 4 M items neighbours are shuffled in blocks of 1 M, to keep the permutation small.
+    A list of more than 4 M items is shuffled in blocks of 1 M, to keep the permutation small.
     """
     if length > 2**22:
         return block_shuffled_index(seed, position, length, shard=2**12, block=2**8)
@@ -54,31 +60,31 @@ def shuffled_index(seed: int, position: int, length: int) -> int:
 
 
 def block_shuffled_index(seed: int, position: int, length: int, *, shard: int, block: int) -> int:
-    """As `shuffled_index`, for items in shards: positions near each other read from few of them.
+    """As `shuffled_index`, for items in shards: neighbouring positions read from few shards.
 
     Every epoch permutes the shards, and then the items of every `block` shards among themselves. Memory grows with the
     number of shards and the items of a block, not with `length`.
 
     Args:
-        shard: Items of a shard; the last one may hold fewer.
+        shard: Items of a shard; the last shard may hold fewer.
         block: Shards whose items are mixed, at least 1.
     """
     epoch, place = divmod(position, length)
     shards = -(-length // shard)
     order = _permutation(shards, seed, epoch, length)
-    absent = shards * shard - length  # what the last shard lacks
-    short = int(np.flatnonzero(order == shards - 1)[0]) // block  # the block that it is in
+    absent = shards * shard - length  # items that the last shard lacks
+    short = int(np.flatnonzero(order == shards - 1)[0]) // block  # the block with the last shard
     size = block * shard
     number = (place if place < (short + 1) * size - absent else place + absent) // size
     begin = number * size - (absent if number > short else 0)
-    members = np.sort(order[number * block : (number + 1) * block])  # a short one comes last
+    members = np.sort(order[number * block : (number + 1) * block])  # the last shard comes last
     count = len(members) * shard - (absent if number == short else 0)
     which, item = divmod(int(_permutation(count, seed, epoch, length, number)[place - begin]), shard)
     return int(members[which]) * shard + item
 
 
 def as_floats(batch: Batch) -> Batch:
-    """Pictures uint8 (..., H, W, 3) become float32 (..., 3, H, W) in [-1, 1], float16 becomes float32."""
+    """Pictures uint8 (..., H, W, 3) become float32 (..., 3, H, W) in [-1, 1]; float16 becomes float32."""
     return batch._make(map(as_float, batch))
 
 
@@ -92,8 +98,8 @@ def as_float(field: Tensor) -> Tensor:
 def collate(items: Sequence[Batch]) -> Batch:
     """Stack the items of a batch field by field.
 
-    Outside of a loader process through numpy, whose large arrays come in huge pages: half the time of torch's own,
-    which inside of one writes straight into shared memory.
+    A loader process stacks with torch, which writes into shared memory. Other processes stack with numpy, whose large
+    arrays come in huge pages: this takes half the time.
     """
     if get_worker_info() is not None:
         return default_collate(list(items))
@@ -101,10 +107,9 @@ def collate(items: Sequence[Batch]) -> Batch:
 
 
 def _serve_to_the_end(_: int) -> None:
-    """In a loader process: leave when the training process says so, not when the whole job is told to stop.
+    """Let a loader process end only when the training process ends it.
 
-    SLURM signals all processes of a job, a terminal's Ctrl-C too, and the training process needs clips until it has
-    saved.
+    SLURM and Ctrl-C signal all processes of a job, but the training process needs clips until it has saved.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform != "linux":
@@ -122,7 +127,7 @@ def _serve_to_the_end(_: int) -> None:
 
 
 class PositionSampler(Sampler[int]):
-    """Yield positions without end, from `start` on; of each global batch a process takes its own slice."""
+    """Yield positions without end from `start` on; each process takes its own slice of each global batch."""
 
     def __init__(self, *, start: int, batch_size: int, rank: int, world_size: int) -> None:
         self.start, self.batch_size, self.rank, self.world_size = start, batch_size, rank, world_size
@@ -135,7 +140,7 @@ class PositionSampler(Sampler[int]):
 
 
 def list_fingerprint(names: Sequence[str]) -> str:
-    """Of a list of files, wherever they lie; of a long one a thousand are read."""
+    """Fingerprint of a list of files, wherever they lie: of its length and up to a thousand names."""
     sample = [str(names[i]) for i in range(0, len(names), len(names) // 1000 + 1)]
     return text_sha256("\n".join([str(len(names)), *sample]))[:16]
 
@@ -145,8 +150,8 @@ class StreamData(L.LightningDataModule):
 
     Args:
         train: Dataset addressed by any position >= 0; its length is not used.
-        val: Dataset with a length; items 0 ... len-1 are scored, each by one process only. Empty: no validation.
-        batch_size: Clips a process and step.
+        val: Dataset with a length; each item is scored by one process. If it is empty, nothing is validated.
+        batch_size: Clips per process and step.
         num_workers: Loader processes; 0 loads in the training process.
     """
 
@@ -156,7 +161,7 @@ class StreamData(L.LightningDataModule):
             raise ValueError(f"batch_size={batch_size}: must be at least 1")
         self.train, self.val, self.batch_size, self.num_workers = train, val, batch_size, num_workers
         self._start = 0
-        self._batches_before = 0  # that the loops of a resumed run had counted already
+        self._batches_before = 0  # batches that the loops of a resumed run had counted before
 
     def train_dataloader(self) -> DataLoader:
         trainer = self.trainer
@@ -168,10 +173,10 @@ class StreamData(L.LightningDataModule):
         return DataLoader(self.train, self.batch_size, sampler=sampler, **self._worker_options())
 
     def val_dataloader(self) -> DataLoader | list[DataLoader]:
-        """Of no items none: Lightning then leaves validations out.
+        """No loader if there is nothing to validate on: Lightning then skips validation.
 
         Raises:
-            ValueError: If only some processes would have an item to validate on, and wait for the others for ever.
+            ValueError: If some processes would have no item, for which the others would wait without end.
         """
         if len(self.val) == 0:
             return []
@@ -188,7 +193,7 @@ class StreamData(L.LightningDataModule):
         return as_floats(batch)
 
     def first_val(self, count: int) -> Any:
-        """The first `count` validation items, or all if they are fewer, as one batch: the same on every call."""
+        """The first `count` validation items, or all if there are fewer, as one batch."""
         return as_floats(collate([self.val[i] for i in range(min(count, len(self.val)))]))
 
     def _worker_options(self) -> dict[str, Any]:
@@ -201,54 +206,71 @@ class StreamData(L.LightningDataModule):
         }
 
     def state_dict(self) -> dict[str, int | str | None]:
-        """Clips whose gradient the checkpointed weights hold; a half-accumulated step is done again on resume.
+        """Clips whose gradient the checkpointed weights hold, and what decides which clip stands at a position.
 
-        Clips and not batches: a run goes on with another batch size or number of processes where it stopped.
+        A half-accumulated step is not counted, so that it is done again on resume. Clips and not batches are counted,
+        so that a run goes on with another batch size or number of processes.
         """
         done = self._batches() - self._batches_before
-        clips = self._start + done * self.batch_size * self.trainer.world_size
-        return {"clips": clips, "dataset": self._dataset(), **self._order(), **self._files(), **self._flow()}
+        return {"clips": self._start + done * self.batch_size * self.trainer.world_size, **self._identity()}
 
     def _batches(self) -> int:
-        """Batches of whole steps that the loops have counted, those before a resume included."""
+        """Batches of whole steps that the loops have counted, including those before a resume."""
         done = self.trainer.fit_loop.epoch_loop.batch_progress.current.processed
         return done - done % self.trainer.accumulate_grad_batches
 
-    def _dataset(self) -> str | None:
-        """Fingerprint of a prepared dataset; what is made on the fly has none."""
-        return getattr(self.train, "fingerprint", None)
+    def _identity(self) -> dict[str, int | str | None]:
+        """What decides which clip stands at a position, by the keys of `_IDENTITY` that the dataset has.
 
-    def _order(self) -> dict[str, int]:
-        """What else decides which clip stands at a position."""
-        return {name: getattr(self.train, name) for name in _ORDER if hasattr(self.train, name)}
-
-    def _files(self) -> dict[str, str]:
-        """Fingerprint of the list of files that is trained on."""
-        names = getattr(self.train, "names", None)
-        return {} if names is None else {"files": list_fingerprint(names)}
+        `dataset` is the fingerprint of prepared latents, `files` that of a list of files, and `flow` the name of the
+        flow estimator, which names its weights wherever they lie.
+        """
+        found: dict[str, int | str | None] = {"dataset": getattr(self.train, "fingerprint", None)}
+        found |= {name: getattr(self.train, name) for name in ("seed", "shuffle_shards") if hasattr(self.train, name)}
+        if (names := getattr(self.train, "names", None)) is not None:
+            found["files"] = list_fingerprint(names)
+        if (estimator := getattr(self.train, "flow_estimator", None)) is not None:
+            found["flow"] = estimator.name
+        return found
 
     def _check_one_list(self) -> None:
-        """Raises ValueError, in all processes, if they have other lists of files, as where files came in meanwhile."""
+        """Raises ValueError, in all processes, if their lists of files differ because files came or went meanwhile."""
         if self.trainer.world_size == 1:
             return
-        strategy, files = self.trainer.strategy, self._files()
+        strategy, files = self.trainer.strategy, self._identity().get("files")
         if not strategy.reduce_boolean_decision(strategy.broadcast(files) == files):
             raise ValueError(
                 "the processes of this run found other lists of files, as files came or went meanwhile: start it again"
             )
-
-    def _flow(self) -> dict[str, str]:
-        """Name of what estimates the flow of the clips that are trained on; it tells its weights, wherever they lie."""
-        estimator = getattr(self.train, "flow_estimator", None)
-        return {} if estimator is None else {"flow": estimator.name}
 
     def load_state_dict(self, state: dict[str, int | str | None]) -> None:
         """Raises ValueError as `check_state`."""
         self.check_state(state)
         self._start = state["clips"]
 
+    def check_state(self, state: dict[str, int | str | None]) -> None:
+        """Check that a run can go on from here; take the list of files that it began with, if the source keeps it.
+
+        Raises:
+            ValueError: If the checkpoint does not say at which clip it was written, or if other clips would follow.
+        """
+        if "clips" not in state:
+            raise ValueError(
+                "the checkpoint is of an earlier version, which counted batches and not clips: finish that run with "
+                "the version it began with, or begin a new one"
+            )
+        now = self._identity()
+        for name, (what, remedy) in _IDENTITY.items():
+            began = state.get(name, now.get(name))  # checkpoints of earlier versions lack some
+            if began == now.get(name) or (name == "files" and self._take_list(began)):
+                continue
+            raise ValueError(
+                f"the run began with {what.format(began)} and would go on with {what.format(now.get(name))}, so that "
+                f"other clips would follow: {remedy.format(began)}, or start a new run"
+            )
+
     def _take_list(self, wanted: str) -> bool:
-        """Train on the earlier list of files with this fingerprint; whether there is one."""
+        """Train on the earlier list of files with this fingerprint; whether the source keeps it."""
         names = getattr(self.train, "names", None)
         for earlier in names.earlier() if hasattr(names, "earlier") else ():
             if list_fingerprint(earlier) == wanted:
@@ -256,40 +278,3 @@ class StreamData(L.LightningDataModule):
                 self.train.names = earlier
                 return True
         return False
-
-    def check_state(self, state: dict[str, int | str | None]) -> None:
-        """Whether a run can go on from here; with the list of files that it began with, where the source keeps that.
-
-        Raises:
-            ValueError: If the checkpoint does not say at which clip it was written, or was of another dataset or order.
-        """
-        if "clips" not in state:
-            raise ValueError(
-                "the checkpoint is of an earlier version, which counted batches and not clips: finish that run with "
-                "the version it began with, or begin a new one"
-            )
-        if state["dataset"] != self._dataset():
-            began, now = (
-                f"the prepared latents {name}" if name else "no prepared latents"
-                for name in (state["dataset"], self._dataset())
-            )
-            raise ValueError(
-                f"the run began with {began} and would go on with {now}, whose positions are other clips: resume with "
-                "the data.latents that it began with, or start a new run"
-            )
-        if state.get("files", files := self._files().get("files")) != files and not self._take_list(state["files"]):
-            raise ValueError(
-                "the run began with another list of files, so that other clips stand at its positions: resume with the "
-                "data that it began with (data.root may have moved), or start a new run"
-            )
-        if state.get("flow", flow := self._flow().get("flow")) != flow:
-            raise ValueError(
-                f"the run began with flow by {state['flow']} and would go on with {flow}: set the flow_estimator that "
-                "it began with (its weights may have moved), or start a new run"
-            )
-        for name, value in self._order().items():
-            if state.get(name, value) != value:  # checkpoints of earlier versions do not say
-                raise ValueError(
-                    f"the run began with {name}={state[name]} of its data and would go on with {value}, which puts "
-                    f"other clips at its positions: set {_ORDER[name]} to {state[name]}, or start a new run"
-                )

@@ -1,4 +1,4 @@
-"""Counts against sums done by hand, known totals of Stable Video Diffusion, and real tensors."""
+"""Counts agree with sums by hand, with known totals of Stable Video Diffusion, and with real tensors."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +16,7 @@ from motionanim.models.svd.denoiser import Denoiser
 
 SVD = yaml.safe_load((Path(__file__).parents[2] / "benchmarks" / "svd.yaml").read_text())
 
-STILL = MOTION | {"warped_latent": False}  # whether anything moves there is asked of values, which fake tensors lack
+STILL = MOTION | {"warped_latent": False}  # its warp reads values, which fake tensors lack
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def run_unet(unet: UNetSpatioTemporalConditionModel, batch: int = 1) -> Tensor:
     ).sample  # fmt: skip
 
 
-def test_flops_of_a_product_a_convolution_and_attention() -> None:
+def test_flops_of_a_product_a_convolution_and_attention():
     assert count_flops(lambda: torch.ones(3, 4) @ torch.ones(4, 5)) == 2 * 3 * 4 * 5
     convolution = nn.Conv2d(3, 7, 3, padding=1)
     assert count_flops(lambda: convolution(torch.ones(2, 3, 8, 8))) == 2 * (2 * 8 * 8) * 7 * (3 * 9)
@@ -44,13 +44,13 @@ def test_flops_of_a_product_a_convolution_and_attention() -> None:
     assert count_flops(lambda: nn.functional.scaled_dot_product_attention(q, q, q)) == 2 * 2 * 2 * 6 * 6 * 4
 
 
-def test_backward_costs_twice_the_forward() -> None:
+def test_backward_costs_twice_the_forward():
     layer, x = nn.Linear(8, 8), torch.ones(4, 8, requires_grad=True)
     forward = count_flops(lambda: layer(x))
     assert count_flops(lambda: layer(x).sum().backward()) == 3 * forward
 
 
-def test_svd_at_512_is_31_7_tflop_a_call_and_76_a_decoded_clip(no_memory: None) -> None:
+def test_svd_at_512_is_31_7_tflop_a_call_and_76_a_decoded_clip(no_memory):
     with torch.no_grad():
         assert round(count_flops(lambda: run_unet(svd_unet())) / 1e12, 1) == 31.7
         vae = AutoencoderKLTemporalDecoder(**SVD["vae"])
@@ -58,7 +58,7 @@ def test_svd_at_512_is_31_7_tflop_a_call_and_76_a_decoded_clip(no_memory: None) 
         assert round(count_flops(lambda: vae.decode(torch.empty(25, 4, 64, 64), num_frames=25)) / 1e12) == 76
 
 
-def test_peak_counts_what_is_alive_once() -> None:
+def test_peak_counts_what_is_alive_once():
     kept = nn.Linear(10, 10, bias=False)
     with PeakMemory(kept) as memory:
         assert memory.now == 400
@@ -81,7 +81,7 @@ def step_memory(denoiser: Denoiser, z: Tensor) -> int:
     return memory.peak - before
 
 
-def test_fake_tensors_cost_what_real_ones_do(base: Path) -> None:
+def test_fake_tensors_cost_what_real_ones_do(base):
     config = UNetSpatioTemporalConditionModel.load_config(base, subfolder="unet")
 
     def peak() -> int:
@@ -93,7 +93,7 @@ def test_fake_tensors_cost_what_real_ones_do(base: Path) -> None:
         assert peak() == pytest.approx(real, rel=0.02)
 
 
-def test_checkpointing_blocks_needs_less_than_diffusers_own(base: Path) -> None:
+def test_checkpointing_blocks_needs_less_than_diffusers_own(base):
     z, peaks = torch.randn(2, 5, 4, 8, 8), []
     kinds = (
         lambda d: None,
@@ -110,7 +110,7 @@ def test_checkpointing_blocks_needs_less_than_diffusers_own(base: Path) -> None:
 
 
 @pytest.mark.slow
-def test_batch_4_trains_within_80_gb_at_svd_size(no_memory: None) -> None:
+def test_batch_4_trains_within_80_gb_at_svd_size(no_memory):
     """512 x 512 x 25, literal preset, bf16-mixed, weights, gradients and optimizer in float32: 44 GiB at the peak."""
     denoiser = Denoiser(svd_unet(), downscale=8, motion=STILL | {"channels": 64}).train()
     denoiser.select_trainable("literal")
@@ -124,7 +124,7 @@ def test_batch_4_trains_within_80_gb_at_svd_size(no_memory: None) -> None:
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 parameter.grad = torch.zeros_like(parameter)
-        optimizer.step()  # makes the moments, which are there from the second training step on
+        optimizer.step()  # makes the moments, which exist from the second training step on
         optimizer.zero_grad()
         with torch.autocast("cpu", dtype=torch.bfloat16):
             loss = denoiser(torch.empty(4, 25, 4, 64, 64), torch.ones(4), condition).square().mean()

@@ -1,10 +1,9 @@
-"""benchmarks/gpu.py: what it leaves is whole after a kill, a second call goes on, better weights can be taken."""
+"""benchmarks/gpu.py leaves whole files after a kill, goes on when called again, and gives better weights."""
 
 import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -16,8 +15,8 @@ from gpu_parts import weights
 from gpu_parts.report import report, summary
 from gpu_parts.results import Results, read_rows
 from gpu_parts.take import take
+from kill import ROOT, kill_when, wait_until
 
-ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "benchmarks" / "gpu.py"
 ASSETS = ROOT / "motionanim" / "assets" / "tiny-svd"
 SMALL = ["scale.height=32", "scale.width=32", "scale.num_frames=4", "scale.num_steps=3", "frames=8"]
@@ -28,50 +27,39 @@ def later(seconds: float) -> float:
     return time.time() + seconds
 
 
-def test_a_row_is_on_disk_as_soon_as_it_is_measured(tmp_path: Path) -> None:
-    results = Results(tmp_path / "part.json", later(60))
-
-    def second() -> dict[str, float]:
-        assert read_rows(tmp_path / "part.json") == {"first": {"s": 1.0}}
-        return {"s": 2.0}
-
-    results.measure("first", lambda: {"s": 1.0}, needs=1)
-    results.measure("second", second, needs=1)
-    assert list(read_rows(tmp_path / "part.json")) == ["first", "second"]
-
-
-def test_an_error_is_a_row_and_is_tried_again_by_the_next_call_only(tmp_path: Path) -> None:
-    results, calls = Results(tmp_path / "part.json", later(60)), []
+def test_a_row_is_on_disk_at_once_and_an_error_is_tried_again_by_the_next_call_only(tmp_path):
+    part, calls = tmp_path / "part.json", []
+    results = Results(part, later(60))
 
     def broken() -> dict[str, float]:
+        assert read_rows(part) == {"first": {"s": 1.0}}
         calls.append(1)
         raise RuntimeError("CUDA error:\n  invalid configuration argument")
 
     def full() -> dict[str, float]:
         raise torch.OutOfMemoryError
 
+    results.measure("first", lambda: {"s": 1.0}, needs=1)
     results.measure("kernel", broken, needs=1)
     results.measure("memory", full, needs=1)
     results.measure("late", lambda: {"s": 1.0}, needs=3600)
-    rows = read_rows(tmp_path / "part.json")
-    assert rows["kernel"]["failed"] == "RuntimeError: CUDA error: invalid configuration argument"
-    assert rows["memory"]["failed"] == "out of memory"
-    assert rows["late"]["failed"].startswith("no time")
-    again = Results(tmp_path / "part.json", later(7200))
+    failed = {name: row.get("failed") for name, row in read_rows(part).items()}
+    assert failed.pop("late").startswith("no time")
+    assert failed == {
+        "first": None, "kernel": "RuntimeError: CUDA error: invalid configuration argument", "memory": "out of memory",
+    }  # fmt: skip
+    again = Results(part, later(7200))
     again.measure("late", lambda: {"s": 1.0}, needs=3600)
     again.measure("late", broken, needs=1)  # it has its figure
     assert again.rows["late"] == {"s": 1.0}
     assert len(calls) == 1
-
-
-def test_results_that_are_none_are_refused_and_kept(tmp_path: Path) -> None:
-    (tmp_path / "part.json").write_text("[1, 2")
+    part.write_text("[1, 2")
     with pytest.raises(ValueError, match="holds no results: move it away"):
-        Results(tmp_path / "part.json", later(1))
-    assert (tmp_path / "part.json").read_text() == "[1, 2"
+        Results(part, later(1))
+    assert part.read_text() == "[1, 2"
 
 
-def test_weights_come_back_from_files_of_a_bounded_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_come_back_from_files_of_a_bounded_size(tmp_path, monkeypatch):
     generator = torch.Generator().manual_seed(0)
     tensors = {f"block.{i}.weight": torch.randn(100, 100, generator=generator) for i in range(5)}
     monkeypatch.setattr(weights, "MOST_BYTES", 45_000)
@@ -86,7 +74,7 @@ def test_weights_come_back_from_files_of_a_bounded_size(tmp_path: Path, monkeypa
         weights.load(tmp_path, files, {"other": torch.zeros(1)})
 
 
-def test_the_shipped_base_fits_one_file_of_16_mib(tmp_path: Path) -> None:
+def test_the_shipped_base_fits_one_file_of_16_mib(tmp_path):
     from safetensors.torch import load_file
 
     both = {
@@ -97,7 +85,7 @@ def test_the_shipped_base_fits_one_file_of_16_mib(tmp_path: Path) -> None:
     assert (tmp_path / file).stat().st_size <= 16 * 2**20
 
 
-def test_the_summary_has_at_most_40_lines_and_names_what_failed(tmp_path: Path) -> None:
+def test_the_summary_has_at_most_40_lines_and_names_what_failed(tmp_path):
     scale = Results(tmp_path / "full_scale.json", later(1))
     for i in range(60):
         scale.put(f"denoiser call {i}", s=0.5, floor_s=0.2, tflop=1.0)
@@ -112,6 +100,7 @@ def test_the_summary_has_at_most_40_lines_and_names_what_failed(tmp_path: Path) 
     assert "| 65536 sequences, values of 64, flash | RuntimeError: no kernel |" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -122,14 +111,15 @@ def test_the_summary_has_at_most_40_lines_and_names_what_failed(tmp_path: Path) 
         (["--take", "nowhere"], "holds no report.md"),
     ],
 )
-def test_mistakes_are_one_line(arguments: list[str], words: str, tmp_path: Path) -> None:
+def test_mistakes_are_one_line(arguments, words, tmp_path):
     done = subprocess.run([sys.executable, SCRIPT, *arguments], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2
     assert words in done.stderr.splitlines()[-1]
     assert not list(tmp_path.iterdir())
 
 
-def test_each_test_leaves_its_outcome_and_what_passed_is_not_run_again(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_each_test_leaves_its_outcome_and_what_passed_is_not_run_again(tmp_path):
     (tmp_path / "test_some.py").write_text(
         "def test_right(record_property):\n    for error, tolerance in ((0.1, 1.0), (0.5, 0.6), (0.9, 2.0)):\n"
         "        record_property('error', error)\n        record_property('tolerance', tolerance)\n"
@@ -170,22 +160,17 @@ def children(pid: int) -> list[int]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks processes up in /proc")
-def test_a_killed_training_goes_on_and_its_weights_can_be_taken(tmp_path: Path) -> None:
+def test_a_killed_training_goes_on_and_its_weights_can_be_taken(tmp_path):
     out = tmp_path / "out"
-    killed = subprocess.Popen(
-        command(out, 30, *TRAIN, "--parts", "machine", "train"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    while "checkpoint" not in read_rows(out / "train.json"):
-        assert killed.poll() is None, "it ended by itself"
-        time.sleep(0.1)
-    family = children(killed.pid)
+    family: list[int] = []
+
+    def checkpointed(pid: int) -> bool:
+        family[:] = children(pid)
+        return "checkpoint" in read_rows(out / "train.json")
+
+    kill_when(checkpointed, *command(out, 30, *TRAIN, "--parts", "machine", "train")[1:])
     assert len(family) >= 2, "the training and its loaders"
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
-    gone = later(20)
-    while any(Path(f"/proc/{pid}").exists() for pid in family):
-        assert time.time() < gone, "a process outlived the command"
-        time.sleep(0.1)
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in family), 20)  # none outlives the command
     machine, first = read_rows(out / "machine.json"), read_rows(out / "train.json")
     assert machine["matmul float32"]["flop_per_s"] > 0
     for file in [*first["checkpoint"]["weights"], *first["checkpoint"]["average"]]:
@@ -227,7 +212,7 @@ def test_a_killed_training_goes_on_and_its_weights_can_be_taken(tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_a_short_run_on_a_cpu_measures_the_full_scale(tmp_path: Path) -> None:
+def test_a_short_run_on_a_cpu_measures_the_full_scale(tmp_path):
     done = subprocess.run(
         command(tmp_path, 3, *SMALL, "--parts", "machine", "full_scale"), capture_output=True, text=True
     )

@@ -18,7 +18,7 @@ def numbers(report: str, row: str) -> list[float]:
 
 
 @pytest.mark.slow
-def test_full_scale_writes_its_report_without_a_gpu(tmp_path: Path) -> None:
+def test_full_scale_writes_its_report_without_a_gpu(tmp_path):
     report = tmp_path / "report.md"
     subprocess.run(
         [sys.executable, ROOT / "benchmarks" / "full_scale.py", "--device", "cpu", "--frames", "8", "--rounds", "1",

@@ -1,138 +1,134 @@
-"""Fetching and locking clips, against a server on this machine: kills, cuts, full disks and wrong files."""
+"""Fetching and locking clips from a server on this machine, with kills, cuts, full disks and wrong files."""
 
 import csv
 import fcntl
 import hashlib
 import os
-import signal
-import subprocess
-import sys
+import re
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 from api import candidate, choose
 from download import ATTEMPTS, HttpError, download
-from fetch import Needs, fetch, lock_folder, rejected_path, spares_path
-from pixabay_site import NEEDS, Site, answer, build, client, cut, failing, hit, serve, stock, write_videos
+from fetch import FetchReport, Needs, fetch, lock_folder, rejected_path, spares_path
+from kill import ROOT, kill_when
+from pixabay_site import NEEDS, Site, answer, build, client, cut, failing, hit, served, six_videos, stock
 
 from motionanim.evaluation.manifest import manifest_clips, read_manifest, verify, write_manifest
 
-ROOT = Path(__file__).resolve().parents[2]
+site = pytest.fixture(served)
+videos = pytest.fixture(six_videos, scope="session")
 
 
 @pytest.fixture
-def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    with serve() as site:
-        yield site
+def fetched(site: Site, tmp_path: Path) -> Callable[..., FetchReport]:
+    """Fetches into `tmp_path / "videos"` by `tmp_path / "manifest.csv"`; waits take no time."""
+
+    def run(needs: Needs = NEEDS, workers: int = 1, sleep: Callable[[float], object] = lambda seconds: None):
+        return fetch(tmp_path / "manifest.csv", tmp_path / "videos", needs=needs, workers=workers, sleep=sleep)
+
+    return run
 
 
-@pytest.fixture(scope="module")
-def videos(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
-    return write_videos(tmp_path_factory.mktemp("videos"))
-
-
-def test_fetched_clips_are_locked(site: Site, tmp_path: Path, videos: list[bytes]) -> None:
+def test_fetched_clips_are_locked(site, tmp_path, videos, fetched):
     stock(site, videos)
     manifest, root = build(site, tmp_path, 6), tmp_path / "videos"
-    report = fetch(manifest, root, needs=NEEDS, workers=2)
-    assert report == (6, [], [])
+    assert fetched(workers=2) == (6, [], [])
     entries = read_manifest(manifest)
     for entry in entries:
         content = videos[int(entry.id)]
         assert (root / entry.file).read_bytes() == content
         assert entry.sha256 == hashlib.sha256(content).hexdigest()
         assert (entry.bytes, entry.width, entry.height, entry.frames) == (len(content), 80, 48, 6)
-        assert entry.fps == pytest.approx(5, rel=1e-3)
-        assert entry.duration == pytest.approx(1.2, rel=1e-2)
+        assert (entry.fps, entry.duration) == (pytest.approx(5, rel=1e-3), pytest.approx(1.2, rel=1e-2))
     assert manifest_clips(manifest, root) == [(e.id, root / e.file) for e in entries]
     assert sorted(p.name for p in root.iterdir()) == [".fetch.lock", *(f"{n}.mp4" for n in range(6))]
     before, asked = manifest.read_bytes(), len(site.asked)
-    assert fetch(manifest, root, needs=NEEDS, workers=2) == (6, [], [])
+    assert fetched(workers=2) == (6, [], [])
     assert manifest.read_bytes() == before
     assert len(site.asked) == asked, "nothing is fetched twice"
 
 
-def test_a_locked_clip_is_fetched_by_its_hash_only(site: Site, tmp_path: Path, videos: list[bytes]) -> None:
+def test_a_locked_clip_is_fetched_by_its_hash_only(site, tmp_path, videos, fetched):
     stock(site, videos[:2])
     manifest, root = build(site, tmp_path, 2), tmp_path / "videos"
-    fetch(manifest, root, needs=NEEDS, workers=1)
+    fetched()
     write_manifest(spares_path(manifest), [candidate(hit(5, site.url), category="nature", query="", needs=NEEDS)])
     before = manifest.read_bytes()
     (root / "0.mp4").unlink()
     site.files["/0_small.mp4"] = videos[2]
-    report = fetch(manifest, root, needs=NEEDS, workers=1)
-    assert report.locked == 1
-    ((clip, reason),) = report.failed
-    assert clip == "0"
-    assert "another hash" in reason
-    assert "the server has another file now" in reason
+    report = fetched()
+    assert (report.locked, report.failed[0][0]) == (1, "0")
+    assert re.search("another hash.*the server has another file now", report.failed[0][1])
     assert not list(root.glob("0.mp4*")), "neither the file nor a part of it stays"
     # A wrong file in its place is neither accepted nor replaced.
     (root / "0.mp4").write_bytes(videos[3])
-    report = fetch(manifest, root, needs=NEEDS, workers=1)
-    assert "remove it" in report.failed[0][1]
+    assert "remove it" in fetched().failed[0][1]
     assert (root / "0.mp4").read_bytes() == videos[3]
     with pytest.raises(ValueError, match="1 of 2 clips"):
         manifest_clips(manifest, root)
     site.files.clear()
     (root / "0.mp4").unlink()
-    report = fetch(manifest, root, needs=NEEDS, workers=1)
+    report = fetched()
     assert "404" in report.failed[0][1]
     assert report.rejected == [], "a locked clip is never replaced"
     assert manifest.read_bytes() == before
 
 
-def test_a_download_that_is_cut_goes_on_where_it_stopped(site: Site, tmp_path: Path, videos: list[bytes]) -> None:
+def test_a_download_that_is_cut_goes_on_where_it_stopped(site, tmp_path, videos, fetched):
     stock(site, videos[:1])
-    content, waits = videos[0], []
-    manifest, root = build(site, tmp_path, 1), tmp_path / "videos"
-    site.next["/0_small.mp4"] = [cut(content, 100), failing(500)]
-    assert fetch(manifest, root, needs=NEEDS, workers=1, sleep=waits.append) == (1, [], [])
+    build(site, tmp_path, 1)
+    waits: list[float] = []
+    site.next["/0_small.mp4"] = [cut(videos[0], 100), failing(500)]
+    assert fetched(sleep=waits.append) == (1, [], [])
     spans = [headers.get("Range") for path, _, headers in site.asked if path == "/0_small.mp4"]
     assert spans == [None, "bytes=100-", "bytes=100-"]
     assert waits == [1, 2]
-    assert (root / "0.mp4").read_bytes() == content
+    assert (tmp_path / "videos" / "0.mp4").read_bytes() == videos[0]
 
 
-def test_what_a_cut_run_left_is_taken_up(site: Site, tmp_path: Path, videos: list[bytes]) -> None:
+def test_what_a_cut_run_left_is_taken_up(site, tmp_path, videos, fetched):
     stock(site, videos[:1])
-    content = videos[0]
     manifest, root = build(site, tmp_path, 1), tmp_path / "videos"
-    site.next["/0_small.mp4"] = [cut(content, 100), *[failing(503)] * (ATTEMPTS - 1)]
-    report = fetch(manifest, root, needs=NEEDS, workers=1, sleep=lambda seconds: None)
+    site.next["/0_small.mp4"] = [cut(videos[0], 100), *[failing(503)] * (ATTEMPTS - 1)]
+    report = fetched()
     assert (report.locked, len(report.failed)) == (0, 1)
-    assert not (root / "0.mp4").exists()
-    assert (root / "0.mp4.part").read_bytes() == content[:100]
+    assert {path.name for path in root.glob("0.mp4*")} == {"0.mp4.part", "0.mp4.part.tag"}
+    assert (root / "0.mp4.part").read_bytes() == videos[0][:100]
     assert read_manifest(manifest)[0].sha256 == ""
     asked = len(site.asked)
-    assert fetch(manifest, root, needs=NEEDS, workers=1).locked == 1
+    assert fetched().locked == 1
     assert [headers["Range"] for _, _, headers in site.asked[asked:]] == ["bytes=100-"]
 
 
-def test_parts_of_two_files_are_never_joined(site: Site, tmp_path: Path) -> None:
-    part, stop, old, new = tmp_path / "a.part", threading.Event(), b"1" * 300, b"2" * 300
+@pytest.fixture
+def got(site: Site, tmp_path: Path) -> Callable[[], bytes]:
+    """Downloads the site's /a into one part and returns its bytes."""
+
+    def run() -> bytes:
+        download(f"{site.url}/a", tmp_path / "a.part", sleep=lambda seconds: None, stop=threading.Event())
+        return (tmp_path / "a.part").read_bytes()
+
+    return run
+
+
+def test_parts_of_two_files_are_never_joined(site, tmp_path, got):
+    old, new = b"1" * 300, b"2" * 300
     site.files["/a"] = new
     site.next["/a"] = [cut(old, 100)]
-    download(f"{site.url}/a", part, sleep=lambda seconds: None, stop=stop)
-    assert part.read_bytes() == new, "the ETag had changed"
+    assert got() == new, "the ETag had changed"
+    (tmp_path / "a.part").unlink()
     site.next["/a"] = [cut(old, 100, etag='W/"weak"')]
-    part.unlink()
-    download(f"{site.url}/a", part, sleep=lambda seconds: None, stop=stop)
-    assert part.read_bytes() == new
+    assert got() == new
     assert "Range" not in site.asked[-1][2], "a weak ETag says nothing of the bytes"
-    # Complete already, but not yet renamed when the run was killed: no byte is left to ask for.
-    download(f"{site.url}/a", part, sleep=lambda seconds: None, stop=stop)
-    assert part.read_bytes() == new
+    assert got() == new, "it was complete, but not yet renamed: no byte is left to ask for"
 
 
-def test_a_server_without_ranges_starts_anew(site: Site, tmp_path: Path) -> None:
-    part, content = tmp_path / "a.part", bytes(range(200))
-    whole = {"Content-Type": "video/mp4", "ETag": '"x"'}
+def test_a_server_without_ranges_starts_anew(site, got):
+    content, whole = bytes(range(200)), {"Content-Type": "video/mp4", "ETag": '"x"'}
     wrong = {**whole, "Content-Range": "bytes 0-199/200"}
     site.next["/a"] = [
         cut(content, 50, etag='"x"'),
@@ -140,21 +136,15 @@ def test_a_server_without_ranges_starts_anew(site: Site, tmp_path: Path) -> None
         cut(content, 60, etag='"x"'),
         lambda handler: answer(handler, 200, content, whole),
     ]
-    download(f"{site.url}/a", part, sleep=lambda seconds: None, stop=threading.Event())
-    assert part.read_bytes() == content
+    assert got() == content
     assert [headers.get("Range") for _, _, headers in site.asked] == [None, "bytes=50-", None, "bytes=60-"]
-
-
-def test_an_always_cut_download_says_so(site: Site, tmp_path: Path) -> None:
     site.next["/a"] = [cut(bytes(100), 10, etag='W/"x"')] * 99
     with pytest.raises(HttpError, match="cut off at 10 of 100 bytes"):
-        download(f"{site.url}/a", tmp_path / "a.part", sleep=lambda seconds: None, stop=threading.Event())
-    assert len(site.asked) == ATTEMPTS
+        got()
+    assert len(site.asked) == 4 + ATTEMPTS
 
 
-def test_unusable_clips_are_named_and_replaced_by_spares(
-    site: Site, tmp_path: Path, videos: list[bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unusable_clips_are_named_and_replaced_by_spares(site, tmp_path, videos, fetched):
     stock(site, videos)
     manifest, root = build(site, tmp_path, 4), tmp_path / "videos"
     entries = read_manifest(manifest)
@@ -163,10 +153,10 @@ def test_unusable_clips_are_named_and_replaced_by_spares(
     gone, broken = entries[0], entries[3]
     del site.files[f"/{gone.id}_small.mp4"]
     site.files[f"/{broken.id}_small.mp4"] = b"this is no video" * 99
-    report = fetch(manifest, root, needs=NEEDS, workers=1)
+    report = fetched()
     assert (report.locked, report.failed) == (4, [])
-    assert {clip for clip, _ in report.rejected} == {gone.id, broken.id}
     reasons = dict(report.rejected)
+    assert set(reasons) == {gone.id, broken.id}
     assert "404" in reasons[gone.id]
     assert "not a video file" in reasons[broken.id]
     now = read_manifest(manifest)
@@ -179,18 +169,6 @@ def test_unusable_clips_are_named_and_replaced_by_spares(
     assert verify(now, root) == []
 
 
-def test_without_a_spare_the_clip_fails_by_name(site: Site, tmp_path: Path, videos: list[bytes]) -> None:
-    stock(site, videos[:2])
-    site.files["/1_small.mp4"] = b"no video"
-    manifest, root = build(site, tmp_path, 2), tmp_path / "videos"
-    report = fetch(manifest, root, needs=NEEDS, workers=2)
-    assert (report.locked, report.rejected) == (1, [])
-    ((clip, reason),) = report.failed
-    assert clip == "1"
-    assert "no spare is left" in reason
-    assert {e.id: bool(e.sha256) for e in read_manifest(manifest)} == {"0": True, "1": False}
-
-
 @pytest.mark.parametrize(
     ("needs", "reason"),
     [
@@ -200,33 +178,34 @@ def test_without_a_spare_the_clip_fails_by_name(site: Site, tmp_path: Path, vide
         (NEEDS._replace(min_width=81), "too small: 80x48 px, needed 81x48"),
     ],
 )
-def test_a_file_that_is_less_than_the_api_said_is_rejected(
-    site: Site, tmp_path: Path, videos: list[bytes], needs: Needs, reason: str
-) -> None:
+def test_a_file_that_is_less_than_promised_fails_where_no_spare_is_left(site, tmp_path, videos, needs, reason, fetched):
     stock(site, videos[:1])
-    report = fetch(build(site, tmp_path, 1), tmp_path / "videos", needs=needs, workers=1)
+    manifest = build(site, tmp_path, 1)
+    report = fetched(needs)
+    assert (report.locked, report.rejected) == (0, [])
     assert reason in report.failed[0][1]
+    assert "no spare is left" in report.failed[0][1]
+    assert read_manifest(manifest)[0].sha256 == ""
 
 
-def test_the_same_video_under_two_ids_is_used_once(site: Site, tmp_path: Path, videos: list[bytes]) -> None:
+def test_the_same_video_under_two_ids_is_used_once(site, tmp_path, videos, fetched):
     stock(site, [videos[0], videos[0]])
-    report = fetch(build(site, tmp_path, 2), tmp_path / "videos", needs=NEEDS, workers=1)
+    build(site, tmp_path, 2)
+    report = fetched()
     assert report.locked == 1
     assert "the same content as" in report.failed[0][1]
 
 
-def test_a_page_in_place_of_a_video_does_not_use_up_spares(site: Site, tmp_path: Path, videos: list[bytes]) -> None:
+def test_a_page_in_place_of_a_video_does_not_use_up_spares(site, tmp_path, videos, fetched):
     stock(site, videos)
     manifest = build(site, tmp_path, 4)
     before = manifest.read_bytes(), spares_path(manifest).read_bytes()
-    for path in list(site.files):
-        site.next[path] = [lambda handler: answer(handler, 200, b"<html>", {"Content-Type": "text/html; x=y"})]
-    report = fetch(manifest, tmp_path / "videos", needs=NEEDS, workers=2)
-    assert (report.locked, report.rejected) == (0, [])
-    assert all("text/html" in reason for _, reason in report.failed)
-    for path in list(site.files):
-        site.next[path] = [lambda handler: answer(handler, 403, b"go away")]
-    assert len(fetch(manifest, tmp_path / "videos", needs=NEEDS, workers=2).failed) == 4
+    for status, kind, reason in ((200, "text/html; x=y", "text/html"), (403, "text/plain", "403")):
+        for path in list(site.files):
+            site.next[path] = [lambda handler: answer(handler, status, b"<html>", {"Content-Type": kind})]  # noqa: B023
+        report = fetched(workers=2)
+        assert (report.locked, report.rejected) == (0, [])
+        assert [reason in why for _, why in report.failed] == [True] * 4
     assert (manifest.read_bytes(), spares_path(manifest).read_bytes()) == before
 
 
@@ -239,30 +218,23 @@ fetch(Path(sys.argv[1]), Path(sys.argv[2]), needs=Needs(5, 5, 80, 48), workers=2
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on(site: Site, tmp_path: Path, videos: list[bytes]) -> None:
+def test_a_killed_run_goes_on(site, tmp_path, videos, fetched):
     videos = [content + bytes(2**20) for content in videos]  # bytes after the end of an mp4 do no harm
     stock(site, videos)
     manifest, root = build(site, tmp_path, 6), tmp_path / "videos"
     for number in range(2, 6):
         site.next[f"/{number}_small.mp4"] = [stalled(site, videos[number], 600_000)]
-    where = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'benchmarks' / 'pixabay'}"}
-    process = subprocess.Popen([sys.executable, "-c", FETCH, str(manifest), str(root)], cwd=ROOT, env=where)
-    try:
-        for _ in range(2400):
-            if sum(part.stat().st_size >= 2**19 for part in root.glob("*.part")) == 2:
-                break
-            assert process.poll() is None, "the run ended by itself"
-            time.sleep(0.1)
-    finally:
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait(timeout=60)
+    kill_when(
+        lambda _: sum(part.stat().st_size >= 2**19 for part in root.glob("*.part")) == 2,
+        "-c", FETCH, manifest, root, env={"PYTHONPATH": f"{ROOT}:{ROOT / 'benchmarks' / 'pixabay'}"},
+    )  # fmt: skip
     site.go_on.set()
     for queue in site.next.values():
         queue.clear()
     locked = [e for e in read_manifest(manifest) if e.sha256]
     assert all((root / e.file).read_bytes() == videos[int(e.id)] for e in locked)
     asked = len(site.asked)
-    assert fetch(manifest, root, needs=NEEDS, workers=2) == (6, [], [])
+    assert fetched(workers=2) == (6, [], [])
     again = [path for path, _, _ in site.asked[asked:]]
     assert not {f"/{e.id}_small.mp4" for e in locked} & set(again)
     assert sum("Range" in headers for _, _, headers in site.asked[asked:]) == 2, "both parts are taken up"
@@ -278,20 +250,20 @@ def stalled(site: Site, content: bytes, at: int) -> Callable[[BaseHTTPRequestHan
     return send
 
 
-def test_one_fetch_at_a_time(site: Site, tmp_path: Path, videos: list[bytes]) -> None:
+def test_one_fetch_at_a_time(site, tmp_path, videos, fetched):
     stock(site, videos[:1])
-    manifest, root = build(site, tmp_path, 1), tmp_path / "videos"
-    root.mkdir()
-    with (root / ".fetch.lock").open("w") as file:
+    build(site, tmp_path, 1)
+    (tmp_path / "videos").mkdir()
+    with (tmp_path / "videos" / ".fetch.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         with pytest.raises(ValueError, match="another fetch into .* is running"):
-            fetch(manifest, root, needs=NEEDS, workers=1)
-    assert fetch(manifest, root, needs=NEEDS, workers=1).locked == 1
+            fetched()
+    assert fetched().locked == 1
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 @pytest.mark.parametrize("full", ["video", "manifest"])
-def test_a_full_disk_leaves_all_readable(site: Site, tmp_path: Path, videos: list[bytes], full: str) -> None:
+def test_a_full_disk_leaves_all_readable(site, tmp_path, videos, full, fetched):
     stock(site, videos[:3])
     manifest, root = build(site, tmp_path, 3), tmp_path / "videos"
     before = manifest.read_bytes()
@@ -300,18 +272,18 @@ def test_a_full_disk_leaves_all_readable(site: Site, tmp_path: Path, videos: lis
     name = root / "1.mp4.part" if full == "video" else tmp_path / f".manifest.{os.getpid()}.csv"
     name.symlink_to("/dev/full")
     with pytest.raises(ValueError, match="cannot be written: No space left on device; what was fetched is kept"):
-        fetch(manifest, root, needs=NEEDS, workers=1)
+        fetched()
     if full == "manifest":
         assert manifest.read_bytes() == before
     else:
         assert not (root / "1.mp4").exists()
         assert not {entry.id: entry for entry in read_manifest(manifest)}["1"].sha256
     name.unlink(missing_ok=True)
-    assert fetch(manifest, root, needs=NEEDS, workers=1) == (3, [], [])
+    assert fetched() == (3, [], [])
     assert verify(read_manifest(manifest), root) == []
 
 
-def test_a_folder_of_ones_own_videos_is_locked(tmp_path: Path, videos: list[bytes]) -> None:
+def test_a_folder_of_ones_own_videos_is_locked(tmp_path, videos):
     root = tmp_path / "mine"
     for name, content in {
         "sea/a.mp4": videos[0], "sea/b.mp4": videos[1], "sky/c.mp4": videos[2], "d.mp4": videos[3],

@@ -1,39 +1,29 @@
-"""Choosing clips, and the command from nothing to a locked benchmark, against a server on this machine."""
+"""Choosing clips, and the whole command, with a server on this machine."""
 
 import importlib.util
 import json
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from email.utils import formatdate
 from pathlib import Path
-from typing import Any
 
 import pytest
 from api import candidate, confirm_terms
 from download import ATTEMPTS, HttpError
 from fetch import spares_path
-from pixabay_site import KEY, NEEDS, Site, answer, build, client, failing, hit, serve, stock, write_videos
+from pixabay_site import KEY, NEEDS, Site, answer, build, client, failing, hit, served, six_videos, stock
 
 from motionanim.evaluation.manifest import read_manifest
 
 ROOT = Path(__file__).resolve().parents[2]
 
-
-@pytest.fixture
-def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    with serve() as site:
-        yield site
+site = pytest.fixture(served)
+videos = pytest.fixture(six_videos, scope="session")
 
 
-@pytest.fixture(scope="module")
-def videos(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
-    return write_videos(tmp_path_factory.mktemp("videos"))
-
-
-def test_all_pages_up_to_500_hits_are_asked_for(site: Site, tmp_path: Path) -> None:
+def test_all_pages_up_to_500_hits_are_asked_for(site, tmp_path):
     site.hits["nature"] = [hit(number) for number in range(700)]
     found = list(client(site, tmp_path).search(category="nature", min_width=80))
     assert [h["id"] for h in found] == list(range(500))
@@ -43,16 +33,14 @@ def test_all_pages_up_to_500_hits_are_asked_for(site: Site, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(("on_a_page", "hits"), [(200, 500), (100, 300)])
-def test_a_server_that_promises_more_than_500_is_not_believed(
-    site: Site, tmp_path: Path, on_a_page: int, hits: int
-) -> None:
+def test_a_server_that_promises_more_than_500_is_not_believed(site, tmp_path, on_a_page, hits):
     body = json.dumps({"total": 900, "totalHits": 900, "hits": [hit(n) for n in range(on_a_page)]}).encode()
     site.next["/api/videos/"] = [lambda handler: answer(handler, 200, body)] * 9
     assert len(list(client(site, tmp_path).search(category="nature"))) == hits
     assert len(site.asked) == 3
 
 
-def test_hits_that_vanish_between_pages_end_the_list(site: Site, tmp_path: Path) -> None:
+def test_hits_that_vanish_between_pages_end_the_list(site, tmp_path):
     site.hits["nature"] = [hit(number) for number in range(250)]
     hits = client(site, tmp_path).search(category="nature")
     first = [next(hits) for _ in range(200)]
@@ -61,7 +49,7 @@ def test_hits_that_vanish_between_pages_end_the_list(site: Site, tmp_path: Path)
     assert list(hits) == []
 
 
-def test_the_rate_limit_is_honoured(site: Site, tmp_path: Path) -> None:
+def test_the_rate_limit_is_honoured(site, tmp_path):
     site.hits["nature"] = [hit(number) for number in range(600)]
     waits: list[float] = []
     site.headers = {"X-RateLimit-Limit": "100", "X-RateLimit-Remaining": "7", "X-RateLimit-Reset": "50"}
@@ -77,35 +65,26 @@ def test_the_rate_limit_is_honoured(site: Site, tmp_path: Path) -> None:
     ("answers", "expected"),
     [
         ([failing(429, X_RateLimit_Reset="33")], [33]),
+        ([lambda handler: failing(429, Retry_After=formatdate(time.time() + 200, usegmt=True))(handler)], [200]),
         ([failing(429, Retry_After="20"), failing(429)], [20, 2]),
         ([failing(503), failing(500), failing(502)], [1, 2, 4]),
         ([lambda handler: answer(handler, 200, b"{", {"Content-Length": "9"})], [1]),
         ([lambda handler: handler.connection.close()], [1]),
     ],
-    ids=["429 with reset", "429 with Retry-After", "5xx", "broke off", "hung up"],
+    ids=["429 with reset", "429 with a date", "429 with Retry-After", "5xx", "broke off", "hung up"],
 )
-def test_passing_troubles_are_waited_out(
-    site: Site, tmp_path: Path, answers: list, expected: list[float], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_passing_troubles_are_waited_out(site, tmp_path, answers, expected, caplog):
     site.hits["nature"] = [hit(1)]
     site.next["/api/videos/"] = list(answers)
     waits: list[float] = []
     found = list(client(site, tmp_path, waits).search(category="nature"))
     assert [h["id"] for h in found] == [1]
-    assert [wait for wait in waits if wait != 0.6] == expected
+    assert [wait for wait in waits if wait != 0.6] == pytest.approx(expected, abs=3 if expected[0] > 60 else 0)
     assert "again in" in caplog.text
     assert KEY not in caplog.text
 
 
-def test_retry_after_may_be_a_date(site: Site, tmp_path: Path) -> None:
-    site.hits["nature"] = [hit(1)]
-    site.next["/api/videos/"] = [failing(429, Retry_After=formatdate(time.time() + 90, usegmt=True))]
-    waits: list[float] = []
-    list(client(site, tmp_path, waits).search(category="nature"))
-    assert waits[0] == pytest.approx(90, abs=3)
-
-
-def test_lasting_troubles_end_in_one_line(site: Site, tmp_path: Path) -> None:
+def test_lasting_troubles_end_in_one_line(site, tmp_path):
     site.next["/api/videos/"] = [failing(503)] * 20
     with pytest.raises(HttpError, match="answers 503") as error:
         list(client(site, tmp_path).search(category="nature"))
@@ -122,7 +101,7 @@ def test_lasting_troubles_end_in_one_line(site: Site, tmp_path: Path) -> None:
     assert not (tmp_path / "cache").exists(), "failures are not kept"
 
 
-def test_a_refused_key_is_not_repeated(site: Site, tmp_path: Path) -> None:
+def test_a_refused_key_is_not_repeated(site, tmp_path):
     with pytest.raises(HttpError, match=r"answers 400 .*Invalid or missing API key") as error:
         list(client(site, tmp_path, key="wrong-key-000").search(category="nature"))
     assert "wrong-key-000" not in str(error.value)
@@ -136,7 +115,7 @@ def test_a_refused_key_is_not_repeated(site: Site, tmp_path: Path) -> None:
             client(site, tmp_path, api=api)
 
 
-def test_answers_are_kept_for_a_day_without_the_key(site: Site, tmp_path: Path) -> None:
+def test_answers_are_kept_for_a_day_without_the_key(site, tmp_path):
     # A server that repeats the request's key in its answer.
     site.hits["nature"] = [hit(1, pageURL=f"https://pixabay.com/?key={KEY}")]
     clock = [1e9]
@@ -154,7 +133,7 @@ def test_answers_are_kept_for_a_day_without_the_key(site: Site, tmp_path: Path) 
     assert len(site.asked) == 4, "a damaged answer is asked for anew"
 
 
-def test_the_smallest_file_that_is_large_enough_is_taken() -> None:
+def test_the_smallest_file_that_is_large_enough_is_taken():
     entry = candidate(hit(7), category="nature", query="sea", needs=NEEDS)
     assert (entry.id, entry.file, entry.url) == ("7", "7.mp4", "https://cdn.example.org/7_small.mp4")
     assert (entry.width, entry.height, entry.duration, entry.sha256) == (80, 48, 12.0, "")
@@ -182,13 +161,13 @@ def test_the_smallest_file_that_is_large_enough_is_taken() -> None:
         ({"videos": {"large": {"url": "https://x/a.mp4", "width": 79, "height": 48}}}, "too small"),
     ],
 )
-def test_what_cannot_serve_is_left_out(changes: dict[str, Any], reason: str) -> None:
+def test_what_cannot_serve_is_left_out(changes, reason):
     found = candidate(hit(7, **changes), category="nature", query="", needs=NEEDS)
     assert isinstance(found, str)
     assert reason in found
 
 
-def test_the_choice_is_the_same_in_every_run(site: Site, tmp_path: Path) -> None:
+def test_the_choice_is_the_same_in_every_run(site, tmp_path):
     site.hits["nature"] = [hit(number) for number in range(90)]
     site.hits["travel"] = [hit(number) for number in range(60, 130)]
     first = build(site, tmp_path, 40)
@@ -209,7 +188,7 @@ def test_the_choice_is_the_same_in_every_run(site: Site, tmp_path: Path) -> None
     assert build(site, tmp_path, 40, seed=1).read_bytes() != content
 
 
-def test_too_few_clips_are_counted(site: Site, tmp_path: Path) -> None:
+def test_too_few_clips_are_counted(site, tmp_path):
     site.hits["nature"] = [hit(1), hit(2, duration=0), hit(3, isAiGenerated=True)]
     site.hits["travel"] = [hit(1), hit(4)]
     with pytest.raises(ValueError, match="2 videos can be used, needed are 3; found 1 in nature, 2 in travel; left out "
@@ -221,7 +200,7 @@ def test_too_few_clips_are_counted(site: Site, tmp_path: Path) -> None:
         build(site, tmp_path, 3, queries=["x" * 101])
 
 
-def test_queries_are_asked_within_each_category(site: Site, tmp_path: Path) -> None:
+def test_queries_are_asked_within_each_category(site, tmp_path):
     site.hits["naturesea"], site.hits["naturesky"] = [hit(1), hit(2)], [hit(2), hit(3)]
     entries = read_manifest(build(site, tmp_path, 3, categories=["nature"], queries=["sea", "sky"]))
     assert {e.id: e.query for e in entries} == {"1": "sea", "2": "sea", "3": "sky"}
@@ -231,9 +210,7 @@ def test_queries_are_asked_within_each_category(site: Site, tmp_path: Path) -> N
     }
 
 
-def test_the_terms_are_shown_and_must_be_accepted(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_terms_are_shown_and_must_be_accepted(capsys, monkeypatch):
     confirm_terms(accepted=True)
     shown = capsys.readouterr().out
     for words in ("https://pixabay.com/service/license-summary/", "https://pixabay.com/api/docs/", "mass downloads"):
@@ -248,7 +225,7 @@ def test_the_terms_are_shown_and_must_be_accepted(
 
 @pytest.fixture
 def command(site: Site, tmp_path: Path) -> Callable[..., int]:
-    """benchmarks/pixabay/build.py against the site; its waits take no time."""
+    """Runs benchmarks/pixabay/build.py with the site; waits take no time."""
     spec = importlib.util.spec_from_file_location("pixabay_build", ROOT / "benchmarks" / "pixabay" / "build.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -263,10 +240,7 @@ def everything_under(folder: Path) -> str:
     return "".join(str(path) + path.read_bytes().decode("latin-1") for path in folder.rglob("*") if path.is_file())
 
 
-def test_the_command_from_nothing_to_a_locked_benchmark(
-    site: Site, tmp_path: Path, videos: list[bytes], command: Callable[..., int], monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture,
-) -> None:  # fmt: skip
+def test_the_command_from_nothing_to_a_locked_benchmark(site, tmp_path, videos, command, monkeypatch, capsys, caplog):
     caplog.set_level(logging.DEBUG)
     stock(site, videos)
     with pytest.raises(ValueError, match="not accepted"):
@@ -299,9 +273,7 @@ def test_the_command_from_nothing_to_a_locked_benchmark(
     assert KEY not in everything_under(tmp_path) + out.out + out.err + caplog.text
 
 
-def test_the_command_locks_a_folder_without_network(
-    site: Site, tmp_path: Path, videos: list[bytes], command: Callable[..., int], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_locks_a_folder_without_network(site, tmp_path, videos, command, capsys):
     for number, content in enumerate([*videos[:3], b"no video"]):
         path = tmp_path / "mine" / f"{number}.mp4"
         path.parent.mkdir(exist_ok=True)
@@ -316,18 +288,12 @@ def test_the_command_locks_a_folder_without_network(
     assert site.asked == []
 
 
-def test_a_run_that_misses_clips_says_so_in_its_exit_code(
-    site: Site, tmp_path: Path, videos: list[bytes], command: Callable[..., int], capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+def test_a_run_that_misses_clips_says_so_in_its_exit_code(site, tmp_path, videos, command, capsys, monkeypatch):
     monkeypatch.setenv("PIXABAY_API_KEY", KEY)
     stock(site, videos[:2])
     site.files["/1_small.mp4"] = b"no video"
+    for wrong in ("--n", "--frames", "--workers"):
+        with pytest.raises(ValueError, match="must be above 0"):
+            command("--accept-terms", wrong, "0")
     assert command("--n", "2", "--accept-terms") == 1
     assert "failed: 1: is not a video file" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("arguments", [["--n", "0"], ["--frames", "0"], ["--workers", "0"]])
-def test_numbers_out_of_range_are_refused(command: Callable[..., int], arguments: list[str]) -> None:
-    with pytest.raises(ValueError, match="must be"):
-        command("--accept-terms", "--key", KEY, *arguments)

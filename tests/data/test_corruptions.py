@@ -1,4 +1,4 @@
-"""What the video features train on: clips damaged to a known degree, their motion and their look."""
+"""Training data of the video features: clips damaged to a known degree, their motion and their look."""
 
 from itertools import pairwise
 
@@ -12,81 +12,72 @@ from synthetic_clips import clips
 from motionanim.motion.flow import warp
 from motionanim.training.video_features import (
     CORRUPTIONS,
-    blocks,
-    blur,
     clean_and_corrupted,
     corrupt,
-    flicker,
-    freeze,
     look_summary,
     motion_summary,
-    noise,
-    seam,
-    shuffle,
-    smear,
-    wobble,
-)
+)  # fmt: skip
 
 
-def generator() -> torch.Generator:
-    return torch.Generator().manual_seed(0)
+def damaged(name, frames, severity):
+    return CORRUPTIONS[name](frames, severity, torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
 def test_corruptions_grow_from_almost_nothing_and_leave_their_input(name):
     frames = clips(18).frames[1, :, :, :40]
     before = frames.clone()
-    damage = [(CORRUPTIONS[name](frames, level, generator()) - frames).abs().mean().item() for level in (0.02, 0.5, 1)]
+    damage = [(damaged(name, frames, level) - frames).abs().mean().item() for level in (0.02, 0.5, 1)]
     assert damage[0] < damage[1] < damage[2]
-    # Frames that change places or stop do so wholly; what has an amplitude starts from none.
+    # Frames change places or stop wholly; the other corruptions have an amplitude that starts from 0.
     assert damage[0] < (0.02 if name == "shuffle" else 0.002)
     assert torch.equal(frames, before)
-    assert CORRUPTIONS[name](frames, 1.0, generator()).shape == frames.shape
+    assert damaged(name, frames, 1.0).shape == frames.shape
 
 
 def test_blur_is_scipys():
     frames = clips(18).frames[0]
     true = gaussian_filter(frames.numpy(), (0, 0, 1.6, 1.6), mode="mirror", truncate=6)
-    assert torch.allclose(blur(frames, 0.5**0.5, generator()), torch.from_numpy(true), atol=5e-3)
+    assert torch.allclose(damaged("blur", frames, 0.5**0.5), torch.from_numpy(true), atol=5e-3)
 
 
 def test_noise_and_flicker_have_their_deviation():
     frames = torch.zeros(400, 3, 32, 32)
-    assert (noise(frames, 0.5, generator())).std().item() == pytest.approx(0.1, rel=0.01)
-    flat = flicker(frames, 1.0, generator())
+    assert damaged("noise", frames, 0.5).std().item() == pytest.approx(0.1, rel=0.01)
+    flat = damaged("flicker", frames, 1.0)
     assert torch.equal(flat, flat[:, :1, :1, :1].expand_as(flat))
     assert flat[:, 0, 0, 0].std().item() == pytest.approx(0.3, rel=0.1)
 
 
 def test_blocks_and_smear_end_at_means():
     frames = clips(18).frames[0]
-    whole = blocks(frames, 1.0, generator())
+    whole = damaged("blocks", frames, 1.0)
     assert torch.allclose(whole[..., ::4, ::4], F.avg_pool2d(frames, 4), atol=1e-6)
     assert torch.equal(whole[..., ::4, ::4], whole[..., 3::4, 3::4])
-    assert torch.allclose(smear(frames, 1.0, generator())[7], frames[5:10].mean(0), atol=1e-6)
+    assert torch.allclose(damaged("smear", frames, 1.0)[7], frames[5:10].mean(0), atol=1e-6)
 
 
 @pytest.mark.parametrize("severity", [0.02, 0.5, 1.0])
 def test_shuffle_moves_its_share_of_the_frames(severity):
     frames = torch.arange(16.0).view(16, 1, 1, 1).expand(16, 3, 32, 32)
-    order = shuffle(frames, severity, generator())[:, 0, 0, 0]
+    order = damaged("shuffle", frames, severity)[:, 0, 0, 0]
     assert sorted(order.tolist()) == list(range(16))
     assert (order != torch.arange(16)).sum() == max(2, round(16 * severity))
 
 
 def test_freeze_repeats_the_frame_before_and_at_1_stops_time():
     frames = torch.arange(16.0).view(16, 1, 1, 1).expand(16, 3, 32, 32)
-    order = freeze(frames, 0.5, generator())[:, 0, 0, 0]
+    order = damaged("freeze", frames, 0.5)[:, 0, 0, 0]
     assert order[0] == 0
     assert all(now in (place, before) for place, (before, now) in enumerate(pairwise(order.tolist()), start=1))
-    assert freeze(frames, 1.0, generator()).unique().tolist() == [0.0]
+    assert damaged("freeze", frames, 1.0).unique().tolist() == [0.0]
 
 
 def test_a_seam_is_one_shift_of_an_eighth_of_the_width():
     frames = torch.zeros(6, 3, 64, 64)
     frames[..., 32:] = 1.0
     frames[..., 40:, :] += 2.0
-    made = seam(frames, 1.0, generator())
+    made = damaged("seam", frames, 1.0)
     changed = [bool((made[t] != made[t - 1]).any()) for t in range(1, 6)]
     assert sum(changed) == 1
     centroid = [(made[t, 0] - frames[t, 0]).sum((0, 1)) for t in (0, 5)]
@@ -98,7 +89,7 @@ def test_a_seam_is_one_shift_of_an_eighth_of_the_width():
 
 def test_wobble_moves_pixels_by_its_share_of_the_width():
     ramp = torch.linspace(-1, 1, 65)[:64].expand(200, 3, 64, 64)  # 1/32 a px
-    moved = (wobble(ramp, 0.5, generator()) - ramp)[..., 16:48] * 32
+    moved = (damaged("wobble", ramp, 0.5) - ramp)[..., 16:48] * 32
     assert 0.3 < moved.std().item() < 0.64, "0.64 px at the nodes of the field, less between them"
 
 

@@ -1,17 +1,17 @@
-"""The index of clips: the same clips as the plain reader, in bounded memory, whole or not at all."""
+"""The index of clips holds the same clips as the plain reader, in bounded memory, whole or not at all."""
 
 import gc
 import json
+import multiprocessing
 import os
 import pickle
 import shutil
-import subprocess
-import sys
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 from motionanim.data import hdvila, hdvila_index
 from motionanim.data.file_lists import split_names
 from motionanim.data.hdvila import hdvila_clips, hdvila_names, video_of
-from motionanim.data.hdvila_index import IndexedNames, changes, split_index, write_index
+from motionanim.data.hdvila_index import changes, split_index, write_index
 from motionanim.data.stream import StreamData, list_fingerprint, shuffled_index
 
 
@@ -33,11 +33,8 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return write_hdvila(tmp_path_factory.mktemp("hdvila"), videos, fps=10)
 
 
-@pytest.mark.parametrize("rows", [1, 5, 4096])
-@pytest.mark.parametrize("val_share", [0.001, 0.4, 0.999])
-def test_the_index_gives_the_clips_of_the_plain_reader(
-    layout: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int, val_share: float
-) -> None:
+@pytest.mark.parametrize(("rows", "val_share"), [(1, 0.001), (5, 0.4), (4096, 0.999)])
+def test_the_index_gives_the_clips_of_the_plain_reader(layout, tmp_path, monkeypatch, rows, val_share):
     monkeypatch.setattr(hdvila_index, "ROWS", rows)
     jsonl, root = layout
     plain = split_names(((name, video_of(name)) for name in hdvila_names(root, jsonl=jsonl)), val_share=val_share)
@@ -45,51 +42,35 @@ def test_the_index_gives_the_clips_of_the_plain_reader(
     for one, other in zip(plain, indexed):
         assert len(one) == len(other) >= 1
         assert list(one) == list(other) == [other[k] for k in range(len(other))]
-        with pytest.raises(IndexError):
-            other[len(other)]
-        with pytest.raises(IndexError):
-            other[-1]
+        for outside in (len(other), -1):
+            with pytest.raises(IndexError):
+                other[outside]
+    assert not set(map(video_of, indexed[0])) & set(map(video_of, indexed[1]))
 
 
-def test_names_of_any_bytes_survive(tmp_path: Path) -> None:
+def test_names_of_any_bytes_survive(tmp_path):
     names = ["ü/ö.mp4", "a b.mp4", b"\xff\xfe.mp4".decode(errors="surrogateescape"), ""]
     write_index(tmp_path / "i.arrow", ((name, name) for name in names))
     train, val = split_index(tmp_path / "i.arrow", val_share=0.5)
     assert sorted([*train, *val]) == sorted(names)
 
 
-class Length(torch.utils.data.Dataset):
-    def __init__(self, names: IndexedNames) -> None:
-        self.names = names
-
-    def __getitem__(self, index: int) -> int:
-        return len(self.names[index])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("start", ["fork", "spawn"])
-def test_loader_processes_read_it(tmp_path: Path, start: str) -> None:
+def test_other_processes_are_sent_its_path_alone(tmp_path):
     write_index(tmp_path / "i.arrow", (("n" * k, str(k)) for k in range(1, 40)))
     train, _ = split_index(tmp_path / "i.arrow", val_share=0.1)
-    loader = DataLoader(Length(train), 1, sampler=range(len(train)), num_workers=2, multiprocessing_context=start)
-    assert [int(length) for length in loader] == [len(name) for name in train]
-    assert len(pickle.dumps(train)) < 500
+    sent = pickle.dumps(train)
+    assert len(sent) < 500
+    assert list(pickle.loads(sent)) == list(train)
+    options = {"num_workers": 2, "multiprocessing_context": "fork", "collate_fn": lambda names: names[0]}
+    assert list(DataLoader(train, 1, **options)) == list(train), "forks share its open file"
 
 
-def test_a_list_is_read_once_and_anew_when_it_changes(
-    layout: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_list_is_read_once_and_anew_when_it_changes(layout, tmp_path, monkeypatch, caplog):
     source, root = layout
     jsonl = tmp_path / "meta.jsonl"
     jsonl.write_text(source.read_text())
-    reads = []
-    read = hdvila.hdvila_names
-
-    def counted(*args: object, **kwargs: object) -> Iterator[str]:
-        reads.append(1)
-        yield from read(*args, **kwargs)
-
-    monkeypatch.setattr(hdvila, "hdvila_names", counted)
+    reads, read = [], hdvila._videos
+    monkeypatch.setattr(hdvila, "_videos", lambda path: reads.append(path) or read(path))
     options = {"jsonl": jsonl, "index": tmp_path / "index"}
     first = hdvila_clips(root, val_share=0.4, **options)
     again = hdvila_clips(root, val_share=0.8, **options)
@@ -119,9 +100,7 @@ def removed_clip(root: Path) -> None:
     ("change", "count", "why"),
     [(added_folder, 4, "came or went"), (added_clip, 4, "vid-1 changed"), (removed_clip, 2, "vid-0.0.mp4 is gone")],
 )
-def test_a_stale_index_is_made_anew(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, change: Callable[[Path], None], count: int, why: str
-) -> None:
+def test_a_stale_index_is_made_anew(tmp_path, caplog, change, count, why):
     root, jsonl, index = tmp_path / "clips", tmp_path / "meta.jsonl", tmp_path / "index"
     lines = [{"video_id": f"vid-{k}", "clip": [{"clip_id": f"vid-{k}.{n}.mp4"} for n in (0, 1)]} for k in (0, 1, 2, 9)]
     jsonl.write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -136,7 +115,7 @@ def test_a_stale_index_is_made_anew(
     assert why in caplog.text
 
 
-def test_a_run_goes_on_with_the_list_that_it_began_with(layout: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_run_goes_on_with_the_list_that_it_began_with(layout, tmp_path):
     jsonl, root = layout[0], shutil.copytree(layout[1], tmp_path / "clips")
     options = {"jsonl": jsonl, "index": tmp_path / "index", "val_share": 0.4}
 
@@ -145,40 +124,40 @@ def test_a_run_goes_on_with_the_list_that_it_began_with(layout: tuple[Path, Path
         return StreamData(train=clips, val=[], batch_size=1, num_workers=0)
 
     began = data()
-    state = {"clips": 3, "dataset": None, **began._files()}
+    state = {"clips": 3, **began._identity()}
     shutil.rmtree(root / began.train.names[0].split("/")[0])
     now = data()
     assert len(now.train.names) < len(began.train.names)
     now.load_state_dict(state)
     assert list(now.train.names) == list(began.train.names)
-    with pytest.raises(ValueError, match="the run began with another list of files"):
+    with pytest.raises(ValueError, match="the run began with the list of files 0 and would go on"):
         now.load_state_dict(state | {"files": "0"})
 
 
-def test_a_process_takes_the_list_of_the_one_that_started_it(layout: tuple[Path, Path], tmp_path: Path) -> None:
+def in_a_fork(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        return pool.apply(function, arguments, options)
+
+
+def test_a_process_takes_the_list_of_the_one_that_started_it(layout, tmp_path):
     jsonl, root = layout[0], shutil.copytree(layout[1], tmp_path / "clips")
     options = {"jsonl": jsonl, "index": tmp_path / "index", "val_share": 0.4}
-    began = len(hdvila_clips(root, **options)[0])
-    shutil.rmtree(root / hdvila_clips(root, **options)[0][0].split("/")[0])
-    code = "import sys; from motionanim.data.hdvila import hdvila_clips as h; "
-    code += "print(len(h(sys.argv[1], jsonl=sys.argv[2], index=sys.argv[3], val_share=0.4)[0]))"
-    command = [sys.executable, "-c", code, root, jsonl, options["index"]]
-    assert int(subprocess.run(command, capture_output=True, text=True, check=True).stdout) == began
-    assert len(hdvila_clips(root, **options)[0]) < began, "as of now: this process asks anew"
+    began = hdvila_clips(root, **options)[0]
+    shutil.rmtree(root / began[0].split("/")[0])
+    assert len(in_a_fork(hdvila_clips, root, **options)[0]) == len(began)
+    assert len(hdvila_clips(root, **options)[0]) < len(began), "as of now: this process asks anew"
 
 
-def test_processes_of_one_run_have_one_list(layout: tuple[Path, Path], tmp_path: Path) -> None:
+def test_processes_of_one_run_have_one_list(layout, tmp_path, monkeypatch):
     _, root = layout
     write_index(tmp_path / "i.arrow", [("a/a.0.mp4", "a")], root=root)
     assert "a.0.mp4 is gone" in changes(tmp_path / "i.arrow", root)
-    code = "import sys, time; from pathlib import Path; from motionanim.data import hdvila_index as h; "
-    code += "h._STARTED = float(sys.argv[3]); print(h.changes(Path(sys.argv[1]), Path(sys.argv[2])))"
-    for started, said in ((time.time() - 60, "None"), (time.time() + 60, "is gone")):
-        command = [sys.executable, "-c", code, tmp_path / "i.arrow", root, str(started)]
-        assert said in subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    for started, said in ((-60, "None"), (60, "is gone")):
+        monkeypatch.setattr(hdvila_index, "_STARTED", time.time() + started)
+        assert said in str(in_a_fork(changes, tmp_path / "i.arrow", root))
 
 
-def test_an_index_that_is_interrupted_leaves_nothing(layout: tuple[Path, Path], tmp_path: Path) -> None:
+def test_an_index_that_is_interrupted_leaves_nothing(layout, tmp_path):
     jsonl, root = layout
     wrong = tmp_path / "wrong.jsonl"
     wrong.write_text(jsonl.read_text() + "{not json\n")
@@ -198,7 +177,7 @@ def test_an_index_that_is_interrupted_leaves_nothing(layout: tuple[Path, Path], 
     assert len(hdvila_clips(root, jsonl=wrong, val_share=0.4, index=index)[0]) > 0
 
 
-def test_a_damaged_index_and_too_few_videos_are_refused_in_words(layout: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_damaged_index_and_too_few_videos_are_refused_in_words(layout, tmp_path):
     jsonl, root = layout
     hdvila_clips(root, jsonl=jsonl, val_share=0.4, index=tmp_path)
     (path,) = tmp_path.glob("*.arrow")
@@ -214,7 +193,7 @@ def test_a_damaged_index_and_too_few_videos_are_refused_in_words(layout: tuple[P
 
 
 def peak(root: Path, lines: int) -> tuple[int, int]:
-    """Bytes that Python, and that Arrow, held at most while a list was indexed, split and read."""
+    """Most bytes that Python held, and bytes that Arrow holds, after a list was indexed, split and read."""
     jsonl = root / f"{lines}.jsonl"
     with jsonl.open("w") as file:
         for k in range(lines):
@@ -233,17 +212,17 @@ def peak(root: Path, lines: int) -> tuple[int, int]:
 
 
 @pytest.mark.slow
-def test_memory_does_not_grow_with_the_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_does_not_grow_with_the_list(tmp_path, monkeypatch):
     # 200 000 clips on disk
     monkeypatch.setattr(hdvila, "_files", lambda folder: {f"{os.path.basename(folder)}.0.mp4"})
     monkeypatch.setattr(os.path, "isfile", lambda path: True)
-    peak(tmp_path, 5_000)  # what is allocated once
+    peak(tmp_path, 5_000)  # allocates what is allocated once
     small, large = peak(tmp_path, 20_000), peak(tmp_path, 200_000)
     assert large[0] < 1.1 * small[0] < 8e6
     assert large[1] < 1e6
 
 
-def test_a_hundred_million_items_are_shuffled_in_little_memory() -> None:
+def test_a_hundred_million_items_are_shuffled_in_little_memory():
     length = 100_000_000
     tracemalloc.start()
     indices = [shuffled_index(0, position, length) for position in range(500)]
@@ -254,10 +233,10 @@ def test_a_hundred_million_items_are_shuffled_in_little_memory() -> None:
     assert max(indices) - min(indices) > length / 2
 
 
-def test_processes_that_found_other_lists_do_not_train() -> None:
+def test_processes_that_found_other_lists_do_not_train():
     data = StreamData(train=SimpleNamespace(names=["a", "b"]), val=[], batch_size=1, num_workers=0)
     for first, world_size in ((["a", "b"], 2), (["a"], 1)):
-        files = {"files": list_fingerprint(first)}
+        files = list_fingerprint(first)
         strategy = SimpleNamespace(broadcast=lambda _: files, reduce_boolean_decision=bool)  # noqa: B023
         data.trainer = SimpleNamespace(world_size=world_size, strategy=strategy)
         data._check_one_list()

@@ -43,12 +43,6 @@ def still(frames):
 still.name = "still"
 
 
-def test_the_same_folder_gives_clips_or_pairs_as_the_experiment_reads(root):
-    clips, pairs = data(root, items="clips").val[0], data(root, items="pairs").val[0]
-    assert clips.frames.shape == (3, 32, 32, 3)
-    assert pairs.flow.shape == (2, 32, 32)
-
-
 def data(root, **changes):
     options = {
         "items": "pairs", "root": root, "latents": None, "reading": {},
@@ -65,7 +59,9 @@ def write(path, value):
     return path
 
 
-def test_the_official_split(root):
+def test_the_official_split(root, tmp_path_factory):
+    with pytest.raises(ValueError, match="official split"):
+        holynski_clips(tmp_path_factory.mktemp("empty"), suffix="_gt.mp4")
     train, val = holynski_clips(root, suffix="_motion.pth")
     assert list(train) == ["00001_00000_motion.pth", "00979_00120_motion.pth"]
     assert list(val) == ["00980_00000_motion.pth", "01010_00030_motion.pth"]
@@ -88,13 +84,7 @@ def test_a_clip_of_the_real_length_holds_the_frames_of_either_scale(tmp_path, fr
     assert (len(clip.frames), clip.fps) == (frames, 15)
 
 
-def test_a_side_without_files_is_named(tmp_path):
-    with pytest.raises(ValueError, match="official split"):
-        holynski_clips(tmp_path, suffix="_gt.mp4")
-
-
-@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("protocol", "dtype"), [(2, "f4"), (3, "f8"), (4, "f4"), (5, "f8")])
 def test_flow_comes_back(tmp_path, protocol, dtype):
     array = field()[None].numpy().astype(dtype)
     path = write(tmp_path / "a.pth", pickle.dumps(array, protocol=protocol))
@@ -113,9 +103,6 @@ def test_a_pair_is_resized_with_its_values(root):
     assert pair.image[:, :, 18:].mean() == pytest.approx(0.5, abs=0.02)
     assert pair.hint.flow.shape == (2, 32, 32)
     assert pair.hint.flow.abs().max() > 0.5
-
-
-def test_training_pairs_repeat_by_position(root):
     train = data(root).train
     first, again = train[12345], train[12345]
     assert all(torch.equal(a, b) for a, b in zip(first, again))
@@ -143,11 +130,9 @@ def test_a_malicious_file_runs_nothing(tmp_path, monkeypatch, value):
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (b"", "no flow that can be read"),
         (b"\x80\x04garbage", "no flow that can be read"),
         (pickle.dumps(np.zeros((1, 2, 4, 4), np.float32))[:-20], "no flow that can be read"),
         ([1, 2], "holds list"),
-        (np.zeros((2, 4, 4), np.float32), "must be a float array"),
         (np.zeros((1, 2, 4, 4), np.int64), "must be a float array"),
         (np.array([[Ellipsis]], dtype=object), "is not part of|must be a float array"),
         (np.full((1, 2, 4, 4), np.nan, np.float32), "not finite"),
@@ -157,9 +142,6 @@ def test_a_malicious_file_runs_nothing(tmp_path, monkeypatch, value):
 def test_other_contents_are_named(tmp_path, value, message):
     with pytest.raises(VideoError, match=message):
         read_motion(write(tmp_path / "bad.pth", value))
-
-
-def test_files_that_are_not_lz4_or_missing_are_named(tmp_path):
     (tmp_path / "plain.pth").write_bytes(pickle.dumps(np.zeros((1, 2, 4, 4))))
     for name in ("plain.pth", "none.pth"):
         with pytest.raises(VideoError, match=name):

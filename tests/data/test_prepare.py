@@ -1,7 +1,7 @@
+"""`prepare` examines videos, keeps the results, and examines files again after a kill or a change."""
+
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -9,7 +9,9 @@ import forked
 import numpy as np
 import pytest
 import torch
+from kill import kill_when
 from layouts import write_hdvila
+from omegaconf import OmegaConf
 
 from motionanim.data.clips import VideoClips
 from motionanim.data.engine import ProcessEngine
@@ -63,13 +65,17 @@ def run(root, out, settings=SETTINGS, names=None, estimator=DIS, workers=0, max_
     )  # fmt: skip
 
 
-class Refuses:
-    """A flow estimator that must not be asked."""
+class Asked:
+    """A flow estimator that counts its calls."""
 
     name = DIS.name
 
+    def __init__(self):
+        self.times = 0
+
     def __call__(self, frames):
-        raise AssertionError("asked")
+        self.times += 1
+        return DIS(frames)
 
 
 def index(out):
@@ -86,38 +92,44 @@ def test_results_say_what_was_found(videos, tmp_path):
     assert records["pan.mp4"]["camera_speed"] == pytest.approx(15 / (96 * 2**0.5), rel=0.1)
     assert records["pan.mp4"]["motion_strength"] > 1
     assert (records["pan.mp4"]["height"], records["pan.mp4"]["width"], records["pan.mp4"]["num_frames"]) == (96, 96, 16)
-    rejected = (tmp_path / "rejected.csv").read_text()
-    assert "empty.mp4,is empty" in rejected
-    assert 'short.mp4,"is too short: 2 frames' in rejected
-    report = (tmp_path / "report.md").read_text()
-    assert "| rejected | 2 |" in report
-    assert "| is empty (0 bytes) | 1 |" in report
-    assert (
-        "Of 2 clips only the first 6 frames will be used for training, and 1 s are left out: raise settings." in report
-    )
+    rejected, report = ((tmp_path / name).read_text() for name in ("rejected.csv", "report.md"))
+    for words in ("empty.mp4,is empty", 'short.mp4,"is too short: 2 frames'):
+        assert words in rejected
+    note = "Of 2 clips only the first 6 frames will be used for training, and 1 s are left out: raise settings."
+    for words in ("| rejected | 2 |", "| in static.txt | 1 |", "| is empty (0 bytes) | 1 |", note):
+        assert words in report
     flows = list((tmp_path / "flow").rglob("*.npy"))
     assert len(flows) == 2
     assert {np.load(flow).shape for flow in flows} == {(5, 2, 64, 64)}
 
 
-def test_a_second_run_does_nothing_and_says_the_same(videos, tmp_path):
-    run(videos, tmp_path)
-    before = {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()}
-    assert run(videos, tmp_path, estimator=Refuses())["resumed"] == 4
-    assert {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()} == before
-
-
-def test_a_run_killed_at_any_moment_resumes(videos, tmp_path):
-    run(videos, tmp_path)
+def test_a_run_killed_at_any_moment_resumes_and_what_is_done_is_not_done_again(videos, tmp_path):
+    first = run(videos, tmp_path)
     journal, expected = (tmp_path / "journal.jsonl").read_bytes(), index(tmp_path)
-    for length in (0, 1, len(journal) // 2, len(journal) - 1):
-        (tmp_path / "journal.jsonl").write_bytes(journal[:length])
-        run(videos, tmp_path)
+    before = {
+        name: (tmp_path / name).read_bytes() for name in ("index.jsonl", "static.txt", "rejected.csv", "report.md")
+    }
+    # A journal cut by a kill, a whole one, and one that two runs wrote together before there was a lock.
+    for content in (
+        b"",
+        journal[:1],
+        journal[: len(journal) // 2],
+        journal[:-1],
+        journal,
+        journal + b"{torn\n" + journal,
+    ):
+        (tmp_path / "journal.jsonl").write_bytes(content)
+        estimator = Asked()
+        counts = run(videos, tmp_path, estimator=estimator)
+        assert {**counts, "resumed": 0} == first
         assert index(tmp_path) == expected
-        assert len((tmp_path / "journal.jsonl").read_text().splitlines()) == 4
+        assert len(set((tmp_path / "journal.jsonl").read_bytes().splitlines()) - {b"{torn"}) == 4
+        if len(content) >= len(journal):
+            assert (counts["resumed"], estimator.times) == (4, 0)
+            assert {name: (tmp_path / name).read_bytes() for name in before} == before
 
 
-def test_changed_files_and_settings_are_done_anew(videos, tmp_path):
+def test_changed_files_settings_and_readers_are_done_anew(videos, tmp_path, monkeypatch):
     root = tmp_path / "copy"
     root.mkdir()
     for name in ("still.mp4", "pan.mp4"):
@@ -125,26 +137,16 @@ def test_changed_files_and_settings_are_done_anew(videos, tmp_path):
     assert run(root, tmp_path / "out")["resumed"] == 0
     os.utime(root / "pan.mp4", (1, 1))
     assert run(root, tmp_path / "out")["resumed"] == 1
+    monkeypatch.setattr(collect, "READER", collect.READER + 1)
+    assert run(root, tmp_path / "out")["resumed"] == 0
     assert run(root, tmp_path / "out", settings=SETTINGS._replace(num_frames=5))["resumed"] == 0
     assert len(index(tmp_path / "out")) == 2
-
-
-def test_what_was_read_otherwise_is_done_anew(videos, tmp_path, monkeypatch):
-    run(videos, tmp_path)
-    monkeypatch.setattr(collect, "READER", collect.READER + 1)
-    assert run(videos, tmp_path)["resumed"] == 0
 
 
 def test_moving_clips_need_not_be_cached(videos, tmp_path):
     run(videos, tmp_path, settings=SETTINGS._replace(cache_moving=False))
     assert index(tmp_path)["pan.mp4"]["motion_strength"] is None
     assert len(list((tmp_path / "flow").rglob("*.npy"))) == 1
-
-
-def test_no_usable_video_is_an_error(tmp_path):
-    (tmp_path / "a.mp4").write_bytes(b"")
-    with pytest.raises(ValueError, match="none of 1 videos"):
-        run(tmp_path, tmp_path / "out")
 
 
 def test_hdvila_gives_the_static_subset(tmp_path):
@@ -170,9 +172,9 @@ def test_shots_are_told_apart_and_no_clip_crosses_a_border(tmp_path):
     assert (joined["borders"], still["borders"]) == ([[15, 16]], [])
     assert joined["motion_strength"] < 2 * still["motion_strength"], "without the step across the border"
     assert "has no shot of 4 frames: each of its 2 is shorter" in (tmp_path / "rejected.csv").read_text()
-    root = root.rename(tmp_path / "moved")  # takes its flow and its borders with it
+    root = root.rename(tmp_path / "moved")  # its flow and its borders are still found
     options = {"flow_cache": tmp_path / "flow", "seed": 0, "num_frames": 4, "fps": 5, "stride": None}
-    for estimator in (DIS, Other()):  # with a cached flow and without
+    for estimator in (DIS, DisFlow(preset="fast", min_side=96)):  # with a cached flow and without
         clips = VideoClips(
             root=root, names=["joined.mp4"], random=True, height=64, width=64, flow_estimator=estimator,
             rejections=Rejections(tmp_path / "r.csv", total=9, max_share=1), **options,
@@ -182,27 +184,20 @@ def test_shots_are_told_apart_and_no_clip_crosses_a_border(tmp_path):
         assert means.max() - means.min() > 40, "clips of both shots"
 
 
-class Other:
-    name = "other"
-
-    def __call__(self, frames):
-        return torch.zeros(len(frames) - 1, 2, *frames.shape[2:])
-
-
 def test_two_runs_cannot_write_one_folder(videos, tmp_path):
     with opened_journal(tmp_path), pytest.raises(ValueError, match=rf"is being written by process {os.getpid()} on "):
         run(videos, tmp_path)
-    code = "import os, sys; from motionanim.data.prepare.journal import opened_journal as o; from pathlib import Path; "
-    code += "o(Path(sys.argv[1])).__enter__(); os.kill(os.getpid(), 9)"
-    assert subprocess.run([sys.executable, "-c", code, tmp_path]).returncode == -9
-    assert run(videos, tmp_path)["clips"] == 4, "a killed run holds no lock"
 
 
-def test_what_an_earlier_pair_of_runs_wrote_twice_counts_once(videos, tmp_path):
-    first = run(videos, tmp_path)
-    journal = tmp_path / "journal.jsonl"
-    journal.write_text(journal.read_text() * 2 + "{torn\n" + journal.read_text())
-    assert run(videos, tmp_path, estimator=Refuses()) == first | {"resumed": 4}
+@pytest.mark.slow
+def test_a_killed_run_holds_no_lock(videos, tmp_path):
+    code = (
+        "import sys, time; from motionanim.data.prepare.journal import opened_journal as o; from pathlib import Path; "
+    )
+    code += "kept = o(Path(sys.argv[1])).__enter__(); time.sleep(600)"
+    lock = tmp_path / "journal.lock"
+    kill_when(lambda pid: lock.exists() and f"process {pid} " in lock.read_text(), "-c", code, tmp_path)
+    assert run(videos, tmp_path)["clips"] == 4
 
 
 def test_a_clip_whose_reader_was_killed_is_asked_again(videos, tmp_path):
@@ -258,15 +253,8 @@ def panned(path, source, speed):
     frames = video.read(np.arange(count), height=side, width=side)
     height, width = frames.shape[1:3]
     tall, wide = int(height * 0.8) // 2 * 2, int(width * 0.8) // 2 * 2
-    views = [
-        cv2.warpAffine(
-            frame,
-            np.float32([[1, 0, speed * k], [0, 1, 0]]),
-            (wide, tall),
-            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-        )
-        for k, frame in enumerate(frames)
-    ]
+    moved, flags = np.float32([[0, 0, speed], [0, 0, 0]]), cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    views = [cv2.warpAffine(f, np.eye(2, 3) + k * moved, (wide, tall), flags=flags) for k, f in enumerate(frames)]
     write_video(path, as_float(torch.from_numpy(np.stack(views))), rate)
 
 
@@ -286,6 +274,18 @@ def test_real_static_clips_are_static_and_panned_copies_are_not(tmp_path, name):
 
 
 def test_the_numbers_above_are_the_configured_ones():
-    text = (REPOSITORY / "conf" / "prepare.yaml").read_text()
-    for line in ("max_camera_speed: 0.010 ", "camera_fps: 4 ", "camera_pairs: 16 ", "camera_short_side: 256 "):
-        assert line in text
+    settings = OmegaConf.load(REPOSITORY / "conf" / "prepare.yaml").settings
+    assert {name: settings[f"camera_{name}"] for name in CAMERA} == CAMERA
+    assert settings.max_camera_speed == LIMIT
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"num_frames": 1}, {"max_frames": 3}, {"stride": 0}, {"camera_fps": 0}, {"camera_pairs": 0}]
+)
+def test_settings_out_of_range_and_folders_without_a_usable_video_are_refused(tmp_path, wrong):
+    ((name, value),) = wrong.items()
+    with pytest.raises(ValueError, match=f"settings.{name}={value}: must be"):
+        run(tmp_path, tmp_path / "out", settings=SETTINGS._replace(**wrong))
+    (tmp_path / "a.mp4").write_bytes(b"")
+    with pytest.raises(ValueError, match="none of 1 videos"):
+        run(tmp_path, tmp_path / "out")

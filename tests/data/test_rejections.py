@@ -57,11 +57,8 @@ def test_a_disk_that_went_away_stops_the_run(tmp_path, random):
     files = Files(tmp_path, 20_000, bad=(), random=random)
     load_usable(files, 0)
     files.bad = range(20_000)
-    with pytest.raises(
-        ValueError, match="100 clips in a row cannot be used.* No such file.*disk is still there"
-    ) as caught:
+    with pytest.raises(ValueError, match="100 clips in a row cannot be used.* No such file.*disk is still there"):
         load_usable(files, 1)
-    assert "\n" not in str(caught.value)
     assert len(set(files.asked)) == 1 + MOST_IN_A_ROW
     assert not files.rejections.path.exists(), "a resumed run does not count them"
 

@@ -1,11 +1,13 @@
 """Borders of shots on synthetic joins, flashes and pans; benchmarks/shots.md has the same on real clips."""
 
+from types import SimpleNamespace
+
 import cv2
 import numpy as np
 import pytest
 
+from motionanim.data.prepare import shots
 from motionanim.data.prepare.shots import (
-    _CHUNK,
     Border,
     borders_of,
     crossed,
@@ -51,7 +53,7 @@ ONE_SHOT = {
 
 
 @pytest.mark.parametrize("name", JOINS)
-def test_a_join_is_found_with_all_that_mixes_its_shots(name: str) -> None:
+def test_a_join_is_found_with_all_frames_that_mix_its_shots(name):
     frames, (last, begin) = JOINS[name]
     found = borders_of(frames.round().astype(np.uint8), 25.0)
     covered = {k for border in found for k in range(border[0] + 1, border[1])}
@@ -62,28 +64,21 @@ def test_a_join_is_found_with_all_that_mixes_its_shots(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ONE_SHOT)
-def test_a_pan_a_flash_and_a_change_of_light_are_no_border(name: str) -> None:
+def test_a_pan_a_flash_and_a_change_of_light_are_no_border(name):
     assert borders_of(ONE_SHOT[name].round().astype(np.uint8), 25.0) == []
 
 
-class Read:
-    """What `find_borders` needs of a video."""
-
-    def __init__(self, frames: np.ndarray) -> None:
-        self.frames, self.info = frames, type("Info", (), {"fps": 25.0})
-
-    def read(self, indices: np.ndarray, *, height: int, width: int) -> np.ndarray:
-        return self.frames[indices]
-
-
-@pytest.mark.parametrize("at", [_CHUNK - 30, _CHUNK - 1, _CHUNK, _CHUNK + 1, _CHUNK + 40])
-def test_a_long_video_is_looked_at_in_parts(at: int) -> None:
-    frames = np.concatenate([scene(1, 1).repeat(at, 0), scene(2, 1).repeat(600, 0)]).astype(np.uint8)
-    assert find_borders(Read(frames), len(frames)) == [(at - 1, at)]
-    assert find_borders(Read(frames), at) == []
+@pytest.mark.parametrize("at", [60 - 30, 60 - 1, 60, 60 + 1, 60 + 40])
+def test_a_long_video_is_looked_at_in_parts(at, monkeypatch):
+    monkeypatch.setattr(shots, "_CHUNK", 60)
+    frames = np.concatenate([scene(1, 1).repeat(at, 0), scene(2, 1).repeat(90, 0)]).astype(np.uint8)
+    read = lambda indices, height, width: frames[indices]  # noqa: E731
+    video = SimpleNamespace(info=SimpleNamespace(fps=25.0), read=read)
+    assert find_borders(video, len(frames)) == [(at - 1, at)]
+    assert find_borders(video, at) == []
 
 
-def test_clips_begin_where_they_stay_in_a_shot() -> None:
+def test_clips_begin_where_they_stay_in_a_shot():
     ticks = np.array([0, 2, 4, 6, 8, 10, 12])
     assert starts_within(ticks, 3, []).tolist() == [0, 1, 2, 3, 4]
     assert starts_within(ticks, 3, [(5, 6)]).tolist() == [0, 3, 4]
@@ -92,10 +87,10 @@ def test_clips_begin_where_they_stay_in_a_shot() -> None:
     assert crossed(ticks[:-1], ticks[1:], [(5, 6)]).tolist() == [False, False, True, False, False, False]
 
 
-def test_borders_are_kept_by_the_file_and_added_to(tmp_path) -> None:
+def test_borders_are_kept_by_the_file_and_added_to(tmp_path):
     keep_borders(tmp_path / "cache", "a", [])
     assert not (tmp_path / "cache").exists(), "no file for the many videos of one shot"
-    for borders in ([(5, 6)], [(20, 24)], []):  # by runs that looked at other parts
+    for borders in ([(5, 6)], [(20, 24)], []):  # of runs that looked at different parts
         keep_borders(tmp_path / "cache", "a", borders)
     assert kept_borders(tmp_path / "cache", "a") == [(5, 6), (20, 24)]
     assert kept_borders(tmp_path / "cache", "b") == []

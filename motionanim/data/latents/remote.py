@@ -1,4 +1,4 @@
-"""Object storage by URL, through fsspec: what is asked again when it fails, and what is not."""
+"""Requests to object storage by URL, through fsspec, with retries of passing failures."""
 
 import errno
 import logging
@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
-# Of this machine's disk, when a request writes what it gets: asking the store again is of no use.
+# Failures of this machine's disk, for which asking the store again is of no use.
 _LOCAL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.ENOTDIR, errno.EISDIR})
 
 
@@ -21,29 +21,29 @@ def is_remote(url: str) -> bool:
 
 
 def repair(dataset: str) -> str:
-    """What mends a dataset of `motionanim.data.encode` that is incomplete or damaged."""
+    """Advice that repairs an incomplete or damaged dataset of `motionanim.data.encode`."""
     if is_remote(dataset):
         return "run motionanim.data.encode with its settings into a local folder, and upload that in its place"
     return "run motionanim.data.encode again with the same settings, it rewrites only what is missing"
 
 
 def remote_request(url: str, request: Callable[[fsspec.AbstractFileSystem, str], Result], *, retries: int) -> Result:
-    """Ask the filesystem of `url`, again if it fails.
+    """Call `request(filesystem, path)` for `url`, again after 1, 2, 4, ... s if it fails.
 
     Raises:
         FileNotFoundError: If there is no such file.
         OSError: If this machine cannot write what `request` gets.
-        ValueError: If there is no such kind of store, it refuses access, or it still fails after `retries` more tries.
+        ValueError: If the kind of store is unknown, it refuses access, or it still fails after `retries` more tries.
     """
     try:
-        # Made in each process when it is needed: connections do not survive a fork. fsspec keeps them.
+        # In each process when it is needed, because connections do not survive a fork; fsspec keeps them.
         files, path = fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as error:
         raise ValueError(f"{url} cannot be read: {error}") from error
     for attempt in range(retries + 1):
         try:
             return request(files, path)
-        except Exception as error:  # every store has errors of its own
+        except Exception as error:  # every kind of store has its own errors
             if isinstance(error, FileNotFoundError) or _is_local(error):
                 raise
             what = f"{type(error).__name__}: {error}"
@@ -62,14 +62,14 @@ def remote_request(url: str, request: Callable[[fsspec.AbstractFileSystem, str],
 
 
 def _is_local(error: Exception) -> bool:
-    """A store's own PermissionError names no file."""
+    """Whether this machine's disk failed; a PermissionError of a store names no file."""
     return (isinstance(error, OSError) and error.errno in _LOCAL) or (
         isinstance(error, PermissionError) and error.filename is not None
     )
 
 
 def _is_refusal(error: Exception) -> bool:
-    """Of HTTP a status; botocore and google-auth have errors of their own for credentials that are not there."""
+    """Whether a store refuses access: by HTTP's status, or by botocore's and google-auth's errors of credentials."""
     return (
         isinstance(error, PermissionError)
         or getattr(error, "status", None) in (401, 403)

@@ -1,4 +1,4 @@
-"""Files of a store on the local disk, never more than a bound, however many processes of a machine share the folder."""
+"""A bounded cache of a store's files on the local disk, shared by all processes of a machine."""
 
 import fcntl
 import os
@@ -11,12 +11,12 @@ from pathlib import Path
 class ShardCache:
     """Whole files by the SHA-256 of their content, so that another version never answers. Holds no open file.
 
-    A file is `DIGEST.tar`, and `.DIGEST.BYTES.partial` while it comes. Locks: one for each two first digits, of whoever
-    fetches such a file, and `room`, of whoever counts and deletes. A process that dies leaves no lock.
+    A file is `DIGEST.tar`, and `.DIGEST.BYTES.partial` while it is fetched. Who fetches a file holds the lock of its
+    first two digits; who counts and deletes files holds the lock `room`. A process that dies leaves no lock.
 
     Args:
-        folder: Where; made when it is needed.
-        size: Bytes, at least those of one file. The files that were not read for longest go.
+        folder: Made when it is needed.
+        size: Bytes, at least those of one file. The files that were not read for longest are deleted.
     """
 
     def __init__(self, folder: str | Path, size: int) -> None:
@@ -29,7 +29,7 @@ class ShardCache:
         """Bytes `start` to `end` of the file of `size` bytes.
 
         Args:
-            fetch: Writes the file to a path, if it is not here; sees that it is the right one.
+            fetch: Writes the file to a path and checks it; called if the file is not in the cache.
 
         Raises:
             ValueError: If this machine's disk cannot hold it.
@@ -43,11 +43,11 @@ class ShardCache:
                 if (content := _read(path, start, end)) is not None:
                     return content  # another process has fetched it meanwhile
                 partial = self.folder / f".{digest}.{size}.partial"
-                partial.unlink(missing_ok=True)  # of a killed process
+                partial.unlink(missing_ok=True)  # left by a killed process
                 try:
                     self._reserve(partial, digest, size)
                     fetch(partial)
-                    content = _read(partial, start, end)  # before another process can make room of it
+                    content = _read(partial, start, end)  # before another process can delete it to make room
                     os.replace(partial, path)
                     return content
                 finally:
@@ -64,15 +64,15 @@ class ShardCache:
                 if self._make_room(digest, size):
                     partial.touch()
                     return
-            time.sleep(0.1)  # others fetch as much as the cache holds: what they have finished can go
+            time.sleep(0.1)  # other processes fetch as much as the cache holds; finished files can be deleted
 
     def _make_room(self, digest: str, size: int) -> bool:
-        """Delete what is needed for `size` more bytes; False if even without all finished files they do not fit."""
+        """Delete files until `size` more bytes fit; False if they do not fit beside the unfinished files."""
         room = self.size - size
         for partial in self.folder.glob(".*.partial"):
             _, other, whole, _ = partial.name.split(".")
             if other[:2] == digest[:2] or self._is_free(other[:2]):
-                # Of a killed process: whoever fetches holds the lock, and begins while `room` is locked.
+                # Left by a killed process: who fetches holds the lock, and begins while `room` is locked.
                 partial.unlink(missing_ok=True)
             else:
                 room -= int(whole)
@@ -106,7 +106,7 @@ class ShardCache:
 def _read(path: Path, start: int, end: int) -> bytes | None:
     try:
         with open(path, "rb", buffering=0) as file:
-            os.utime(file.fileno(), ns=(time.time_ns(),) * 2)  # finer than the kernel's own "now"
+            os.utime(file.fileno(), ns=(time.time_ns(),) * 2)  # finer than the kernel's clock
             return os.pread(file.fileno(), end - start, start)
     except FileNotFoundError:
         return None

@@ -1,13 +1,14 @@
-"""Shards: many samples in a few large tar files, each sample readable by its number from a folder or object storage.
+"""Shards: many samples in a few large tar files; each sample is read by its number from a folder or object storage.
 
-The layout is webdataset's (one member `NUMBER.safetensors` a sample), so tar, webdataset and others read it too. As all
-samples of a dataset have the same size, a sample's place in its shard is known without an index.
+The layout is webdataset's (one member `NUMBER.safetensors` per sample), so that tar and webdataset read it as well. All
+samples of a dataset have the same size, so a sample's place in its shard is known without an index.
 """
 
 import io
 import os
 import tarfile
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -23,45 +24,51 @@ Result = TypeVar("Result")
 
 
 class ShardLayout(NamedTuple):
-    """Where each sample of a dataset lies."""
+    """The place of each sample of a dataset."""
 
     samples: int  # of the dataset
-    shard_samples: int  # of a shard; the last one may hold fewer
+    shard_samples: int  # of a shard; the last shard may hold fewer
     sample_bytes: int  # of one safetensors member
 
     def ranges(self) -> list[range]:
         """The sample numbers of each shard."""
         return shard_ranges(self.samples, self.shard_samples)
 
+    def range_of(self, shard: int) -> range:
+        """The sample numbers of one shard."""
+        first = shard * self.shard_samples
+        return range(first, min(first + self.shard_samples, self.samples))
+
     def stride(self) -> int:
-        """Bytes from one sample to the next: a header, and the sample padded to whole blocks."""
+        """Bytes from one sample to the next: a header and the sample, padded to whole blocks."""
         return tarfile.BLOCKSIZE * (1 + -(-self.sample_bytes // tarfile.BLOCKSIZE))
 
     def shard_bytes(self, count: int) -> int:
-        """Size of a shard of `count` samples: two empty blocks end a tar file, which is padded to whole records."""
+        """Size of a shard of `count` samples; a tar file ends with two empty blocks and is padded to whole records."""
         used = count * self.stride() + 2 * tarfile.BLOCKSIZE
         return -(-used // tarfile.RECORDSIZE) * tarfile.RECORDSIZE
 
 
 def shard_ranges(samples: int, shard_samples: int) -> list[range]:
+    """The sample numbers of each shard."""
     return [range(first, min(first + shard_samples, samples)) for first in range(0, samples, shard_samples)]
 
 
 def shard_name(numbers: range) -> str:
-    """Says what is inside, so that a shard that a longer dataset fills up is another file."""
+    """File name by the sample numbers, so that a shard that a longer dataset fills up is another file."""
     return f"{numbers.start:09}-{numbers.stop:09}.tar"
 
 
 def write_shard(folder: Path, numbers: range, samples: Iterable[Mapping[str, Tensor]]) -> None:
-    """Write one shard and, after it, its SHA-256 beside it (as sha256sum does): with that the shard is complete.
+    """Write one shard, and then its SHA-256 beside it (as sha256sum does), which marks the shard as complete.
 
-    The bytes depend on the samples only, not on who writes them, or when.
+    The bytes depend on the samples alone.
 
     Raises:
         ValueError: If the samples differ in size.
     """
     path = folder / shard_name(numbers)
-    _digest_path(path).unlink(missing_ok=True)  # of other bytes, where a damaged shard is written again
+    _digest_path(path).unlink(missing_ok=True)  # it is of other bytes if a damaged shard is written again
     with atomic_path(path) as partial:
         with tarfile.open(partial, "w", format=tarfile.USTAR_FORMAT) as tar:
             sizes = set()
@@ -81,7 +88,7 @@ def write_shard(folder: Path, numbers: range, samples: Iterable[Mapping[str, Ten
 
 
 def finished_shard(folder: Path, numbers: range) -> tuple[str, int] | None:
-    """SHA-256 and sample size of a local shard; None if it is missing or cut, so that it must be written (again)."""
+    """SHA-256 and sample size of a local shard; None if it is missing or cut and must be written again."""
     path = folder / shard_name(numbers)
     try:
         with tarfile.open(path) as tar:
@@ -99,43 +106,33 @@ def remove_shard(folder: Path, numbers: range) -> None:
     path.unlink(missing_ok=True)
 
 
+@dataclass
 class Shards:
-    """Reads samples by number. Holds no open file and no connection, so it may be pickled and forked.
-
-    Args:
-        url: Local folder, or a URL of any fsspec filesystem (s3://, gs://, https://, ...; its package is needed).
-        layout: Of the dataset.
-        digests: SHA-256 of each shard.
-        cache: Local folder for whole shards of a remote dataset, shared by all processes of a machine.
-        cache_gb: Its size in GB; the shards that were not read for longest go. 0 reads each sample by itself from the
-            store, without a cache.
-        retries: How often a failed request is repeated, after 1, 2, 4, ... s.
-        together: Shards that are read in turns. A cache must hold them: it would fetch them again and again.
+    """Reads samples by number. It holds no open file and no connection, so it can be pickled and forked.
 
     Raises:
         ValueError: If a number is out of its range, or the cache too small.
     """
 
-    def __init__(
-        self,
-        url: str,
-        layout: ShardLayout,
-        digests: list[str],
-        *,
-        cache: str | Path,
-        cache_gb: float,
-        retries: int,
-        together: int = 1,
-    ) -> None:
-        if cache_gb < 0 or retries < 0:
-            raise ValueError(f"cache_gb={cache_gb}, retries={retries}: must be at least 0")
-        self.url, self.layout, self.digests = url.rstrip("/"), layout, digests
-        self.cache, self.retries = ShardCache(cache, round(cache_gb * 1e9)), retries
-        together = min(together, len(digests))
-        least = together * layout.shard_bytes(min(layout.shard_samples, layout.samples)) / 1e9
-        if is_remote(self.url) and 0 < cache_gb < least:
+    url: str  # local folder, or a URL of any fsspec filesystem (s3://, gs://, https://, ...; its package is needed)
+    layout: ShardLayout
+    digests: list[str]  # SHA-256 of each shard
+    _: KW_ONLY
+    cache: str | Path  # local folder for whole shards of a remote dataset
+    cache_gb: float  # size of the cache in GB; 0 reads each sample by itself, without a cache
+    retries: int  # how often a failed request is repeated, after 1, 2, 4, ... s
+    together: int = 1  # shards that are read in turns: a cache must hold them all, not to fetch them again and again
+
+    def __post_init__(self) -> None:
+        if self.cache_gb < 0 or self.retries < 0:
+            raise ValueError(f"cache_gb={self.cache_gb}, retries={self.retries}: must be at least 0")
+        self.url = self.url.rstrip("/")
+        self._cache = ShardCache(self.cache, round(self.cache_gb * 1e9))
+        together = min(self.together, len(self.digests))
+        least = together * self.layout.shard_bytes(min(self.layout.shard_samples, self.layout.samples)) / 1e9
+        if is_remote(self.url) and 0 < self.cache_gb < least:
             raise ValueError(
-                f"reading.cache_gb={cache_gb}: must be 0, or hold the {together} shards that are read in turns: "
+                f"reading.cache_gb={self.cache_gb}: must be 0, or hold the {together} shards that are read in turns: "
                 f"at least {least}; or lower reading.shuffle_shards"
             )
 
@@ -146,16 +143,16 @@ class Shards:
             ValueError: If its shard is missing, cut or damaged, or the store cannot be reached.
         """
         shard, place = divmod(number, self.layout.shard_samples)
-        first = shard * self.layout.shard_samples
-        name = shard_name(range(first, min(first + self.layout.shard_samples, self.layout.samples)))
+        numbers = self.layout.range_of(shard)
+        name = shard_name(numbers)
         start = place * self.layout.stride()
         end = start + tarfile.BLOCKSIZE + self.layout.sample_bytes
         where, mend = f"{self.url}/{name}", repair(self.url)
         if not is_remote(self.url):
             content = self._read_local(Path(self.url, name), start, end)
-        elif self.cache.size:
-            content = self._read_cached(shard, name, start, end)
-            where, mend = str(self.cache.path(self.digests[shard])), "it is fetched anew"
+        elif self._cache.size:
+            content = self._read_cached(self.digests[shard], numbers, start, end)
+            where, mend = str(self._cache.path(self.digests[shard])), "it is fetched anew"
         else:
             content = self._remote(name, lambda files, path: files.cat_file(path, start=start, end=end))
         if len(content) > end - start:
@@ -176,9 +173,8 @@ class Shards:
         except FileNotFoundError as error:
             raise ValueError(f"{path} is missing: {repair(self.url)}") from error
 
-    def _read_cached(self, shard: int, name: str, start: int, end: int) -> bytes:
-        digest, first = self.digests[shard], shard * self.layout.shard_samples
-        size = self.layout.shard_bytes(min(self.layout.shard_samples, self.layout.samples - first))
+    def _read_cached(self, digest: str, numbers: range, start: int, end: int) -> bytes:
+        name = shard_name(numbers)
 
         def fetch(path: Path) -> None:
             self._remote(name, lambda files, source: files.get_file(source, str(path)))
@@ -186,7 +182,7 @@ class Shards:
                 where = f"{self.url}/{name}"
                 raise ValueError(f"{where} is truncated or damaged: its SHA-256 is wrong; {repair(self.url)}")
 
-        return self.cache.read(digest, size, fetch, start, end)
+        return self._cache.read(digest, self.layout.shard_bytes(len(numbers)), fetch, start, end)
 
     def _remote(self, name: str, request: Callable[..., Result]) -> Result:
         try:
@@ -196,7 +192,7 @@ class Shards:
 
 
 def fingerprint(digests: Iterable[str]) -> str:
-    """Of a dataset: changes with any byte of any shard, and with their order."""
+    """Fingerprint of a dataset: it changes with any byte of any shard, and with their order."""
     return text_sha256("\n".join(digests))[:16]
 
 

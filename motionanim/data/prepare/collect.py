@@ -1,7 +1,7 @@
 """Examine every file once and write what training reads.
 
-What is done is kept line by line in `journal.jsonl`, so a killed run resumes; the results are written at the end, each
-in one step: `index.jsonl`, `static.txt` (the fixed-lens subset, Sec. 4.1), `rejected.csv` and `report.md`.
+`journal.jsonl` gets a line per file, so that a killed run resumes. The results are written at the end, each in one
+step: `index.jsonl`, `static.txt` (the fixed-lens subset, Sec. 4.1), `rejected.csv` and `report.md`.
 """
 
 import csv
@@ -47,18 +47,18 @@ def prepare(
         root: Folder that `names` are relative to.
         names: Video files; consumed as a stream.
         out: Folder of the results and the journal.
-        cache: Folder of the cached flow.
+        cache: Folder of the cached flow and shots.
         settings: What decides the result for a file.
         flow_estimator: As `VideoClips` takes it; sent to the workers.
-        engine: Who does the work; with many machines, `root` and `cache` are on a disk that they share.
-        max_static: Most clips in `static.txt`: those with the lowest hash, a random but repeatable choice.
+        engine: Does the work; with many machines, `root` and `cache` are on a disk that they share.
+        max_static: Most clips in `static.txt`; those with the lowest hash are taken, a random but repeatable choice.
 
     Returns:
-        Counts: clips, static, moving, rejected, joined (those of several shots, which count as moving), resumed.
+        Counts: clips, static, moving, rejected, joined (of several shots, which count as moving), resumed.
 
     Raises:
-        ValueError: If a setting is out of its range, `out` holds files that no `prepare` left, another run writes to
-            it, the engine fails, the videos' disk goes away, or no clip is usable.
+        ValueError: If a setting is out of range, `out` holds files that no `prepare` left, another run writes to it,
+            the engine fails, the videos' disk goes away, or no clip is usable.
     """
     settings.check()
     check_own(out, ("index.jsonl", "static.txt", "rejected.csv", "report.md"), ("journal.jsonl",), option="out=")
@@ -79,8 +79,8 @@ def prepare(
                 else:
                     yield name, key, root, cache, settings, flow_estimator
 
-        unread: list[dict] = []  # not in the journal: the memory that others filled may have ended their readers
-        held: list[dict] = []  # clips that could not be opened, until one can be: their disk may have gone away
+        unread: list[dict] = []  # files whose reader died, perhaps for lack of memory: the journal leaves them out
+        held: list[dict] = []  # files that cannot be opened, until one can be: their disk may have gone away
         for record in engine(examine, missing(), lost):
             progress.update()
             if "reason" in record:
@@ -106,7 +106,7 @@ def prepare(
 
 
 def _key(path: Path, settings: str) -> str:
-    """Changes with the file and with the settings."""
+    """Key of a file's record: it changes with the file's path, size, time and settings."""
     try:
         state = path.stat()
         identity = f"{state.st_size}|{state.st_mtime_ns}"
@@ -146,26 +146,18 @@ def _write_results(
             longer += record["seconds_left_out"] > 0
             left_out += record["seconds_left_out"]
             if record["static"]:
-                # The lowest stay: a heap has its smallest first, and the highest is to go.
+                # Negated, because a heap gives its smallest element and the highest digest is to go.
                 heapq.heappush(static, (-digest(record["key"]), record["name"]))
                 if len(static) > max_static:
                     heapq.heappop(static)
     chosen = sorted(name for _, name in static)
     with atomic_path(out / "static.txt") as path:
         path.write_text("".join(f"{name}\n" for name in chosen), encoding="utf-8")
-    lines = [
-        f"# Videos under {root}",
-        "",
-        "| what | clips |",
-        "|---|---|",
-        *(f"| {k} | {v} |" for k, v in counts.items()),
-    ]
-    lines.append(f"| in static.txt | {len(chosen)} |")
+    lines = [f"# Videos under {root}", "", "| what | clips |", "|---|---|"]
+    lines += [f"| {name} | {count} |" for name, count in {**counts, "in static.txt": len(chosen)}.items()]
     if strengths:
-        lines += [
-            "",
-            f"Median motion strength, share of the width per frame: scale.median_strength={median(strengths):.4g}",
-        ]
+        strength = f"scale.median_strength={median(strengths):.4g}"
+        lines += ["", f"Median motion strength, share of the width per frame: {strength}"]
     if longer:
         note = (
             f"Of {longer} clips only the first {settings.max_frames} frames will be used for training, and "

@@ -1,4 +1,4 @@
-"""One video file for `prepare`: is it usable, does its camera move, where its shots end, and its cached flow."""
+"""Examines one video for `prepare`: whether it is usable and its camera moves, where shots end, and its flow."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from motionanim.data.clips import FlowEstimator, flow_path, open_flow
+from motionanim.data.clips import FlowEstimator, clip_grid, flow_path, open_flow
 from motionanim.data.prepare.shots import crossed, find_borders, keep_borders, starts_within
 from motionanim.data.stream import as_float
 from motionanim.data.video import Video, VideoError
@@ -15,11 +15,11 @@ from motionanim.files import atomic_path
 from motionanim.motion.camera import camera_motion
 
 LOST = "ends the process that reads it: it crashes the decoder or the memory"
-_CHUNK = 32  # frames whose flow is estimated at a time: bounds the memory
+_CHUNK = 32  # frames whose flow is estimated at a time, to bound the memory
 
 
 class Settings(NamedTuple):
-    """What decides the result for a file; any change makes it anew. The meanings stand in conf/prepare.yaml."""
+    """What decides the result for a file, as conf/prepare.yaml explains; any change examines the files again."""
 
     num_frames: int
     height: int
@@ -34,7 +34,7 @@ class Settings(NamedTuple):
     cache_moving: bool
 
     def check(self) -> None:
-        """Raises ValueError if a number is out of its range: every video would be rejected, or none measured."""
+        """Raise ValueError if a number is out of range, because every video would be rejected, or none measured."""
         least = {
             "num_frames": 2, "height": 1, "width": 1, "max_frames": self.num_frames, "camera_pairs": 1,
             "camera_short_side": 1, "stride": 1,
@@ -50,20 +50,18 @@ class Settings(NamedTuple):
 
 
 def camera_speed(video: Video, flow_estimator: FlowEstimator, *, fps: float, pairs: int, short_side: int) -> float:
-    """How fast the camera moves, from pairs of frames spread over the video.
+    """How fast the camera moves, measured on pairs of frames spread over the video.
 
-    Per second and over a fixed time between the frames of a pair, because a file's frame rate says nothing about the
-    camera; on all pixels, so a scene that moves as one, such as clouds that fill the picture, counts as a camera.
+    The time between the frames of a pair is fixed, because a file's frame rate says nothing about the camera. All
+    pixels count, so a scene that moves as one, such as clouds that fill the picture, counts as camera motion.
 
     Args:
-        video: An open video.
-        flow_estimator: As `VideoClips` takes it.
-        fps: One over the time between the frames of a pair.
-        pairs: How many pairs.
-        short_side: Size at which it is measured, px.
+        fps: One over the time in seconds between the frames of a pair.
+        pairs: Number of pairs.
+        short_side: px at which it is measured.
 
     Returns:
-        Mean of `camera_motion` per second: image diagonals a second.
+        Mean of `camera_motion`, in image diagonals per second.
 
     Raises:
         VideoError: If the video has fewer than two frames at `fps`, or cannot be decoded.
@@ -81,14 +79,13 @@ def camera_speed(video: Video, flow_estimator: FlowEstimator, *, fps: float, pai
 def cached_flow(
     video: Video, indices: np.ndarray, flow_estimator: FlowEstimator, path: Path, *, height: int, width: int
 ) -> np.ndarray:
-    """The flow between neighbouring `indices`, read from `path` or estimated and kept there.
+    """The flow between neighbouring `indices`, read from `path`, or estimated and kept there.
 
-    A flow that is kept there of fewer frames is replaced; of one of more frames the first are taken.
-
-    float16: off by less than 0.01 px up to 32 px per frame, and by 1 part in 2048 above.
+    A kept flow of fewer frames is replaced; of a longer one the first frames are taken.
 
     Returns:
-        (K-1, 2, H', W') float16, px per frame, on frames that cover height x width and are not cropped.
+        (K-1, 2, H', W') float16, px per frame, on frames that cover height x width and are not cropped. float16 is off
+        by less than 0.01 px up to 32 px per frame, and by 1 part in 2048 above.
     """
     flow = open_flow(path)
     if flow is not None and len(flow) >= len(indices) - 1:
@@ -104,26 +101,19 @@ def cached_flow(
 
 
 def examine(name: str, key: str, root: Path, cache: Path, settings: Settings, flow_estimator: FlowEstimator) -> dict:
-    """All that is to know about one file: its line of the journal."""
+    """Examine one file; returns its line of the journal."""
     path = root / name
     record: dict[str, Any] = {"name": name, "key": key}
     try:
         video = Video(path)
         height, width = video.size()
-        indices, fps = video.grid(fps=settings.fps, stride=settings.stride)
-        if len(indices) < settings.num_frames:
-            reason = f"is too short: {len(indices)} frames at {fps:.3g} a second, {settings.num_frames} are needed"
-            raise VideoError(path, reason)
-        speed = camera_speed(
-            video,
-            flow_estimator,
-            fps=settings.camera_fps,
-            pairs=settings.camera_pairs,
-            short_side=settings.camera_short_side,
-        )
+        grid = {"fps": settings.fps, "stride": settings.stride}
+        indices, fps = clip_grid(video, settings.num_frames, **grid)
+        measured = {"pairs": settings.camera_pairs, "short_side": settings.camera_short_side}
+        speed = camera_speed(video, flow_estimator, fps=settings.camera_fps, **measured)
         slow = speed <= settings.max_camera_speed
         cached = slow or settings.cache_moving
-        used = indices[: settings.max_frames] if cached else indices  # what training can show
+        used = indices[: settings.max_frames] if cached else indices  # frames that training can show
         borders = find_borders(video, int(used[-1]) + 1)
         if not len(starts_within(used, settings.num_frames, borders)):
             reason = f"has no shot of {settings.num_frames} frames: each of its {len(borders) + 1} is shorter"
@@ -133,16 +123,14 @@ def examine(name: str, key: str, root: Path, cache: Path, settings: Settings, fl
         strength, left_out = None, 0.0
         if cached:
             size = {"height": settings.height, "width": settings.width}
-            where = flow_path(
-                cache, content, estimator=flow_estimator.name, fps=settings.fps, stride=settings.stride, **size
-            )
+            where = flow_path(cache, content, estimator=flow_estimator.name, **grid, **size)
             flow = cached_flow(video, used, flow_estimator, where, **size)[~crossed(used[:-1], used[1:], borders)]
             left_out = (len(indices) - len(used)) / fps
             strength = float(np.mean([np.hypot(x, y).mean(dtype=np.float64) for x, y in flow.astype(np.float32)]))
     except VideoError as error:
         return record | {"reason": error.reason}
     info = video.info._asdict() | {"height": height, "width": width}
-    static = slow and not borders  # two still scenes joined are no still scene
+    static = slow and not borders  # two joined still scenes are no still scene
     return record | info | {
         "camera_speed": speed, "static": static, "motion_strength": strength, "borders": borders,
         "seconds_left_out": left_out,
@@ -150,5 +138,5 @@ def examine(name: str, key: str, root: Path, cache: Path, settings: Settings, fl
 
 
 def lost(name: str, key: str, *_: Any) -> dict:
-    """The record of a file whose reader died; the next run asks for the file again."""
+    """The record of a file whose reader died; the next run examines the file again."""
     return {"name": name, "key": key, "reason": LOST}

@@ -1,4 +1,4 @@
-"""What `prepare` has done, a line of JSON a file: one process writes it, and a killed run goes on from it."""
+"""The journal of `prepare`: one line of JSON per file that was examined, from which a killed run goes on."""
 
 import fcntl
 import json
@@ -14,18 +14,18 @@ logger = logging.getLogger(__name__)
 
 
 class Journal:
-    """The records of a folder; see `opened_journal`."""
+    """The records of a folder, opened by `opened_journal`."""
 
     def __init__(self, path: Path, file: TextIO) -> None:
         self.path, self._file = path, file
 
     def add(self, *records: dict[str, Any]) -> None:
-        """Append records, each with its "key", at once."""
+        """Append records, each with its "key", and flush them."""
         self._file.writelines(json.dumps(record) + "\n" for record in records)
         self._file.flush()
 
     def records(self) -> Iterator[dict[str, Any]]:
-        """All records in the order they were made; lines that cannot be read are left out."""
+        """All records in the order they were made, without lines that cannot be read."""
         unreadable = 0
         with open(self.path, encoding="utf-8", errors="replace") as file:
             for line in file:
@@ -40,7 +40,7 @@ class Journal:
             logger.warning("%d lines of %s cannot be read: their clips are done again", unreadable, self.path)
 
     def chosen(self, wanted: set[int]) -> Iterator[dict[str, Any]]:
-        """The first record of each of the `wanted` digests, which are taken out of the set: it may fill the memory."""
+        """The first record of each of the `wanted` digests, which are removed from the set, as it may be large."""
         for record in self.records():
             if (key := digest(record["key"])) in wanted:
                 wanted.remove(key)
@@ -49,13 +49,13 @@ class Journal:
 
 @contextmanager
 def opened_journal(folder: Path) -> Iterator[Journal]:
-    """The journal of a folder, for this process alone; half a line that a kill has left is cut off.
+    """Open the journal of a folder for this process alone; half a line that a kill has left is cut off.
 
     Raises:
-        ValueError: If another process has it open. It says which one, as well as it is known.
+        ValueError: If another process has it open.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    # Kept by the system for as long as this process lives: a killed run leaves no lock behind.
+    # The system holds the lock while this process lives, so that a killed run leaves none.
     with open(folder / "journal.lock", "a+", encoding="utf-8") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -73,7 +73,7 @@ def opened_journal(folder: Path) -> Iterator[Journal]:
 
 
 def digest(key: str) -> int:
-    """A key as a number: 100 M of them fit in memory."""
+    """A key as a number, so that 100 M of them fit in memory."""
     return int(key, 16)
 
 

@@ -1,4 +1,4 @@
-"""Where one shot of a video ends and the next begins: hard cuts, dissolves, and fades through black.
+"""Borders between the shots of a video: hard cuts, dissolves, and fades through black.
 
 Fast pans, flashes and changes of exposure are no borders: two frames are of one shot if optical flow carries one to the
 other, in its colours or, after a change of light, in its details. The thresholds are measured (benchmarks/shots.md).
@@ -11,22 +11,23 @@ import cv2
 import numpy as np
 
 from motionanim.data.video import Video
-from motionanim.files import atomic_path, text_sha256
+from motionanim.data.video.index import kept_path
+from motionanim.files import atomic_path
 
-VERSION = 1  # of what is found
+VERSION = 1  # raise it when the same video gives other borders
 SIDE = 64  # px of the short side at which frames are compared
-DIFFERENT = 16.0  # levels of 255: frames that differ by less, moved along the flow, are of one shot
-SIMILAR = 0.62  # correlation of the details, from which frames that differ in their colours are of one shot
-STRAIGHT = 0.3  # share of the difference by which the middle of a dissolve may miss the mean of its ends
-FLASH = 0.25  # seconds after which a scene has come back
-LAGS = (0.2, 0.4, 0.8)  # seconds over which dissolves and fades are looked for
-_CHUNK = 512  # frames compared at a time: bounds the memory
+DIFFERENT = 16.0  # levels of 255; frames that differ by less after the flow's warp are of one shot
+SIMILAR = 0.62  # correlation of details from which frames of different colours are of one shot
+STRAIGHT = 0.3  # share of the ends' difference by which the middle of a dissolve may miss their mean
+FLASH = 0.25  # s; a flash is over after this time
+LAGS = (0.2, 0.4, 0.8)  # s; dissolves and fades are looked for between frames so far apart
+_CHUNK = 512  # frames compared at a time, to bound the memory
 
-Border = tuple[int, int]  # the last frame of a shot and the first of the next; between them lies what mixes both
+Border = tuple[int, int]  # the last frame of a shot and the first of the next; frames between them mix both
 
 
 def crossed(first: np.ndarray, last: np.ndarray, borders: list[Border]) -> np.ndarray:
-    """Which spans from a `first` to a `last` frame, both (K,), hold frames of two shots or of their mix: (K,) bool."""
+    """Which spans between a `first` and a `last` frame, both (K,), hold a border or part of one: (K,) bool."""
     spans = np.zeros(len(first), dtype=bool)
     for end, begin in borders:
         spans |= (first < begin) & (last > end)
@@ -34,18 +35,15 @@ def crossed(first: np.ndarray, last: np.ndarray, borders: list[Border]) -> np.nd
 
 
 def starts_within(indices: np.ndarray, length: int, borders: list[Border]) -> np.ndarray:
-    """Where among `indices` (K,) a clip of `length` of them can begin and lie within one shot: (N,) ascending."""
+    """Places in `indices` (K,) where a clip of `length` of them can begin and lie within one shot: (N,) ascending."""
     count = max(0, len(indices) - length + 1)
     return np.flatnonzero(~crossed(indices[:count], indices[length - 1 :], borders))
 
 
 def keep_borders(folder: Path, content: str, borders: list[Border]) -> None:
-    """Keep the borders of a video under `folder`, with those that are kept of it already; no file if there are none.
+    """Add the borders of the video with the `content_key` `content` to those kept under `folder`; no file for none.
 
-    A run with other settings may have looked at more of the video.
-
-    Args:
-        content: The video's `content_key`.
+    An earlier run with other settings may have looked at more of the video.
     """
     known = kept_borders(folder, content)
     if borders and (together := _merged([*known, *borders])) != known:
@@ -54,7 +52,7 @@ def keep_borders(folder: Path, content: str, borders: list[Border]) -> None:
 
 
 def kept_borders(folder: Path, content: str) -> list[Border]:
-    """What `keep_borders` has kept of a video with this `content_key`, as far as `prepare` has looked at it."""
+    """The borders that `keep_borders` has kept of a video, as far as `prepare` has looked at it."""
     try:
         text = _place(folder, content).read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -63,12 +61,11 @@ def kept_borders(folder: Path, content: str) -> list[Border]:
 
 
 def _place(folder: Path, content: str) -> Path:
-    digest = text_sha256(f"shots {VERSION}|{content}")[:32]
-    return folder / digest[:2] / f"{digest}.json"
+    return kept_path(folder, f"shots {VERSION}|{content}", ".json")
 
 
 def find_borders(video: Video, count: int) -> list[Border]:
-    """The borders of shots among the first `count` frames of a video, in order; as `Video.read` may raise."""
+    """The borders among the first `count` frames of a video, in order; raises as `Video.read` does."""
     fps = video.info.fps
     context = round(max(LAGS) * fps) + 1
     borders: list[Border] = []
@@ -80,7 +77,7 @@ def find_borders(video: Video, count: int) -> list[Border]:
 
 
 def borders_of(frames: np.ndarray, fps: float) -> list[Border]:
-    """The borders of shots in frames (N, H, W, 3) uint8, in order."""
+    """The borders in frames (N, H, W, 3) uint8, in order."""
     found = []
     values = frames.astype(np.float32).reshape(len(frames), -1)
     steps = np.abs(np.diff(values, axis=0)).mean(1)
@@ -124,7 +121,7 @@ def _details(grey: np.ndarray) -> np.ndarray:
 
 
 def _merged(borders: list[Border]) -> list[Border]:
-    """In order, those that overlap made one."""
+    """Sorted borders; those that overlap become one."""
     merged: list[Border] = []
     for last, begin in sorted(borders):
         if merged and last < merged[-1][1]:

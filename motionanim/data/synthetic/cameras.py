@@ -1,4 +1,4 @@
-"""How the camera of the procedural world moves."""
+"""Camera motion of the procedural world."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ PAN = 0.02  # of the width per frame
 
 
 class Camera(NamedTuple):
-    """World point of each picture point per frame: w = c + s_k R_k (p - c) + d_k."""
+    """Maps picture points p to world points w in frame k: w = c + s_k R_k (p - c) + d_k."""
 
     centre: np.ndarray  # (2,) px
     matrix: np.ndarray  # (T, 2, 2) zoom and rotation
@@ -44,7 +44,7 @@ def draw_camera(rng: np.random.Generator, stage: Stage, moves: bool, kind: str) 
     centre = np.array([(stage.width - 1) / 2, (stage.height - 1) / 2])
     shift = np.tile(rng.uniform(-0.5, 0.5, 2), (frames, 1))
     zoom, turn = np.zeros(frames), np.zeros(frames)
-    # Mid-clip stands at the middle of the painted world, so that both ends stay inside it, or near it.
+    # The middle of the clip sees the middle of the painted world, so that both ends stay inside it, or near it.
     clock = np.arange(frames) - (frames - 1) / 2
     if moves and kind == "pan":
         shift = shift + clock[:, None] * np.array([PAN * width, 0])
@@ -59,7 +59,7 @@ def draw_camera(rng: np.random.Generator, stage: Stage, moves: bool, kind: str) 
         zoom = clock * zooming / (width / 2) * rng.choice([-1, 1])
         zoom = zoom * min(1, 0.25 / max(np.abs(zoom).max(), 1e-9))
         turn = clock * turning / (width / 2) * rng.choice([-1, 1])
-        # Hand shake: a sum of slow swings with random phases, root mean square velocity `shake`.
+        # Hand shake is a sum of slow swings with random phases and root mean square velocity `shake`.
         rates, phases = rng.uniform(0.3, 1.2, (3, 1, 2)), rng.uniform(0, 2 * np.pi, (3, 1, 2))
         swings = np.sin(rates * clock[None, :, None] + phases) / rates
         shift = shift + swings.sum(0) * shake / np.sqrt(3)

@@ -1,10 +1,11 @@
-"""A procedural world rendered on the fly with exact motion: fluids, wheels, foliage and bodies adrift, and a camera.
+"""A procedural world rendered on the fly with exact motion: fluids, wheels, foliage, drifting bodies and a camera.
 
-Every frame, frame 0 too, is sampled at two samples per pixel and axis from the same textures at a random sub-pixel
-phase and averaged down, so that no frame is sharper than another: a network could otherwise tell frame 0 apart.
+Each frame is sampled at two samples per pixel and axis from the same textures at a random sub-pixel phase, and averaged
+down. So no frame is sharper than another, by which a network could tell frame 0.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import cv2
@@ -22,7 +23,7 @@ from motionanim.data.synthetic.photometric import vary
 from motionanim.data.synthetic.textures import draw_style
 from motionanim.types import ClipBatch, FlowPairBatch, Hint
 
-# Loader processes are the parallelism here; OpenCV's own threads would fight with them and with training.
+# Loader processes are the parallelism; OpenCV's threads would compete with them and with training.
 cv2.setNumThreads(1)
 
 _STEADY = ((scenes.river, 4), (scenes.pond, 2), (scenes.sky, 3), (scenes.wheel, 2), (scenes.drift, 3))
@@ -33,10 +34,8 @@ class SyntheticClip(NamedTuple):
     """A rendered clip. T frames of H x W pixels."""
 
     frames: Tensor  # (T, 3, H, W) float32 in [-1, 1], RGB
-    flow: (
-        Tensor  # (T-1, 2, H, W) float32; object and camera motion of the visible surface, frame k to k+1, px per frame
-    )
-    camera_flow: Tensor  # (T-1, 2, H, W) float32; what a still background does; exact zeros under a still camera
+    flow: Tensor  # (T-1, 2, H, W) float32; motion of the visible surface by object and camera, px from frame k to k+1
+    camera_flow: Tensor  # (T-1, 2, H, W) float32; motion of a still background; exact zeros under a still camera
     mask: Tensor  # (1, H, W) float32 in {0, 1}; 1 where frame 0 shows something that moves in the world
 
 
@@ -105,7 +104,7 @@ def _render(
         for layer, cover in zip(layers[1:], covers):
             moved = here if layer.motion is None else layer.motion.step(here, time)
             there = tuple(np.where(cover, new, old) for new, old in zip(moved, there))
-        # Displacements are taken in the world and then seen by the next frame's camera.
+        # Displacements happen in the world; the next frame's camera sees them.
         if eye.moves:
             rest = eye.to_picture(here, time + 1)
             camera_flows.append(np.stack([rest[0] - coarse[0], rest[1] - coarse[1]]))
@@ -123,7 +122,9 @@ def _render(
     )
 
 
-def _stage(num_frames: int, height: int, width: int) -> Stage:
+def _checked_stage(length: int, num_frames: int, height: int, width: int) -> Stage:
+    if length < 1:
+        raise ValueError(f"length={length}: must be at least 1")
     if num_frames < 2:
         raise ValueError(f"num_frames={num_frames}: must be at least 2, for there to be motion")
     if min(height, width) < 16:
@@ -131,82 +132,43 @@ def _stage(num_frames: int, height: int, width: int) -> Stage:
     return Stage(num_frames, height, width)
 
 
-def render_clip(
-    generator: np.random.Generator,
-    *,
-    num_frames: int,
-    height: int,
-    width: int,
-    moving_camera: float,
-    split: str,
-    camera: Literal["any", "pan"] = "any",
-) -> SyntheticClip:
-    """Render one clip of a random scene: fluid, wheel, foliage, bodies adrift, or nothing that moves.
+@dataclass(kw_only=True)
+class SyntheticClips(Dataset[ClipBatch]):
+    """Endless clips of random scenes: fluids, wheels, foliage, drifting bodies, or nothing that moves.
 
-    Object speeds are log-uniform from 0.3 to 4 % of the width per frame, camera speeds from 0.3 to 2.5 %.
-
-    Args:
-        generator: Source of every draw; the same state gives the same clip, bit for bit.
-        num_frames: T, at least 2.
-        height: At least 16 pixels.
-        width: At least 16 pixels.
-        moving_camera: Share of clips with a moving camera, in [0, 1].
-        split: `train` or `val`; the two share no palette, leaf shape or noise slope.
-        camera: What a moving one does: `any` of pan, zoom, shake and roll, several at once; or `pan`, always the same,
-            to the right at 2 % of the width per frame, so that a model can know it without a motion field.
+    Item `position` (any int >= 0) is a pure function of (seed, position), bit for bit. Object speeds are log-uniform
+    from 0.3 to 4 % of the width per frame, camera speeds from 0.3 to 2.5 %.
 
     Raises:
-        ValueError: If an argument is outside its range.
-    """
-    stage = _stage(num_frames, height, width)
-    if not 0 <= moving_camera <= 1:
-        raise ValueError(f"moving_camera={moving_camera}: must be a share in [0, 1]")
-    if camera not in CAMERAS:
-        raise ValueError(f"camera={camera}: must be {' or '.join(CAMERAS)}")
-    return _render(generator, stage, moving_camera=moving_camera, camera=camera, split=split, kinds=_ALL)
-
-
-class SyntheticClips(Dataset[ClipBatch]):
-    """Endless clips; item `position` (any int >= 0) is a pure function of (seed, position).
-
-    Args:
-        seed: Of the stream.
-        length: Items that one pass over the dataset takes; only validation uses it.
-        fps: Frames per second to label the clips with.
-        num_frames, height, width, moving_camera, split, camera: As in `render_clip`.
+        ValueError: If a setting is out of range.
     """
 
-    def __init__(
-        self,
-        *,
-        seed: int,
-        length: int,
-        num_frames: int,
-        height: int,
-        width: int,
-        fps: float,
-        moving_camera: float,
-        split: str,
-        camera: Literal["any", "pan"] = "any",
-    ) -> None:
-        if length < 1:
-            raise ValueError(f"length={length}: must be at least 1")
-        self.seed, self.length, self.fps = seed, length, fps
-        self.options = {
-            "num_frames": num_frames,
-            "height": height,
-            "width": width,
-            "moving_camera": moving_camera,
-            "split": split,
-            "camera": camera,
-        }
+    seed: int
+    length: int  # items of one pass, for validation
+    num_frames: int  # T, at least 2
+    height: int  # px, at least 16
+    width: int  # px, at least 16
+    moving_camera: float  # share of clips with a moving camera, in [0, 1]
+    split: str  # `train` or `val`, which share no palette, leaf shape or noise slope
+    fps: float  # label of the clips
+    # Motion of a moving camera: `any` combination of pan, zoom, shake and roll; or `pan`, always to the right at 2 % of
+    # the width per frame, so that a model can know it without a motion field.
+    camera: Literal["any", "pan"] = "any"
+
+    def __post_init__(self) -> None:
+        self.stage = _checked_stage(self.length, self.num_frames, self.height, self.width)
+        if not 0 <= self.moving_camera <= 1:
+            raise ValueError(f"moving_camera={self.moving_camera}: must be a share in [0, 1]")
+        if self.camera not in CAMERAS:
+            raise ValueError(f"camera={self.camera}: must be {' or '.join(CAMERAS)}")
 
     def __len__(self) -> int:
         return self.length
 
     def clip(self, position: int) -> SyntheticClip:
         """The clip at `position` with all its ground truth."""
-        return render_clip(stream.rng(self.seed, position), **self.options)
+        options = {"moving_camera": self.moving_camera, "camera": self.camera, "split": self.split}
+        return _render(stream.rng(self.seed, position), self.stage, kinds=_ALL, **options)
 
     def __getitem__(self, position: int) -> ClipBatch:
         clip = self.clip(position)
@@ -218,32 +180,22 @@ class SyntheticClips(Dataset[ClipBatch]):
         )
 
 
+@dataclass(kw_only=True)
 class SyntheticFlowPairs(Dataset[FlowPairBatch]):
     """Images with their exact steady field under a still camera, for the flow refiner (Sec. 3.2).
 
-    Args:
-        seed: Of the stream.
-        length: Items that one pass over the dataset takes; only validation uses it.
-        height: At least 16 pixels.
-        width: At least 16 pixels.
-        split: `train` or `val`, as in `render_clip`; training pictures also vary in look, by `photometric.vary`.
-        hint: Draws arrows from (flow (2, H, W), mask (1, H, W), generator).
+    Training pictures also vary in look, by `photometric.vary`.
     """
 
-    def __init__(
-        self,
-        *,
-        seed: int,
-        length: int,
-        height: int,
-        width: int,
-        split: str,
-        hint: Callable[[Tensor, Tensor, np.random.Generator], Hint],
-    ) -> None:
-        if length < 1:
-            raise ValueError(f"length={length}: must be at least 1")
-        self.seed, self.length, self.split, self.hint = seed, length, split, hint
-        self.stage = _stage(2, height, width)
+    seed: int
+    length: int  # items of one pass, for validation
+    height: int  # px, at least 16
+    width: int  # px, at least 16
+    split: str  # `train` or `val`, as in `SyntheticClips`
+    hint: Callable[[Tensor, Tensor, np.random.Generator], Hint]  # draws arrows by (flow (2, H, W), mask (1, H, W), rng)
+
+    def __post_init__(self) -> None:
+        self.stage = _checked_stage(self.length, 2, self.height, self.width)
 
     def __len__(self) -> int:
         return self.length
@@ -283,7 +235,7 @@ def synthetic_data(
         items: `clips` gives `SyntheticClips`, `pairs` gives `SyntheticFlowPairs` with `hint`.
         train: seed, length, split, moving_camera and camera of the training stream; pairs have a still camera.
         val: The same for validation.
-        latents: A folder of motionanim.data.encode, or its URL, to train on instead of the rendered stream.
+        latents: Folder or URL of latents by motionanim.data.encode to train on instead of the rendered stream.
         reading: How `PreparedLatents` reads them.
 
     Raises:
@@ -292,15 +244,13 @@ def synthetic_data(
     if items not in ("clips", "pairs"):
         raise ValueError(f"items={items}: must be clips or pairs")
 
+    size = {"num_frames": num_frames, "height": height, "width": width}
+
     def dataset(side: Mapping[str, Any]) -> Dataset:
         if items == "clips":
-            return SyntheticClips(num_frames=num_frames, height=height, width=width, fps=fps, **side)
+            return SyntheticClips(**size, fps=fps, **side)
         still = {name: value for name, value in side.items() if name not in ("moving_camera", "camera")}
         return SyntheticFlowPairs(height=height, width=width, hint=hint, **still)
 
-    if latents is None:
-        trained = dataset(train)
-    else:
-        size = {"num_frames": num_frames, "height": height, "width": width}
-        trained = PreparedLatents(latents, seed=train["seed"], **size, **reading)
+    trained = dataset(train) if latents is None else PreparedLatents(latents, seed=train["seed"], **size, **reading)
     return stream.StreamData(train=trained, val=dataset(val), batch_size=batch_size, num_workers=num_workers)

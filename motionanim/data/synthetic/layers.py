@@ -1,8 +1,8 @@
 """Layers of the synthetic world: textures with motions whose flow is exact, on a stage.
 
-World coordinates are output pixels, x right and y down, (0, 0) the centre of frame 0's first pixel (but for a
-sub-pixel shift drawn per clip). Time is counted in frames. A motion answers two questions: which point of the texture
-shows at world point p at time t (`material`), and where the material at p at time t is at t+1 (`step`).
+World coordinates are output pixels, x right and y down; (0, 0) is the centre of frame 0's first pixel, up to a
+sub-pixel shift drawn per clip. Time is counted in frames. A motion has two maps: `material` gives the point of the
+texture that shows at world point p at time t, and `step` the place at t+1 of the material at p at time t.
 """
 
 from typing import NamedTuple, Protocol
@@ -10,8 +10,8 @@ from typing import NamedTuple, Protocol
 import cv2
 import numpy as np
 
-SUPER = 2  # texels, and rendered samples, per output pixel and axis
-MARGIN = 0.25  # of the frame's side, on each side: what the camera may reach
+SUPER = 2  # texels and rendered samples per output pixel and axis
+MARGIN = 0.25  # share of the frame's side that is painted beyond each edge, for the camera to reach
 
 Points = tuple[np.ndarray, np.ndarray]  # x and y, float32, same shape
 
@@ -57,7 +57,7 @@ class Sway(NamedTuple):
     """Horizontal shear that swings: x moves by reach * (root - y) / length * sin(rate * t + bend * y + phase)."""
 
     reach: float  # px at distance `length` from the root
-    root: float  # y that stays in place, px
+    root: float  # px; the y that stays in place
     length: float  # px
     rate: float  # radians per frame
     bend: float  # radians per px
@@ -77,10 +77,10 @@ class Sway(NamedTuple):
 class Eulerian:
     """Material carried by a steady velocity field.
 
-    The flow map of a steady field commutes with itself, so the material at time t is one backward step from that at
-    t-1, and the displacement p -> p + F(p) is the same in all frames. The field is sampled on a coarse grid; both maps
-    are midpoint steps through it. The texture is undistorted at time `reference`, so that no end of the clip is
-    always the sharp one.
+    The flow map of a steady field commutes with itself, so the material at time t is one backward step from the
+    material at t-1, and the displacement p -> p + F(p) is the same in all frames. The field is sampled on a coarse
+    grid, and both maps are midpoint steps through it. The texture is undistorted at time `reference`, so that the sharp
+    frame varies between clips.
 
     Args:
         velocity: (2, n, m) px per frame at the nodes.
@@ -126,22 +126,17 @@ class Eulerian:
 
 
 class Layer(NamedTuple):
-    """A texture with its motion.
+    """A texture with its motion."""
 
-    `pixels` is (h, w, 3), opaque, or (h, w, 4), premultiplied RGB and coverage that move with the material; texel
-    (0, 0) lies at world point `origin` (its corner: pixel centres are whole numbers). `region`, over the world's tile,
-    is a window fixed in the world through which the material shows.
-    """
-
-    pixels: np.ndarray
-    origin: tuple[float, float]
+    pixels: np.ndarray  # (h, w, 3) opaque, or (h, w, 4) premultiplied RGB and coverage, which move with the material
+    origin: tuple[float, float]  # world x, y of the first texel's corner; pixel centres are whole numbers
     border: int  # OpenCV border mode of `pixels`
     motion: Motion | None
-    region: np.ndarray | None
+    region: np.ndarray | None  # coverage over the world's tile: a window fixed in the world that shows the material
 
 
 class Stage(NamedTuple):
-    """Size of a clip and the tile of world around it that scenes are painted on."""
+    """Size of a clip, and the tile of the world around it on which scenes are painted."""
 
     num_frames: int
     height: int

@@ -1,7 +1,4 @@
-"""Changes of a picture's look that leave its motion as it is, so that training on rendered scenes serves photos.
-
-Every step is drawn from the passed generator; the same state gives the same picture, bit for bit.
-"""
+"""Changes of a picture's look that keep its motion, so that training on rendered scenes serves photos."""
 
 import cv2
 import numpy as np
@@ -12,14 +9,9 @@ from motionanim.media.image_io import from_uint8
 
 
 def vary(image: Tensor, generator: np.random.Generator) -> Tensor:
-    """New colours, exposure, sharpness, noise and compression.
+    """Vary colours, exposure, sharpness, noise and compression of an image (3, H, W) float32 in [-1, 1].
 
-    Args:
-        image: (3, H, W) float32 in [-1, 1].
-        generator: Source of all draws.
-
-    Returns:
-        (3, H, W) float32 in [-1, 1].
+    The same state of the generator gives the same picture, bit for bit.
     """
     picture = (image.permute(1, 2, 0).numpy() + 1) / 2
     swap, mix, grey, gamma, blur, noise, compress = generator.random(7)

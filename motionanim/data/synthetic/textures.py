@@ -1,9 +1,9 @@
-"""Textures of the synthetic world: palettes, fractal noise and dead leaves, all with natural-image statistics.
+"""Textures of the synthetic world with natural-image statistics: palettes, fractal noise and dead leaves.
 
-Dead leaves (overlapping shapes with power-law radii) and 1/f noise share the edge, occlusion and power spectrum
-statistics of photographs, so that a network trained on them transfers to photographs. The `train` and `val` splits
-share no palette, no family of leaf shapes and no range of noise slopes: validation measures unseen textures, not only
-unseen seeds.
+Dead leaves (overlapping shapes with power-law radii) and 1/f noise have the edge, occlusion and power spectrum
+statistics of photographs, so that a network trained on them transfers to photographs. The splits `train` and `val`
+share no palette, no family of leaf shapes and no range of noise slopes, so that validation measures unseen textures,
+not only unseen seeds.
 
 Textures are float32 RGB in [0, 1], (h, w, 3).
 """
@@ -40,7 +40,7 @@ _PALETTES = {
 
 
 class Style(NamedTuple):
-    """What one clip's textures share."""
+    """Parameters that all textures of a clip share."""
 
     ground: np.ndarray  # (n, 3) RGB in [0, 1], dark to light
     fluid: np.ndarray  # (n, 3) RGB in [0, 1], dark to light
@@ -77,7 +77,7 @@ def draw_style(rng: np.random.Generator, split: str) -> Style:
 
 
 def ramp(colours: np.ndarray, value: np.ndarray) -> np.ndarray:
-    """Colours (n, 3) from dark to light, looked up by `value` (any shape) in [0, 1], clipped: (..., 3)."""
+    """Look up colours (n, 3), from dark to light, by `value` (any shape), clipped to [0, 1]: (..., 3)."""
     knots = np.linspace(0, 255, len(colours))
     table = np.stack([np.interp(np.arange(256), knots, channel) for channel in colours.T], -1).astype(np.float32)
     return table[np.clip(value * 255, 0, 255).astype(np.uint8)]
@@ -86,7 +86,7 @@ def ramp(colours: np.ndarray, value: np.ndarray) -> np.ndarray:
 def noise(
     rng: np.random.Generator, shape: tuple[int, int], *, slope: float, stretch: float = 1.0, angle: float = 0.0
 ) -> np.ndarray:
-    """Two independent periodic 1/f^slope fields, (2, h, w), zero mean and unit deviation.
+    """Two independent periodic 1/f^slope fields (2, h, w) of zero mean and unit standard deviation.
 
     `stretch` > 1 draws them out along `angle` (radians, 0 to the right, clockwise on screen).
     """
@@ -98,7 +98,7 @@ def noise(
     squared[0, 0] = 1
     amplitude = squared ** np.float32(-slope / 2)
     amplitude[0, 0] = 0
-    # A complex field carries two real ones for the price of one transform.
+    # One transform of a complex field gives two real fields.
     spectrum = rng.random((2, height, width), np.float32) - np.float32(0.5)
     field = scipy.fft.ifft2((spectrum[0] + 1j * spectrum[1]) * amplitude)
     both = np.stack([field.real, field.imag]).astype(np.float32)
@@ -106,7 +106,7 @@ def noise(
 
 
 def _outlines(rng: np.random.Generator, radius: np.ndarray, corners: np.ndarray, aspect: np.ndarray) -> np.ndarray:
-    """Outline polygons (n, 28, 2) round the origin: round, cornered or lobed by the draw."""
+    """Outline polygons (n, 28, 2) around the origin: lobed, lens-shaped or with corners, by `corners` (n,)."""
     count = len(radius)
     phi = np.linspace(0, 2 * np.pi, 28, endpoint=False)[None]
     sides = np.maximum(corners, 3)[:, None]
@@ -140,9 +140,9 @@ def dead_leaves(
 
     Args:
         base: (h, w, 3) texture below the leaves.
-        grain: (h, w) roughness of their surfaces, unit deviation; periodic if the result is to be.
-        radius: Least and greatest radius in texels; between them radii follow a power law.
-        centres: (count, 2) x, y in texels; uniform over a torus when absent, and then the result is periodic.
+        grain: (h, w) roughness of their surfaces, unit standard deviation; periodic for a periodic result.
+        radius: Least and greatest radius in texels; radii between them follow a power law.
+        centres: (count, 2) x, y in texels; None draws them uniformly over a torus, for a periodic result.
         slender: Least ratio of a leaf's axes.
 
     Returns:
@@ -154,7 +154,7 @@ def dead_leaves(
     radii = (low**exponent + rng.random(count) * (high**exponent - low**exponent)) ** (1 / exponent)
     periodic = centres is None
     places = rng.random((count, 2)) * (width, height) if periodic else centres
-    # Roughly from large to small, so that small leaves are not all buried.
+    # Roughly from large to small, so that small leaves stay visible.
     order = np.argsort(-radii * np.exp(rng.normal(0, 0.5, count)))
     radii, places = radii[order], places[order]
     outlines = _outlines(rng, radii, rng.choice(style.corners, count), rng.uniform(min(slender, 0.45), slender, count))
@@ -166,7 +166,7 @@ def dead_leaves(
     lowest, highest = outlines.min(1), outlines.max(1)
     fixed, shade = (outlines * 16).astype(np.int32), ((outlines + (towards * 0.22 * radii[:, None])[:, None]) * 16)
     shade = shade.astype(np.int32)
-    # A leaf across an edge of the torus is drawn again on the other side.
+    # A leaf that crosses an edge of the torus is drawn again on the other side.
     wraps = [
         [(0, *[side] * int(low < 0), *[-side] * int(high > side)) for low, high in zip(lowest[:, a], highest[:, a])]
         for a, side in enumerate((width, height))
@@ -182,7 +182,7 @@ def dead_leaves(
             cv2.fillPoly(labels, [fixed[i] + offset], i + 1, shift=4)
     tones = ramp(colours, rng.random(count)) + rng.normal(0, 0.04, (count, 3)).astype(np.float32)
     tilt = rng.uniform(-0.25, 0.25, (count, 2)) - towards * 0.12
-    # Per leaf: colour, slope of the shading, its centre, strength of the surface grain.
+    # Columns per leaf: colour (3), slope of the shading (2), its offset, strength of the surface grain.
     table = np.zeros((count + 1, 7), np.float32)
     table[1:, :3] = tones
     table[1:, 3:5] = tilt / radii[:, None]
@@ -192,7 +192,7 @@ def dead_leaves(
     y, x = np.ogrid[:height, :width]
     shading = tilt_x * x.astype(np.float32) + tilt_y * y.astype(np.float32) + level
     covered = labels > 0
-    # Wrapped copies lie a whole period from their centre: the clip bounds their shading.
+    # Clipped, because wrapped copies lie a whole period from their centre.
     shading = 1 + np.clip(shading, -0.3, 0.3) + rough * grain
     colour = np.where(covered[..., None], np.take(table[:, :3], labels, axis=0) * shading[..., None], base)
     dark = cv2.blur(shadow, (3, 3)).astype(np.float32) * (-0.45 / 255) + 1
@@ -200,10 +200,7 @@ def dead_leaves(
 
 
 def texture(rng: np.random.Generator, shape: tuple[int, int], style: Style, colours: np.ndarray, *, unit: float):
-    """A periodic texture (h, w, 3): fractal noise, mostly with dead leaves on it.
-
-    `unit` is the frame width in texels.
-    """
+    """A periodic texture (h, w, 3) of fractal noise, mostly with dead leaves; `unit` is the frame width in texels."""
     fields = noise(rng, shape, slope=style.slope, stretch=np.exp(rng.uniform(0, 0.9)), angle=rng.uniform(0, np.pi))
     contrast = np.exp(rng.uniform(np.log(0.04), np.log(0.22)))  # from a bare wall to broken rock
     base = ramp(colours, rng.uniform(0.35, 0.65) + contrast * fields[0])

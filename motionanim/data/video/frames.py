@@ -1,38 +1,34 @@
-"""Frames of any video file by FFmpeg's own libraries (PyAV), decoded from the nearest key frame that suffices."""
+"""Frames of any video file by FFmpeg's libraries (PyAV), decoded from the nearest key frame that suffices."""
 
 from collections.abc import Iterator
 
 import av
 import numpy as np
 
-from motionanim.data.video.index import DAMAGE, MOST_PIXELS, VideoError, VideoIndex, decoded, opened, reason, turn
+from motionanim.data.video.container import VideoError, damage_named, decoded, opened, turn
+from motionanim.data.video.index import VideoIndex
+
+MOST_PIXELS = 100_000_000  # of a frame, because a damaged header can claim any size
 
 
 def read_frames(path: str, index: VideoIndex, places: np.ndarray) -> Iterator[tuple[np.ndarray, bool]]:
-    """Decode frames of a file.
-
-    Args:
-        index: Of the file.
-        places: (K,) increasing.
+    """Decode the frames at `places` (K,), increasing.
 
     Yields:
-        For each a picture (H, W, 3) uint8 RGB, turned and mirrored as it is shown, and whether its sides are swapped:
-        then its pixels' aspect is, too.
+        A picture (H, W, 3) uint8 RGB, turned and mirrored as it is shown, and whether its sides were swapped, because
+        its pixels' aspect then is swapped as well.
 
     Raises:
-        VideoError: If one cannot be decoded.
+        VideoError: If a frame cannot be decoded.
     """
-    try:
-        found = (
-            _counted(path, places)
-            if index.starts is None
-            else _sought(path, index.labels[places], index.starts[places])
-        )
-        rgb = _Rgb()
+    rgb = _Rgb()
+    with damage_named(path):
+        if index.starts is None:
+            found = _counted(path, places)
+        else:
+            found = _sought(path, index.labels[places], index.starts[places])
         for frame in found:
             yield _turned(rgb(frame), turn(frame))
-    except DAMAGE as error:
-        raise error if isinstance(error, VideoError) else VideoError(path, reason(error)) from error
 
 
 def _counted(path: str, places: np.ndarray) -> Iterator[av.VideoFrame]:
@@ -63,7 +59,7 @@ def _sought(path: str, labels: np.ndarray, starts: np.ndarray) -> Iterator[av.Vi
                 break
     if done == len(labels):
         return
-    # The container's own index led elsewhere, or a key frame was none: all from the beginning.
+    # The container's own index led elsewhere, or a key frame was none: decode from the beginning.
     with opened(path) as (container, stream):
         for frame in decoded(container, stream):
             if frame.pts == labels[done]:
@@ -75,7 +71,7 @@ def _sought(path: str, labels: np.ndarray, starts: np.ndarray) -> Iterator[av.Vi
 
 
 def _after_seek(container: av.container.InputContainer, stream: av.VideoStream, start: int) -> Iterator[av.VideoFrame]:
-    """Frames from a packet at or before `start` on; none where the seek led past it; ends at a damaged one."""
+    """Frames from a packet at or before `start` on, up to a damaged one; none if the seek led past `start`."""
     first = True
     for packet in container.demux(stream):
         if first and packet.size:
@@ -92,8 +88,7 @@ def _after_seek(container: av.container.InputContainer, stream: av.VideoStream, 
 
 
 class _Rgb:
-    """Frames as (H, W, 3) uint8, by the filter that ffmpeg itself takes: PyAV's own conversion differs from it in
-    10 bits and where frames are interlaced."""
+    """Converts frames to (H, W, 3) uint8 by ffmpeg's filter; PyAV's own differs for 10 bits and interlacing."""
 
     def __init__(self) -> None:
         self._kind, self._graph = None, None
@@ -116,11 +111,11 @@ class _Rgb:
 
 
 def _turned(picture: np.ndarray, signs: np.ndarray | None) -> tuple[np.ndarray, bool]:
-    """A picture as `turn` says, and whether its sides were swapped."""
+    """The picture turned as `turn` says, and whether its sides were swapped."""
     if signs is None:
         return picture, False
     swapped = bool(signs[0, 1])
     if swapped:
         picture = picture.transpose(1, 0, 2)
-    across, down = signs.sum(0)  # the sign of x and of y, wherever it stands
+    across, down = signs.sum(0)  # each column holds one sign: that of x, that of y
     return np.ascontiguousarray(picture[:: int(down), :: int(across)]), swapped

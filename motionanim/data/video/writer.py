@@ -12,15 +12,14 @@ from torch import Tensor
 from motionanim.files import atomic_path
 from motionanim.media.image_io import to_pixels
 
-# The most that H.264 holds: its highest level, 6.2, of 139 264 blocks of 16x16 px, and x264's longest side.
+# H.264's highest level, 6.2, holds 139 264 blocks of 16x16 px; the longest side is x264's limit.
 MOST_PIXELS, MOST_SIDE = 139_264 * 256, 16_384
 
-# ITU-T H.273's number of BT.709, as colour matrix, primaries and transfer.
-_BT709 = 1
+_BT709 = 1  # ITU-T H.273's code of BT.709 as colour matrix, primaries and transfer
 
 
 def check_video_size(height: int, width: int) -> None:
-    """Raises ValueError if `write_video` cannot write frames so large."""
+    """Raise ValueError if frames of this size are too large for `write_video`."""
     if height * width > MOST_PIXELS or max(height, width) > MOST_SIDE:
         raise ValueError(
             f"a video of {width}x{height} px is too large for H.264, which holds {MOST_PIXELS / 1e6:.1f} megapixels "
@@ -31,13 +30,13 @@ def check_video_size(height: int, width: int) -> None:
 def write_video(path: str | Path, frames: Tensor | Iterable[Tensor], fps: float, *, crf: int = 12) -> None:
     """Write an H.264 yuv420p mp4 file, whole or not at all.
 
-    Its colours are BT.709 of limited range, and its tags say so: players take files without tags for BT.601 or BT.709
-    by their number of lines.
+    Colours are BT.709 of limited range. The file's tags say so, because players guess BT.601 or BT.709 by the number
+    of lines of files without tags.
 
     Args:
-        path: Target; its folder is made, and an older file is replaced only once the new one is complete.
-        frames: (T, 3, H, W) float in [-1, 1], RGB; H and W even, as yuv420p demands. Or its frames (3, H, W) one at a
-            time, so that a video of any length takes little memory.
+        path: Target; its folder is made, and an older file is replaced once the new one is complete.
+        frames: (T, 3, H, W) float in [-1, 1], RGB; H and W even, as yuv420p demands. Or an iterable of frames
+            (3, H, W), so that a video of any length takes little memory.
         fps: Frames per second, above 0.
         crf: Quality of x264, 0 (lossless) to 51; 12 is visually lossless.
 
@@ -57,7 +56,7 @@ def write_video(path: str | Path, frames: Tensor | Iterable[Tensor], fps: float,
     target = Path(path).absolute()
     with atomic_path(target) as partial, av.open(str(partial), "w", options={"movflags": "faststart"}) as container:
         rate = Fraction(fps).limit_denominator(1001)
-        # x264's macroblock tree reads memory that it did not write: the same frames became different bytes.
+        # x264's macroblock tree reads memory that it did not write, so that equal frames would give different bytes.
         options = {"crf": str(crf), "preset": "fast", "x264-params": "mbtree=0"}
         video = container.add_stream("libx264", rate=rate, options=options)
         video.height, video.width, video.pix_fmt = shape[2], shape[3], "yuv420p"

@@ -1,7 +1,8 @@
-"""Shards: what is written is read, from a folder or a store, in an order that no batch size or world size changes."""
+"""Shards give back what was written, in an order that does not depend on batch size or world size."""
 
 import tarfile
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -60,9 +61,7 @@ def folder(tmp_path: Path) -> Path:
 
 @settings(max_examples=200, deadline=None)
 @given(length=st.integers(1, 60), shard=st.integers(1, 9), block=st.integers(1, 9), seed=st.integers(0, 5))
-def test_every_epoch_is_a_permutation_that_reads_few_shards_at_a_time(
-    length: int, shard: int, block: int, seed: int
-) -> None:
+def test_every_epoch_is_a_permutation_that_reads_few_shards_at_a_time(length, shard, block, seed):
     for epoch in (0, 3):
         positions = range(epoch * length, (epoch + 1) * length)
         order = [block_shuffled_index(seed, p, length, shard=shard, block=block) for p in positions]
@@ -78,7 +77,7 @@ def test_every_epoch_is_a_permutation_that_reads_few_shards_at_a_time(
         assert set(met.values()) == {1}
 
 
-def test_the_order_is_shuffled_and_differs_by_epoch_and_seed() -> None:
+def test_the_order_is_shuffled_and_differs_by_epoch_and_seed():
     orders = {
         tuple(block_shuffled_index(seed, epoch * 60 + p, 60, shard=4, block=3) for p in range(60))
         for seed in (0, 1)
@@ -88,12 +87,12 @@ def test_the_order_is_shuffled_and_differs_by_epoch_and_seed() -> None:
     assert tuple(range(60)) not in orders
 
 
-def test_any_world_size_batch_size_and_start_reads_the_same_clips_in_the_same_order(folder: Path) -> None:
+def test_any_world_size_batch_size_and_start_reads_the_same_clips_in_the_same_order(folder):
     data = prepared(folder)
     whole = numbers_of(data, range(48))
     assert sorted(whole[:23]) == list(range(23))
     for world, batch, workers in ((1, 4, 0), (2, 2, 1), (3, 2, 0), (4, 1, 2)):
-        start = 5  # clips that were done before, with another batch size
+        start = 5  # clips that were trained on before, with another batch size
         by_rank = []
         for rank in range(world):
             sampler = PositionSampler(start=start, batch_size=batch, rank=rank, world_size=world)
@@ -103,46 +102,33 @@ def test_any_world_size_batch_size_and_start_reads_the_same_clips_in_the_same_or
         assert seen == whole[start : start + len(seen)]
 
 
-def test_a_resumed_run_goes_on_with_the_dataset_that_it_began_with(folder: Path, tmp_path: Path) -> None:
-    def stream(train: PreparedLatents | list) -> StreamData:
-        return StreamData(train=train, val=[], batch_size=1, num_workers=0)
-
-    data, other = prepared(folder), prepared(made(tmp_path / "other", 24))
-    state = {"clips": 3, "dataset": data.fingerprint}
-    stream(data).load_state_dict(state)
-    stream([]).load_state_dict({"clips": 3, "dataset": None})
-    for train, began, now in (
-        (other, data.fingerprint, other.fingerprint),
-        ([], data.fingerprint, None),
-        (data, None, data.fingerprint),
-    ):
-        one, two = (f"the prepared latents {name}" if name else "no prepared latents" for name in (began, now))
-        with pytest.raises(ValueError, match=f"the run began with {one} and would go on with {two}.*resume with"):
-            stream(train).load_state_dict({"clips": 3, "dataset": began})
-
-
-def test_a_resumed_run_keeps_what_decides_its_order(folder: Path) -> None:
-    def stream(**changes: int) -> StreamData:
-        train = PreparedLatents(folder, **{"seed": 0} | SIZE | READING | changes)
+def test_a_resumed_run_keeps_what_decides_its_clips(folder, tmp_path):
+    def stream(where: Path | None = folder, **changes: int) -> StreamData:
+        train = [] if where is None else PreparedLatents(where, **{"seed": 0} | SIZE | READING | changes)
         return StreamData(train=train, val=[], batch_size=1, num_workers=0)
 
     state = {"clips": 7, "dataset": prepared(folder).fingerprint}
-    stream(seed=5).check_state(state)  # of an earlier version, which did not say
+    stream(seed=5).load_state_dict(state)  # of an earlier version, which did not store the order
+    stream(None).load_state_dict({"clips": 3, "dataset": None})
     state |= {"seed": 0, "shuffle_shards": 2}
     stream(cache_gb=3).check_state(state)
-    for changes, setting in (({"seed": 1}, "data.seed .*"), ({"shuffle_shards": 3}, "reading.shuffle_shards")):
-        ((name, value),) = changes.items()
-        message = (
-            rf"began with {name}={state[name]} .* would go on with {value}, .*: set {setting} to {state[name]}, or"
-        )
-        with pytest.raises(ValueError, match=message):
-            stream(**changes).check_state(state)
+    for other, named in (
+        (stream(made(tmp_path / "other", 24)), f"prepared latents {state['dataset']} .* resume with the data.latents"),
+        (stream(None), f"prepared latents {state['dataset']} and would go on with prepared latents None"),
+        (stream(seed=1), "seed=0 .* would go on with seed=1 .*: set data.seed .* to 0, or"),
+        (
+            stream(shuffle_shards=3),
+            "shuffle_shards=2 .* with shuffle_shards=3, .*: set reading.shuffle_shards to 2",
+        ),
+    ):
+        with pytest.raises(ValueError, match=f"the run began with {named}"):
+            other.check_state(state)
 
 
 # The files.
 
 
-def test_a_shard_is_a_plain_tar_that_webdataset_reads(folder: Path) -> None:
+def test_a_shard_is_a_plain_tar_that_webdataset_reads(folder):
     path = folder / shard_name(range(20, 23))
     assert path.name == "000000020-000000023.tar"
     with tarfile.open(path) as tar:
@@ -154,55 +140,45 @@ def test_a_shard_is_a_plain_tar_that_webdataset_reads(folder: Path) -> None:
             assert torch.equal(value, sample(number)[name])
 
 
-def test_the_bytes_depend_on_the_samples_only(folder: Path, tmp_path: Path) -> None:
+def test_the_bytes_depend_on_the_samples_only(folder, tmp_path):
     again = made(tmp_path / "again")
     assert [p.read_bytes() for p in sorted(folder.iterdir())] == [p.read_bytes() for p in sorted(again.iterdir())]
     assert prepared(folder).fingerprint == prepared(again).fingerprint != prepared(made(again, 24)).fingerprint
 
 
-def test_samples_of_different_sizes_are_refused(tmp_path: Path) -> None:
+def test_samples_of_different_sizes_are_refused(tmp_path):
     with pytest.raises(ValueError, match="sizes must agree"):
         write_shard(tmp_path, range(2), iter([{"a": torch.zeros(3)}, {"a": torch.zeros(4)}]))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_missing_cut_or_wrong_shard_is_named_with_its_repair_and_only_it_is_made_again(folder: Path) -> None:
+def test_a_missing_cut_or_wrong_shard_is_named_with_its_repair_and_only_it_is_made_again(folder):
     before = {path: path.read_bytes() for path in folder.glob("*.tar")}
     one, two = sorted(before)[1:3]
     kept = sorted(before)[0].stat().st_mtime_ns
     opened = prepared(folder)
+
+    def refused(words: str, read: Callable[[], object]) -> None:
+        with pytest.raises(ValueError, match=rf"{words}.* run motionanim.data.encode again"):
+            read()
+
     one.unlink()
-    with pytest.raises(ValueError, match=rf"{one} is missing: run motionanim.data.encode again"):
-        prepared(folder)
-    with pytest.raises(ValueError, match=rf"{one} is missing: run motionanim.data.encode again"):
-        numbers_of(opened, range(23))
+    refused(f"{one} is missing", lambda: prepared(folder))
+    refused(f"{one} is missing", lambda: numbers_of(opened, range(23)))
     made(folder)
     two.write_bytes(before[two][:700])
-    with pytest.raises(
-        ValueError, match=rf"{two} is truncated: 700 bytes, 10240 are right; run motionanim.data.encode"
-    ):
-        prepared(folder)
-    with pytest.raises(
-        ValueError, match=rf"{two} is truncated: sample \d+ ends at byte \d+: delete it; run motionanim.data"
-    ):
-        numbers_of(opened, range(23))
+    refused(f"{two} is truncated: 700 bytes, 10240 are right", lambda: prepared(folder))
+    refused(rf"{two} is truncated: sample \d+ ends at byte", lambda: numbers_of(opened, range(23)))
     made(folder)
     assert {path: path.read_bytes() for path in folder.glob("*.tar")} == before
     assert sorted(before)[0].stat().st_mtime_ns == kept
     two.write_bytes(b"\0" * len(before[two]))
-    with pytest.raises(ValueError, match=rf"{two} is damaged at sample \d+ .* delete it; run motionanim.data.encode"):
-        numbers_of(opened, range(23))
+    refused(rf"{two} is damaged at sample \d+", lambda: numbers_of(opened, range(23)))
 
 
-def test_a_shard_without_its_checksum_is_unfinished(folder: Path) -> None:
+def test_a_shard_killed_before_its_new_checksum_is_unfinished(folder, monkeypatch):
     numbers = range(4, 8)
     assert finished_shard(folder, numbers) is not None
-    (folder / f"{shard_name(numbers)}.sha256").unlink()
-    assert finished_shard(folder, numbers) is None
-
-
-def test_a_shard_killed_before_its_new_checksum_has_none(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    numbers = range(4, 8)
     path = folder / shard_name(numbers)
     path.write_bytes(path.read_bytes()[:700])
 
@@ -216,7 +192,7 @@ def test_a_shard_killed_before_its_new_checksum_has_none(folder: Path, monkeypat
     assert finished_shard(folder, numbers) is None
 
 
-def test_layout_is_the_one_that_tarfile_writes(tmp_path: Path) -> None:
+def test_layout_is_the_one_that_tarfile_writes(tmp_path):
     for count in (1, 5, 9, 10):
         write_shard(tmp_path, range(count), map(sample, range(count)))
         path = tmp_path / shard_name(range(count))

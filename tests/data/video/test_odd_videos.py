@@ -1,4 +1,4 @@
-"""Odd files: what is read is what ffmpeg writes, and what cannot be read says why."""
+"""Odd files are read as ffmpeg reads them, or refused with the reason."""
 
 import os
 from pathlib import Path
@@ -15,29 +15,11 @@ from motionanim.data.video import frames as video_frames
 from motionanim.data.video import index as video_index
 
 QUICK = [
-    "h264.mp4",
-    "h264_open_gop.mp4",
-    "h264_intra_refresh.mp4",
-    "h264_interlaced.ts",
-    "h264_10bit.mp4",
-    "h264_sar.mp4",
-    "h264_narrow.mp4",
-    "h264_one_frame.mkv",
-    "h264_wall_clock.mkv",
-    "av1.mp4",
-    "mpeg4_b_frames.avi",
-    "mpeg1.mpg",
-    "animated.gif",
-    "edit_list.mp4",
-    "edit_list_later.mp4",
-    "edit_list_open_gop.mp4",
-    "mid_gop.mkv",
-    "mid_gop.ts",
-    "turned_90.mp4",
-    "turned_mirrored.mp4",
-    "turned_sar.mp4",
-    "truncated_50.mkv",
-]
+    "h264.mp4", "h264_open_gop.mp4", "h264_intra_refresh.mp4", "h264_interlaced.ts", "h264_10bit.mp4", "h264_sar.mp4",
+    "h264_narrow.mp4", "h264_one_frame.mkv", "h264_wall_clock.mkv", "av1.mp4", "mpeg4_b_frames.avi", "mpeg1.mpg",
+    "animated.gif", "edit_list.mp4", "edit_list_later.mp4", "edit_list_open_gop.mp4", "mid_gop.mkv", "mid_gop.ts",
+    "turned_90.mp4", "turned_mirrored.mp4", "turned_sar.mp4", "truncated_50.mkv",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +79,12 @@ def test_any_name_is_read_or_refused_by_name(folder, tmp_path, monkeypatch):
         Video(name)
 
 
+@pytest.fixture
+def no_index(monkeypatch):
+    """Forgets the indices of earlier tests."""
+    monkeypatch.setattr(video_index, "_kept", video_index._Kept())
+
+
 def test_a_large_file_is_not_read_to_learn_its_times(tmp_path, monkeypatch):
     path, read = str(tmp_path / "a.mp4"), []
     write_video(path, torch.rand(40, 3, 128, 128, generator=torch.Generator().manual_seed(0)) * 2 - 1, 10)
@@ -104,21 +92,21 @@ def test_a_large_file_is_not_read_to_learn_its_times(tmp_path, monkeypatch):
     monkeypatch.setattr(video_index, "DECORD_BYTES", 0)
     monkeypatch.setattr(video_index, "_kept", video_index._Kept())
 
-    class Counted(video_index._WithoutPayload):
+    class Counted(video_index.WithoutPayload):
         def read(self, length):
             data = super().read(length)
             read.append(len(data) if any(data) else 0)
             return data
 
-    monkeypatch.setattr(video_index, "_WithoutPayload", Counted)
+    monkeypatch.setattr(video_index, "WithoutPayload", Counted)
     seen = video_index.read_index(path)
     assert all(np.array_equal(a, b) for a, b in zip(seen[:4], usual[:4]))
-    assert not seen.plain  # decord would read it all
+    assert not seen.plain  # decord would read the whole file
     assert 0 < sum(read) < os.path.getsize(path) / 4
     assert Video(path).read(np.array([0, 30]), height=128, width=128).shape == (2, 128, 128, 3)
 
 
-def test_a_frame_of_a_large_file_is_decoded_from_the_key_frame_before_it(folder, monkeypatch):
+def test_a_frame_of_a_large_file_is_decoded_from_the_key_frame_before_it(folder, no_index, monkeypatch):
     decoded, after_seek = [], video_frames._after_seek
 
     def counted(*arguments):
@@ -128,14 +116,13 @@ def test_a_frame_of_a_large_file_is_decoded_from_the_key_frame_before_it(folder,
 
     monkeypatch.setattr(video_frames, "_after_seek", counted)
     monkeypatch.setattr(video_index, "DECORD_BYTES", 0)
-    monkeypatch.setattr(video_index, "_kept", video_index._Kept())
     assert Video(folder / "h264.mp4").read(np.array([60]), height=112, width=192).shape == (1, 112, 192, 3)
     assert 0 < len(decoded) <= 24, "of 72 frames, every 24th a key frame"
 
 
 @pytest.mark.parametrize("times", [lambda number: None, lambda number: 9 - number])
-def test_frames_without_times_in_order_are_shown_at_the_files_rate(folder, monkeypatch, times):
-    """So FFmpeg gives those of some AVI files."""
+def test_frames_without_times_in_order_are_shown_at_the_files_rate(folder, no_index, monkeypatch, times):
+    """FFmpeg gives such times for some AVI files."""
     decoded = video_index.decoded
 
     def timed(container, stream):
@@ -144,7 +131,6 @@ def test_frames_without_times_in_order_are_shown_at_the_files_rate(folder, monke
             yield frame
 
     monkeypatch.setattr(video_index, "decoded", timed)
-    monkeypatch.setattr(video_index, "_kept", video_index._Kept())
     video = Video(folder / "mpeg4_b_frames.avi")
     assert (video.info.num_frames, video.info.fps, video.info.seconds) == (72, pytest.approx(24), 3)
 

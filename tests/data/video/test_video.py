@@ -13,7 +13,7 @@ from motionanim.media.image_io import to_pixels
 
 
 def ramp(count, height=48, width=64):
-    """Frame k is grey of value 4 k + 20: a frame's brightness tells which one it is."""
+    """Frame k is grey of value 4 k + 20, so that its brightness tells its number."""
     return (torch.arange(count).float() * 4 + 20).view(-1, 1, 1, 1).expand(-1, 3, height, width) / 127.5 - 1
 
 
@@ -34,46 +34,42 @@ def write_timed(path, milliseconds):
         container.mux(stream.encode())
 
 
+def smooth(count, height, width, seed=0):
+    """Random frames without fine detail."""
+    small = torch.rand(count, 3, height // 8, width // 8, generator=torch.Generator().manual_seed(seed)) * 1.6 - 0.8
+    return torch.nn.functional.interpolate(small, size=(height, width), mode="bicubic").clamp(-1, 1)
+
+
 def test_written_frames_come_back(tmp_path):
-    generator = torch.Generator().manual_seed(0)
-    small = torch.rand(5, 3, 6, 8, generator=generator) * 1.6 - 0.8
-    frames = torch.nn.functional.interpolate(small, scale_factor=8, mode="bicubic").clamp(-1, 1)
+    frames = smooth(5, 48, 64)
     write_video(tmp_path / "deep" / "a.mp4", frames, 7.5)
     video = Video(tmp_path / "deep" / "a.mp4")
-    assert video.info.num_frames == 5
-    assert video.info.fps == pytest.approx(7.5, rel=1e-3)
-    assert video.info.seconds == pytest.approx(5 / 7.5, rel=1e-2)
+    assert video.info == (5, pytest.approx(7.5, rel=1e-3), pytest.approx(5 / 7.5, rel=1e-2))
     assert video.size() == (48, 64)
     back = as_float(torch.from_numpy(video.read(np.arange(5), height=48, width=64)))
-    assert back.dtype == torch.float32
-    # Luma alone: yuv420p halves the resolution of colour.
+    # Only luma, because yuv420p halves the resolution of colour.
     luma = torch.tensor([0.2126, 0.7152, 0.0722]).view(3, 1, 1)
     assert ((back - frames) * luma).sum(1).abs().mean() < 0.02
     assert [p.name for p in (tmp_path / "deep").iterdir()] == ["a.mp4"]
 
 
 def test_the_same_frames_are_the_same_bytes_whatever_else_the_process_does(tmp_path):
-    generator = torch.Generator().manual_seed(0)
-    small = torch.rand(7, 3, 9, 12, generator=generator) * 2 - 1
-    frames = torch.nn.functional.interpolate(small, size=(76, 100), mode="bicubic").clamp(-1, 1)
-    done = threading.Event()
+    frames, done = smooth(7, 76, 100), threading.Event()
 
     def busy():
-        while not done.is_set():  # other memory is written and freed meanwhile
+        while not done.is_set():  # writes and frees other memory meanwhile
             torch.rand(300, 300) @ torch.rand(300, 300)
 
-    others = [threading.Thread(target=busy) for _ in range(2)]
-    for each in others:
-        each.start()
+    other = threading.Thread(target=busy)
+    other.start()
     try:
         found = set()
-        for _ in range(30):
+        for _ in range(20):
             write_video(tmp_path / "a.mp4", frames, 7)
             found.add((tmp_path / "a.mp4").read_bytes())
     finally:
         done.set()
-        for each in others:
-            each.join()
+        other.join()
     assert len(found) == 1
 
 
@@ -106,7 +102,7 @@ def test_the_grid_takes_whole_steps(tmp_path, rate, fps, stride, expected, actua
 
 
 def test_variable_rate_follows_the_clock(tmp_path):
-    """Every 40 ms, then a pause of 400 ms, then on: by index the pause would vanish."""
+    """Frames every 40 ms with a pause of 400 ms, which would vanish if frames were taken by number."""
     times = [40 * k for k in range(10)] + [760 + 40 * k for k in range(10)]
     write_timed(tmp_path / "a.mp4", times)
     video = Video(tmp_path / "a.mp4")
@@ -115,8 +111,8 @@ def test_variable_rate_follows_the_clock(tmp_path):
     assert fps == pytest.approx(12.5, rel=1e-2)
     ticks = np.arange(len(indices)) * 80
     assert ticks[-1] == 1120
-    nearest = [int(np.abs(np.array(times) - tick).argmin()) for tick in ticks]
-    assert np.abs(np.array(times)[indices] - ticks).tolist() == np.abs(np.array(times)[nearest] - ticks).tolist()
+    away = np.abs(np.array(times)[None] - ticks[:, None])
+    assert away[range(len(ticks)), indices].tolist() == away.min(1).tolist()
     assert which(video.read(indices, height=48, width=64)) == indices.tolist()
     assert len(set(indices.tolist())) < len(indices)  # the pause repeats a frame
 
@@ -189,9 +185,9 @@ def write_audio(path):
         (None, "cannot be opened"),
         (lambda good: b"", "is empty"),
         (lambda good: b"not a video" * 500, "not a video file"),
-        (lambda good: good[: len(good) // 2], "truncated"),
         (lambda good: good[:-4000], "truncated"),
         (lambda good: good[:100], "no video stream"),
+        (lambda good: good[: len(good) // 3] + bytes(len(good) // 3) + good[2 * (len(good) // 3) :], ""),
         (write_audio, "no video stream"),
     ],
 )
@@ -202,25 +198,18 @@ def test_unusable_files_are_named(tmp_path, good, content, reason):
     elif content is not None:
         path.write_bytes(content(good))
     with pytest.raises(VideoError, match=f"broken.mp4 .*{reason}"):
-        Video(path)
-
-
-def test_damage_in_the_middle_is_an_error(tmp_path, good):
-    content = bytearray(good)
-    third = len(content) // 3
-    content[third : 2 * third] = bytes(third)
-    path = tmp_path / "hole.mp4"
-    path.write_bytes(content)
-    with pytest.raises(VideoError, match=r"hole\.mp4"):
         Video(path).read(np.arange(20), height=48, width=64)
 
 
-def test_of_two_frames_as_near_the_earlier_is_taken_however_its_time_is_rounded(tmp_path):
-    # 8 a second of 30: every second time lies halfway between two frames.
+def test_the_nearest_frame_does_not_depend_on_rounding(tmp_path):
+    # 8 a second of 30: every second time lies halfway between two frames, of which the earlier is taken.
     write_video(tmp_path / "a.mp4", ramp(60), 30)
-    ticks = np.arange(16)
-    halfway_down = [-(-(ticks * 30 - 4) // 8) for ticks in range(16)]
-    assert Video(tmp_path / "a.mp4").nearest(ticks / 8).tolist() == halfway_down
+    halfway_down = [-(-(tick * 30 - 4) // 8) for tick in range(16)]
+    assert Video(tmp_path / "a.mp4").nearest(np.arange(16) / 8).tolist() == halfway_down
+    # The last time lies half an interval after the last frame, and is still its own.
+    write_video(tmp_path / "b.mp4", ramp(118), 25)
+    places = Video(tmp_path / "b.mp4").nearest(np.arange(48) / 10)
+    assert (len(places), places[-1]) == (48, 117)
 
 
 def test_a_crop_is_that_part_of_the_whole(tmp_path):
@@ -229,10 +218,3 @@ def test_a_crop_is_that_part_of_the_whole(tmp_path):
     whole = video.read(places, height=20, width=20)
     crop = video.read(places, height=20, width=20, crop=(slice(0, 20), slice(4, 24)))
     np.testing.assert_array_equal(crop, whole[:, :20, 4:24])
-
-
-def test_a_time_half_an_interval_after_the_last_frame_is_its_own_however_it_is_rounded(tmp_path):
-    write_video(tmp_path / "a.mp4", ramp(118), 25)
-    places = Video(tmp_path / "a.mp4").nearest(np.arange(48) / 10)
-    assert len(places) == 48
-    assert places[-1] == 117
