@@ -12,15 +12,7 @@ import torch
 from configs import composed
 from torch.utils.data import DataLoader, Dataset
 
-from motionanim.cli.command import (
-    is_out_of_memory,
-    memory_advice,
-    one_line_errors,
-    quiet,
-    run_name,
-    wandb_offline,
-    wandb_unreachable,
-)
+from motionanim.cli.command import is_out_of_memory, memory_advice, one_line_errors, wandb_offline, wandb_unreachable
 
 
 class Broken(Dataset):
@@ -84,22 +76,6 @@ def test_lack_of_memory_names_the_settings_to_change(capsys: pytest.CaptureFixtu
 )  # fmt: skip
 def test_each_command_has_its_advice(config: str, override: str, advice: str) -> None:
     assert advice in memory_advice(composed(override, config=config))
-
-
-def test_run_name(tmp_path: Path) -> None:
-    assert run_name("last", str(tmp_path), "now", "now") == "now", "no run yet"
-    (tmp_path / "earlier" / "checkpoints").mkdir(parents=True)
-    (tmp_path / "earlier" / "checkpoints" / "last.ckpt").touch()
-    assert run_name("last", str(tmp_path), "now", "now") == "earlier"
-    assert run_name("last", str(tmp_path), "given", "now") == "given"
-    assert run_name("auto", str(tmp_path), "now", "now") == "now"
-
-
-def test_quiet_silences_libraries() -> None:
-    import diffusers
-
-    quiet()
-    assert diffusers.utils.logging.get_verbosity() == diffusers.utils.logging.ERROR
 
 
 def test_wandb_is_offline_unless_there_is_a_key_for_its_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
