@@ -79,7 +79,7 @@ def run_name(ckpt_path: str | None, experiment: str, run: str, fresh: str) -> st
 OmegaConf.register_new_resolver("package", lambda path: str(Path(__file__).parents[1] / path), replace=True)
 # ${unless:${.gamma},2.0} is 2.0, or null if gamma is given: of two settings that exclude each other one is enough.
 OmegaConf.register_new_resolver("unless", lambda other, value: value if other is None else None, replace=True)
-# ${of_base:${scale.base},channels,64} is the value with which the base's motion weights were trained, or 64 without any.
+# ${of_base:${scale.base},channels,64} is the value with which the base's motion weights were trained, else 64.
 OmegaConf.register_new_resolver("of_base", motion_setting, replace=True)
 OmegaConf.register_new_resolver("wandb_offline", wandb_offline, replace=True)
 OmegaConf.register_new_resolver("run_name", run_name, replace=True, use_cache=True)
