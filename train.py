@@ -81,10 +81,11 @@ def train(cfg: DictConfig, out: Path, checkpoint: str | None, *, first: bool) ->
         if first:
             print(f"going on from {checkpoint}, step {step}", *changes, sep="\n  ")
     lock = claim(out, checkpoint) if first else None  # nothing was written before
+    callbacks = hydra.utils.instantiate(cfg.callbacks)
+    if not cfg.logger:
+        callbacks.pop("learning_rate", None)  # Lightning's monitor demands a logger
     trainer: L.Trainer = hydra.utils.instantiate(
-        cfg.trainer,
-        logger=loggers(cfg, out, first=first),
-        callbacks=[*hydra.utils.instantiate(cfg.callbacks).values(), settings],
+        cfg.trainer, logger=loggers(cfg, out, first=first), callbacks=[*callbacks.values(), settings]
     )
     check_trainer(trainer)
     check_strategy(trainer, model, data)

@@ -43,7 +43,7 @@ class Training:
             os.dup2(os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
         os.chdir(cwd)
         os.environ.update({"WANDB_MODE": "offline", "WANDB_SILENT": "true"} | env)
-        wandb = [] if "WANDB_API_KEY" in env else ["~logger.wandb"]
+        wandb = [] if "WANDB_API_KEY" in env else ["logger=csv"]
         flags, settings = ([word for word in words if (word == "-m") is flag] for flag in (True, False))
         sys.argv = [str(ROOT / "train.py"), *flags, *ARGUMENTS, *settings, *wandb]
         sys.path[0] = str(ROOT)

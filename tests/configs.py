@@ -25,13 +25,16 @@ def _fresh_hydra() -> Iterator[None]:
     GlobalHydra.instance().clear()
 
 
+def choices(group: str) -> list[str]:
+    """Names of the files of a group in conf/."""
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
 def composed(*overrides: str, config: str = "train") -> DictConfig:
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         cfg = compose(config, overrides=list(overrides), return_hydra_config=True)
     OmegaConf.set_readonly(cfg.hydra, False)
     cfg.hydra.runtime.output_dir = "out"
-    if config == "evaluate":
-        cfg.hydra.runtime.choices = {**cfg.hydra.runtime.choices}
     HydraConfig.instance().set_config(cfg)
     with open_dict(cfg):
         del cfg["hydra"]

@@ -1,4 +1,4 @@
-"""Draw the README's results from scenes of the procedural world: python experiments/animate/pictures.py
+"""Draw the results of docs/animate.md from scenes of the procedural world: python experiments/animate/pictures.py
 
 The scenes are held-out ones, as pictures of 256 px, with the world's own masks; the videos stay in runs/animate.
 """

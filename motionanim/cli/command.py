@@ -1,4 +1,4 @@
-"""What every command shares: paths, resuming, and a user's mistake as one line with exit code 2."""
+"""What all commands share: resolvers of the configurations, one-line errors with exit code 2, quiet libraries."""
 
 import functools
 import logging
@@ -26,23 +26,13 @@ from motionanim.cli.settings import check_seed, explained, mistyped
 from motionanim.models.svd.bases import motion_setting
 from motionanim.training.runs.folder import newest_run
 
-# Inside the package where it was installed, beside it in a checkout.
+# The package holds the configurations where it is installed; in a checkout they are beside it.
 CONF = next(folder / "conf" for folder in Path(__file__).parents[1:3] if (folder / "conf").is_dir())
-
-# ${package:assets/tiny-svd} in a YAML is a path inside the installed package, wherever the command is run from.
-OmegaConf.register_new_resolver("package", lambda path: str(Path(__file__).parents[1] / path), replace=True)
-
-# ${unless:${.gamma},2.0} is 2.0, and null where gamma is given: of two keys that exclude each other either can be given
-# alone, whichever has the default.
-OmegaConf.register_new_resolver("unless", lambda other, value: value if other is None else None, replace=True)
-
-
-# ${of_base:${scale.base},channels,64} is what the base's motion weights were made with, and 64 where it has none.
-OmegaConf.register_new_resolver("of_base", motion_setting, replace=True)
+WANDB_PATIENCE = 10  # s
 
 
 def wandb_offline() -> bool:
-    """True where there is no W&B key: neither WANDB_API_KEY nor an entry of W&B's host in the file that it reads."""
+    """Whether W&B has no key: neither WANDB_API_KEY nor an entry for its host in the netrc file that it reads."""
     if os.environ.get("WANDB_API_KEY"):
         return False
     usual = [path for path in (Path("~/.netrc"), Path("~/_netrc")) if path.expanduser().exists()]
@@ -54,17 +44,11 @@ def wandb_offline() -> bool:
         return True
 
 
-OmegaConf.register_new_resolver("wandb_offline", wandb_offline, replace=True)
-
-
-WANDB_PATIENCE = 10  # s
-
-
 @functools.cache
 def wandb_unreachable() -> str | None:
     """Why W&B's server does not answer within ten seconds; None if it does, or if the environment chose a mode.
 
-    W&B itself tries for minutes, which a compute node without a network would wait for.
+    W&B itself would try for minutes on a compute node without a network.
     """
     if os.environ.get("WANDB_MODE", "online") != "online":
         return None
@@ -75,18 +59,35 @@ def wandb_unreachable() -> str | None:
             with urlopen(url, timeout=WANDB_PATIENCE):
                 answer.put(None)
         except HTTPError:
-            answer.put(None)  # it answers
+            answer.put(None)  # an answer too
         except (OSError, ValueError) as error:
             answer.put(str(getattr(error, "reason", error)))
 
-    threading.Thread(target=ask, daemon=True).start()  # looking up a name knows no time limit
+    threading.Thread(target=ask, daemon=True).start()  # a look-up of the host's name has no timeout
     try:
         return answer.get(timeout=WANDB_PATIENCE)
     except queue.Empty:
         return f"no answer in {WANDB_PATIENCE} s"
 
 
-# What to change where memory is short, cheapest first, by the part of a config that tells the commands apart.
+def run_name(ckpt_path: str | None, experiment: str, run: str, fresh: str) -> str:
+    """Name of a run's folder: with ckpt_path=last and no run=NAME (`run` is the `fresh` one) that of the newest run."""
+    return (newest_run(Path(experiment)) if ckpt_path == "last" and run == fresh else None) or run
+
+
+# ${package:assets/tiny-svd} is a path in the installed package, whatever the working folder.
+OmegaConf.register_new_resolver("package", lambda path: str(Path(__file__).parents[1] / path), replace=True)
+# ${unless:${.gamma},2.0} is 2.0, or null if gamma is given: of two settings that exclude each other one is enough.
+OmegaConf.register_new_resolver("unless", lambda other, value: value if other is None else None, replace=True)
+# ${of_base:${scale.base},channels,64} is the value with which the base's motion weights were trained, else 64.
+OmegaConf.register_new_resolver("of_base", motion_setting, replace=True)
+OmegaConf.register_new_resolver("wandb_offline", wandb_offline, replace=True)
+OmegaConf.register_new_resolver("run_name", run_name, replace=True, use_cache=True)
+
+
+_SIZE = {"scale.height": "lower, with scale.width"}
+_SAMPLING = {"sampling.dtype": "bfloat16", "long_video.batch_size": "lower", **_SIZE}
+# Settings that need less memory, cheapest first, by the first part that a command's configuration has.
 MEMORY = {
     "trainer": {
         "scale.checkpoint_width": "1280: all blocks are computed twice",
@@ -94,49 +95,43 @@ MEMORY = {
         "trainer.accumulate_grad_batches": "higher by as much",
         "scale.num_workers": "lower, for the host's memory",
     },
-    "renderer": {
-        "size": "[height,width], smaller",
-        "sampling.dtype": "bfloat16",
-        "long_video.batch_size": "lower",
-        "scale.height": "lower, with scale.width",
-    },
-    "sampling": {
-        "sampling.dtype": "bfloat16",
-        "long_video.batch_size": "lower",
-        "scale.height": "lower, with scale.width",
-    },
-    "codec": {"scale.height": "lower, with scale.width", "scale.num_frames": "lower", "engine.workers": "lower"},
-    "engine": {"engine.workers": "lower", "scale.height": "lower, with scale.width"},
+    "renderer": {"size": "[height,width], smaller", **_SAMPLING},
+    "sampling": _SAMPLING,
+    "codec": {**_SIZE, "scale.num_frames": "lower", "engine.workers": "lower"},
+    "engine": {"engine.workers": "lower", **_SIZE},
 }
 
 
 def memory_advice(cfg: DictConfig) -> str:
-    """The settings of a command that decide about its memory, as they are, and where to move them."""
-    part = next(part for part in MEMORY if part in cfg)
-    missing = object()
-    found = {name: (OmegaConf.select(cfg, name, default=missing), change) for name, change in MEMORY[part].items()}
-    shown = {name: ("null" if value is None else value, change) for name, (value, change) in found.items()}
-    return ", ".join(f"{name}={value} ({change})" for name, (value, change) in shown.items() if value is not missing)
+    """The settings of a command that decide how much memory it needs: their values and how to change them."""
+    told, missing = [], object()
+    for name, change in MEMORY[next(part for part in MEMORY if part in cfg)].items():
+        value = OmegaConf.select(cfg, name, default=missing)
+        if value is not missing:
+            told.append(f"{name}={'null' if value is None else value} ({change})")
+    return ", ".join(told)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """A GPU's or the host's; PyTorch has no type of its own for the latter."""
-    torch = sys.modules.get("torch")  # what is not imported has raised nothing
+    """On a GPU or on the host, for which PyTorch has no exception of its own."""
+    torch = sys.modules.get("torch")  # if it is not imported, it did not raise
     gpu = torch is not None and isinstance(error, torch.OutOfMemoryError)
     return gpu or isinstance(error, MemoryError) or "can't allocate memory" in str(error)
 
 
 def is_mistake(error: BaseException) -> bool:
-    """Whether an error is a user's mistake or the system's; of Lightning's own type too, whose import takes seconds."""
-    module = sys.modules.get("lightning.pytorch.utilities.exceptions")
+    """Whether an error is the user's or the system's, not a fault of the code."""
+    lightning = sys.modules.get("lightning.pytorch.utilities.exceptions")  # importing it takes seconds
     known = (ValueError, OSError, InstantiationException, MemoryError, OmegaConfBaseException)
-    return isinstance(error, known) or (module is not None and isinstance(error, module.MisconfigurationException))
+    return isinstance(error, known) or (
+        lightning is not None and isinstance(error, lightning.MisconfigurationException)
+    )
 
 
 def wrong_setting() -> str | None:
-    """Of a running Hydra command that failed, the first setting of another kind than its default, and what is right.
+    """The first setting of the running command whose value is of another kind than the default, and the right kind.
 
-    Asked only then, because it composes the configuration a second time.
+    It composes the configuration a second time, so it is called after an error only.
     """
     if not (HydraConfig.initialized() and GlobalHydra.instance().is_initialized()):
         return None
@@ -150,68 +145,69 @@ def wrong_setting() -> str | None:
     return mistyped(ran.overrides.task, hydra.compose(ran.job.config_name, kept))
 
 
-def one_line_errors(main: Callable[..., Any]) -> Callable[..., Any]:
-    """Turn a user's mistakes, failures of the system, Ctrl-C and lack of memory into `error: ...` and exit code 2.
+def one_line(error: Exception, cfg: DictConfig | None) -> str | None:
+    """What the user needs to know of an error, in one line; None for a fault of the code, which needs a traceback."""
+    # Hydra wraps the exception of a constructor, which says what is wrong.
+    cause, target = error, ""
+    while isinstance(cause, InstantiationException) and isinstance(cause.__cause__, Exception):
+        cause, target = cause.__cause__, str(cause)
+    text = explained(cause, sys.argv[1:]).strip()
+    if text.startswith("Caught ") and "worker process" in text:
+        # The message of a loader process is its traceback, whose last line is the error.
+        text = text.rsplit("\n", 1)[-1].partition(": ")[2]
+    of_python = isinstance(cause, TypeError | AttributeError | RuntimeError)
+    of_python = of_python and not isinstance(cause, OmegaConfBaseException)
+    unread = of_python or "could not convert" in text or "invalid literal" in text
+    if is_out_of_memory(cause):
+        text = f"out of memory ({text}): change {memory_advice(cfg)}; what was finished before is kept"
+    elif unread and (wrong := wrong_setting()):
+        text = wrong
+    elif isinstance(cause, RuntimeError) or not is_mistake(error):
+        return None
+    elif of_python:
+        text = target  # names the class or function that was called
+    return " ".join(text.split())
 
-    `ValueError`, `OSError` and bad configurations are mistakes; so is any error of Python's where a setting is of
+
+def one_line_errors(main: Callable[..., Any]) -> Callable[..., Any]:
+    """Turn mistakes of the user, failures of the system, Ctrl-C and lack of memory into `error: ...` and exit code 2.
+
+    Mistakes are `ValueError`, `OSError` and wrong configurations, and any of Python's own errors if a setting is of
     another kind than its default.
     """
 
     @functools.wraps(main)
     def run(*args: Any, **kwargs: Any) -> Any:
+        cfg = args[0] if args and OmegaConf.is_config(args[0]) else None
         try:
-            if args and OmegaConf.is_config(args[0]) and "seed" in args[0]:
-                check_seed(args[0].seed)
+            if cfg is not None and "seed" in cfg:
+                check_seed(cfg.seed)
             return main(*args, **kwargs)
         except KeyboardInterrupt:
             print("error: stopped by Ctrl-C; what was finished before is kept", file=sys.stderr)
             sys.exit(130)
         except Exception as error:
-            # Hydra wraps what a constructor raised; the innermost cause is the line the user needs.
-            cause, target = error, ""
-            while isinstance(cause, InstantiationException) and isinstance(cause.__cause__, Exception):
-                cause, target = cause.__cause__, str(cause)
-            text = explained(cause, sys.argv[1:]).strip()
-            if text.startswith("Caught ") and "worker process" in text:
-                # A loader worker sends its whole traceback as the message; its last line is the error itself.
-                text = text.rsplit("\n", 1)[-1].partition(": ")[2]
-            of_python = isinstance(cause, TypeError | AttributeError | RuntimeError)
-            of_python = of_python and not isinstance(cause, OmegaConfBaseException)
-            unread = of_python or "could not convert" in text or "invalid literal" in text
-            if is_out_of_memory(cause):
-                text = f"out of memory ({text}): change {memory_advice(args[0])}; what was finished before is kept"
-            elif unread and (wrong := wrong_setting()):
-                text = wrong
-            elif isinstance(cause, RuntimeError) or not is_mistake(error):
-                raise  # a bug of ours
-            elif of_python:
-                text = target  # which names what was called
-            print(f"error: {' '.join(text.split())}", file=sys.stderr)
+            text = one_line(error, cfg)
+            if text is None:
+                raise
+            print(f"error: {text}", file=sys.stderr)
             sys.exit(2)
 
     return run
 
 
-def run_name(ckpt_path: str | None, experiment: str, run: str, fresh: str) -> str:
-    """The folder of a run: its name, or with ckpt_path=last and none given (it is the `fresh` one) the newest run's."""
-    return (newest_run(Path(experiment)) if ckpt_path == "last" and run == fresh else None) or run
-
-
-OmegaConf.register_new_resolver("run_name", run_name, replace=True, use_cache=True)
-
-
 def quiet(*, networks: bool = True) -> None:
-    """Silence known chatter that hides a run's own messages.
+    """Silence warnings of libraries that hide a run's own messages.
 
     Args:
-        networks: Silence diffusers and transformers too. It imports them, which takes seconds.
+        networks: Also silence diffusers and transformers, which imports them and so takes seconds.
     """
     for chatter in (
         "does not have many workers",  # the embedded base needs none
         "in eval mode at the start of training",  # the frozen VAE and CLIP, on purpose
-        "exists and is not empty",  # Hydra's log is in the run's folder already
+        "exists and is not empty",  # the run's folder holds Hydra's log
         "isinstance.treespec, LeafSpec",
-        "FSDP2-wrapped module .* returned a view tensor",  # nothing is done in place to what the UNet's blocks return
+        "FSDP2-wrapped module .* returned a view tensor",  # no code changes the outputs of the UNet's blocks in place
     ):
         warnings.filterwarnings("ignore", message=f".*{chatter}")
     for name in ("lightning.pytorch.utilities.rank_zero", "httpx"):
@@ -222,4 +218,4 @@ def quiet(*, networks: bool = True) -> None:
 
         for library in (diffusers.utils.logging, transformers.utils.logging):
             library.set_verbosity_error()
-            library.disable_progress_bar()  # of reading files; downloads keep theirs
+            library.disable_progress_bar()  # of loading files; downloads keep theirs

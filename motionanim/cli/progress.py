@@ -9,18 +9,22 @@ import torch
 from tqdm import tqdm
 
 DELAY = 3.0  # seconds; shorter jobs show no bar
-EVERY = 0.5, 30.0  # seconds between two looks at it: on a terminal, and in a log, where each stays
+EVERY = 0.5, 30.0  # seconds between updates: on a terminal, and in a log file, which keeps each of them
 
 
 def now() -> float:
-    """Seconds of a clock, once the GPU has done what it was told."""
+    """Seconds of a clock, read after the GPU has finished its work."""
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
 class Stage:
-    """Units of about equal cost."""
+    """One stage of a job: units of about equal cost.
+
+    Args:
+        seconds: Guess for a unit; None if there is none.
+    """
 
     def __init__(self, units: float, seconds: float | None) -> None:
         self.units, self.guess = units, seconds
@@ -33,12 +37,12 @@ class Stage:
 
     @property
     def left(self) -> float | None:
-        """Seconds; None while there is nothing to tell them from."""
+        """Seconds left; None if no unit is done and there is no guess."""
         if self.done >= self.units:
             return 0.0
         per_unit = self.guess
         if self.done > self.first_done:
-            # The first report holds what is prepared for all units.
+            # The first report includes the preparation for all units.
             per_unit = (self.spent - self.first_spent) / (self.done - self.first_done)
         elif self.done > 0 and per_unit is None:
             per_unit = self.spent / self.done
@@ -46,17 +50,17 @@ class Stage:
 
 
 class Progress:
-    """A bar on standard error that stands at the share of the job's time that is over.
+    """A bar on standard error for the share of the job's time that has passed. Use it in a `with` statement.
 
-    The time left is the sum over all stages that are expected: of the seconds that a unit has taken so far, before that
-    of the guess. Close it by a `with` statement.
+    The time left is the sum over all announced stages. Each takes its measured seconds per unit, or the guess before
+    there is a measurement.
 
     Attributes:
-        stages: By name, in the order in which they were first named.
+        stages: By name, in the order of their announcement.
 
     Args:
         shown: False prints nothing.
-        runs: How often all stages come again, such as once for each video of a sweep.
+        runs: How often the job repeats all stages, such as once for each video of a sweep.
     """
 
     def __init__(self, *, shown: bool = True, runs: int = 1) -> None:
@@ -69,16 +73,16 @@ class Progress:
         )  # fmt: skip
 
     def expect(self, stage: str, units: float, *, seconds: float | None = None) -> None:
-        """Announce a stage of one run: `units` of about `seconds` each, None if nobody can guess them.
+        """Announce a stage of one run: `units` of about `seconds` each; None without a guess.
 
-        Only the first word about a stage counts: whoever knows all its units speaks first, and a part of the job speaks
-        for itself where it is used alone.
+        Only the first announcement of a stage counts. A caller that knows all units announces them before the parts of
+        the job, which also announce theirs in case they are used alone.
         """
         if units > 0 and not self._bar.disable:
             self.stages.setdefault(stage, Stage(units * self._runs, seconds))
 
     def done(self, stage: str, units: float = 1) -> None:
-        """Report units as done; the time since the last report was theirs."""
+        """Report units as done in the time since the last report."""
         if self._bar.disable:
             return
         time = now()
@@ -93,7 +97,7 @@ class Progress:
 
     @property
     def left(self) -> float | None:
-        """Seconds that the job will take from the last report on; None while a stage can only be measured."""
+        """Seconds left at the last report; None if a stage has neither a measurement nor a guess."""
         parts = [stage.left for stage in self.stages.values()]
         return None if None in parts else sum(parts)
 
@@ -106,5 +110,5 @@ class Progress:
         self._bar.close()
 
 
-# For callers that want no bar.
+# For callers without a bar.
 SILENT = Progress(shown=False)

@@ -1,6 +1,6 @@
-"""Settings as people write them on a command line: read, checked, and written back.
+"""Settings on a command line: read as people write them, checked, and written back.
 
-Hydra's grammar knows few characters outside of quotes, and its errors take many lines.
+Hydra's own grammar allows few characters outside of quotes, and its errors take many lines.
 """
 
 import difflib
@@ -18,15 +18,14 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-# What YAML once took for true and false, Hydra takes for text, which counts as true.
+# Hydra reads these words, which YAML 1.1 read as booleans, as text, which would count as true.
 _YES_NO = {"yes", "no", "on", "off", "y", "n"}
 
-# As NumPy's generators take it.
-MOST_SEED = 2**32 - 1
+MOST_SEED = 2**32 - 1  # the limit of NumPy's generators
 
 
 def quoted(value: Any) -> str:
-    """A plain Python value as Hydra's grammar writes it.
+    """A plain Python value in Hydra's grammar.
 
     Example:
         >>> quoted(["it's", None, 0.5])
@@ -40,7 +39,7 @@ def quoted(value: Any) -> str:
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, int | float):
         return repr(value)
-    # Two backslashes are one before a quote, and two anywhere else.
+    # In front of a quote Hydra reads two backslashes as one; elsewhere each is itself.
     return "'" + re.sub(r"(\\+)(?='|\Z)", r"\1\1", str(value)).replace("'", "\\'") + "'"
 
 
@@ -52,13 +51,13 @@ def _parsed(override: str) -> Override | None:
 
 
 def readable(argument: str) -> str:
-    """An argument of a command line as Hydra can read it: file names quoted, and ~ as the home folder.
+    """An argument of a command line in Hydra's grammar: file names are quoted, and ~/ becomes the home folder.
 
-    A value that Hydra cannot read, and that begins no list or mapping, is text; commas part the values of a sweep,
-    unless there is a file of that name.
+    A value that Hydra cannot read is text, unless it begins with a bracket or quote. Commas separate the values of a
+    sweep, unless a file of that name exists.
 
     Raises:
-        ValueError: If the value is yes or no, which would be text.
+        ValueError: If the value is a word such as yes or no, which Hydra would read as text.
     """
     key, given, value = argument.partition("=")
     if not given or argument.startswith("-"):
@@ -76,11 +75,11 @@ def readable(argument: str) -> str:
 
 
 def command(main: Callable[..., Any]) -> Callable[..., Any]:
-    """Let a `hydra.main` read what people write; what Hydra refuses becomes `error: ...` and exit code 2."""
+    """Make a `hydra.main` read `readable` arguments; what Hydra refuses becomes `error: ...` and exit code 2."""
 
     @functools.wraps(main)
     def run(*args: Any) -> Any:
-        os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # it then raises instead of printing
+        os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises instead of printing
         try:
             sys.argv[1:] = [readable(argument) for argument in sys.argv[1:]]
             return main(*args)
@@ -92,7 +91,7 @@ def command(main: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def explained(error: Exception, arguments: Sequence[str]) -> str:
-    """What a user needs of an error of Hydra, OmegaConf or the system, for the arguments of a command line."""
+    """The message of an error of Hydra, OmegaConf or the system, with the argument that caused it and the remedy."""
     if isinstance(error, OverrideParseException):
         if "=" not in error.override:
             return f"{error.override}: no setting; give NAME=VALUE, or --help"
@@ -116,7 +115,7 @@ def explained(error: Exception, arguments: Sequence[str]) -> str:
 
 
 def _keys(node: Any) -> Iterator[str]:
-    """Full names of all settings below a node."""
+    """Full names of all settings in a node."""
     for key in node if isinstance(node, DictConfig) else ():
         yield node._get_full_key(key)
         if not OmegaConf.is_missing(node, key) and not OmegaConf.is_interpolation(node, key):
@@ -124,11 +123,11 @@ def _keys(node: Any) -> Iterator[str]:
 
 
 def mistyped(overrides: Sequence[str], defaults: DictConfig) -> str | None:
-    """The first override whose value is of another kind than the default, and the kind that is right.
+    """The first override whose value is of another kind than the default, and the right kind.
 
     Args:
-        overrides: NAME=VALUE each; others are passed over.
-        defaults: The same composition without them.
+        overrides: NAME=VALUE; other forms are skipped.
+        defaults: The configuration without these overrides.
     """
     for text in overrides:
         override = _parsed(text)
@@ -150,22 +149,22 @@ def mistyped(overrides: Sequence[str], defaults: DictConfig) -> str | None:
 
 
 def check_seed(value: Any) -> None:
-    """Raises ValueError if `value` is no seed."""
+    """Raises ValueError unless `value` is an integer from 0 to MOST_SEED."""
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MOST_SEED:
         raise ValueError(f"seed={value}: must be a whole number from 0 to {MOST_SEED}")
 
 
 def check_size(height: int, width: int, multiple: int) -> None:
-    """Raises ValueError if a size in pixels is none of a base."""
+    """Raises ValueError unless both sides in pixels are multiples of the base's `multiple`."""
     if height < 1 or width < 1 or height % multiple or width % multiple:
         raise ValueError(f"scale.height={height}, scale.width={width}: must be multiples of {multiple} for this base")
 
 
 def lora_weights(loras: Any) -> list[tuple[str, float]]:
-    """LoRA files and their weights, as the setting `loras` gives them: {file: weight, ...}, or that as text.
+    """Files and weights of the setting `loras`: {file: weight, ...}, or text of this form.
 
     Raises:
-        ValueError: If it is anything else.
+        ValueError: If it has another form.
     """
     given = loras
     if isinstance(given, str):

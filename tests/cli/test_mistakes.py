@@ -1,4 +1,4 @@
-"""Realistic mistakes on the command lines: one line that names the setting and the remedy, and exit code 2."""
+"""Mistakes on the command lines: one line that names the setting and the remedy, and exit code 2. Settings are read."""
 
 import re
 from pathlib import Path
@@ -20,15 +20,12 @@ ROOT = Path(__file__).resolve().parents[2]
 ARROW = "renderer=eulerian refiner=null arrows=[[20,12,26,12]] image=photo.png "
 LORA = "experiment=motion_lora "
 
-# Program, its arguments, parted by two blanks where one holds a blank, and what the line says.
+# Program; its arguments, of which the last may hold blanks after two blanks; the line.
 MISTAKES = [
     ("train", "", r"You must specify 'experiment'.* motion_lora"),
-    ("train", "experiment=lora", r"Could not find 'experiment/lora' .* motion_lora"),
     ("train", LORA + "data=holynsky", r"Could not find 'data/holynsky' .* holynski"),
-    ("train", LORA + "scale=big", r"Could not find 'scale/big' .* svd tiny"),
-    ("train", LORA + "logger=none", r"Could not find 'logger/none'"),
+    ("train", LORA + "logger=tensorboard", r"Could not find 'logger/tensorboard' .* csv none wandb"),
     ("train", LORA + "scael.height=64", r"^error: scael.height: no such setting; did you mean scale.height"),
-    ("train", LORA + "scale.heigth=64", r"^error: scale.heigth: no such setting; did you mean scale.height"),
     ("train", LORA + "max_steps=9", r"^error: max_steps: no such setting; did you mean .*\.max_steps"),
     ("train", LORA + "model.rank=4,16", r"Ambiguous value for argument 'model.rank=4,16'"),
     ("train", LORA + "resume", r"^error: resume: no setting; give NAME=VALUE"),
@@ -36,18 +33,12 @@ MISTAKES = [
     ("train", LORA + "trainer.precision=half", r"half"),
     ("train", LORA + "trainer.precision=bf16-true", r"trainer.precision=bf16-true: .*use 32-true, bf16-mixed"),
     ("train", LORA + "trainer.devices=0", r"devices.*0"),
-    ("train", LORA + "trainer.gradient_clip_val=a", r"gradient_clip_val.*a"),
     ("train", LORA + "trainer.accumulate_grad_batches=0", r"trainer.accumulate_grad_batches=0: must be above 0"),
-    ("train", LORA + "trainer.val_check_interval=0", r"trainer.val_check_interval=0: must be above 0"),
     ("train", LORA + "model.lr=1e-4x", r"^error: model.lr=1e-4x: must be a number, such as 0.005"),
-    ("train", LORA + "scale.batch_size=four", r"^error: scale.batch_size=four: must be a whole number, such as 4"),
     ("evaluate", "n=all", r"n=all: must be at least 1 clip"),
-    ("evaluate", "n=0 metrics=frame", r"n=0"),
     ("train", LORA + "seed=2**64", r"^error: seed=2\*\*64: must be a whole number from 0 to 4294967295"),
-    ("train", LORA + "seed=-1", r"^error: seed=-1: must be a whole number from 0"),
     ("train", LORA + "~logger", r"^error: ~logger: this command needs logger; leave that out"),
     ("train", LORA + "paths.runs=photo.png/runs", r"^error: paths.runs=photo.png/runs: .*Not a directory; choose"),
-    ("train", LORA + "paths.runs=/proc/runs", r"^error: paths.runs=/proc/runs: /proc/runs"),
     ("train", LORA + "data=folder", r"root"),
     ("train", LORA + "data=folder data.root=/nowhere", r"/nowhere.* is not a folder"),
     ("train", LORA + "ckpt_path=gone.ckpt", r"ckpt_path=gone.ckpt: no such file; give a .ckpt file"),
@@ -55,22 +46,17 @@ MISTAKES = [
     ("train", LORA + "scale.base=/nowhere", r"/nowhere"),
     ("train", LORA + "scale.height=60", r"scale.height=60, scale.width=128: must be multiples of 16"),
     ("train", LORA + "model.rank=0", r"rank=0: a LoRA's rank must be at least 1"),
-    ("train", LORA + "model.rank=big", r"^error: model.rank=big: must be a whole number, such as 16"),
     ("animate", "", r"no image given: pass image=photo.jpg"),
     ("animate", "image=gone.png", r"gone.png cannot be opened: No such file"),
     ("animate", "image=run.sh", r"run.sh"),
-    ("animate", ARROW + "frame=16", r"^error: frame: no such setting; did you mean frames"),
     ("animate", ARROW + " frames=16 fps=7", r"^error: frames=16 fps=7: must be a whole number of at least 2"),
     ("animate", ARROW + "frames=16.5", r"frames=16.5: must be a whole number"),
     ("animate", ARROW + "fps=24fps", r"fps=24fps: must be from 0.1 to 1000"),
     ("animate", ARROW + "gif=yes", r"^error: gif=yes: write true or false"),
-    ("animate", ARROW + "progress=no", r"^error: progress=no: write true or false"),
     ("animate", ARROW + "png=all", r"^error: png=all: must be true or false"),
     ("animate", ARROW + "size=720p", r"size=720p: must be photo, model, or"),
-    ("animate", ARROW + "seed=18446744073709551616", r"seed=18446744073709551616: must be a whole number from 0"),
     ("animate", ARROW + "strength=fast", r"strength=fast: must be a number such as 200"),
     ("animate", ARROW + "renderer=euler", r"renderer=euler: must be diffusion or eulerian"),
-    ("animate", ARROW + "long_video=phase", r"Could not find 'long_video/phase' .* phased"),
     ("animate", ARROW + "out=film.avi", r"out=film.avi: must end in .mp4"),
     ("animate", ARROW + "out=photo.mp4", r"out=photo.mp4 would replace the input photo.png: choose another name"),
     ("animate", ARROW + "out=run.mp4", r"out=run.mp4 would replace run.json, which is no record of a run"),
@@ -80,36 +66,23 @@ MISTAKES = [
     ("animate", ARROW + "arrows=[[1,2,3", r"^error: arrows=\[\[1,2,3: brackets or quotes do not match"),
     ("animate", ARROW + "arrows=[[1,2,300,4]]", r"arrows\[0\]: the point \(300, 4\) is outside the image"),
     ("animate", ARROW + "loras=lora.safetensors", r"loras=lora.safetensors: must be {file: weight, ...}, such as"),
-    ("animate", ARROW + "loras=[lora.safetensors]", r"loras=\['lora.safetensors'\]: must be {file: weight"),
-    ("animate", ARROW + " loras={lora.safetensors: strong}", r"loras={'lora.safetensors': 'strong'}: must be"),
-    ("animate", ARROW + " loras={lora.safetensors: null}", r"loras={'lora.safetensors': None}: must be"),
     ("evaluate", "method=our", r"Could not find 'method/our' .* ours"),
-    ("evaluate", "benchmark=synthetic", r"Could not find 'benchmark/synthetic' .* synthetic16"),
-    ("evaluate", "metrics=all", r"Could not find 'metrics/all' .* default"),
     ("evaluate", "wandb=off", r"^error: wandb=off: write true or false"),
     ("evaluate", "seed=1.5", r"seed=1.5: must be a whole number"),
-    ("evaluate", "methods=ours", r"^error: methods: no such setting; did you mean method"),
-    ("prepare", "root=/nowhere", r"/nowhere.* is not a folder"),
     ("prepare", "", r"root"),
     ("prepare", "root=. out=photo.png", r"out=photo.png is a file: choose another folder"),
     ("prepare", "root=. out=own", r"out=own holds report.md, which no run left there: choose another folder"),
     ("prepare", "root=. engine.workers=-1", r"workers=-1: must be at least 0"),
-    ("prepare", "root=. jsonl=gone.jsonl", r"gone.jsonl"),
     ("prepare", "root=. settings.frames=9", r"^error: settings.frames: no such setting; did you mean settings.*frames"),
     ("prepare", "root=. settings.max_frames=9", r"settings.max_frames=9: must be at least 16, as many as a clip has"),
     ("prepare", "root=. settings.camera_pairs=0", r"settings.camera_pairs=0: must be at least 1"),
     ("prepare", "root=. scale.fps=0", r"settings.fps=0: must be above 0"),
     ("encode", "", r"^error: out is missing: give out=..."),
     ("encode", "out=http://host/x", r"out=http://host/x: encode writes to a local folder"),
-    ("encode", "out=new data=folder data.root=/nowhere", r"/nowhere.* is not a folder"),
     ("encode", "out=new clips=0", r"clips=0, shard_clips=64: both must be at least 1"),
     ("encode", "out=new scale.height=60", r"scale.height=60, scale.width=128: must be multiples of 8"),
-    ("encode", "out=new clips=many", r"^error: clips=many: must be a whole number, such as 1000"),
     ("study", "make a --out new", r"1 method folder\(s\)|a: no such folder"),
-    ("study", "make own gone --out new", r"gone: no such folder"),
-    ("study", "make own gone --out own", r"own exists: votes belong to the study they were given in"),
     ("study", "count gone.json v.json --out own", r"--out own holds report.md, which no run left there"),
-    ("report", "gone --out new", r"gone"),
     ("report", "own --out own", r"--out own holds report.md, which no run left there"),
     ("report", "gone --out new --strips -1", r"--strips -1: must be at least 0"),
 ]  # fmt: skip
@@ -174,6 +147,9 @@ def test_what_is_quoted_is_read_as_it_was(value: object) -> None:
 
 
 def test_loras_may_be_given_as_text() -> None:
+    for wrong in ([], ["a.safetensors"], {"a.safetensors": "strong"}, {"a.safetensors": None}, {"a.safetensors": True}):
+        with pytest.raises(ValueError, match=r"loras=.*: must be {file: weight"):
+            lora_weights(wrong)
     assert lora_weights("{lora.safetensors: 0.8}") == [("lora.safetensors", 0.8)]
     assert lora_weights('{"é, (1).safetensors": 1}') == [("é, (1).safetensors", 1.0)]
     assert lora_weights(None) == lora_weights({}) == []

@@ -1,4 +1,4 @@
-"""One bar over a job of several stages: what it expects and tells, and that the methods announce what they cost."""
+"""One bar over a job of several stages, and the calls that the long-video methods announce to it."""
 
 import io
 
@@ -11,7 +11,7 @@ from motionanim.cli.progress import Progress
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The seconds of the clock, in a list of one."""
+    """A list of one: the time of the clock in seconds."""
     time = [100.0]
     monkeypatch.setattr(progress, "now", lambda: time[0])
     monkeypatch.setattr(progress, "DELAY", 0.0)
@@ -19,7 +19,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def job(bar: Progress, clock: list[float], *stages: tuple[str, int, float, float]) -> list[tuple[float, float]]:
-    """Time spent and time left after each report of (stage, units, seconds before the first, seconds of each)."""
+    """Time spent and time left after each report. A stage: name, units, seconds before the first, seconds of each."""
     told = []
     for stage, units, before, each in stages:
         clock[0] += before
@@ -37,11 +37,11 @@ def test_the_time_left_is_right_once_each_stage_was_measured(clock: list[float])
         told = job(bar, clock, ("denoising", 10, 5.0, 3.0), ("frames", 20, 4.0, 0.5))
     total = told[-1][0]
     assert total == 5 + 30 + 4 + 10
-    assert told[1][1] == 8 * 3 + 20 * 1.0, "the guess for frames, and for calls what the second one took"
+    assert told[1][1] == 8 * 3 + 20 * 1.0, "the guess for frames, the second call's time for calls"
     assert told[11][1] == 18 * 0.5
     assert told[-1][1] == 0
     for spent, left in told[2:]:  # the third report is after the first fifth
-        assert (total - spent) / 2 <= left <= 2 * (total - spent), "honest within a factor of 2"
+        assert (total - spent) / 2 <= left <= 2 * (total - spent), "right within a factor of 2"
 
 
 def test_an_unknown_stage_has_no_time_until_its_first_unit(clock: list[float]) -> None:

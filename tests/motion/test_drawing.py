@@ -111,8 +111,8 @@ def test_what_was_read_can_be_written_and_read_again(tmp_path):
     assert again.arrows[0].region is again.arrows[1].region
 
 
-def test_the_drawing_in_the_readme_is_read(tmp_path):
-    text = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+def test_the_drawing_in_the_documents_is_read(tmp_path):
+    text = (Path(__file__).resolve().parents[2] / "docs" / "animate.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"^```json\n(.*?)^```", text, flags=re.M | re.S)
     boat = np.zeros((400, 600), dtype=np.uint8)
     boat[60:100, 280:320] = 255

@@ -11,6 +11,7 @@ import av
 import numpy as np
 
 from motionanim.data.video.container import VideoError, WithoutPayload, damage_named, decoded, opened, turn
+from motionanim.files import text_sha256
 
 # Codecs whose packets are frames, and whose key frames can be decoded alone. Packets of other codecs may show nothing
 # (VP8) or refer to earlier frames whatever their flags say (GIF), so that their frames are known once they are decoded.
@@ -64,7 +65,7 @@ def content_key(path: str | Path) -> str:
 
 def kept_path(folder: Path, key: str, suffix: str) -> Path:
     """Where `folder` keeps what belongs to `key`: one of 256 subfolders, named by the key's SHA-256."""
-    digest = hashlib.sha256(key.encode()).hexdigest()[:32]
+    digest = text_sha256(key)[:32]
     return folder / digest[:2] / f"{digest}{suffix}"
 
 
