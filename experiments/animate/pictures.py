@@ -10,8 +10,7 @@ import torch
 import motionanim.cli.command
 from motionanim.animate import animate
 from motionanim.data.synthetic.clips import SyntheticClips
-from motionanim.media.visualize import write_picture
-from motionanim.training.preview import sheet
+from motionanim.media.visualize import sheet, write_picture
 
 HERE = Path(__file__).resolve().parent
 OUT = Path("runs/animate")

@@ -10,8 +10,8 @@ from omegaconf import OmegaConf
 import motionanim.cli.command
 from motionanim.cli.progress import Progress
 from motionanim.data.synthetic.clips import SyntheticClips
-from motionanim.media.visualize import flow_to_rgb, write_picture
-from motionanim.training.preview import sample, sheet
+from motionanim.media.visualize import flow_to_rgb, sheet, write_picture
+from motionanim.training.preview import sample
 
 HERE = Path(__file__).resolve().parent
 CLIPS = 6

@@ -7,7 +7,7 @@ from diffusers import AutoencoderKLHunyuanImage
 from torch import Tensor
 
 from motionanim.training.autoencoder import pca_psnr
-from motionanim.training.patch_pca import write_linear_code
+from motionanim.training.patch_pca import write_patch_pca
 
 LATENTS = 16
 
@@ -47,7 +47,7 @@ def through(vae: AutoencoderKLHunyuanImage, images: Tensor) -> tuple[Tensor, Ten
 def written() -> tuple[AutoencoderKLHunyuanImage, Tensor]:
     images = pictures(64, seed=1)
     vae = network()
-    write_linear_code(vae, images, whitening=0.5)
+    write_patch_pca(vae, images, whitening=0.5)
     return vae, images
 
 
@@ -70,7 +70,7 @@ def test_it_is_the_pca_on_pictures_it_was_not_fitted_to(written: tuple[Autoencod
 @pytest.mark.parametrize("whitening", [0.0, 0.5, 1.0])
 def test_whitening_sets_the_deviations_and_the_mean_square_is_1(whitening: float) -> None:
     images, vae = pictures(64, seed=1), network()
-    write_linear_code(vae, images, whitening=whitening)
+    write_patch_pca(vae, images, whitening=whitening)
     rows = patches(images)
     energies = np.linalg.eigvalsh(np.cov(rows.T))[::-1][:LATENTS]
     wanted = energies ** ((1 - whitening) / 2)
@@ -90,7 +90,7 @@ def test_it_survives_fp16(written: tuple[AutoencoderKLHunyuanImage, Tensor]) -> 
 
 def test_every_weight_beside_the_linear_way_gets_a_gradient_once_the_way_is_left() -> None:
     vae = network()
-    write_linear_code(vae, pictures(64, seed=1), whitening=0.5)
+    write_patch_pca(vae, pictures(64, seed=1), whitening=0.5)
     blocks = [block for block in vae.decoder.up_blocks if not hasattr(block, "repeats")]
     optimizer = torch.optim.SGD([p for block in blocks for p in block.parameters()], lr=1e-3)
     images = pictures(4, seed=2)
@@ -106,5 +106,5 @@ def test_every_weight_beside_the_linear_way_gets_a_gradient_once_the_way_is_left
     [{"layers_per_block": 1}, {"block_out_channels": (64, 64, 128, 128)}, {"block_out_channels": (96, 128, 128)}],
 )
 def test_another_layout_is_refused_in_words(changes: dict) -> None:
-    with pytest.raises(ValueError, match="the linear code needs 4 levels, 96 channels on the first"):
-        write_linear_code(network(**changes), pictures(64, seed=1), whitening=0.5)
+    with pytest.raises(ValueError, match="the patch PCA needs 4 levels, 96 channels on the first"):
+        write_patch_pca(network(**changes), pictures(64, seed=1), whitening=0.5)
