@@ -18,7 +18,6 @@ from motionanim.models.svd.denoiser import Denoiser
 from motionanim.types import Condition
 
 CUDA = pytest.param("cuda", marks=pytest.mark.gpu)
-DEVICES = ["cpu", CUDA]
 
 # Relative errors of the same float32 arithmetic in another order: 2^-24 a rounding, times the depth of a network. On a
 # CPU without oneDNN, whose sums have another order, one pass is off by 5e-7, by 5e-6 with guidance, gradients by 3e-6.

@@ -7,14 +7,13 @@ from typing import NamedTuple
 import lightning as L
 import pytest
 import torch
-from on_device import CUDA, DEVICES, FLOAT32, awake, close, moved, noisy, on, sent, trained_denoiser
-from test_flow_refiner import module as refiner_module
-from test_flow_refiner import pairs, trainer
+from flow_runs import pairs, refiner_module, trainer
+from gpu_cases import lora, whole
+from on_device import CUDA, FLOAT32, awake, close, moved, noisy, sent, trained_denoiser
 from torch import Tensor, nn
-from training_runs import NUMBERS, Losses, make_trainer, stream
+from training_runs import Losses, make_trainer, stream
 
 from motionanim.training.diffusion import DiffusionModule
-from motionanim.training.motion_lora import MotionLoraModule
 
 # AdamW's first step is lr times the sign of each gradient, here a hundredth of a weight: a gradient that is nothing but
 # rounding may go either way, which a tenth of that step allows for.
@@ -24,26 +23,10 @@ STEPPED = 1e-3
 BFLOAT16 = {"loss": 5e-3, "gradients": 1e-1}
 
 
-@pytest.fixture(params=DEVICES)
-def device(request):
-    with on(request.param) as name:
-        yield name
-
-
 class Step(NamedTuple):
     loss: Tensor
     gradients: list[Tensor]
     weights: list[Tensor]  # after the step
-
-
-def lora(base: Path, **changes) -> MotionLoraModule:
-    torch.manual_seed(0)
-    return MotionLoraModule(rank=4, alpha=4, base=str(base), **NUMBERS | changes)
-
-
-def whole(base: Path, **changes) -> DiffusionModule:
-    torch.manual_seed(0)
-    return DiffusionModule(trainable="all", base=str(base), **NUMBERS | changes)
 
 
 def step(module: DiffusionModule, device: str, folder: Path, precision: str = "32-true") -> Step:

@@ -74,16 +74,6 @@ def test_the_model_is_drawn_alike_whatever_the_data_draws(monkeypatch: pytest.Mo
     assert drawn[0] == drawn[1]
 
 
-def test_a_full_disk_is_named_by_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(OSError, match="No space left") as raised:
-        WholeFile().save_checkpoint({}, tmp_path / "last.ckpt")
-    assert raised.value.filename == str(tmp_path / "last.ckpt")
-
-
 CHANGE = "model.lr: 1 until here, 2 from here on"
 
 
@@ -107,7 +97,7 @@ def ended_by(
     monkeypatch.setattr(train, "Settings", lambda *_: settings)
     monkeypatch.setattr(train, "check_trainer", check_trainer)
     monkeypatch.setattr(train, "check_checkpoint", lambda *_: 2)
-    for name in ("check_strategy", "loggers", "set_metrics_aside"):
+    for name in ("check_strategy", "loggers"):
         monkeypatch.setattr(train, name, lambda *_, **__: None)
     overrides = SimpleNamespace(task=[])
     monkeypatch.setattr(train.HydraConfig, "get", lambda: SimpleNamespace(mode=RunMode.RUN, overrides=overrides))
