@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+import pytest
 import torch
 from conftest import MOTION
 from on_device import awake, noisy, sent
@@ -32,6 +33,7 @@ LONG_VIDEO = {
     "freenoise": partial(freenoise, stride=2), "continuous": partial(continuous, **CHAINED),
     "loop": partial(loop, **CHAINED), "phased": partial(phased, **PHASED),
 }  # fmt: skip
+METHODS = [pytest.param(m, marks=[] if m in ("direct", "phased") else pytest.mark.slow) for m in LONG_VIDEO]
 
 
 def clips(batch: int, frames: int, side: int, seed: int = 0) -> Tensor:

@@ -1,6 +1,6 @@
-"""Draw the README's results from scenes of the procedural world: python experiments/animate/pictures.py
+"""Draw the README's results: python experiments/animate/pictures.py
 
-The scenes are held-out ones, as pictures of 256 px, with the world's own masks; the videos stay in runs/animate.
+The photos are held-out scenes of the procedural world, 256 px wide, with their true masks. Videos go to runs/animate.
 """
 
 from pathlib import Path

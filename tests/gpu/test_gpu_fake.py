@@ -1,4 +1,4 @@
-"""No operation mixes devices: everything a GPU runs, on a pretended one, with the CPU's numbers bit for bit."""
+"""No operation mixes devices: everything that runs on a GPU gives the CPU's numbers on a pretended one."""
 
 from collections.abc import Callable
 from functools import partial
@@ -12,6 +12,7 @@ from gpu_cases import (
     CODEC,
     FLOW,
     LONG_VIDEO,
+    METHODS,
     animator,
     clips,
     cloud,
@@ -43,9 +44,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*CUDA is not available")
 
 
 def both(run: Callable[[str], Tensor]) -> None:
-    """`run` on the pretended device stays there and gives what it gives on the CPU.
+    """The result of `run` on the pretended device is there and close to that on the CPU.
 
-    Not bit for bit: a GPU encodes and decodes more pictures at once, and sums in another order.
+    It is not equal: on a GPU more images are encoded and decoded at once, which changes the order of sums.
     """
     expected = run("cpu")
     with PretendedCuda() as pretended:
@@ -110,7 +111,7 @@ def test_codec(base: Path) -> None:
     both(run)
 
 
-@pytest.mark.parametrize("method", LONG_VIDEO)
+@pytest.mark.parametrize("method", METHODS)
 def test_long_video(base: Path, method: str) -> None:
     both(lambda device: sample(animator(base, device), method))
 
@@ -145,7 +146,7 @@ def test_long_video_with_parts_held_and_everything_given_from_the_cpu(
 
 
 class PretendedAccelerator(CPUAccelerator):
-    """Lets the trainer put its model on a device that the machine lacks."""
+    """Lets the trainer put its model on the pretended device."""
 
     def setup_device(self, device: torch.device) -> None:
         pass
@@ -159,7 +160,7 @@ def training(device: str) -> dict:
 
 
 class Last(L.Callback):
-    """What trains, after the last step and before the trainer takes it off the device."""
+    """The trained weights after the last step, before the trainer moves them off the device."""
 
     def on_train_end(self, trainer, pl_module) -> None:
         self.weights = torch.cat([p.detach().flatten() for p in pl_module.parameters() if p.requires_grad])

@@ -1,4 +1,4 @@
-"""What measures, and the mathematics of motion fields: a CUDA device gives what the CPU gives."""
+"""Metrics, feature networks and motion fields: a CUDA device gives the CPU's results."""
 
 from collections.abc import Callable
 from pathlib import Path

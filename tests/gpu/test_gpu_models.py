@@ -1,11 +1,11 @@
-"""Denoiser, sampler, codec and the long-video methods: a CUDA device makes what the CPU makes."""
+"""Denoiser, sampler, codec and long-video methods: a CUDA device gives the CPU's results."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from gpu_cases import CODEC, LONG_VIDEO, animator, coded, estimate, sample
+from gpu_cases import CODEC, METHODS, animator, coded, estimate, sample
 from on_device import CUDA, FLOAT32, ROUNDED, SAMPLED, close, moved, noisy, sent, trained_denoiser
 
 from motionanim.models.schedule import karras_sigmas
@@ -77,17 +77,14 @@ def video(base: Path, device: str, method: str, **sampling) -> torch.Tensor:
     return sample(animator(base, device, **sampling), method)
 
 
-@pytest.mark.parametrize(
-    "method",
-    [pytest.param(m, marks=[] if m in ("direct", "phased", "continuous") else pytest.mark.slow) for m in LONG_VIDEO],
-)
+@pytest.mark.parametrize("method", METHODS)
 def test_long_video(base: Path, device: str, method: str, record_property: Callable) -> None:
     got, expected = video(base, device, method), video(base, "cpu", method)
     assert got.device.type == device
     close(got, expected, tolerance=SAMPLED, record_property=record_property)
 
 
-# A CPU compiles for minutes. The compiler fuses, so sums come in another order, and in bfloat16 it rounds less often.
+# Compiling for a CPU takes minutes. The compiler fuses operations: sums have another order, and fewer are rounded.
 @pytest.mark.parametrize("device", [CUDA], indirect=True)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_compiled_denoiser(base: Path, device: str, dtype: torch.dtype, record_property: Callable) -> None:

@@ -154,20 +154,16 @@ def test_a_failed_run_says_what_is_kept(
     assert (str(last) in str(raised.value)) is (line not in ("Input/output error", "unreadable"))
 
 
-def test_a_resumed_run_says_from_where_and_what_changes_and_keeps_its_earlier_config(
+def test_a_resumed_run_says_what_changes_and_keeps_its_earlier_config_and_a_new_one_does_not_begin(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     last, config = saved(tmp_path, last=None), tmp_path / "config.yaml"
+    with pytest.raises(ValueError, match="holds the checkpoints of an earlier run: give another run=NAME"):
+        ended_by(InterruptedError(), tmp_path, monkeypatch, checkpoint=None)
+    assert not config.exists()
     config.write_text("of the earlier part")
     with pytest.raises(InterruptedError):
         ended_by(InterruptedError(), tmp_path, monkeypatch)
     assert f"going on from {last}, step 2\n  {CHANGE}\n" in capsys.readouterr().out
     assert config.with_suffix(".0.yaml").read_text() == "of the earlier part"
     assert "max_steps: 9" in config.read_text()
-
-
-def test_a_new_run_does_not_begin_in_the_folder_of_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    saved(tmp_path, last=None)
-    with pytest.raises(ValueError, match="holds the checkpoints of an earlier run: give another run=NAME"):
-        ended_by(InterruptedError(), tmp_path, monkeypatch, checkpoint=None)
-    assert not (tmp_path / "config.yaml").exists()
