@@ -72,11 +72,11 @@ def train(cfg: DictConfig, out: Path, checkpoint: str | None, *, first: bool) ->
         step = check_checkpoint(checkpoint, model, data)
         changes = settings.check(checkpoint)
         if 0 <= cfg.trainer.max_steps <= step:
-            told = f"{checkpoint} has its {step} steps: give a trainer.max_steps above {step} to train on"
+            message = f"{checkpoint} has its {step} steps: give a trainer.max_steps above {step} to train on"
             if cfg.ckpt_path != "auto":
-                raise ValueError(told)
+                raise ValueError(message)
             if first:  # a script or a queue gave the same command again
-                print(f"nothing to do: {told}")
+                print(f"nothing to do: {message}")
             return
         if first:
             print(f"going on from {checkpoint}, step {step}", *changes, sep="\n  ")

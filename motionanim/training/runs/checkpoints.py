@@ -26,11 +26,7 @@ from motionanim.training.optim import Diverged
 from motionanim.training.runs.folder import checkpoints
 from motionanim.training.strategies import local
 
-FULL = (
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EFBIG,
-)  # no room on the disk, in the user's quota, in the file
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no room on the disk, in the user's quota, in the file
 
 
 class TimeIsUp(SIGTERMException):
@@ -64,17 +60,17 @@ class Checkpoint(ModelCheckpoint):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
-        self._told, self._first_step, self._place = 0, trainer.global_step, None
+        self._stop, self._first_step, self._place = 0, trainer.global_step, None
         # The trainer's teardown restores the earlier handlers.
         for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
             signal.signal(number, self._note)
 
     def _note(self, number: int, _: FrameType | None) -> None:
         if number == signal.SIGINT:
-            if self._told:
+            if self._stop:
                 raise KeyboardInterrupt
             os.write(2, b"\nCtrl-C: the step in hand is finished and saved; Ctrl-C again leaves at once\n")
-        self._told = max(self._told, {signal.SIGTERM: 1, signal.SIGINT: 2, signal.SIGUSR1: 3}[number])
+        self._stop = max(self._stop, {signal.SIGTERM: 1, signal.SIGINT: 2, signal.SIGUSR1: 3}[number])
 
     def on_before_optimizer_step(self, trainer: L.Trainer, *_: Any) -> None:
         self._updating = trainer.global_step
@@ -88,14 +84,14 @@ class Checkpoint(ModelCheckpoint):
         super().on_train_batch_end(trainer, *rest)
         if trainer.fit_loop.epoch_loop._should_accumulate():
             return  # half a step cannot be saved
-        told = self._told
+        stop = self._stop
         if trainer.world_size > 1:
-            shared = torch.tensor(told, device=trainer.strategy.root_device)
-            told = int(trainer.strategy.reduce(shared, reduce_op="max"))
-        if told:
+            shared = torch.tensor(stop, device=trainer.strategy.root_device)
+            stop = int(trainer.strategy.reduce(shared, reduce_op="max"))
+        if stop:
             trainer._logger_connector.on_batch_end()  # Lightning would log this step after this hook
             trainer._logger_connector.update_train_step_metrics()
-            raise self._STOPS[told]
+            raise self._STOPS[stop]
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not self._should_skip_saving_checkpoint(trainer):

@@ -64,15 +64,15 @@ class Settings(L.Callback):
             if part in refused:  # all settings of another class differ
                 refused = {part: refused[part]}
         if refused:
-            began, now = (", ".join(f"{name}={told(pair[i])}" for name, pair in refused.items()) for i in (0, 1))
+            began, now = (", ".join(f"{name}={shown(pair[i])}" for name, pair in refused.items()) for i in (0, 1))
             raise ValueError(
                 f"{path}: the run began with {began} and would go on with {now}: set what it began with, or start a "
                 "new run without ckpt_path"
             )
-        return [f"{name}: {told(old)} until here, {told(new)} from here on" for name, (old, new) in changes.items()]
+        return [f"{name}: {shown(old)} until here, {shown(new)} from here on" for name, (old, new) in changes.items()]
 
 
-def told(value: Any) -> str:
+def shown(value: Any) -> str:
     """A value as the command line gives it."""
     return "null" if value is None else str(value)
 
