@@ -54,8 +54,7 @@ def write_patch_pca(vae: AutoencoderKLHunyuanImage, images: Tensor, *, whitening
         )
     for name, module in vae.named_modules():
         if name.endswith((".conv2", ".proj")):
-            nn.init.zeros_(module.weight)
-            nn.init.zeros_(module.bias)
+            _zero(module)
     mean, energies, basis = _pca(images, PATCH)
     latents = config.latent_channels
     scales = energies[:latents] ** (-whitening / 2)
@@ -71,10 +70,14 @@ def _pca(images: Tensor, side: int) -> tuple[Tensor, Tensor, Tensor]:
     return patches.mean(0).float(), energies.flip(0).float(), basis.flip(1).float()
 
 
+def _zero(layer: nn.Module) -> None:
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+
+
 def _set(conv: nn.Conv2d, matrix: Tensor, bias: Tensor | None = None) -> None:
     """Set a 3x3 convolution to a matrix on the channels."""
-    nn.init.zeros_(conv.weight)
-    nn.init.zeros_(conv.bias)
+    _zero(conv)
     conv.weight[:, :, 1, 1] = matrix
     if bias is not None:
         conv.bias.copy_(bias)
@@ -119,12 +122,7 @@ def _write_encoder(vae: AutoencoderKLHunyuanImage, images: Tensor, analysis: Ten
     _set_down(second, _picks(rows, second.conv.in_channels, used))
     rows = third.conv.out_channels
     used = [phase * second.conv.out_channels + k for phase in range(4) for k in range(12)]
-    pixels = [
-        colour * 16 + (2 * outer[0] + inner[0]) * 4 + 2 * outer[1] + inner[1]
-        for outer in _PHASES
-        for inner in _PHASES
-        for colour in range(3)
-    ]
+    pixels = _pixels(4, 0, 0)
     # The strongest components of 4x4 patches, as many as fit: channels 0 and 1 of each group hold x and -x, channel 2
     # holds a weaker component without its negative, channel 3 the carrier.
     centre, energies, basis = _pca(images, 4)
@@ -142,8 +140,7 @@ def _write_encoder(vae: AutoencoderKLHunyuanImage, images: Tensor, analysis: Ten
     encoder.norm_out.bias[2::4] += STRAIGHT
     # A least-squares fit of the last layer to the components of 8x8 patches, minus what its shortcut adds.
     seen: dict[str, Tensor] = {}
-    nn.init.zeros_(encoder.conv_out.weight)
-    nn.init.zeros_(encoder.conv_out.bias)
+    _zero(encoder.conv_out)
     hook = encoder.norm_out.register_forward_hook(lambda _, __, out: seen.update(features=F.silu(out)))
     shortcut = encoder(images)[:, :latents]
     hook.remove()
@@ -169,21 +166,13 @@ def _write_decoder(vae: AutoencoderKLHunyuanImage, synthesis: Tensor, mean: Tens
     repeated[torch.arange(channels), torch.arange(channels) // decoder.repeat] = 1
     _set(decoder.conv_in, _picks(channels, latents, range(latents)) - repeated)
     first, second, third = (block for block in decoder.up_blocks if hasattr(block, "repeats"))
-    # From latents to the 4x4x3 pixels of a cell, in the order in which the two other doublings distribute them.
-    pixels = [
-        [
-            colour * 64 + (4 * cell[0] + 2 * outer[0] + inner[0]) * 8 + 4 * cell[1] + 2 * outer[1] + inner[1]
-            for outer in _PHASES
-            for inner in _PHASES
-            for colour in range(3)
-        ]
-        for cell in _PHASES
-    ]
+    # From latents to the pixels of the four 4x4 cells, in the order in which the two other doublings distribute them.
     matrices = torch.zeros(4, first.conv.out_channels // 4, first.conv.in_channels)
     biases = torch.zeros(matrices.shape[:2])
-    for cell, order in enumerate(pixels):
-        matrices[cell, :48, :latents] = synthesis[order]
-        biases[cell, :48] = mean[order]
+    for cell, (y, x) in enumerate(_PHASES):
+        pixels = _pixels(PATCH, 4 * y, 4 * x)
+        matrices[cell, :48, :latents] = synthesis[pixels]
+        biases[cell, :48] = mean[pixels]
     _set_up(first, matrices, biases)
     matrices = torch.zeros(4, second.conv.out_channels // 4, second.conv.in_channels)
     for cell in range(4):
@@ -191,8 +180,7 @@ def _write_decoder(vae: AutoencoderKLHunyuanImage, synthesis: Tensor, mean: Tens
     _set_up(second, matrices)
     matrices = torch.zeros(4, third.conv.out_channels // 4, third.conv.in_channels)
     biases = torch.zeros(matrices.shape[:2])
-    nn.init.zeros_(decoder.conv_out.weight)
-    nn.init.zeros_(decoder.conv_out.bias)
+    _zero(decoder.conv_out)
     for colour in range(3):
         for place, sign in enumerate((1, -1)):
             for cell in range(4):
@@ -205,6 +193,16 @@ def _write_decoder(vae: AutoencoderKLHunyuanImage, synthesis: Tensor, mean: Tens
     last = decoder.up_blocks[-1]
     last.norm1.load_state_dict(decoder.norm_out.state_dict())
     last.conv1.weight[:, 2::3] = 0
+
+
+def _pixels(side: int, top: int, left: int) -> list[int]:
+    """Indices of a 4x4 cell in a patch ordered (colour, y, x), in the order in which two halvings stack channels."""
+    return [
+        colour * side**2 + (top + 2 * outer[0] + inner[0]) * side + left + 2 * outer[1] + inner[1]
+        for outer in _PHASES
+        for inner in _PHASES
+        for colour in range(3)
+    ]
 
 
 def _picks(rows: int, columns: int, which: range | list[int]) -> Tensor:
