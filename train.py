@@ -16,7 +16,6 @@ from omegaconf import DictConfig, OmegaConf
 from motionanim.cli.command import one_line_errors, quiet, wandb_unreachable
 from motionanim.cli.settings import check_size, command
 from motionanim.sampling.animator import size_multiple
-from motionanim.training.callbacks import set_metrics_aside
 from motionanim.training.diffusion import DiffusionModule
 from motionanim.training.optim import Diverged
 from motionanim.training.runs.checkpoints import (
@@ -42,7 +41,7 @@ def main(cfg: DictConfig) -> None:
     for name in ("val_check_interval", "accumulate_grad_batches"):
         if not cfg.trainer[name] > 0:
             raise ValueError(f"trainer.{name}={cfg.trainer[name]}: must be above 0")
-    out, first = Path(cfg.paths.run), rank_zero_only.rank == 0  # of all processes, however they were started
+    out, first = Path(cfg.paths.run), rank_zero_only.rank == 0  # over all processes, however they were started
     checkpoint, damaged = find_checkpoint(cfg.ckpt_path, out)
     for path in damaged if first else ():
         print(f"{path} is damaged and cannot be read: the one before it is taken")
@@ -56,14 +55,15 @@ def main(cfg: DictConfig) -> None:
 
 
 def train(cfg: DictConfig, out: Path, checkpoint: str | None, *, first: bool) -> None:
-    """Train in the folder `out`, on from `checkpoint` if there is one.
+    """Train in the folder `out`, resuming from `checkpoint` if there is one.
 
     Raises:
-        ValueError: If a setting is wrong or the loss diverges; OSError if the disk is full.
+        ValueError: If a setting is wrong or the loss diverges.
+        OSError: If the disk is full.
     """
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     data = hydra.utils.instantiate(cfg.data, _convert_="all")
-    L.seed_everything(cfg.seed, workers=True, verbose=False)  # whatever the data drew: an export makes the model alone
+    L.seed_everything(cfg.seed, workers=True, verbose=False)  # an export makes the model without the data
     model = hydra.utils.instantiate(cfg.model, _convert_="all")
     if isinstance(model, DiffusionModule):
         check_size(cfg.scale.height, cfg.scale.width, size_multiple(model.codec, model.denoiser))
@@ -72,15 +72,15 @@ def train(cfg: DictConfig, out: Path, checkpoint: str | None, *, first: bool) ->
         step = check_checkpoint(checkpoint, model, data)
         changes = settings.check(checkpoint)
         if 0 <= cfg.trainer.max_steps <= step:
-            told = f"{checkpoint} has its {step} steps: give a trainer.max_steps above {step} to train on"
+            message = f"{checkpoint} has its {step} steps: give a trainer.max_steps above {step} to train on"
             if cfg.ckpt_path != "auto":
-                raise ValueError(told)
-            if first:  # the same command again, in a script or a queue
-                print(f"nothing to do: {told}")
+                raise ValueError(message)
+            if first:  # a script or a queue gave the same command again
+                print(f"nothing to do: {message}")
             return
         if first:
             print(f"going on from {checkpoint}, step {step}", *changes, sep="\n  ")
-    lock = claim(out, checkpoint) if first else None  # nothing was written before
+    lock = claim(out, checkpoint) if first else None  # before anything is written
     callbacks = hydra.utils.instantiate(cfg.callbacks)
     if not cfg.logger:
         callbacks.pop("learning_rate", None)  # Lightning's monitor demands a logger
@@ -90,19 +90,18 @@ def train(cfg: DictConfig, out: Path, checkpoint: str | None, *, first: bool) ->
     check_trainer(trainer)
     check_strategy(trainer, model, data)
     if first:
-        set_metrics_aside(out)
         set_records_aside(out)
         write_records(out, OmegaConf.to_yaml(cfg, resolve=True), HydraConfig.get().overrides.task)
     try:
         trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     except SIGTERMException as stop:
         if not trainer.is_global_zero:
-            sys.exit(0)  # srun --kill-on-bad-exit would end the first process before it has asked for the requeue
+            sys.exit(0)  # a failure would make srun --kill-on-bad-exit end the first process before it requeues the job
         name = {CtrlC: "Ctrl-C", TimeIsUp: "SIGUSR1"}.get(type(stop), "SIGTERM")
         queued = f"{requeue()}; " if isinstance(stop, TimeIsUp) else ""
         print(f"stopped by {name} after step {trainer.global_step}; {queued}{kept(out)}")
         sys.exit(130 if isinstance(stop, CtrlC) else 1)
-    except SystemExit:  # Lightning's answer to a Ctrl-C that cannot wait
+    except SystemExit:  # Lightning raises it on a second Ctrl-C
         if trainer.is_global_zero:
             print(f"stopped by Ctrl-C in step {trainer.global_step}; {kept(out)}")
         sys.exit(130)
@@ -120,11 +119,11 @@ def train(cfg: DictConfig, out: Path, checkpoint: str | None, *, first: bool) ->
         raise OSError(f"{disk} is full ({error}); {kept(out)} once there is room") from error
     if lock is not None:
         print(f"done: {out}")
-        lock.close()  # held up to here by this name alone
+        lock.close()
 
 
 def kept(out: Path) -> str:
-    """What a run that ended early can go on from, and how."""
+    """The checkpoints of a run that ended early, and the settings that resume it, as a message."""
     found, whole = [], False
     for path in reversed(checkpoints(out)):
         try:
@@ -135,18 +134,18 @@ def kept(out: Path) -> str:
     if not whole:
         return f"nothing that can be read was saved before{': ' if found else ''}{', '.join(found)}"
     again = f"run={run_of(out)} ckpt_path=last"
-    if run_of(out) != out.name:  # `last` would end the jobs of the sweep that have not begun
+    if run_of(out) != out.name:  # ckpt_path=last would fail in jobs of the sweep that have not begun
         again = f"the same command, with -m, with run={run_of(out)} ckpt_path=auto"
     return f"kept: {', '.join(found)}; {again} goes on"
 
 
 def run_of(out: Path) -> str:
-    """As the command line gives it: of a job the sweep's."""
+    """The value of run=; a job of a sweep has the sweep's."""
     return out.parent.name if HydraConfig.get().mode == RunMode.MULTIRUN else out.name
 
 
 def loggers(cfg: DictConfig, out: Path, *, first: bool) -> list[Logger]:
-    """The configured ones. All parts of a run are one W&B run; one whose server does not answer is logged offline."""
+    """The configured loggers. All parts of a run are one W&B run, which is offline if the server does not answer."""
     own = {}
     if "wandb" in cfg.logger and first:
         node = cfg.logger.wandb

@@ -1,10 +1,10 @@
-"""Figures of a photo in motion: python benchmarks/flow_map.py PHOTO ARROWS [--mask MASK] [--frames 125] [--loop].
+"""Measure an animated photo: python benchmarks/flow_map.py PHOTO ARROWS [--mask MASK] [--frames 125] [--loop].
 
-ARROWS is JSON as `animate` takes it. PHOTO may be scene:N, a held-out scene of the procedural world with its own mask,
-and ARROWS then `true`: up to four arrows from its own motion. The frames are those of the flow map alone, or of all of
-`animate` by one of its methods: --method continuous. No true clip is needed. It measures how fast DIS sees the picture
-move at the arrows, its sharpness, its new edges, and whether the rest stays the photo, on the frames before they are
-encoded. It prints a row of Markdown; flow_map.md names the columns.
+ARROWS is JSON as `animate` takes it. PHOTO may be scene:N, a held-out scene of the procedural world with its own mask;
+ARROWS is then `true`, for up to four arrows of its own motion. The frames are made by the flow map alone, or with
+--method NAME by `animate` with that long-video method. No true clip is needed. It measures on the frames, before they
+are encoded, the speed at the arrows as DIS sees it, the sharpness, new edges, and whether the rest equals the photo.
+It prints a row of Markdown; flow_map.md names the columns.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from motionanim.motion.drawing import parse_controls
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 T = str(CONF.parent / "motionanim" / "assets" / "flow-refiner" / "flow_refiner.safetensors")
-SPAN, HALF = 16, 12  # frames of an arrow; px around its start in which DIS is asked
+SPAN, HALF = 16, 12  # frames of an arrow; px around its start in which DIS measures the speed
 SIDE, MOST_ARROWS = 256, 4  # of a scene of the procedural world
 HINT = ("sigma", "threshold", "threshold_on", "edge", "normalized")
 
@@ -47,7 +47,7 @@ def sharpness(frame: Tensor, where: Tensor) -> float:
 
 
 def scene(number: int, folder: Path) -> tuple[Path, str, Path]:
-    """A held-out scene's first frame, the arrows of its own motion whose tips are in the picture, and its mask."""
+    """A held-out scene: first frame, arrows of its own motion that end inside the frame, mask."""
     reading = Reading(num_frames=2, height=SIDE, width=SIDE, fps=7, shape="stretch")
     request = Request(max_arrows=16, span=SPAN, strength=None, reverse=False, median_strength=0.0067, seed=0)
     world = {"seed": 1, "moving_camera": 0.0, "split": "val"}
@@ -81,7 +81,7 @@ def main() -> None:
 
 
 def row(options: argparse.Namespace, folder: Path) -> str:
-    """The figures of one video; `folder` is for files in between."""
+    """The figures of one video; `folder` holds temporary files."""
     photo, arrows, outline = Path(options.photo), options.arrows, options.mask
     if options.photo.startswith("scene:"):
         photo, arrows, outline = scene(int(options.photo.removeprefix("scene:")), folder)

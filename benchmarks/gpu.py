@@ -1,13 +1,13 @@
-"""Ten minutes of a GPU, used well: python benchmarks/gpu.py --minutes 10 --out FOLDER [KEY=VALUE ...] [--parts ...]
+"""Measure, test and train on a GPU: python benchmarks/gpu.py --minutes 10 --out FOLDER [KEY=VALUE ...] [--parts ...]
 
-In this order: the machine and its ceilings, the tests marked gpu, what Stable Video Diffusion's size costs, and for all
-the time that is left the training of the embedded base. Each part is a process with a share of the time and writes its
-own file into FOLDER after every figure. The same command again keeps what is there, does what is missing and trains on.
+It measures the machine's ceilings, runs the tests marked gpu, measures the cost of Stable Video Diffusion's size, and
+trains the embedded base for the rest of the time. Each part is a process with a share of the time; it writes its own
+file in FOLDER after every figure. The same command again keeps these figures, adds missing ones and continues training.
 
 python benchmarks/gpu.py --take FOLDER     copies the report into benchmarks/ and better weights into the assets.
 
-Needs no network; benchmarks/gpu.md says what a bare machine lacks. KEYs are those that conf/animate.yaml and
-conf/train.yaml share.
+It needs no network; benchmarks/gpu.md lists what a bare machine lacks. A KEY must be in both conf/animate.yaml and
+conf/train.yaml.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 HERE = Path(__file__).resolve().parent
 GRACE = 8.0  # seconds that a part may run over its time before it is killed
-LEAST = 25.0  # seconds of every step, of which importing takes up to ten
+LEAST = 25.0  # seconds for every step; imports take up to ten of them
 
 
 class Step(NamedTuple):
@@ -29,9 +29,9 @@ class Step(NamedTuple):
 
     part: str
     module: str  # of gpu_parts
-    share: float  # of the minutes; what a step leaves goes to those after it
+    share: float  # of the minutes; time that a step leaves goes to the later ones
     overrides: bool  # whether it reads the configuration
-    on_cpu: bool = True  # whether a CPU does it in minutes
+    on_cpu: bool = True  # whether a CPU can do it in minutes
 
 
 STEPS = (
@@ -46,7 +46,7 @@ PARTS = tuple(dict.fromkeys(step.part for step in STEPS))
 
 
 def run_step(step: Step, args: argparse.Namespace, until: float) -> str | None:
-    """Run one process until it ends or its time is over; why it failed, or None."""
+    """Run one process until it ends or its time is over; the reason if it failed, else None."""
     command = [
         sys.executable, "-m", f"gpu_parts.{step.module}", "--out", str(args.out), "--device", args.device, "--until",
         str(until), *(args.overrides if step.overrides else []),
@@ -55,8 +55,8 @@ def run_step(step: Step, args: argparse.Namespace, until: float) -> str | None:
         command += ["--from", str(args.source)]
     paths = [str(HERE), str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "TOKENIZERS_PARALLELISM": "false"}
-    # Its standard input stays open as long as this process lives: it ends with us, even if we are killed. A group of
-    # its own, so that its loader processes can be killed with it.
+    # The pipe to its standard input closes when this process ends, even by a kill, and the child then ends too. It has
+    # its own process group, so that its loader processes can be killed with it.
     process = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment, cwd=HERE.parent, start_new_session=True)
     try:
         status = process.wait(timeout=max(until + GRACE - time.time(), 1))
@@ -78,7 +78,7 @@ def measure(args: argparse.Namespace) -> None:
     over = begin + 60 * args.minutes
     args.out.mkdir(parents=True, exist_ok=True)
     for part in PARTS:
-        read_rows(args.out / f"{part}.json")  # raises before any time is spent if it is not one of ours
+        read_rows(args.out / f"{part}.json")  # raises if the file is not a part's, before any time is spent
     check_settings(args.out, args.device, args.overrides)
     notes: dict[str, str] = {}
     chosen = [step for step in STEPS if step.part in args.parts and (step.on_cpu or args.device == "cuda")]
@@ -98,10 +98,10 @@ def measure(args: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=10.0, help="for all parts together")
-    parser.add_argument("--out", type=Path, help="folder of the results; an earlier one is gone on with")
+    parser.add_argument("--out", type=Path, help="folder of the results, new or of an earlier call")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--from", dest="source", type=Path, help="results whose training goes on, in another --out")
+    parser.add_argument("--from", dest="source", type=Path, help="results whose training continues in --out")
     parser.add_argument("--take", type=Path, metavar="FOLDER", help="results to copy into the project")
     parser.add_argument("--assets", type=Path, default=HERE.parent / "motionanim" / "assets" / "tiny-svd")
     parser.add_argument("--reports", type=Path, default=HERE, help="where --take puts the report")

@@ -1,8 +1,8 @@
-"""Every experiment on the embedded base: python experiments/run.py [--list] [NAME ...]
+"""Run the experiments on the embedded base: python experiments/run.py [--list] [NAME ...]
 
-Without names all of them, most of a day on two CPU cores. Killed and started again, it goes on where it stopped:
-commands that ended well are listed in runs/experiments_done.txt and skipped; delete lines there to run them again.
-Results are in runs/, reports in runs/evaluate/*/report; the folders here hold what was found.
+Without names it runs all of them, which takes most of a day on two CPU cores. Started again after a kill, it continues:
+it skips commands that are listed in runs/experiments_done.txt because they succeeded. Delete lines there to run them
+again. Results go to runs/, reports to runs/evaluate/*/report; the folders beside this file hold the findings.
 """
 
 import argparse

@@ -1,12 +1,16 @@
 """Real classes at tiny size: one random pipeline folder a session, made by the code that makes the embedded base."""
 
 import os
+import secrets
 import socket
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from torchvision.models.optical_flow import raft_small
 
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("WANDB_SILENT", "true")
@@ -90,6 +94,24 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def raft_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights of RAFT (small)."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("raft") / "random.pth"
+    torch.save(raft_small(weights=None).state_dict(), path)
+    return path
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each device, computing in float32 proper."""
+    from on_device import on
+
+    with on(request.param) as name:
+        yield name
+
+
 @pytest.fixture
 def codec(base: Path) -> Codec:
     return Codec.from_pretrained(base)
@@ -131,10 +153,12 @@ def study(folders, tmp_path_factory):
 
 
 def free_port() -> int:
-    """Of this machine; nothing listens there."""
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return server.getsockname()[1]
+    """A port on which nothing listens, below those that the system gives to other programs before it is used."""
+    while True:
+        port = 10000 + secrets.randbelow(20000)
+        with socket.socket() as server, suppress(OSError):
+            server.bind(("127.0.0.1", port))
+            return port
 
 
 def make_condition(batch: int = 2, frames: int = 5, seed: int = 0, **changes: torch.Tensor) -> Condition:

@@ -1,6 +1,6 @@
-"""The project's commands for tests: run as a user would, but in forks of one process that has imported everything.
+"""Run the project's commands in forks of one process that has imported everything.
 
-Importing takes seven seconds, most of what a short command costs.
+The imports take seven seconds, most of the time of a short command.
 """
 
 import atexit
@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
-# One job a line. Nothing here starts a thread, so that forking is safe.
+# One job per line. The server starts no thread, so that forking is safe.
 SERVER = """
 import json, os, runpy, sys, traceback
 import motionanim.animate, motionanim.data.encode, motionanim.data.prepare.collect, motionanim.evaluation.harness

@@ -1,4 +1,4 @@
-"""The project's commands, run in the process of the tests."""
+"""Run the project's commands in the process of the tests."""
 
 import runpy
 
@@ -14,7 +14,7 @@ import motionanim.evaluation.study.__main__
 
 
 def run(program: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int | None:
-    """The exit code of a command in this process."""
+    """Run a command; its exit code."""
     monkeypatch.setattr("sys.argv", [program, *arguments])
     try:
         if program in ("train", "evaluate"):

@@ -1,4 +1,4 @@
-"""Writers of tiny valid copies of the HD-VILA and Holynski layouts, to try a source without its terabytes."""
+"""Write tiny data sets in the layouts of HD-VILA and Holynski."""
 
 import json
 import pickle
@@ -14,7 +14,7 @@ from motionanim.media.image_io import to_pixels
 
 
 def write_hdvila(folder: str | Path, clips: dict[str, list[Tensor]], *, fps: float) -> tuple[Path, Path]:
-    """Write clips as HD-VILA's download and cut scripts leave them.
+    """Write clips in the layout that HD-VILA's download and cut scripts produce.
 
     Args:
         folder: Where to.

@@ -1,7 +1,7 @@
-"""What the tests marked `gpu` share: the devices, the CPU's own arithmetic on both, and one comparison.
+"""Devices, tolerances and the comparison of the tests marked `gpu`.
 
-A test takes `device`, "cpu" or "cuda", and compares what that device makes with what the CPU makes in float32. On the
-CPU float32 is then compared with itself, which checks the test; the lower precisions are compared in earnest.
+Such a test takes the fixture `device`, "cpu" or "cuda", and compares results of that device with the CPU's in float32.
+On the CPU it compares float32 with itself, which checks the test, and lower precisions with float32.
 """
 
 import copy
@@ -18,16 +18,15 @@ from motionanim.models.svd.denoiser import Denoiser
 from motionanim.types import Condition
 
 CUDA = pytest.param("cuda", marks=pytest.mark.gpu)
-DEVICES = ["cpu", CUDA]
 
-# Relative errors of the same float32 arithmetic in another order: 2^-24 a rounding, times the depth of a network. On a
-# CPU without oneDNN, whose sums have another order, one pass is off by 5e-7, by 5e-6 with guidance, gradients by 3e-6.
+# Relative error of float32 arithmetic in another order: 2^-24 per rounding, times the depth of a network. Measured on a
+# CPU without oneDNN, which sums in another order: 5e-7 for one pass, 5e-6 with guidance, 3e-6 for gradients.
 FLOAT32 = 1e-4
-# As much for many passes, one after the other: there 3e-6 to 1e-5.
+# The same for many passes in a row; measured: 3e-6 to 1e-5.
 SAMPLED = 1e-3
-# Three times a CPU's errors: 0.006 (denoiser) and 0.011 (decoder) in bfloat16, whose spacing is 2^-8 = 0.004, and
-# 0.0007 in float16, 2^-11 = 0.0005. Roundings of layers, half a spacing each at most, add up like random
-# steps.
+# Three times the errors measured on a CPU: 0.006 (denoiser) and 0.011 (decoder) in bfloat16, whose spacing is
+# 2^-8 = 0.004, and 0.0007 in float16, with 2^-11 = 0.0005. A layer rounds by half a spacing at most; the roundings of
+# all layers add up like a random walk.
 ROUNDED = {torch.float32: FLOAT32, torch.bfloat16: 3e-2, torch.float16: 2e-3}
 
 Fields = TypeVar("Fields", bound=tuple)
@@ -36,7 +35,7 @@ Module = TypeVar("Module", bound=nn.Module)
 
 @contextmanager
 def on(name: str) -> Iterator[str]:
-    """A device in float32 proper: convolutions of a GPU are by default in TF32, of 10 bits. Skips without it."""
+    """A device without TF32, the 10-bit default of a GPU's convolutions. Skips the test if there is no such device."""
     if name == "cuda" and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
@@ -55,7 +54,7 @@ def close(
     tolerance: float,
     record_property: Callable[[str, object], None],
 ) -> None:
-    """Assert ||got - expected|| <= tolerance ||expected||, of several tensors as one vector; record both numbers."""
+    """Assert ||got - expected|| <= tolerance ||expected||, several tensors being one vector; record both numbers."""
     got, expected = _vector(got), _vector(expected)
     assert got.shape == expected.shape
     assert got.isfinite().all(), "NaN or infinite"
@@ -72,7 +71,7 @@ def _vector(values: Tensor | Iterable[Tensor]) -> Tensor:
 
 
 def moved(module: Module, device: str, dtype: torch.dtype = torch.float32) -> Module:
-    """A copy on a device, so that both have the same weights."""
+    """A copy on a device, with the same weights."""
     return copy.deepcopy(module).to(device, dtype)
 
 
@@ -81,7 +80,7 @@ def sent(batch: Fields, device: str) -> Fields:
 
 
 def awake(module: Module, *, std: float = 0.1) -> Module:
-    """Give what is zero before training random values, in place: it would hide all that leads up to it."""
+    """Replace weights that are zero before training by random ones, in place: zeros hide the layers before them."""
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for parameter in module.parameters():
@@ -99,7 +98,7 @@ def trained_denoiser(base, **motion) -> Denoiser:
 
 
 def noisy(per_frame: bool = False) -> tuple[Tensor, Tensor, Condition]:
-    """What a denoiser is given: latents, noise levels of clips or of frames, condition."""
+    """Inputs of a denoiser: latents, noise levels of clips or of frames, condition."""
     sigma = torch.tensor([0.7, 20.0])
     if per_frame:
         sigma = sigma[:, None] * torch.tensor([0.1, 0.3, 1.0, 3.0, 10.0])

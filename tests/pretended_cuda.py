@@ -1,9 +1,8 @@
-"""A CUDA device that is none: tensors that say they are on it, lie in the CPU's memory, and mix with no others.
+"""A pretended CUDA device: its tensors are in the CPU's memory, report device "cuda", and may not mix with CPU tensors.
 
-PyTorch's own fake tensors hold no values, so that code which asks for one (`if kept.any()`, `position.tolist()`) stops
-there, and where no driver is installed their backward pass ends the process. Here every operation runs on the CPU, and
-only the bookkeeping is a GPU's: an operation on tensors of both devices raises, as CUDA's would. It sees what Python
-calls; kernels, memory and arithmetic of a GPU are beyond it.
+PyTorch's own fake tensors hold no values: code that reads one (`if kept.any()`, `position.tolist()`) fails, and without
+a driver their backward pass ends the process. Here every operation runs on the CPU, and an operation on tensors of both
+devices raises, as CUDA's would. Only calls from Python are seen; kernels, memory and arithmetic of a GPU are not.
 """
 
 from typing import Any
@@ -19,17 +18,17 @@ _MAY_MIX = ("copy_", "__set__", "_has_compatible_shallow_copy_type")  # the latt
 
 
 class PretendedCuda(TorchFunctionMode):
-    """Within this context a device "cuda" exists. What is moved there or made there or made of that stays there.
+    """Within this context a device "cuda" exists. Tensors moved or created there, and results of them, are there.
 
     Raises:
-        RuntimeError: From any call that mixes devices, but for what CUDA allows: a single CPU number among operands,
-            CPU indices, and copies; or that asks a CPU generator for numbers on the GPU.
-        TypeError: From a conversion of a tensor there to NumPy.
+        RuntimeError: If a call mixes devices, except for what CUDA allows (a CPU scalar among operands, CPU indices,
+            copies), or draws numbers on the GPU from a CPU generator.
+        TypeError: If a tensor there is converted to NumPy.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.calls = 0  # on tensors that are there
+        self.calls = 0  # on tensors on the device
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}

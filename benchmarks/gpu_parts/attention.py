@@ -1,8 +1,8 @@
-"""Part 3a of benchmarks/gpu.py: how many sequences one call of attention takes.
+"""Part 3a of benchmarks/gpu.py: measure how many sequences one call of attention can handle.
 
-Temporal attention has a sequence for every latent pixel of every clip in the batch: 4 096 at 512 x 512, twice as many
-with guidance. Eight segments of phase 2 in one batch are 65 536. Kernels that put sequences on the grid's second or
-third axis end at 65 535. Eq. 4 doubles the width of the values, which some kernels do not take.
+Temporal attention has one sequence per latent pixel of each clip in the batch: 4 096 at 512 x 512, twice as many with
+guidance, and 65 536 for eight segments of phase 2 in one batch. Kernels that put sequences on the grid's second or
+third axis can handle 65 535. Eq. 4 doubles the width of the values, which some kernels do not support.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Part 3c of benchmarks/gpu.py: the denoiser call compiled. Compiling takes minutes, so it is the last of part 3."""
+"""Part 3c of benchmarks/gpu.py: the compiled denoiser call. Compiling takes minutes, so it comes last in part 3."""
 
 import time
 from functools import partial
@@ -15,11 +15,11 @@ NEEDS = 45  # seconds of compiling, at least
 
 
 def compiled(sampling: Sampling, mode: str) -> dict[str, Any]:
-    """Figures of the compiled call, and the seconds of its first use."""
+    """Figures of the compiled call, and the seconds of compiling it."""
     torch._dynamo.reset()
     sampling.generator.denoiser.compile_unet(mode)
     start = time.time()
-    # A compiled network cannot be counted: its operations are those of the network as it is.
+    # Operations of a compiled network cannot be counted; they are those of the network that is not compiled.
     row = sampling.call(1, tflop=sampling.results.rows["denoiser call"]["tflop"])
     return row | {"with compiling, s": time.time() - start}
 
@@ -34,7 +34,7 @@ def main() -> None:
         if "failed" not in results.rows.get(name, {"failed": ""}):
             continue
         if results.left() > NEEDS:
-            # What a process leaves that is killed while it compiles.
+            # This row stays if the process is killed while it compiles.
             results.put(name, failed="stopped while it compiled: give it more --minutes")
             sampling = sampling or Sampling(settings(device, args.overrides), device, results, matmul_rates(args.out))
         results.measure(name, partial(compiled, sampling, mode), needs=NEEDS)

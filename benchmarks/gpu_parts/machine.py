@@ -1,4 +1,4 @@
-"""Part 1 of benchmarks/gpu.py: the machine, and its ceilings."""
+"""Part 1 of benchmarks/gpu.py: describe the machine and measure its ceilings."""
 
 import os
 import platform
@@ -36,7 +36,7 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 
 def driver() -> str:
-    """The driver's version as nvidia-smi tells it, or "unknown"."""
+    """The driver's version by nvidia-smi, or "unknown"."""
     if shutil.which("nvidia-smi") is None:
         return "unknown"
     query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
@@ -49,7 +49,7 @@ def main() -> None:
     device, results = torch.device(args.device), Results(args.out / "machine.json", args.until)
     results.measure("machine", lambda: machine(device), needs=0)
     results.measure("copy", lambda: {"bytes_per_s": copy_rate(device)}, needs=1)
-    # A CPU without instructions for half precision takes a minute for such a product.
+    # A CPU without half-precision instructions takes a minute for such a product.
     for name in ("float32", *(["bfloat16", "float16"] if device.type == "cuda" else [])):
         results.measure(
             f"matmul {name}", lambda name=name: {"flop_per_s": matmul_rate(device, getattr(torch, name))}, needs=2

@@ -1,4 +1,4 @@
-"""Clips of the procedural world that wait on the device, so that training never waits for the processor."""
+"""Keep clips of the procedural world on the device, so that training never waits for the processor."""
 
 import queue
 import threading
@@ -18,7 +18,7 @@ TOGETHER = 8  # chunks that are encoded at once
 
 
 class Stored(Dataset[ClipBatch]):
-    """A dataset's clips as files hold them, a quarter of the bytes: frames uint8 (T, H, W, 3), flow float16."""
+    """Clips in a quarter of the bytes, as files store them: frames uint8 (T, H, W, 3), flow float16."""
 
     def __init__(self, clips: Dataset[ClipBatch]) -> None:
         self.clips = clips
@@ -30,15 +30,15 @@ class Stored(Dataset[ClipBatch]):
 
 
 class Pool:
-    """A ring of encoded clips, filled by loader processes while training draws from it at random.
+    """A ring buffer of encoded clips: loader processes fill it while training draws from it at random.
 
-    A slow processor makes clips come up more often, each time with other noise, and does not make the device wait.
-    What is drawn depends on how fast the loaders are: such a training is not reproducible bit for bit.
+    With a slow processor the device does not wait, but draws each clip more often, each time with other noise. The
+    speed of the loaders thus decides which clips are drawn: such a training is not reproducible bit for bit.
 
     Args:
-        clips: The training stream, addressed by position.
+        clips: The training stream, indexed by position.
         start: Its first position.
-        size: Clips that the ring holds at most.
+        size: Maximum number of clips in the ring.
         workers: Loader processes, at least 1.
     """
 
@@ -63,12 +63,12 @@ class Pool:
         return min(self.made, self.size)
 
     def take_in(self, most: int, *, least: int) -> None:
-        """Encode clips that are ready until `most` were made in all; wait only while the ring holds fewer than `least`.
+        """Encode the clips that are ready, up to `most` in total; wait only while the ring holds fewer than `least`.
 
         `least` is at most the ring's size.
 
         Raises:
-            RuntimeError: If the loaders have failed: with too little shared memory, for example.
+            RuntimeError: If the loaders failed, for example for lack of shared memory.
         """
         while len(self) < least or (self.made < most and not self._queue.empty()):
             ready = [self._queue.get()]
@@ -98,6 +98,6 @@ class Pool:
         self.made += len(stored.fps)
 
     def draw(self, count: int, generator: torch.Generator) -> LatentBatch:
-        """`count` clips of the ring at random; their positions are the places in the ring."""
+        """`count` random clips; their positions are their places in the ring."""
         places = torch.randint(len(self), (count,), generator=generator, device=self.device)
         return as_floats(LatentBatch(**{name: part[places] for name, part in self.parts.items()}, position=places))

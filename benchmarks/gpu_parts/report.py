@@ -1,4 +1,4 @@
-"""The results of benchmarks/gpu.py as Markdown, and as a few lines on the screen."""
+"""Show the results of benchmarks/gpu.py as a Markdown report and as a short summary."""
 
 import time
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ UNITS = {
 
 
 def report(out: Path, notes: Mapping[str, str]) -> None:
-    """Write `out`/report.md from the parts' files; `notes`: what went wrong, by part."""
+    """Write `out`/report.md from the files of the parts; `notes` holds the failures by part."""
     machine, tests, scale, train = (
         read_rows(out / f"{part}.json") for part in ("machine", "tests", "full_scale", "train")
     )
@@ -49,7 +49,7 @@ def report(out: Path, notes: Mapping[str, str]) -> None:
 
 
 def summary(out: Path, notes: Mapping[str, str], *, minutes: float) -> list[str]:
-    """At most 40 lines."""
+    """The summary, at most 40 lines."""
     machine, tests, scale, train = (
         read_rows(out / f"{part}.json") for part in ("machine", "tests", "full_scale", "train")
     )

@@ -1,4 +1,4 @@
-"""What every part of benchmarks/gpu.py shares: its arguments, its file of results, its end in time."""
+"""Arguments, results and the time limit of each part of benchmarks/gpu.py."""
 
 import argparse
 import json
@@ -16,13 +16,13 @@ from motionanim.files import atomic_path
 
 
 class Results:
-    """The results of a part as rows in one JSON file, which is replaced whole after each row.
+    """The results of a part: rows in one JSON file, which is replaced atomically after each row.
 
-    A row is a dict of plain values. `failed` in a row says in one line why there is no figure.
+    A row is a dict of plain values. Its key `failed`, if any, holds the reason why there is no figure, in one line.
 
     Args:
-        path: The file; rows that it holds already are kept.
-        until: `time.time()` at which the part must be over.
+        path: The file; its earlier rows are kept.
+        until: `time.time()` at which the part must end.
     """
 
     def __init__(self, path: Path, until: float) -> None:
@@ -30,7 +30,7 @@ class Results:
         self.rows: dict[str, dict[str, Any]] = read_rows(path)
 
     def left(self) -> float:
-        """Seconds until the part must be over."""
+        """Seconds until the part must end."""
         return self.until - time.time()
 
     def put(self, name: str, **values: Any) -> None:
@@ -41,7 +41,7 @@ class Results:
     def measure(self, name: str, run: Callable[[], dict[str, Any]], *, needs: float) -> None:
         """Add the row that `run` returns, unless an earlier call made it or fewer than `needs` seconds are left.
 
-        An error becomes a row too, because the figures after it are worth having.
+        An error becomes a row too, so that later figures are still measured.
         """
         if "failed" not in self.rows.get(name, {"failed": ""}):
             return
@@ -65,10 +65,10 @@ class Results:
 
 
 def read_rows(path: Path) -> dict[str, dict[str, Any]]:
-    """The rows of a part's file; none where there is no file.
+    """The rows of a part's file; no rows if there is no file.
 
     Raises:
-        ValueError: If the file is not one of a part's.
+        ValueError: If it is not the file of a part.
     """
     if not path.exists():
         return {}
@@ -82,10 +82,10 @@ def read_rows(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def check_settings(out: Path, device: str, overrides: list[str]) -> None:
-    """Note a folder's device and settings, so that figures of others do not join them.
+    """Record the device and settings of a folder, so that a later call with others adds no figures to it.
 
     Raises:
-        ValueError: If the folder was made with others.
+        ValueError: If the folder has other ones.
     """
     now = {"device": device, "overrides": sorted(overrides)}
     rows = read_rows(out / "machine.json")
@@ -100,12 +100,12 @@ def check_settings(out: Path, device: str, overrides: list[str]) -> None:
 
 
 def show(value: Any) -> str:
-    """A value as text, numbers with three digits."""
+    """A value as text; numbers have three digits."""
     return f"{value:.3g}" if isinstance(value, float) and abs(value) < 1000 else str(value)
 
 
 def arguments(doc: str, *more: str) -> argparse.Namespace:
-    """The arguments of a part's process: --out, --device, --until, options `more`, and configuration overrides."""
+    """Parse the arguments of a part: --out, --device, --until, the options `more`, and configuration overrides."""
     parser = argparse.ArgumentParser(description=doc.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")
     parser.add_argument("--device", choices=["cuda", "cpu"], required=True)
@@ -119,7 +119,7 @@ def arguments(doc: str, *more: str) -> argparse.Namespace:
 
 
 def end_with_parent() -> None:
-    """Leave as soon as the process that started this one has: its end of our standard input is then closed."""
+    """Exit as soon as the parent process has ended, which closes the pipe to our standard input."""
     if not stat.S_ISFIFO(os.fstat(0).st_mode):
         return  # started by hand
 

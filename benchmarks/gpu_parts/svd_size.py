@@ -1,7 +1,7 @@
-"""Part 3b of benchmarks/gpu.py: what SVD's real size costs here, with random weights, each figure beside its floor.
+"""Part 3b of benchmarks/gpu.py: measure the cost of SVD's real size, with random weights, each figure beside its floor.
 
-On a CPU the same with the embedded base's size. A floor is the operations that were done, counted, over the rate of a
-large matrix product in the same precision.
+On a CPU it measures the embedded base's size. The floor of a figure is the number of operations, which are counted,
+divided by the rate of a large matrix product in the same precision.
 """
 
 import gc
@@ -53,7 +53,7 @@ def network_configs(device: torch.device, base: str) -> dict[str, Any]:
 
 
 def build(cfg: dict[str, Any], device: torch.device) -> Generator:
-    """The pipeline with random weights, made where it runs: 2.2 billion of them take seconds there."""
+    """The pipeline with random weights, drawn on the device, where 2.2 billion of them take seconds."""
     configs = network_configs(device, cfg["scale"]["base"])
     with torch.device(device):
         pipeline = build_pipeline(seed=0, **configs)
@@ -168,7 +168,7 @@ class Training:
     def step(self, batch: int, tflop: float | None) -> dict[str, Any]:
         """Seconds of a step; its operations are counted if `tflop` is None.
 
-        Counting keeps alive what checkpointing would free: only the smallest batch is counted.
+        Counting keeps in memory what checkpointing would free, so it is done for the smallest batch only.
         """
         latents, sigma, condition = example(self.generator, self.cfg, batch)
         noise = torch.randn_like(latents)
@@ -187,7 +187,7 @@ class Training:
 
 
 def train_rows(cfg: dict[str, Any], device: torch.device, results: Results, rates: dict[str, float]) -> None:
-    """A step of each preset: first all at the scale's own batch, then larger batches as long as they fit."""
+    """Measure a step of each preset: first all presets with the smallest batch, then larger batches while they fit."""
     rate = rates.get("bfloat16" if device.type == "cuda" else "float32")
     first, *larger = (4, 8, 16, 24) if device.type == "cuda" else (1, 2)
     needs = 8.0
@@ -220,7 +220,7 @@ def _train_row(
     results: Results, preset: str, batch: int, make: Callable[[], Training], tflop: float | None, needs: float,
     rate: float | None,
 ) -> float:  # fmt: skip
-    """Measure a row; the seconds that it took, or `needs` where it was there already."""
+    """Measure a row; the seconds that it took, at least `needs`."""
 
     def run() -> dict[str, Any]:
         row = make().step(batch, tflop)
@@ -233,12 +233,12 @@ def _train_row(
 
 
 def floor(tflop: float, rate: float | None) -> dict[str, float]:
-    """Seconds that so many operations take at `rate` operations a second; nothing where the rate is unknown."""
+    """Seconds that the operations take at `rate` operations a second; no entry if the rate is unknown."""
     return {} if rate is None else {"floor_s": tflop * counted.TERA / rate}
 
 
 def timed(run: Callable[[], Any], device: torch.device, tflop: float | None = None) -> dict[str, Any]:
-    """The best of three runs (on a CPU: one) in seconds, after one that warms up and counts the operations if asked."""
+    """Seconds of the best of three runs (one on a CPU), after a run that warms up and counts operations if asked."""
     reset()
     if tflop is None:
         tflop = count_flops(run) / counted.TERA
@@ -254,7 +254,7 @@ def timed(run: Callable[[], Any], device: torch.device, tflop: float | None = No
 
 
 def reset() -> None:
-    """Free what earlier rows held, and count memory anew."""
+    """Free the memory of earlier rows, and reset the peak."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -262,7 +262,7 @@ def reset() -> None:
 
 
 def peak() -> dict[str, float]:
-    """GiB since `reset`; nothing where it cannot be read."""
+    """Peak GiB since `reset`; no entry if it cannot be read."""
     return {"gib": torch.cuda.max_memory_allocated() / 2**30} if torch.cuda.is_available() else {}
 
 

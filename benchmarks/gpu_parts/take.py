@@ -1,4 +1,4 @@
-"""Take the results of benchmarks/gpu.py into the project: its report, and weights that are better than the shipped."""
+"""Copy the results of benchmarks/gpu.py into the project: the report, and weights better than the shipped ones."""
 
 import json
 import re
@@ -35,8 +35,8 @@ def take(folder: Path, *, reports: Path, assets: Path) -> list[str]:
         Lines that say what was done.
 
     Raises:
-        ValueError: If the folder holds no report, a file of it is damaged, or its training had other settings or went
-            on from other weights than those in `assets`; nothing is then changed.
+        ValueError: If the folder holds no report, one of its files is damaged, or its training had other settings or
+            started from other weights than those in `assets`; nothing is then changed.
     """
     if not (folder / "report.md").is_file():
         raise ValueError(f"--take {folder}: holds no report.md of benchmarks/gpu.py")

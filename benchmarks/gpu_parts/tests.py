@@ -1,4 +1,4 @@
-"""Part 2 of benchmarks/gpu.py: the tests marked gpu, each with its error and its tolerance."""
+"""Part 2 of benchmarks/gpu.py: run the tests marked gpu, and record the error and tolerance of each."""
 
 import time
 from pathlib import Path
@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Recorder:
-    """A pytest plugin: writes a row as each test ends, leaves out what passed before, and stops in time."""
+    """A pytest plugin: it writes a row after each test, leaves out tests that passed earlier, and stops in time."""
 
     def __init__(self, results: Results) -> None:
         self.results, self.cut = results, False
@@ -24,7 +24,7 @@ class Recorder:
         config.hook.pytest_deselected(items=done)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if report.when == "call" or report.outcome != "passed":  # also an error or a skip before the call
+        if report.when == "call" or report.outcome != "passed":  # also an error or a skip in the setup
             row: dict[str, Any] = {"outcome": report.outcome, "seconds": report.duration}
             row |= worst(report.user_properties)
             if report.failed:
@@ -44,14 +44,14 @@ class Recorder:
 
 
 def reason(report: pytest.TestReport | pytest.CollectReport) -> str:
-    """Why it failed, in one line."""
+    """The reason of a failure, in one line."""
     crash = getattr(report.longrepr, "reprcrash", None)
     lines = str(report.longrepr).strip().splitlines() or ["no reason given"]
     return " ".join((crash.message if crash else lines[-1]).split())[:200]
 
 
 def worst(properties: list[tuple[str, Any]]) -> dict[str, float]:
-    """Of a test's comparisons, recorded as error and tolerance in turn, the one nearest to failing."""
+    """The comparison nearest to failing, of those that a test recorded as error and tolerance in turn."""
     errors, tolerances = ([value for name, value in properties if name == kind] for kind in ("error", "tolerance"))
     pairs = list(zip(errors, tolerances, strict=False))
     nearest = max(pairs, key=lambda pair: pair[0] / max(pair[1], 1e-30), default=None)
@@ -63,9 +63,9 @@ def main() -> None:
     results = Results(args.out / "tests.json", args.until)
     results.rows.pop("cut", None)
     start = time.time()
-    # test_gpu_fake.py pretends to have a GPU, and imports more than a bare machine has.
+    # test_gpu_fake.py only pretends to have a GPU.
     files = sorted(str(path) for path in (ROOT / "tests" / "gpu").glob("test_gpu_*.py") if path.stem != "test_gpu_fake")
-    # On a CPU the same tests compare its half precisions with its float32.
+    # On a CPU the tests compare half precision with float32.
     chosen = ["-m", "gpu"] if args.device == "cuda" else ["-k", "cpu", "-m", "not slow"]
     recorder = Recorder(results)
     options = ["-q", "--no-header", "--continue-on-collection-errors", "-p", "no:cacheprovider", f"--rootdir={ROOT}"]

@@ -1,8 +1,8 @@
-"""Part 4 of benchmarks/gpu.py: train the embedded base for all the time that is left.
+"""Part 4 of benchmarks/gpu.py: train the embedded base for the rest of the time.
 
-The recipe is conf/experiment/tiny_base.yaml's. Three things differ, because the end is a time and not a step: the
-learning rate falls to zero with the clock, clips are drawn from a pool on the device, and batches fill the card.
-Held-out loss is that of DiffusionModule, of the weights' average, as float16 holds it.
+The recipe is conf/experiment/tiny_base.yaml's. Three things differ, because the run ends at a time and not at a step:
+the learning rate falls to zero with the clock, clips are drawn from a pool on the device, and the batch fills the card.
+The held-out loss is DiffusionModule's, for the average of the weights rounded to float16.
 """
 
 import os
@@ -35,14 +35,14 @@ from motionanim.training.optim import adamw, check_finite
 from motionanim.types import ClipBatch, LatentBatch
 
 ROOT = Path(__file__).resolve().parents[2]
-LR = 3e-4  # at a batch of 4, times the root of the batch's growth, and at most ...
+LR = 3e-4  # for a batch of 4; it grows with the root of the batch, up to MOST_LR
 MOST_LR = 1.2e-3
 WARMUP = 50  # steps
-FALL = 0.6  # of the time, at its end, in which the learning rate falls to zero
-DECAY = 0.998  # of the weights' average, at most; it begins at 0, so that a short training is not its start
-SHARE = 0.25  # of the free memory that the pool of clips may take
+FALL = 0.6  # share of the time, at its end, in which the learning rate falls to zero
+DECAY = 0.998  # maximum decay of the weights' average; it grows with the steps, so that a short training counts
+SHARE = 0.25  # of the free memory, for the pool of clips
 SAVE_EVERY = 30.0  # seconds
-USES = 4  # times that a clip is drawn, on average; more where the loaders are slow
+USES = 4  # times that a clip is drawn on average; more if the loaders are slow
 BATCHES = (16, 32, 64, 128, 256)
 
 
@@ -56,7 +56,7 @@ class Run:
     """One training on one device, until a time.
 
     Args:
-        source: Folder of an earlier call's results, whose newest checkpoint goes on; None trains the shipped weights.
+        source: Folder of an earlier call's results, to train its newest checkpoint; None for the shipped weights.
     """
 
     def __init__(self, cfg: DictConfig, results: Results, device: torch.device, source: Path | None) -> None:
@@ -66,7 +66,7 @@ class Run:
         self.trained = {n: p for n, p in self.module.denoiser.named_parameters() if p.requires_grad}
         self.average = {name: p.detach().clone() for name, p in self.trained.items()}
         earlier = read_rows(source / "train.json") if source else {}
-        # The weights that --take may replace: those that all calls of this training began with.
+        # --take replaces the weights that the first call of this training started from.
         results.put("base", **earlier.get("base", {"fingerprint": weights_fingerprint(self.module.denoiser.unet)}))
         self.before = dict(earlier.get("total", {"steps": 0, "minutes": 0.0, "clips": 0, "calls": 0}))
         if "checkpoint" in earlier:
@@ -82,7 +82,7 @@ class Run:
 
     @contextmanager
     def averaged(self):
-        """Within, the module has the average as a checkpoint holds it, in float16."""
+        """Within this context the module has the average, rounded to float16 as in a checkpoint."""
         kept = {name: p.detach().clone() for name, p in self.trained.items()}
         with torch.no_grad():
             for name, parameter in self.trained.items():
@@ -94,7 +94,7 @@ class Run:
 
     @torch.no_grad()
     def loss(self) -> dict[str, float]:
-        """Held-out loss of the average, as `DiffusionModule.validation_step`; and of the clips without a field."""
+        """Held-out loss of the average, as in `DiffusionModule.validation_step`: all clips, those without a field."""
         self.module.eval()
         total, free = [], []
         with self.averaged(), self._autocast():
@@ -113,7 +113,7 @@ class Run:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda")
 
     def train_loss(self, batch: LatentBatch, generator: torch.Generator) -> Tensor:
-        """As `DiffusionModule.training_step`, with its random numbers drawn on the device."""
+        """The loss of `DiffusionModule.training_step`, with random numbers drawn on the device."""
         module, count = self.module, len(batch.fps)
 
         def normal(*shape: int) -> Tensor:
@@ -132,7 +132,7 @@ class Run:
         return losses.mean()
 
     def batch_size(self, pool: Pool, generator: torch.Generator) -> tuple[int, dict[str, float]]:
-        """The smallest batch within a tenth of the most clips a second, and what each gives; 2 on a CPU."""
+        """The smallest batch within a tenth of the highest clips per second, and the rate of each; 2 on a CPU."""
         if self.device.type == "cpu":
             return 2, {}
         rates: dict[str, float] = {}
@@ -186,7 +186,7 @@ class Run:
             warmup_steps=WARMUP, decay_steps=0, total=-1,
         )  # fmt: skip
         optimizer, schedule = made["optimizer"], made["lr_scheduler"]["scheduler"]
-        # Time for the last loss and checkpoint, which must not be cut off.
+        # Leaves time for the last loss and checkpoint.
         end = self.results.until - 1.5 * check - 4
         start, saved, steps, waited, losses, usage = time.time(), 0.0, 0, 0.0, [], []
         span, begun = max(end - start, 1.0), now()
@@ -236,13 +236,13 @@ class Run:
 
 
 def loaders() -> int:
-    """Loader processes: all cores that this process may use but one, which drives the training; at most 31."""
+    """Number of loader processes: the cores that this process may use, less one for the training; at most 31."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2
     return max(1, min(cores, 32) - 1)
 
 
 def pool_size(device: torch.device, clip: ClipBatch) -> int:
-    """Clips that wait encoded: at most 20 000 and `SHARE` of the free memory; 256 on a CPU."""
+    """Number of clips in the pool: at most 20 000, within `SHARE` of the free memory; 256 on a CPU."""
     if device.type == "cpu":
         return 256
     clip_bytes = 3 * clip.flow.numel()  # float16 flow, and half as much again for latents, prediction and image
@@ -250,7 +250,7 @@ def pool_size(device: torch.device, clip: ClipBatch) -> int:
 
 
 def gpu_usage(device: torch.device) -> int | None:
-    """Per cent of the last moments in which the GPU was busy; None where the driver's library does not say."""
+    """Utilisation of the GPU in per cent; None if the driver's library cannot tell."""
     if device.type == "cpu":
         return None
     try:

@@ -1,4 +1,4 @@
-"""Weights in float16 files of a bounded size, so that they travel and can be committed."""
+"""Save weights in float16 files of limited size, so that they can be copied and committed."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ MOST_BYTES = 16 * 2**20
 def save(folder: Path, stem: str, tensors: Mapping[str, Tensor]) -> list[str]:
     """Write tensors as float16 to `folder`/`stem`*.safetensors, each of at most 16 MiB; the files' names."""
     halves = {name: tensor.detach().half().contiguous().cpu() for name, tensor in tensors.items()}
-    room = MOST_BYTES - 128 * len(halves) - 1024  # for the header: a name, a type and a place each
+    room = MOST_BYTES - 128 * len(halves) - 1024  # for the header: name, type and offset of each tensor
     parts = split_torch_state_dict_into_shards(
         halves, filename_pattern=f"{stem}{{suffix}}.safetensors", max_shard_size=room
     )

@@ -1,6 +1,6 @@
 """Draw the results of docs/animate.md from scenes of the procedural world: python experiments/animate/pictures.py
 
-The scenes are held-out ones, as pictures of 256 px, with the world's own masks; the videos stay in runs/animate.
+The photos are held-out scenes of the procedural world, 256 px wide, with their true masks. Videos go to runs/animate.
 """
 
 from pathlib import Path
@@ -10,8 +10,7 @@ import torch
 import motionanim.cli.command
 from motionanim.animate import animate
 from motionanim.data.synthetic.clips import SyntheticClips
-from motionanim.media.visualize import write_picture
-from motionanim.training.preview import sheet
+from motionanim.media.visualize import sheet, write_picture
 
 HERE = Path(__file__).resolve().parent
 OUT = Path("runs/animate")

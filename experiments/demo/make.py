@@ -1,8 +1,8 @@
-"""The product on one page: python experiments/demo/make.py [--photo my.jpg --arrows arrows.json [--mask mask.png]]
+"""Show the product on one page: python experiments/demo/make.py [--photo my.jpg --arrows arrows.json [--mask mask.png]]
 
-A picture with its arrows becomes a seamless loop at full size, and 125 frames by the embedded base, by the paper's
-method and by ours. A static-camera LoRA is trained, and the camera shown without and with it. The page
-runs/demo/index.html shows all of it, with figures and the commands.
+It animates a photo with arrows: as a seamless loop at full size, and as 125 frames by the embedded base, with the
+paper's method and with ours. It also trains a static-camera LoRA and shows the camera without and with it. The page
+runs/demo/index.html holds all of it, with figures and commands.
 """
 
 import argparse
@@ -43,7 +43,7 @@ TRAIN = [
 
 
 class Drawing(NamedTuple):
-    """A picture, what may move in it, and how."""
+    """A photo, the mask of what may move, and arrows."""
 
     photo: Path
     arrows: Any  # as the animate command takes them
@@ -54,7 +54,7 @@ class Drawing(NamedTuple):
 
 
 def bundled(out: Path) -> Drawing:
-    """A scene of the procedural world that no training has seen."""
+    """A held-out scene of the procedural world."""
     clips = SyntheticClips(
         seed=1, length=64, num_frames=2, height=HEIGHT, width=WIDTH, fps=7, moving_camera=0.0, split="val"
     )
@@ -65,7 +65,7 @@ def bundled(out: Path) -> Drawing:
 
 
 def command(overrides: list[str], settings: dict[str, Any]) -> str:
-    """The command line of a call of `animate`."""
+    """The command line that equals a call of `animate`."""
     words = [f"{name}={value}" for name, value in settings.items()]
     return shlex.join(["python", "-m", "motionanim.animate", *overrides, *words])
 
@@ -76,7 +76,7 @@ def shown(title: str, text: str, made: Animation, made_by: str, figures: dict[st
 
 
 def moving_picture(path: Path, frames: torch.Tensor, fps: float) -> None:
-    """An animated WebP of 480 px width, for a page that shows no videos."""
+    """Write an animated WebP, 480 px wide, for pages that show no videos."""
     height = round(480 * frames.shape[-2] / frames.shape[-1])
     small = F.interpolate(frames, size=(height, 480), mode="bilinear", antialias=True)
     first, *rest = (Image.fromarray(to_pixels(frame)) for frame in small)
@@ -110,7 +110,7 @@ def long_video(drawing: Drawing, out: Path, method: str, text: str) -> page.Item
 
 
 def train(out: Path) -> tuple[Path, str]:
-    """The LoRA's file, trained by the command that anyone would give."""
+    """Train the LoRA by its command; the run's folder and the command."""
     runs, name = out / "training", time.strftime("%Y-%m-%d_%H-%M-%S")
     words = ["train.py", *TRAIN, f"paths.runs={runs}", f"run={name}"]
     status = subprocess.run([sys.executable, *words], cwd=ROOT, env=os.environ | {"PYTHONUNBUFFERED": "1"}).returncode

@@ -1,4 +1,4 @@
-"""One page that any browser opens, with its videos inside."""
+"""Write one HTML page with its videos inside."""
 
 import base64
 from collections.abc import Mapping, Sequence
@@ -48,7 +48,7 @@ class Item(NamedTuple):
 
 
 def write(path: Path, overview: Path, items: Sequence[Item], seconds: float) -> Path:
-    """Write the page; `overview`: picture, arrows and field in a row."""
+    """Write the page; `overview` is an image of photo, arrows and field in a row."""
     parts = [
         "<!doctype html>",
         '<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">',

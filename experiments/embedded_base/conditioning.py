@@ -1,8 +1,8 @@
-"""Eq. 4 against the carried frame against both, at equal training: python experiments/embedded_base/conditioning.py
+"""Compare Eq. 4, the warped image, and both, at equal training: python experiments/embedded_base/conditioning.py
 
-Four small bases from nothing, equal in everything but the conditioning, evaluated with the whole motion field given,
-beside the warp that learns nothing. Killed and started again, it goes on. Needs the autoencoder of make.py, or any
-pipeline folder with an untrained UNet.
+It trains four small bases from random weights that differ in the conditioning only, and evaluates them, and the plain
+warp, with the whole motion field given. Started again after a kill, it continues. It needs the autoencoder of make.py,
+or any pipeline folder with an untrained UNet.
 """
 
 import argparse

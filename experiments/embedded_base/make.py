@@ -1,7 +1,7 @@
-"""The embedded base from nothing: python experiments/embedded_base/make.py. Killed and started again, it goes on.
+"""Make the embedded base from random weights: python experiments/embedded_base/make.py
 
-Autoencoder, latents of the procedural world, base, and a copy of the result. Stages that are done are skipped, one that
-was interrupted resumes from its checkpoint. Everything else is in conf/experiment/tiny_*.yaml.
+It trains the autoencoder, encodes the procedural world, trains the base and copies it. Started again after a kill, it
+skips finished stages and resumes the interrupted one. All settings are in conf/experiment/tiny_*.yaml.
 """
 
 import argparse
@@ -11,13 +11,13 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-CLIPS = 3200  # of training, rendered and encoded beforehand: 1.3 MB each
+CLIPS = 3200  # training clips, rendered and encoded beforehand, 1.3 MB each
 
 
 def train(experiment: str, runs: Path, *overrides: str, name: str = "base") -> Path:
-    """One experiment, resumed if it has a checkpoint; the pipeline folder that it exports."""
+    """Run an experiment, from its checkpoint if it has one; the pipeline folder that it exports."""
     run = runs / experiment / name
-    # The last file of an export: an interrupted one is made again.
+    # An export is finished once its last file exists.
     last = "motion/config.json" if experiment == "tiny_base" else "model_index.json"
     if not (run / "pipeline" / last).is_file():
         checkpoint = run / "checkpoints" / "last.ckpt"
@@ -46,7 +46,7 @@ def main() -> None:
     latents = runs / "latents"
     call("-m", "motionanim.data.encode", f"scale.base={autoencoder}", f"out={latents}", f"clips={args.clips}", *shared)
     made = train("tiny_base", runs, *overrides, f"scale.base={autoencoder}", f"data.latents={latents}")
-    for part in made.iterdir():  # beside the card, which stays
+    for part in made.iterdir():  # the model card in the target stays
         target = args.out / part.name
         if part.is_dir():
             shutil.copytree(part, target, dirs_exist_ok=True)

@@ -10,26 +10,27 @@ from omegaconf import OmegaConf
 import motionanim.cli.command
 from motionanim.cli.progress import Progress
 from motionanim.data.synthetic.clips import SyntheticClips
-from motionanim.media.visualize import flow_to_rgb, write_picture
-from motionanim.training.preview import sample, sheet
+from motionanim.media.visualize import flow_to_rgb, sheet, write_picture
+from motionanim.training.preview import sample
 
 HERE = Path(__file__).resolve().parent
-CLIPS = 6
+SETTINGS = ["experiment=diffusion", "paths.run=.", "data=synthetic_static"]
+CLIPS, SIDE = 6, 96  # samples; px of a training clip
 
 
 def world() -> torch.Tensor:
-    """Four frames of each of 24 training clips of 96 px, in three columns."""
+    """Four frames of each of 24 training clips, in three columns."""
     clips = SyntheticClips(
-        seed=5, length=24, num_frames=16, height=96, width=96, fps=7, moving_camera=0.3, split="train"
+        seed=5, length=24, num_frames=16, height=SIDE, width=SIDE, fps=7, moving_camera=0.3, split="train"
     )
     strips = [sheet([clips[i].frames], columns=4) for i in range(24)]
     return torch.cat([torch.cat(strips[i : i + 8], dim=-2) for i in (0, 8, 16)], dim=-1)
 
 
 def samples() -> torch.Tensor:
-    """Truth, motion field and result for held-out clips under a still camera, two columns of clips."""
+    """True clip, motion field and sample of held-out clips under a still camera, in two columns."""
     with initialize_config_dir(version_base="1.3", config_dir=str(HERE.parents[1] / "conf")):
-        cfg = compose("train", ["experiment=diffusion", "paths.run=.", "data=synthetic_static"])
+        cfg = compose("train", SETTINGS)
     module = instantiate(cfg.model, _convert_="all").eval()
     data = instantiate(cfg.data, _convert_="all")
     batch = data.first_val(CLIPS)
@@ -42,7 +43,11 @@ def samples() -> torch.Tensor:
     return torch.cat([torch.cat(rows[:half], dim=-2), torch.cat(rows[half:], dim=-2)], dim=-1)
 
 
-if __name__ == "__main__":
+def main() -> None:
     motionanim.cli.command.quiet()
     write_picture(HERE / "world.png", world())
     write_picture(HERE / "samples.png", samples())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,8 +1,8 @@
-"""How far from the true field are arrows without a mask, and T? Writes errors.json and examples.png beside this file.
+"""Compare arrows without a mask, and T, with the true field. Writes errors.json and examples.png beside this file.
 
 python experiments/flow_refiner/compare.py "T=FILE" "T, no image=FILE" --clips FOLDER ...
-(files that experiment=flow_refiner left; folders of real videos, whose mean optical flow stands for the truth. Without
-folders the figures of the last clips stay.)
+FILE is exported by experiment=flow_refiner. FOLDER holds real videos, whose mean optical flow is taken as true; without
+folders the figures of the earlier clips stay.
 """
 
 import argparse
@@ -39,7 +39,7 @@ MOVES = 0.2  # a pixel of a real clip moves if it is faster than this share of t
 
 
 class Pair(NamedTuple):
-    """A picture with arrows on it and its true motion, as `types.FlowPairBatch` without the batch dimension."""
+    """An image with arrows and its true motion: a `types.FlowPairBatch` without the batch dimension."""
 
     image: Tensor
     hint: Hint
@@ -58,7 +58,7 @@ def world(count: int, side: int) -> Iterator[Pair]:
 
 
 def clips(folder: Path, side: int) -> Iterator[tuple[str, list[Pair]]]:
-    """Real clips with the mean flow of their first two seconds, each with several drawings; still ones are left out."""
+    """Name and drawings of real clips, with the mean flow of their first two seconds; still clips are left out."""
     estimate = DisFlow(preset="medium", min_side=1)
     for name in tqdm(folder_names(folder), desc=folder.name):
         video = Video(folder / name)
@@ -81,7 +81,7 @@ def clips(folder: Path, side: int) -> Iterator[tuple[str, list[Pair]]]:
 
 @torch.no_grad()
 def fields(pair: Pair, refiners: dict[str, FlowRefiner]) -> dict[str, tuple[Tensor, Tensor]]:
-    """Each method's flow (2, H, W) and what it holds for moving (1, H, W)."""
+    """Flow (2, H, W) of each method, and the pixels (1, H, W) that it takes to be moving."""
     soft, ones = pair.hint.reach.clamp(max=1), torch.ones_like(pair.mask)
     made = {
         "no motion": (torch.zeros_like(pair.flow), torch.zeros_like(pair.mask) > 0),
@@ -99,7 +99,7 @@ def fields(pair: Pair, refiners: dict[str, FlowRefiner]) -> dict[str, tuple[Tens
 
 
 def score(flow: Tensor, moves: Tensor, pair: Pair) -> tuple[float, float]:
-    """End-point error, px per frame, mean over all pixels; and the intersection over union of what moves."""
+    """Mean end-point error over all pixels, px per frame, and intersection over union of the moving pixels."""
     true = pair.mask > 0
     union = int((moves | true).sum())
     error = float(torch.linalg.vector_norm(flow - pair.flow, dim=0).mean())

@@ -1,8 +1,8 @@
-"""Is FVD's interval honest? python experiments/fvd_interval/simulate.py [--draws 100] [--dim 100] [--report FILE]
+"""Check FVD's interval: python experiments/fvd_interval/simulate.py [--draws 100] [--dim 100] [--report FILE]
 
-Pairs of Gaussian clouds whose Fréchet distance is known, scored by `motionanim.metrics.fvd.FVD` from n pairs each:
-how far `value` and `corrected` are from the truth on average, and how often the interval holds the truth. Where n is
-too small for the metric to give an interval, the jackknife's own is counted, to show why there is none.
+It scores n pairs of features from two normal distributions of known Fréchet distance by `motionanim.metrics.fvd.FVD`.
+Reported are the means of `value` and `corrected`, and how often the interval holds the true distance. If n is too small
+for the metric to give an interval, the interval of the jackknife is counted, to show why the metric gives none.
 """
 
 import argparse
@@ -20,7 +20,7 @@ GROUPS, PAIRED = 32, 0.5  # correlation of a pair's two features
 
 
 def jackknifed(fake: Tensor, real: Tensor, group: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Corrected value and interval whatever n is."""
+    """Corrected value and interval by the jackknife, for any n."""
 
     def sums(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return torch.tensor(len(x)), x.sum(0), x.T @ x
@@ -34,7 +34,7 @@ def jackknifed(fake: Tensor, real: Tensor, group: Tensor) -> tuple[Tensor, Tenso
 
 
 def simulate(dim: int, n: int, power: float, equal: bool, draws: int) -> dict[str, float]:
-    """Means over draws for variances that fall like k^-power."""
+    """Means over draws, for variances that fall like k^-power."""
     generator = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> Tensor:

@@ -1,10 +1,10 @@
-"""What a static-camera LoRA does to the camera, and to what moves. Writes NAME.json, NAME.png, NAME_clips.png here.
+"""Measure the effect of a static-camera LoRA on camera and objects. Writes NAME.json, NAME.png, NAME_clips.png here.
 
-python experiments/motion_lora/camera.py NAME --base FOLDER "LABEL=FILE" ...    (files that experiment=motion_lora left)
+python experiments/motion_lora/camera.py NAME --base FOLDER "LABEL=FILE" ...    (FILE: of experiment=motion_lora)
 
-Held-out clips of the procedural world under a still camera. Left alone (no motion field, no strength) the camera does
-what the base has learned; steered, the clip's own field is given and nothing is held still by its mask. From the same
-noise at every weight of every LoRA, weight 0 being the base without one.
+It samples held-out clips of the procedural world with a still camera, from the same noise for every weight of every
+LoRA; weight 0 is the base without a LoRA. Without motion field and strength the base chooses the camera motion itself;
+steered, it is given the clip's own field, and no mask holds anything still.
 """
 
 import argparse
@@ -42,29 +42,29 @@ BASE = "without a LoRA"
 
 
 def background_of(clip: SyntheticClip) -> Tensor:
-    """Where the world stands still: (H, W) bool."""
+    """(H, W) bool: where nothing can move."""
     return clip.mask[0] == 0
 
 
 def object_motion(flow: Tensor, background: Tensor) -> float:
-    """Mean speed of the movable part against its background, px per frame, so that a camera does not count."""
+    """Mean speed of the movable part relative to the background, px per frame."""
     still = flow[:, :, background].median(dim=-1).values[:, :, None]
     return float((flow[:, :, ~background] - still).norm(dim=1).mean())
 
 
 def pan(flow: Tensor, background: Tensor) -> float:
-    """How far the background travels steadily, shares of the diagonal per frame: what trembles averages out."""
+    """Speed of the mean motion of the background, as a share of the diagonal per frame; trembling averages out."""
     travelled = flow[:, :, background].mean(dim=(0, -1))
     return float(travelled.norm() / np.hypot(*flow.shape[-2:]))
 
 
 def tremble(flow: Tensor) -> float:
-    """Camera residual of what is left when every pixel's mean over time is taken out, its pan or zoom or turning."""
+    """Camera residual after each pixel's mean over time, which holds pan, zoom and rotation, is subtracted."""
     return camera_residual(flow - flow.mean(0, keepdim=True), None)
 
 
 def measure(video: Tensor, clip: SyntheticClip, estimate, *, steered: bool) -> dict[str, float]:
-    """One video's scores; NaN where the clip has too little that moves, or too little that stands still."""
+    """Scores of one video; NaN if too little of the clip moves, or too little stands still."""
     flow, background = estimate(video), background_of(clip)
     both = bool(0.05 < clip.mask.mean() < 0.8)
     if steered:
@@ -82,7 +82,7 @@ def measure(video: Tensor, clip: SyntheticClip, estimate, *, steered: bool) -> d
 
 
 def ratio(scores: np.ndarray, of: np.ndarray) -> tuple[float, float, float]:
-    """Ratio of two means over the same clips that have a score, and its 95 % interval by bootstrap over clips."""
+    """Ratio of two means over the clips with both scores, and its 95 % interval by bootstrap over clips."""
     scores, of = np.stack([scores, of])[:, ~np.isnan(scores + of)]
     drawn = np.random.default_rng(0).integers(len(scores), size=(BOOTSTRAPS, len(scores)))
     low, high = np.quantile(scores[drawn].mean(1) / of[drawn].mean(1), (0.025, 0.975))
@@ -90,7 +90,7 @@ def ratio(scores: np.ndarray, of: np.ndarray) -> tuple[float, float, float]:
 
 
 def plot(path: Path, table: dict[str, dict], true: dict) -> None:
-    """Camera residual and its steady part by weight, a line a LoRA."""
+    """Plot camera residual and pan over the weight, one line per LoRA."""
     figure = Figure(figsize=(8, 3.2), dpi=130, layout="constrained")
     what = {"camera": "camera residual, left alone", "pan": "its steady part, the pan"}
     for ax, (name, title) in zip(figure.subplots(1, 2, sharey=True), what.items(), strict=True):

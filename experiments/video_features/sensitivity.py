@@ -1,4 +1,4 @@
-"""Does the distance grow with the damage? Writes sensitivity.json and sensitivity.png beside this file.
+"""Measure how the distance grows with the damage. Writes sensitivity.json and sensitivity.png beside this file.
 
 python experiments/video_features/sensitivity.py [FEATURES]    (default: the embedded ones in motionanim/assets)
 """
@@ -29,7 +29,7 @@ from matplotlib import pyplot as plt
 
 HERE = Path(__file__).resolve().parent
 ASSETS = HERE.parents[1] / "motionanim" / "assets"
-CLIPS, FRAMES, SIZE = 128, 16, 64  # a side of a comparison
+CLIPS, FRAMES, SIZE = 128, 16, 64  # of each side of a comparison
 SEED = 2  # of the held-out stream; the training's validation has 1
 LEVELS = (0.2, 0.4, 0.6, 0.8, 1.0)
 SPEEDS_DOWN = (0.75, 0.5, 0.25, 0.125, 0.0)
@@ -38,7 +38,7 @@ QUALITIES = (90, 60, 30, 15, 5)
 
 
 def render(split: str, seed: int, count: int, frames: int) -> Tensor:
-    """(count, frames, 3, 64, 64)."""
+    """Clips (count, frames, 3, 64, 64) in [-1, 1]."""
     clips = SyntheticClips(
         seed=seed, length=count, num_frames=frames, height=SIZE, width=SIZE, fps=7, moving_camera=0.5, split=split
     )
@@ -46,7 +46,7 @@ def render(split: str, seed: int, count: int, frames: int) -> Tensor:
 
 
 def at_speed(clips: Tensor, speed: float) -> Tensor:
-    """The first 16 frames at a multiple of the speed, each moment shown by the nearest earlier frame."""
+    """The first 16 frames at a multiple of the speed; each shows the nearest earlier frame."""
     return clips[:, (torch.arange(FRAMES) * speed).floor().long()]
 
 
@@ -67,14 +67,14 @@ def jpeg(clips: Tensor, quality: int) -> Tensor:
 
 @torch.no_grad()
 def reconstructed(clips: Tensor) -> Tensor:
-    """Through the autoencoder of the embedded base."""
+    """Encoded and decoded by the autoencoder of the embedded base."""
     vae = AutoencoderKL.from_pretrained(ASSETS / "tiny-svd" / "vae").eval()
     made = [vae.decode(vae.encode(clip).latent_dist.mode()).sample for clip in clips]
     return torch.stack(made).clamp(-1, 1)
 
 
 def random_features(trained: VideoFeatures, train: Tensor) -> VideoFeatures:
-    """The same network untrained, its norms fitted to the training clips."""
+    """The same network with random weights, its norms fitted to the training clips."""
     torch.manual_seed(0)
     network = FeatureNetwork(**trained.network.config).train()
     for norm in network.modules():
@@ -87,7 +87,7 @@ def random_features(trained: VideoFeatures, train: Tensor) -> VideoFeatures:
 
 
 def pixel_pca(train: Tensor, dim: int) -> Callable[[Tensor], Tensor]:
-    """Projections of whole clips on the first components of training clips, each of unit variance there."""
+    """Projections of whole clips on the first principal components of training clips, scaled to unit variance there."""
     flat = train.flatten(1).double()
     mean = flat.mean(0)
     _, scale, components = torch.linalg.svd(flat - mean, full_matrices=False)
@@ -101,14 +101,14 @@ def distance(first: Tensor, second: Tensor) -> float:
 
 
 def floors(clean: Tensor, draws: int) -> np.ndarray:
-    """Distances between random halves of the clean clips: what two samples of one world are apart."""
+    """Distances between random halves of the clean clips, which come from one distribution."""
     generator = Generator().manual_seed(0)
     halves = [torch.randperm(len(clean), generator=generator).chunk(2) for _ in range(draws)]
     return np.array([distance(clean[a], clean[b]) for a, b in halves])
 
 
 def ladders(long: Tensor) -> Iterator[tuple[str, float, Tensor]]:
-    """Every damage of the clips (n, 48, 3, H, W) as (kind, level, clips), each kind from weak to strong."""
+    """Damage the clips (n, 48, 3, H, W) in all ways: (kind, level, clips), each kind from weak to strong."""
     clean = long[:, :FRAMES]
     for name in CORRUPTIONS:
         for level in LEVELS:
@@ -189,7 +189,7 @@ def draw(report: dict) -> None:
 
 
 def table(report: dict) -> None:
-    """Per damage and kind of features: distance / floor at the middle and last level, and whether each level adds."""
+    """Print, for each damage and kind of features, distance / floor at the third and last level, and if it grows."""
     print("| damage |" + "".join(f" {name}: 3rd level | 5th | grows |" for name in report["features"]))
     print("|---|" + "---|---|---|" * len(report["features"]))
     for kind in report["features"]["embedded"]["damage"]:

@@ -12,23 +12,23 @@ from torchmetrics import MeanMetric
 
 from motionanim.files import atomic_folder
 from motionanim.models.svd.tiny import build_pipeline, save_pipeline
-from motionanim.training.optim import adamw, check_finite
-from motionanim.training.patch_pca import PATCH, write_linear_code
+from motionanim.training.optim import check_finite, module_adamw
+from motionanim.training.patch_pca import PATCH, write_patch_pca
 from motionanim.types import ClipBatch
 
 
 class AutoencoderModule(L.LightningModule):
-    """L1 + MSE reconstruction by a patch PCA (`training.patch_pca`) and a decoder that learns what it leaves.
+    """Reconstruct frames, by L1 + MSE, with an autoencoder that starts as a patch PCA (`training.patch_pca`).
 
-    The encoder and the linear way through the decoder stay fixed, so that latents are the same from the first step on
-    and the reconstruction is never worse than the PCA's for long; the decoder's residual blocks train.
+    Only the decoder's residual blocks train. The encoder and the linear path through the decoder stay fixed: the
+    latents never change, and the reconstruction starts as good as the PCA's.
 
     Args:
         pipeline: Arguments of `models.svd.tiny.build_pipeline`: the tiny base that the export completes.
-        start_clips: How many first clips of the training stream the PCA is of.
-        whitening: Of the latents, as in `write_linear_code`.
-        crop: Side of the squares, in px, that training cuts from the frames at random.
-        seed: Of the squares' places.
+        start_clips: The PCA is fitted to the first frames of this many first training clips.
+        whitening: Of the latents, in [0, 1], as in `write_patch_pca`.
+        crop: Side, in px, of the squares that are cut from the frames at random for training.
+        seed: Seed of the squares' positions.
     """
 
     EXPORTED = "pipeline"
@@ -51,16 +51,16 @@ class AutoencoderModule(L.LightningModule):
         self.pipeline = build_pipeline(**pipeline)
         self.vae = self.pipeline.vae.requires_grad_(False)
         for block in (*self.vae.decoder.mid_block.children(), *self.vae.decoder.up_blocks):
-            if not hasattr(block, "repeats"):  # not a doubling, which belongs to the linear way
+            if not hasattr(block, "repeats"):  # a block that doubles the size belongs to the linear path
                 block.requires_grad_(True)
         self.psnr = MeanMetric()
 
     def setup(self, stage: str) -> None:
-        """Write the PCA of the first training frames; a resumed run has its checkpoint loaded over it afterwards."""
+        """Write the PCA of the first training frames; on a resume Lightning then loads the checkpoint over it."""
         if stage == "fit":
             data = self.trainer.datamodule.train
             frames = torch.stack([data[i].frames[0] for i in range(self.hparams.start_clips)])
-            write_linear_code(self.vae, frames, whitening=self.hparams.whitening)
+            write_patch_pca(self.vae, frames, whitening=self.hparams.whitening)
 
     def _reconstruct(self, frames: Tensor) -> Tensor:
         with torch.no_grad(), torch.autocast(frames.device.type, enabled=False):
@@ -68,7 +68,7 @@ class AutoencoderModule(L.LightningModule):
         return self.vae.decode(latents).sample.float()
 
     def _crops(self, batch: ClipBatch) -> Tensor:
-        """One square of every frame: (B T, 3, crop, crop), its place drawn from the clip's stream position."""
+        """A random square of every frame, (B T, 3, crop, crop); seed and clip position decide its place."""
         side, pieces = self.hparams.crop, []
         for position, frames in zip(batch.position.tolist(), batch.frames, strict=True):
             rng = np.random.default_rng([self.hparams.seed, position])
@@ -90,20 +90,12 @@ class AutoencoderModule(L.LightningModule):
         frames = batch.frames.flatten(0, 1)
         mse = (self._reconstruct(frames).clamp(-1, 1) - frames).square().mean((1, 2, 3))
         self.psnr.update(10 * torch.log10(4 / mse))
-        # The yardstick beside every autoencoder: the best linear code of the same size, fitted to this very batch.
+        # For comparison: the best linear code of the same size, fitted to this batch.
         linear = pca_psnr(frames, side=PATCH, coefficients=self.vae.config.latent_channels)
         self.log_dict({"val/psnr": self.psnr, "val/psnr_pca": linear}, prog_bar=True, on_epoch=True)
 
     def configure_optimizers(self) -> dict[str, Any]:
-        h = self.hparams
-        return adamw(
-            self.vae.parameters(),
-            lr=h.lr,
-            weight_decay=h.weight_decay,
-            warmup_steps=h.warmup_steps,
-            decay_steps=h.decay_steps,
-            total=self.trainer.max_steps,
-        )
+        return module_adamw(self, self.vae.parameters())
 
     def export(self, folder: Path) -> Path:
         """Write `folder`/pipeline: a complete tiny SVD pipeline with this autoencoder and an untrained UNet."""
@@ -113,7 +105,7 @@ class AutoencoderModule(L.LightningModule):
 
 
 def pca_psnr(images: Tensor, *, side: int, coefficients: int) -> Tensor:
-    """Mean PSNR in dB of coding (N, 3, H, W) images in [-1, 1] by the first principal components of their patches."""
+    """Mean PSNR in dB of images (N, 3, H, W) in [-1, 1], coded by the first principal components of their patches."""
     patches = torch.nn.functional.unfold(images, side, stride=side).transpose(1, 2).double()
     centred = patches - patches.mean((0, 1))
     _, basis = torch.linalg.eigh(torch.cov(centred.flatten(0, 1).T))

@@ -1,4 +1,4 @@
-"""What a run leaves besides its checkpoints: the trained part, EMA weights, a loss picture."""
+"""Callbacks of all experiments: average of the weights (EMA), export of the trained part, plot of the losses."""
 
 import csv
 import re
@@ -15,7 +15,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from motionanim.files import atomic_path
-from motionanim.training.runs.folder import next_number
+from motionanim.training.runs.folder import earlier_metrics
 from motionanim.training.strategies import gathered, local, share
 
 matplotlib.use("Agg")
@@ -23,12 +23,13 @@ from matplotlib import pyplot as plt
 
 
 class Ema(L.Callback):
-    """Exponential moving average of the weights that train; validation and export use the average.
+    """Exponential moving average (EMA) of the weights that train; validation and export use the average.
 
-    Lightning's own callback averages the whole module, frozen VAE and CLIP included; this one keeps only what trains.
+    Lightning's WeightAveraging does not fit: it copies the whole module with its frozen VAE and CLIP, cannot shard
+    it, and saves the average in place of the weights.
     """
 
-    START = 100  # steps: the early average would otherwise be mostly the random start
+    START = 100  # the average equals the weights up to this step: the random initial weights would dominate it
 
     def __init__(self, *, decay: float) -> None:
         if not 0 < decay < 1:
@@ -47,7 +48,7 @@ class Ema(L.Callback):
         }
 
     def _local(self) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """Average and weights, of each what this process holds."""
+        """This process's shares of the averages and of the weights."""
         pairs = [(local(self.average[name]), local(p)) for name, p in self._trained.items()]
         return [average for average, _ in pairs], [weight for _, weight in pairs]
 
@@ -60,10 +61,10 @@ class Ema(L.Callback):
             self.update(*self._local(), trainer.global_step)
 
     def _swap(self) -> None:
-        """Put the average where the weights are, and the weights where the average is."""
-        for part in self._sharded:  # or what it has gathered outlives the swap of what it keeps
+        """Exchange the average and the weights."""
+        for part in self._sharded:  # gathered weights would stay as they were
             part.reshard()
-        # In place: a sharded parameter's memory is also held by what gathers it.
+        # In place, because FSDP keeps its own references to a sharded parameter's memory.
         for average, weight in zip(*self._local()):
             kept = weight.clone()
             weight.copy_(average)
@@ -72,7 +73,7 @@ class Ema(L.Callback):
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Within, the module has the average."""
+        """Within this context the module has the average."""
         self._swap()
         try:
             yield
@@ -88,7 +89,7 @@ class Ema(L.Callback):
             self._swap()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        if self._swapped:  # a checkpoint is written next, and holds the weights as they are
+        if self._swapped:  # the checkpoint that is saved next must hold the weights
             self._swap()
 
     def state_dict(self) -> dict[str, torch.Tensor]:
@@ -99,14 +100,13 @@ class Ema(L.Callback):
 
 
 class Export(L.Callback):
-    """At the end write what was trained (a LoRA file, a pipeline folder) into the run's folder: `module.export`.
+    """At the end call `module.export`, which writes the trained part (a LoRA file, a pipeline) into the run's folder.
 
-    Of the weights, or of their average where an `Ema` keeps one. `python -m motionanim.export` makes the same of any
-    checkpoint.
+    It exports the average if there is an `Ema` callback. `python -m motionanim.export` exports any checkpoint.
 
     Args:
         folder: The run's folder.
-        every_n_steps: On the way too, into `folder`/exports/step_0000500 and so on; None for files that are large.
+        every_n_steps: Also export every so many steps, into `folder`/exports/step_0000500 and so on; None for never.
     """
 
     def __init__(self, *, folder: str, every_n_steps: int | None = None) -> None:
@@ -129,24 +129,21 @@ class Export(L.Callback):
             print(f"exported: {path}")
 
     def _write(self, trainer: L.Trainer, pl_module: L.LightningModule, folder: Path) -> Path | None:
-        """All processes enter; the first one writes."""
-        # The checkpoint that is written next holds the weights as they are.
-        average = next(
-            (callback.in_place() for callback in trainer.callbacks if isinstance(callback, Ema)), nullcontext()
-        )
+        """Must be called by all processes; the first one writes."""
+        average = next((each.in_place() for each in trainer.callbacks if isinstance(each, Ema)), nullcontext())
         with average, gathered(pl_module, keep=trainer.is_global_zero):
             return pl_module.export(folder) if trainer.is_global_zero else None
 
 
 def export_folder(run: Path, step: int) -> Path:
-    """Where what a run has learned after so many steps goes."""
+    """The folder of the export after `step` steps."""
     return run / "exports" / f"step_{step:07d}"
 
 
 class LossCurve(L.Callback):
-    """Draw every logged loss and score over the steps into `folder`/curves.png, from the run's metrics.csv.
+    """At the end plot all losses and scores of the run's metrics.csv over the steps, into `folder`/curves.png.
 
-    A resumed run's earlier logs (`set_metrics_aside`) are drawn too.
+    The plot of a resumed run includes its earlier parts.
     """
 
     def __init__(self, *, folder: str) -> None:
@@ -160,28 +157,19 @@ class LossCurve(L.Callback):
             return
         picture = self.folder / "curves.png"
         draw_curves([*earlier_metrics(self.folder), table], picture)
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                logger.log_image("curves", [str(picture)])
+        for logger in wandb_loggers(trainer):
+            logger.log_image("curves", [str(picture)])
 
 
-def earlier_metrics(folder: Path) -> list[Path]:
-    """What a run logged before it was resumed, oldest first."""
-    return sorted(folder.glob("metrics.*.csv"), key=lambda path: int(path.suffixes[0][1:]))
-
-
-def set_metrics_aside(folder: Path) -> None:
-    """Before a run is resumed in its own folder: Lightning's logger deletes the metrics.csv that it finds."""
-    table = folder / "metrics.csv"
-    if table.exists():
-        table.rename(folder / f"metrics.{next_number(table)}.csv")
+def wandb_loggers(trainer: L.Trainer) -> list[WandbLogger]:
+    return [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
 
 
 def draw_curves(tables: Sequence[Path], picture: Path) -> None:
-    """Plot each train/ and val/ column against its step; losses with a running median.
+    """Plot each train/ and val/ column against its step; long ones with a running median.
 
     Args:
-        tables: metrics.csv of each part of a run, oldest first; a part replaces what an earlier one has of its steps.
+        tables: metrics.csv of each part of a run, oldest first; a part replaces the steps that an earlier one also has.
     """
     series: dict[str, list[tuple[int, float]]] = {}
     for table in tables:
@@ -197,7 +185,7 @@ def draw_curves(tables: Sequence[Path], picture: Path) -> None:
     series = {name: points for name, points in series.items() if points}
     panels: dict[str, list[str]] = {}
     for name in sorted(series):
-        # One panel for what differs by a condition, such as camera_residual_with_lora and camera_residual_without_lora.
+        # Columns such as camera_residual_with_lora and camera_residual_without_lora share a panel.
         panels.setdefault(re.split("_with(?:out)?_", name.split("/")[1])[0], []).append(name)
     figure, axes = plt.subplots(1, max(len(panels), 1), figsize=(5 * max(len(panels), 1), 3.6), squeeze=False)
     for axis, (title, names) in zip(axes[0], panels.items(), strict=False):
@@ -214,7 +202,7 @@ def draw_curves(tables: Sequence[Path], picture: Path) -> None:
             axis.set_yscale("log")
         elif all(v >= 0 for n in names for _, v in series[n]):
             top = max(v for n in names for _, v in series[n])
-            axis.set_ylim(0, 1.1 * top or 1)  # from 0, or a small difference looks like a large one
+            axis.set_ylim(0, 1.1 * top or 1)  # from 0: otherwise a small difference looks large
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
     figure.tight_layout()

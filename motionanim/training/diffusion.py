@@ -18,7 +18,7 @@ from motionanim.models.svd.denoiser import Denoiser
 from motionanim.models.svd.tiny import save_pipeline
 from motionanim.motion.flow import motion_strength
 from motionanim.training.losses import denoising_loss
-from motionanim.training.optim import adamw, check_finite
+from motionanim.training.optim import check_finite, module_adamw
 from motionanim.training.runs.checkpoints import check_weights
 from motionanim.training.strategies import Sharded, shard
 from motionanim.types import ClipBatch, Condition, LatentBatch
@@ -194,15 +194,7 @@ class DiffusionModule(L.LightningModule):
         metric.reset()
 
     def configure_optimizers(self) -> dict[str, Any]:
-        h = self.hparams
-        return adamw(
-            self.denoiser.parameters(),
-            lr=h.lr,
-            weight_decay=h.weight_decay,
-            warmup_steps=h.warmup_steps,
-            decay_steps=h.decay_steps,
-            total=self.trainer.max_steps,
-        )
+        return module_adamw(self, self.denoiser.parameters())
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}

@@ -1,4 +1,4 @@
-"""Training of the flow refiner T (Sec. 3.2 and 4.1) on pairs of arrows and true flow."""
+"""Train the flow refiner T (Sec. 3.2 and 4.1) on pairs of arrows and true flow."""
 
 import math
 from pathlib import Path
@@ -14,29 +14,29 @@ from motionanim.models.flow_refiner import FlowRefiner, PatchDiscriminator, Refi
 from motionanim.training.optim import check_finite, trapezoid
 from motionanim.types import FlowPairBatch
 
-# An error counts up to this many times the hint's speed: a scene whose arrows miss the motion would outweigh the rest.
+# End-point errors are clamped to this many times the hint's speed: otherwise a scene whose arrows miss the motion
+# outweighs all others.
 _MOST_ERROR = 4.0
 
 
 class FlowRefinerModule(L.LightningModule):
-    """End-point error in units of the hint's speed + `moves_weight` * cross-entropy of what moves + pix2pix's GAN.
+    """Loss: error_weight * (end-point error / hint's speed + moves_weight * cross-entropy of the moving pixels) + GAN.
 
-    With a discriminator both networks step from the same weights (pix2pix steps the discriminator first): one backward
-    pass then serves both, every parameter gets a gradient in it, and plain DDP works. Only the generator's steps count
-    for the trainer, so `trainer.max_steps` are iterations. All that a step draws, which items come with a mask, follows
-    from the items' positions.
+    Both networks step from the same weights (in pix2pix the discriminator steps first). One backward pass then computes
+    all gradients, which plain DDP requires. The trainer counts the generator's steps only, so that `trainer.max_steps`
+    are iterations. The positions of the items decide which of them come with a mask: nothing else is random.
 
     Args:
         refiner: The generator.
-        discriminator: Judges its flows in training; not needed later. None trains without the GAN.
-        lr: Learning rate of both.
-        warmup_share: Share of the run, at its start, over which it rises from 0, in [0, 1].
-        decay_share: Share of the run, at its end, over which it falls to 0, in [0, 1]; pix2pix has 0.5, 0 is constant.
-        beta1: Momentum of both optimisers, in [0, 1).
-        weight_decay: AdamW's; with 0 it is pix2pix's Adam.
-        error_weight: Weight of the end-point error, above 0; pix2pix has 100 for its L1, beside a GAN's term of 1.
-        moves_weight: Weight of the cross-entropy within the error's, at least 0.
-        mask_share: Share of items for which the user's mask is given, in [0, 1]; for the others T sees ones.
+        discriminator: Needed for training only; None trains without the GAN.
+        lr: Learning rate of both networks.
+        warmup_share: Share of the run, at its start, over which the learning rate rises from 0, in [0, 1].
+        decay_share: Share of the run, at its end, over which it falls to 0, in [0, 1]; 0.5 in pix2pix, 0 is constant.
+        beta1: AdamW's beta1 for both networks, in [0, 1).
+        weight_decay: AdamW's; 0 makes it pix2pix's Adam.
+        error_weight: Above 0; pix2pix weighs its L1 by 100 and its GAN loss by 1.
+        moves_weight: At least 0.
+        mask_share: Share of the items whose mask T is given, in [0, 1]; it is given ones for the others.
     """
 
     EXPORTED = "flow_refiner.safetensors"
@@ -74,7 +74,7 @@ class FlowRefinerModule(L.LightningModule):
         ]
 
     def _steps(self, share: float) -> int:
-        # Without an end every share of the run counts as a step, which `check_end` then refuses.
+        # In a run without an end any share above 0 is one step.
         return math.ceil(share * max(self.trainer.max_steps, 1))
 
     def on_fit_start(self) -> None:
@@ -94,7 +94,7 @@ class FlowRefinerModule(L.LightningModule):
     def training_step(self, batch: FlowPairBatch, batch_idx: int) -> None:
         ends = {"warmup": self._steps(self.warmup_share), "decay": self._steps(self.decay_share)}
         factor = trapezoid(self.global_step, **ends, total=self.trainer.max_steps)
-        # The discriminator's is stepped outside Lightning's wrapper, which would count each iteration twice.
+        # The discriminator's optimizer steps outside Lightning's wrapper, which would count each iteration twice.
         wrapped, plain = self.optimizers(), self.optimizers(use_pl_optimizer=False)
         generator_optimizer, *others = wrapped if isinstance(wrapped, list) else [wrapped]
         discriminator_optimizer = plain[1] if others else None
@@ -132,8 +132,8 @@ class FlowRefinerModule(L.LightningModule):
         self.log_dict(shown, batch_size=len(batch.flow))
 
     def _given(self, batch: FlowPairBatch) -> Tensor:
-        """The masks that T is given: true ones for `mask_share` of the items, ones for the others."""
-        # A Weyl sequence: every run of positions has nearly that share of them.
+        """The masks that T is given: the true mask of `mask_share` of the items, ones for the others."""
+        # A Weyl sequence: of any range of positions nearly that share is chosen.
         with_mask = (batch.position.double() * 0.6180339887498949) % 1 < self.mask_share
         return torch.where(with_mask.view(-1, 1, 1, 1), batch.mask, torch.ones_like(batch.mask))
 
@@ -144,9 +144,9 @@ class FlowRefinerModule(L.LightningModule):
         return error.clamp(max=_MOST_ERROR).mean(), moves.mean()
 
     def validation_step(self, batch: FlowPairBatch, batch_idx: int) -> None:
-        """Without a mask: end-point error of no motion, of the soft hint and of T, px per frame, mean over all pixels.
+        """Scores without a mask: end-point errors of no motion, of the soft hint and of T; IoU of the moving pixels.
 
-        And the intersection over union of the pixels that T moves and those that move.
+        Errors are in px per frame, means over all pixels.
         """
         made = self.refiner(batch.image, batch.hint, torch.ones_like(batch.mask))
         true, moves = batch.flow * batch.mask, made.moves > 0
@@ -166,7 +166,7 @@ class FlowRefinerModule(L.LightningModule):
 
     @torch.no_grad()
     def example_pictures(self, batch: FlowPairBatch) -> dict[str, Tensor]:
-        """Pictures of a batch, each (B, 3, H, W) float32 in [-1, 1]; the flows share one colour scale."""
+        """Images of a batch, each (B, 3, H, W) float32 in [-1, 1]; the flows share one colour scale."""
         refined = self.refiner.refine(batch.image, batch.hint, torch.ones_like(batch.mask))
         soft = batch.hint.flow * batch.hint.reach.clamp(max=1)
         flows = flow_to_rgb(torch.stack([soft, refined, batch.flow * batch.mask]))

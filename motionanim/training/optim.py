@@ -1,8 +1,9 @@
-"""The optimizer that all experiments share."""
+"""AdamW with its learning-rate schedule, and the check for a loss that is NaN: shared by all experiments."""
 
 from collections.abc import Iterable
 from typing import Any
 
+import lightning as L
 import torch
 from torch.nn import Parameter
 from torch.optim import Optimizer
@@ -10,16 +11,10 @@ from torch.optim.lr_scheduler import LambdaLR
 
 
 def trapezoid(step: int, *, warmup: int, decay: int, total: int) -> float:
-    """Learning-rate factor: up from 0 over `warmup` steps, 1, down to 0 over the last `decay` of `total` steps."""
+    """Factor on the learning rate: rises to 1 over the first `warmup` steps, falls to 0 over the last `decay` ones."""
     up = min(1.0, (step + 1) / warmup) if warmup else 1.0
     down = min(1.0, (total - step) / decay) if decay else 1.0
     return max(0.0, min(up, down))
-
-
-def check_end(decay_steps: int, total: int) -> None:
-    """Raises ValueError if decay_steps > 0 and the run has no last step to decay towards."""
-    if decay_steps and total < 1:
-        raise ValueError(f"decay_steps={decay_steps} needs an end: set trainer.max_steps or decay_steps=0")
 
 
 def adamw(
@@ -27,25 +22,35 @@ def adamw(
 ) -> dict[str, Any]:
     """AdamW (Sec. 4.1) over the parameters that train, in the form that `configure_optimizers` returns.
 
+    Args:
+        total: Steps of the run; below 1 for a run without an end.
+
     Raises:
-        ValueError: As `check_end`.
+        ValueError: If decay_steps > 0 and the run has no end.
     """
-    check_end(decay_steps, total)
+    if decay_steps and total < 1:
+        raise ValueError(f"decay_steps={decay_steps} needs an end: set trainer.max_steps or decay_steps=0")
     trained = [p for p in parameters if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=lr, weight_decay=weight_decay, fused=True)
-    # Else Lightning refuses to clip in mixed precision, for fear of gradients that are still scaled (its issue 21435):
-    # bfloat16's never are, and without this torch unscales float16's before the step and not inside it.
+    # With the flag on, Lightning refuses to clip gradients in mixed precision, because they might still be scaled (its
+    # issue 21435). bfloat16 gradients are never scaled; with the flag off, torch unscales float16 ones before the step.
     optimizer._step_supports_amp_scaling = False
     schedule = LambdaLR(optimizer, lambda step: trapezoid(step, warmup=warmup_steps, decay=decay_steps, total=total))
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
+def module_adamw(module: L.LightningModule, parameters: Iterable[Parameter]) -> dict[str, Any]:
+    """`adamw` by the module's hyperparameters, up to the trainer's last step."""
+    settings = {name: module.hparams[name] for name in ("lr", "weight_decay", "warmup_steps", "decay_steps")}
+    return adamw(parameters, total=module.trainer.max_steps, **settings)
+
+
 class Diverged(ValueError):
-    """A loss or a weight is NaN or infinite. The weights in memory may be broken, so no checkpoint is made of them."""
+    """A loss or a weight is NaN or infinite. No checkpoint is saved, because the weights in memory may be broken."""
 
 
 def check_finite(loss: torch.Tensor, step: int) -> None:
-    """Stop before a broken loss reaches the weights.
+    """Stop the run before a broken loss changes the weights.
 
     Raises:
         Diverged: If the loss is NaN or infinite.
@@ -58,10 +63,10 @@ def check_finite(loss: torch.Tensor, step: int) -> None:
 
 
 def obey_settings(optimizer: Optimizer, schedulers: Iterable[LambdaLR]) -> None:
-    """After a resume: the optimizer keeps its moments, and takes its numbers from the config again.
+    """Set learning rate, weight decay and betas of a resumed optimizer to those of the config; its moments stay.
 
-    A checkpoint brings back the learning rate, weight decay and betas of the time when it was written;
-    `optimizer.defaults` still holds those that the optimizer was made with. Where nothing changed nothing changes.
+    Loading a checkpoint overwrites them with the values of the earlier run; `optimizer.defaults` still holds the
+    config's. This changes nothing where both are equal.
     """
     for group in optimizer.param_groups:
         group |= {name: optimizer.defaults[name] for name in ("lr", "weight_decay", "betas")}

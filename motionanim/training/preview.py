@@ -1,4 +1,4 @@
-"""Sample videos while training, and the report on what the static-camera LoRA removes."""
+"""Sample videos during training, and the report on how much camera motion the static-camera LoRA removes."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -6,7 +6,6 @@ from pathlib import Path
 
 import lightning as L
 import torch
-from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor
 from tqdm import tqdm
 
@@ -19,11 +18,12 @@ from motionanim.motion.camera import camera_residual
 from motionanim.motion.flow import motion_strength
 from motionanim.sampling.animator import Generator
 from motionanim.sampling.chained import direct
+from motionanim.training.callbacks import wandb_loggers
 from motionanim.training.diffusion import DiffusionModule
 from motionanim.training.flow_refiner import FlowRefinerModule
 from motionanim.types import ClipBatch, FlowPairBatch
 
-FPS = 7.0  # of the preview files; what the model is told stands in the batch
+FPS = 7.0  # of the preview files; the model gets the batch's own rate
 
 
 @torch.no_grad()
@@ -37,7 +37,7 @@ def sample(
     guidance: bool,
     progress: Progress | None,
 ) -> Tensor:
-    """Videos (B, T, 3, H, W) from the first frames and the motion of `batch`; equal arguments give equal noise.
+    """Videos (B, T, 3, H, W) from the first frames and the motion of `batch`, the same for the same arguments.
 
     Args:
         sampling: The sampling config group.
@@ -63,18 +63,18 @@ def sample(
 
 
 def side_by_side(videos: list[Tensor]) -> Tensor:
-    """Batches (B, T, 3, H, W) as one video (T, 3, B * H, len(videos) * W): a row a clip, a column a batch."""
+    """Batches (B, T, 3, H, W) as one video (T, 3, B * H, len(videos) * W): one row per clip, one column per batch."""
     return torch.cat([torch.cat(list(video), dim=-2) for video in videos], dim=-1)
 
 
 class Preview(L.Callback):
-    """At every validation sample the first validation clips: truth, motion field and result, as mp4 and png.
+    """At every validation sample the first validation clips; write true clip, motion field and sample as mp4 and png.
 
     Args:
-        folder: Where they go.
-        clips: How many.
+        folder: Folder of the files.
+        clips: Number of clips.
         sampling: The sampling config group.
-        seed: Of the starting noise, the same at every validation.
+        seed: Seed of the noise, the same at every validation.
     """
 
     def __init__(self, *, folder: str, clips: int, sampling: Mapping[str, float], seed: int) -> None:
@@ -84,7 +84,7 @@ class Preview(L.Callback):
         if trainer.sanity_checking:
             return
         batch = trainer.datamodule.first_val(self.clips)
-        # On every process: sharded weights take all of them, and waiting for one would take as long.
+        # All processes sample: sharded weights need all of them, and waiting for one would take as long.
         with Progress(shown=trainer.is_global_zero) as progress, trainer.precision_plugin.forward_context():
             videos = sample(
                 pl_module, batch, sampling=self.sampling, seed=self.seed, steered=True, guidance=True,
@@ -97,18 +97,17 @@ class Preview(L.Callback):
         write_video(stem.with_suffix(".mp4"), side_by_side([batch.frames, flow, videos]), FPS)
         rows = [row for clip in range(len(videos)) for row in (batch.frames[clip], flow[clip], videos[clip])]
         write_picture(stem.with_suffix(".png"), sheet(rows))
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                logger.log_video("samples", [str(stem.with_suffix(".mp4"))], step=trainer.global_step, format=["mp4"])
-                logger.log_image("flow_and_samples", [str(stem.with_suffix(".png"))], step=trainer.global_step)
+        for logger in wandb_loggers(trainer):
+            logger.log_video("samples", [str(stem.with_suffix(".mp4"))], step=trainer.global_step, format=["mp4"])
+            logger.log_image("flow_and_samples", [str(stem.with_suffix(".png"))], step=trainer.global_step)
 
 
 class FlowPictures(L.Callback):
-    """At every validation of the flow refiner draw a row a pair: image, hint, refined flow, true flow.
+    """At every validation of the flow refiner draw one row per pair: image, hint, refined flow, true flow.
 
     Args:
-        folder: Where the pictures go.
-        pairs: How many pairs.
+        folder: Folder of the pictures.
+        pairs: Number of pairs.
     """
 
     def __init__(self, *, folder: str, pairs: int) -> None:
@@ -123,22 +122,23 @@ class FlowPictures(L.Callback):
         picture = torch.cat([torch.cat(list(row), dim=-1) for row in zip(*columns, strict=True)], dim=-2)
         path = self.folder / f"step_{trainer.global_step:07d}.png"
         write_picture(path, picture)
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                logger.log_image("image_hint_refined_truth", [str(path)], step=trainer.global_step)
+        for logger in wandb_loggers(trainer):
+            logger.log_image("image_hint_refined_truth", [str(path)], step=trainer.global_step)
 
 
 class CameraReport(L.Callback):
-    """How much the camera moves without the LoRA and with it, on videos from the same noise.
+    """Measure the camera motion of videos sampled without and with the LoRA, from the same noise.
 
-    Motion field and strength are dropped: what the base then does with its camera is its own choice, and the LoRA is
-    there to change it. Logged at every validation; at the end the run's folder gets camera.json,
-    before.mp4, after.mp4, before_after.mp4 and before_after.png (left without, right with the LoRA).
+    Neither motion field nor strength is given, so that the base chooses the camera motion itself. The residuals are
+    logged at every validation. At the end camera.json, before.mp4, after.mp4, before_after.mp4 and before_after.png
+    (without the LoRA on the left) are written.
 
     Args:
         folder: The run's folder.
-        clips: How many clips are sampled.
-        flow_estimator: Frames (T, 3, H, W) to flow, its `name` is recorded.
+        clips: Number of sampled clips.
+        sampling: The sampling config group.
+        flow_estimator: Frames (T, 3, H, W) to flow; its `name` is recorded.
+        seed: Seed of the noise, the same at every validation.
     """
 
     def __init__(
@@ -159,7 +159,7 @@ class CameraReport(L.Callback):
         enable_lora(module.denoiser.unet, lora)
         shown = {"desc": f"camera {'with' if lora else 'without'} LoRA", "disable": not trainer.is_global_zero}
         try:
-            with trainer.precision_plugin.forward_context():  # a validation hook runs outside of the step's autocast
+            with trainer.precision_plugin.forward_context():  # Lightning runs validation hooks without autocast
                 videos = [
                     sample(
                         module,
@@ -177,7 +177,7 @@ class CameraReport(L.Callback):
         return torch.cat(videos).float().cpu()
 
     def residuals(self, videos: Tensor) -> list[float]:
-        """Camera residual of each video: mean corner displacement per frame as a share of the diagonal."""
+        """Mean corner displacement per frame of each video, as a share of the diagonal."""
         return [camera_residual(self.flow_estimator(video), None) for video in videos]
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: DiffusionModule) -> None:

@@ -22,25 +22,25 @@ PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
 
 def replicated(*, timeout: float) -> DDPStrategy:
-    """DDP whose processes wait for one another for at most `timeout` seconds."""
+    """DDP; its processes wait for each other for at most `timeout` seconds."""
     return DDPStrategy(timeout=timedelta(seconds=timeout))
 
 
 class Sharded(ModelParallelStrategy):
     """FSDP2: every process keeps its share of the weights, gradients and optimizer state.
 
-    Checkpoints are the files that one process would write, so they resume under any trainer and any number of
-    processes. Lightning's own would gather the frozen weights too, and number an optimizer's parameters by their place
-    in the whole module, which is another place where part of it is frozen.
+    A checkpoint is the file that one process would write, so that any trainer with any number of processes can resume
+    it. Lightning's own sharded checkpoints also gather the frozen weights, and number the optimizer's parameters by
+    their index among all parameters, not among those that train.
 
     Args:
-        timeout: Processes wait for one another for at most this many seconds.
+        timeout: Processes wait for each other for at most this many seconds.
     """
 
     def __init__(self, *, timeout: float) -> None:
         super().__init__(save_distributed_checkpoint=False, timeout=timedelta(seconds=timeout))
 
-    # `configure_model` has sharded the weights before a checkpoint is read: the usual order fits.
+    # `configure_model` shards the weights before the checkpoint is loaded, so that Lightning's usual order works.
     restore_checkpoint_after_setup = False
     lightning_restore_optimizer = True
 
@@ -53,7 +53,7 @@ class Sharded(ModelParallelStrategy):
         Strategy.save_checkpoint(self, tree_map(lambda x: whole(x, keep=keep), checkpoint), filepath, storage_options)
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        """As written; every process reads the file, whose tensors stay on disk until their share is taken."""
+        """The saved file. Every process reads it; its tensors stay on the disk until a share of them is taken."""
         return torch.load(self.broadcast(checkpoint_path), map_location="cpu", mmap=True, weights_only=True)
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
@@ -68,7 +68,7 @@ class Sharded(ModelParallelStrategy):
 
 
 def whole(value: Any, *, keep: bool) -> Any:
-    """A sharded tensor gathered on the CPU, or None unless `keep`; all processes must call it. Else `value` itself."""
+    """A sharded tensor gathered on the CPU, or None unless `keep`; other values unchanged. All processes must call."""
     if not isinstance(value, DTensor):
         return value
     full = value.detach().full_tensor()
@@ -76,12 +76,12 @@ def whole(value: Any, *, keep: bool) -> Any:
 
 
 def local(value: Tensor) -> Tensor:
-    """What this process holds of a tensor, sharded or not; it shares the memory, and gradients do not pass."""
+    """This process's share of a tensor, sharded or not, without gradient; it shares the tensor's memory."""
     return value.detach().to_local() if isinstance(value, DTensor) else value.detach()
 
 
 def share(value: Tensor, *, like: Tensor) -> Tensor:
-    """This process's share of a whole tensor, where `like` is sharded."""
+    """A whole tensor, sharded as `like` is."""
     if not isinstance(like, DTensor):
         return value
     value = value.to(like.dtype)
@@ -89,7 +89,7 @@ def share(value: Tensor, *, like: Tensor) -> Tensor:
 
 
 def _share_state(optimizer: Optimizer, saved: dict[str, Any]) -> dict[str, Any]:
-    """An optimizer's saved state with what has its parameter's shape sharded as the parameter."""
+    """An optimizer's saved state; each tensor with its parameter's shape is sharded as the parameter is."""
     numbers = [number for group in saved["param_groups"] for number in group["params"]]
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state = {}
@@ -101,8 +101,8 @@ def _share_state(optimizer: Optimizer, saved: dict[str, Any]) -> dict[str, Any]:
 
 
 def shard(module: nn.Module, blocks: list[nn.Module], *, device: torch.device) -> None:
-    """Shard `module` over all processes, each of `blocks` as a unit that is gathered for its own forward only."""
-    # The default mesh is of GPUs wherever there are some, also for a run on the CPU.
+    """Shard `module` over all processes; each of `blocks` is gathered for its own forward pass only."""
+    # On a machine with GPUs the default mesh is of GPUs, even for a run on the CPU.
     mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
     for part in (*blocks, module):
         fully_shard(part, mesh=mesh)
@@ -110,9 +110,9 @@ def shard(module: nn.Module, blocks: list[nn.Module], *, device: torch.device) -
 
 @contextmanager
 def gathered(module: nn.Module, *, keep: bool) -> Iterator[None]:
-    """Within, a sharded module has its whole weights, on the CPU, where `keep`: for reading and saving.
+    """Within this context a sharded module has its whole weights on the CPU if `keep`, to be read or saved.
 
-    All processes must enter.
+    All processes must enter it.
     """
     for part in module.modules():
         if isinstance(part, FSDPModule):
@@ -132,10 +132,10 @@ def gathered(module: nn.Module, *, keep: bool) -> Iterator[None]:
 
 
 def check_trainer(trainer: L.Trainer) -> None:
-    """Have validations counted in optimizer steps, as all else is; Lightning counts batches.
+    """Check the precision, and have trainer.val_check_interval count optimizer steps; Lightning counts batches.
 
     Raises:
-        ValueError: If the precision is not one that the modules can be trained in.
+        ValueError: If the precision is not one of `PRECISIONS`.
     """
     if trainer.precision not in PRECISIONS:
         raise ValueError(
@@ -147,11 +147,7 @@ def check_trainer(trainer: L.Trainer) -> None:
 
 
 def check_strategy(trainer: L.Trainer, module: L.LightningModule, data: StreamData) -> None:
-    """Whether a module and its validation clips can be sharded, where the trainer shards.
-
-    Raises:
-        ValueError: If not.
-    """
+    """Raises ValueError if the trainer shards, and the module or its validation clips cannot be sharded."""
     if not isinstance(trainer.strategy, Sharded):
         return
     if not is_overridden("configure_model", module):

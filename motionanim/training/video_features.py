@@ -1,7 +1,7 @@
-"""Training of the embedded video features: name what was done to a clip, how it moves and how it looks.
+"""Train the embedded video features: the network predicts a clip's corruption, its motion and its look.
 
-Each clip of the procedural world is seen twice, as rendered and corrupted. The features are the answers themselves, in
-units in which guessing costs about 1, so that a distance between their means and covariances weighs what was asked.
+It sees each clip of the procedural world twice, as rendered and corrupted. The features are its predictions, scaled so
+that predicting the mean costs about 1 for each of the three: a Fréchet distance then weighs all three alike.
 """
 
 from collections.abc import Callable
@@ -18,27 +18,27 @@ from torchvision.transforms.functional import gaussian_blur
 
 from motionanim.models.video_features import FILE, FeatureNetwork, VideoFeatures
 from motionanim.motion.flow import motion_strength, warp
-from motionanim.training.optim import adamw, check_finite
+from motionanim.training.optim import check_finite, module_adamw
 from motionanim.types import ClipBatch
 
-# A corruption: (frames (T, 3, H, W) in [-1, 1], severity in (0, 1], generator) -> frames, not yet clamped. Strengths
-# of pixel values and lengths grow with the severity squared, so that weak ones, which are hard to tell, are common.
+# (frames (T, 3, H, W) in [-1, 1], severity in (0, 1], generator) -> frames, not yet clamped. Changes of pixel values
+# and lengths grow with the severity squared, so that weak ones, which are hard to see, are common.
 Corruption = Callable[[Tensor, float, Generator], Tensor]
 
 
 def blur(frames: Tensor, severity: float, generator: Generator) -> Tensor:
-    """Gaussian, up to 5 % of the width."""
+    """Gaussian blur, standard deviation up to 5 % of the width."""
     sigma = max(0.05 * frames.shape[-1] * severity**2, 0.05)
     return gaussian_blur(frames, 2 * min(round(3 * sigma) + 1, min(frames.shape[-2:]) // 2 - 1) + 1, sigma)
 
 
 def noise(frames: Tensor, severity: float, generator: Generator) -> Tensor:
-    """White in space and time, standard deviation up to 0.4."""
+    """White noise in space and time, standard deviation up to 0.4."""
     return frames + 0.4 * severity**2 * torch.randn(frames.shape, generator=generator)
 
 
 def blocks(frames: Tensor, severity: float, generator: Generator) -> Tensor:
-    """Towards the means of blocks of 1/16 of the width."""
+    """Interpolate towards the means of blocks of 1/16 of the width."""
     side = max(frames.shape[-1] // 16, 2)
     means = F.avg_pool2d(frames, side, ceil_mode=True, count_include_pad=False)
     means = means.repeat_interleave(side, -1).repeat_interleave(side, -2)
@@ -46,13 +46,13 @@ def blocks(frames: Tensor, severity: float, generator: Generator) -> Tensor:
 
 
 def smear(frames: Tensor, severity: float, generator: Generator) -> Tensor:
-    """Towards the mean over five frames: ghosts behind what moves."""
+    """Interpolate towards the mean over five frames, which leaves ghosts of moving objects."""
     padded = torch.cat([frames[:1], frames[:1], frames, frames[-1:], frames[-1:]])
     return torch.lerp(frames, padded.unfold(0, 5, 1).mean(-1), severity)
 
 
 def shuffle(frames: Tensor, severity: float, generator: Generator) -> Tensor:
-    """Frames, `severity` of them and at least two, change places."""
+    """Permute a share `severity` of the frames, at least two."""
     count = max(2, round(severity * len(frames)))
     places = torch.randperm(len(frames), generator=generator)[:count]
     order = torch.arange(len(frames))
@@ -68,12 +68,12 @@ def freeze(frames: Tensor, severity: float, generator: Generator) -> Tensor:
 
 
 def flicker(frames: Tensor, severity: float, generator: Generator) -> Tensor:
-    """Each frame's brightness of its own, standard deviation up to 0.3."""
+    """Shift the brightness of each frame by its own amount, standard deviation up to 0.3."""
     return frames + 0.3 * severity**2 * torch.randn(len(frames), 1, 1, 1, generator=generator)
 
 
 def seam(frames: Tensor, severity: float, generator: Generator) -> Tensor:
-    """From one frame on, all is shifted by up to 12.5 % of the width."""
+    """Shift all frames from a random one on by up to 12.5 % of the width."""
     border = int(torch.randint(1, len(frames), (), generator=generator))
     angle = 2 * torch.pi * torch.rand((), generator=generator)
     shift = 0.125 * frames.shape[-1] * severity**2 * torch.stack([angle.cos(), angle.sin()])
@@ -83,7 +83,7 @@ def seam(frames: Tensor, severity: float, generator: Generator) -> Tensor:
 
 
 def wobble(frames: Tensor, severity: float, generator: Generator) -> Tensor:
-    """Each frame is bent by a smooth field of its own, standard deviation up to 4 % of the width."""
+    """Warp each frame by its own smooth field, standard deviation up to 4 % of the width."""
     size = frames.shape[-2:]
     coarse = 0.04 * size[1] * severity**2 * torch.randn(len(frames), 2, 4, 4, generator=generator)
     return warp(frames, F.interpolate(coarse, size=size, mode="bicubic", align_corners=True))
@@ -92,22 +92,25 @@ def wobble(frames: Tensor, severity: float, generator: Generator) -> Tensor:
 CORRUPTIONS: dict[str, Corruption] = {
     function.__name__: function for function in (blur, noise, blocks, smear, flicker, shuffle, freeze, seam, wobble)
 }
-_USUAL = (0.22, 0.14, 0.03)  # contrast, gradient and change of clean and corrupted clips: geometric means
-_KEEPS_MOTION = 5  # the first ones, after which the true flow still says what is seen
+_USUAL = (0.22, 0.14, 0.03)  # geometric means of contrast, gradient and change over clean and corrupted clips
+_KEEPS_MOTION = 5  # after the first five corruptions the true flow still describes the frames
 
 
 def corrupt(frames: Tensor, position: int, *, seed: int) -> tuple[Tensor, int, float]:
-    """Corrupt a clip (T, 3, H, W) in one way: frames, index in CORRUPTIONS, severity. All drawn from its position."""
+    """Corrupt a clip (T, 3, H, W) in one way that depends on its position: frames, index in CORRUPTIONS, severity."""
     generator = Generator().manual_seed(int(np.random.SeedSequence([seed, position]).generate_state(1)[0]))
-    kind = position % len(CORRUPTIONS)  # in turn: a small batch has them all
+    kind = position % len(CORRUPTIONS)  # in turn, so that a small batch has all of them
     severity = float(torch.rand((), generator=generator).clamp_min(0.02))
     made = list(CORRUPTIONS.values())[kind](frames, severity, generator)
     return made.clamp(-1, 1), kind, severity
 
 
 def motion_summary(flow: Tensor) -> Tensor:
-    """(B, T-1, 2, H, W) to (B, 10), lengths in 2 % of the width per frame: mean flow of each quarter of the picture (x
-    of the four, then y), motion strength (Eq. 8), share of pixels that move by more than 0.1 % of the width."""
+    """Flow (B, T-1, 2, H, W) to (B, 10), lengths in 2 % of the width per frame.
+
+    Mean flow of each quarter of the image (x of all four, then y), motion strength (Eq. 8), and the share of pixels
+    that move by more than 0.1 % of the width.
+    """
     width = flow.shape[-1]
     quarters = F.adaptive_avg_pool2d(flow.mean(1), 2).flatten(1) / (0.02 * width)
     moving = (torch.hypot(*flow.unbind(2)) > 0.001 * width).float().flatten(1).mean(1)
@@ -115,9 +118,11 @@ def motion_summary(flow: Tensor) -> Tensor:
 
 
 def look_summary(frames: Tensor) -> Tensor:
-    """(B, T, 3, H, W) in [-1, 1] to (B, 21): of each quarter the mean colour (12), log contrast (4) and log gradient
-    (4), and the log change from frame to frame. The logs are centred on the procedural world, because the last
-    bias would take a thousand steps to get there."""
+    """Frames (B, T, 3, H, W) in [-1, 1] to (B, 21).
+
+    Mean colour (12), log contrast (4) and log gradient (4) of each quarter, and the log change from frame to frame. The
+    logs are centred on the procedural world, because the last bias would take a thousand steps to learn their means.
+    """
     grey = frames.mean(2)
     mean, square = (F.adaptive_avg_pool2d(value, 2) for value in (grey, grey.square()))
     contrast = (square - mean.square()).clamp_min(0).sqrt().mean(1)
@@ -129,20 +134,20 @@ def look_summary(frames: Tensor) -> Tensor:
     return torch.cat([value.flatten(1) for value in (colour, *logs)], dim=1)
 
 
-ANSWERS = (len(CORRUPTIONS), 10, 21)  # to each question, in the order of `Targets`
+ANSWERS = (len(CORRUPTIONS), 10, 21)  # numbers of features, in the order of `Targets`
 
 
 class Targets(NamedTuple):
-    """What the network must tell of n clips."""
+    """What the network is to predict of n clips."""
 
-    damage: Tensor  # (n, len(CORRUPTIONS)) severity of each corruption, 0 where there is none
+    damage: Tensor  # (n, len(CORRUPTIONS)) severity of each corruption, 0 for none
     motion: Tensor  # (n, 10) of `motion_summary`
     look: Tensor  # (n, 21) of `look_summary`, of the frames as seen
-    moves: Tensor  # (n,) bool; False where a corruption broke the motion, so that the true flow is not what is seen
+    moves: Tensor  # (n,) bool; False where the corruption changed the motion, so that `motion` is wrong
 
 
 def clean_and_corrupted(batch: ClipBatch, *, seed: int) -> tuple[Tensor, Targets]:
-    """The clips of a batch, then the same clips corrupted: frames (2B, T, 3, H, W), and what there is to tell."""
+    """The clips of a batch, then the same clips corrupted: frames (2B, T, 3, H, W) and their targets."""
     made, kinds, severities = zip(*(corrupt(f.cpu(), int(p), seed=seed) for f, p in zip(batch.frames, batch.position)))
     clean, device = len(made), batch.frames.device
     frames = torch.cat([batch.frames, torch.stack(made).to(device)])
@@ -154,13 +159,13 @@ def clean_and_corrupted(batch: ClipBatch, *, seed: int) -> tuple[Tensor, Targets
 
 
 class VideoFeaturesModule(L.LightningModule):
-    """Mean square error of the network's answers; all answers to a question share a unit.
+    """Mean squared error of the features against the `Targets`, each target times sqrt(its weight).
 
     Args:
-        network: What trains. Its features are the answers to the questions in the order of `Targets`, 40 in all.
-        damage_weight, motion_weight, look_weight: Weights of the three errors, above 0: about the inverse variance of
-            the targets. Answers are given in units of 1 / sqrt(weight).
-        seed: Of the corruptions; validation draws others.
+        network: Its 40 features predict the targets, in the order of `Targets`.
+        damage_weight, motion_weight, look_weight: Weights of the three errors, above 0, about the inverse variances of
+            the targets.
+        seed: Seed of the corruptions; validation uses seed + 1.
 
     Raises:
         ValueError: If the network does not give 40 features or a weight is not above 0.
@@ -184,47 +189,39 @@ class VideoFeaturesModule(L.LightningModule):
         super().__init__()
         self.save_hyperparameters(ignore=["network"])
         if network.config["dim"] != sum(ANSWERS):
-            raise ValueError(f"network.dim={network.config['dim']}: must be {sum(ANSWERS)}, the number of answers")
+            raise ValueError(f"network.dim={network.config['dim']}: must be {sum(ANSWERS)}, the number of targets")
         self.weights = {"damage": damage_weight, "motion": motion_weight, "look": look_weight}
         if min(self.weights.values()) <= 0:
             raise ValueError(f"weights {self.weights}: must be above 0")
         self.network = network
         self.explained = nn.ModuleDict({name: R2Score() for name in self.weights})
 
-    def _told(self, batch: ClipBatch, seed: int) -> dict[str, tuple[Tensor, Tensor]]:
-        """Answers and truth of each question, in the answers' units, over the clips that have a truth."""
+    def _predicted(self, batch: ClipBatch, seed: int) -> dict[str, tuple[Tensor, Tensor]]:
+        """Predictions and scaled targets of each kind, over the clips that have that target."""
         frames, targets = clean_and_corrupted(batch, seed=seed)
         answers = self.network(frames).split(ANSWERS, dim=1)
-        told = {
-            name: (answer, weight**0.5 * truth)
-            for (name, weight), answer, truth in zip(self.weights.items(), answers, targets)
+        pairs = {
+            name: (answer, weight**0.5 * target)
+            for (name, weight), answer, target in zip(self.weights.items(), answers, targets)
         }
-        told["motion"] = tuple(value[targets.moves] for value in told["motion"])
-        return told
+        pairs["motion"] = tuple(value[targets.moves] for value in pairs["motion"])
+        return pairs
 
     def training_step(self, batch: ClipBatch) -> Tensor:
-        errors = {name: F.mse_loss(*pair) for name, pair in self._told(batch, self.hparams.seed).items()}
+        errors = {name: F.mse_loss(*pair) for name, pair in self._predicted(batch, self.hparams.seed).items()}
         loss = sum(errors.values())
         check_finite(loss, self.global_step)
         self.log_dict({"train/loss": loss, **{f"train/{name}": error for name, error in errors.items()}})
         return loss
 
     def validation_step(self, batch: ClipBatch) -> None:
-        """Share of the truth's variance over the held-out clips that the answers explain, mean over a question's."""
-        for name, pair in self._told(batch, self.hparams.seed + 1).items():
+        """R² of the predictions over the held-out clips, mean over the targets of a kind."""
+        for name, pair in self._predicted(batch, self.hparams.seed + 1).items():
             self.explained[name].update(*pair)
             self.log(f"val/r2_{name}", self.explained[name], prog_bar=True)
 
     def configure_optimizers(self) -> dict[str, Any]:
-        h = self.hparams
-        return adamw(
-            self.parameters(),
-            lr=h.lr,
-            weight_decay=h.weight_decay,
-            warmup_steps=h.warmup_steps,
-            decay_steps=h.decay_steps,
-            total=self.trainer.max_steps,
-        )
+        return module_adamw(self, self.parameters())
 
     def export(self, folder: Path) -> Path:
         """Write `folder`/video_features.safetensors, for `VideoFeatures.load`."""

@@ -1,4 +1,4 @@
-"""No operation mixes devices: everything a GPU runs, on a pretended one, with the CPU's numbers bit for bit."""
+"""No operation mixes devices: everything that runs on a GPU gives the CPU's numbers on a pretended one."""
 
 from collections.abc import Callable
 from functools import partial
@@ -7,40 +7,46 @@ from pathlib import Path
 import lightning as L
 import pytest
 import torch
+from flow_runs import drifting, pairs, raft, refiner_module, trainer
+from gpu_cases import (
+    CODEC,
+    FLOW,
+    LONG_VIDEO,
+    METHODS,
+    animator,
+    clips,
+    cloud,
+    coded,
+    estimate,
+    i3d,
+    lora,
+    metric,
+    moments,
+    sample,
+    smooth_flow,
+    whole,
+)
 from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from on_device import awake, noisy, sent, trained_denoiser
 from pretended_cuda import PretendedCuda, is_there
-from test_flow_estimator import moved as drift
-from test_flow_estimator import raft, raft_weights  # noqa: F401  a fixture
-from test_flow_refiner import module as refiner_module
-from test_flow_refiner import pairs, trainer
-from test_fvd import cloud, metric, stats
-from test_generate import load, sample
-from test_gpu_metrics import FLOW, clips, smooth_flow
-from test_gpu_models import CODEC, LONG_VIDEO, coded, estimate
-from test_gpu_training import lora, whole
-from test_i3d import features, state, weights  # noqa: F401  fixtures
-from test_preview import SAMPLING
 from torch import Tensor
 from torchvision.models import alexnet
-from training_runs import Losses, make_trainer, stream
+from training_runs import SAMPLING, Losses, make_trainer, stream
 
 from motionanim.metrics.frame import psnr, ssim
 from motionanim.metrics.frechet import frechet_distance
-from motionanim.metrics.i3d import I3DFeatures
 from motionanim.metrics.perceptual import LPIPS
 from motionanim.models.svd.codec import Codec
-from motionanim.sampling.animator import Generator
 from motionanim.training.preview import CameraReport, FlowPictures, Preview
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*CUDA is not available")
 
 
 def both(run: Callable[[str], Tensor]) -> None:
-    """`run` on the pretended device stays there and gives what it gives on the CPU.
+    """The result of `run` on the pretended device is there and close to that on the CPU.
 
-    Not bit for bit: a GPU encodes and decodes more pictures at once, and sums in another order.
+    It is not equal: on a GPU more images are encoded and decoded at once, which changes the order of sums.
     """
     expected = run("cpu")
     with PretendedCuda() as pretended:
@@ -105,15 +111,9 @@ def test_codec(base: Path) -> None:
     both(run)
 
 
-def generator(base: Path, device: str, **sampling) -> Generator:
-    made = load(base, device=device, sampling={"num_steps": 3, "noise_aug": 0.02, **sampling})
-    awake(made.denoiser.motion)
-    return made
-
-
-@pytest.mark.parametrize("method", LONG_VIDEO)
+@pytest.mark.parametrize("method", METHODS)
 def test_long_video(base: Path, method: str) -> None:
-    both(lambda device: sample(generator(base, device), LONG_VIDEO[method], frames=8))
+    both(lambda device: sample(animator(base, device), method))
 
 
 ANCHORED = {"overlap": 2, "gamma": 0.5, "sigma": None, "warm_start": False, "anchor": True}
@@ -137,7 +137,7 @@ def test_long_video_with_parts_held_and_everything_given_from_the_cpu(
     mask[..., 4:, 6:] = 1.0
 
     def run(device: str) -> Tensor:
-        return generator(base, device, motion_guidance=1.5)(
+        return animator(base, device, motion_guidance=1.5)(
             image, flow, num_frames=8, fps=torch.tensor([7.0, 8.0]), strength=None, use_flow=use_flow, mask=mask,
             long_video=LONG_VIDEO.get(method, method), seed=0, progress=None,
         )[0]  # fmt: skip
@@ -146,7 +146,7 @@ def test_long_video_with_parts_held_and_everything_given_from_the_cpu(
 
 
 class PretendedAccelerator(CPUAccelerator):
-    """Lets the trainer put its model on a device that the machine lacks."""
+    """Lets the trainer put its model on the pretended device."""
 
     def setup_device(self, device: torch.device) -> None:
         pass
@@ -160,7 +160,7 @@ def training(device: str) -> dict:
 
 
 class Last(L.Callback):
-    """What trains, after the last step and before the trainer takes it off the device."""
+    """The trained weights after the last step, before the trainer moves them off the device."""
 
     def on_train_end(self, trainer, pl_module) -> None:
         self.weights = torch.cat([p.detach().flatten() for p in pl_module.parameters() if p.requires_grad])
@@ -171,7 +171,7 @@ class Last(L.Callback):
 def test_training_with_validation_and_pictures(
     base: Path,
     make: Callable,
-    raft_weights: Path,  # noqa: F811
+    raft_weights: Path,
     tmp_path: Path,
 ) -> None:
     def run(device: str) -> Tensor:
@@ -203,20 +203,15 @@ def test_refiner_training(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_i3d(features: I3DFeatures) -> None:  # noqa: F811
-    features.to("cpu")
+def test_i3d(tmp_path: Path) -> None:
+    features = i3d(tmp_path)
     with PretendedCuda() as pretended:
-        features.to("cuda")
-        try:
-            got = features(clips(1, 9, 32).to("cuda"))
-        finally:
-            features.to("cpu")
-        assert is_there(got)
+        assert is_there(features.to("cuda")(clips(1, 9, 32).to("cuda")))
     assert pretended.calls > 0
 
 
-def test_raft(raft_weights: Path) -> None:  # noqa: F811
-    frames = drift(64, (1.5, -0.6), 3)
+def test_raft(raft_weights: Path) -> None:
+    frames = drifting(64, (1.5, -0.6), 3)
     expected = raft(raft_weights)(frames)
     with PretendedCuda():
         got = raft(raft_weights, device="cuda")(frames.to("cuda"))
@@ -232,7 +227,7 @@ def test_metrics() -> None:
     def run(device: str) -> Tensor:
         fvd = metric().to(device)
         fvd.update(*(value.to(device) for value in (*points, torch.arange(64) % 32)))
-        distance = frechet_distance(*(value.to(device) for cloud in points for value in stats(cloud)))
+        distance = frechet_distance(*(value.to(device) for cloud in points for value in moments(cloud)))
         pair = made.to(device), real.to(device)
         lpips = LPIPS(net="alex", backbone=network, batch=4).to(device)
         lpips.update(*pair)

@@ -1,50 +1,28 @@
-"""What measures, and the mathematics of motion fields: a CUDA device gives what the CPU gives."""
+"""Metrics, feature networks and motion fields: a CUDA device gives the CPU's results."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from on_device import DEVICES, FLOAT32, close, moved, on
-from test_flow_estimator import moved as drift
-from test_flow_estimator import raft, raft_weights  # noqa: F401  a fixture
-from test_fvd import cloud, metric, stats
-from test_i3d import features, state, weights  # noqa: F401  fixtures: random weights that keep the size of signals
+from flow_runs import drifting, raft
+from gpu_cases import FLOW, clips, cloud, i3d, metric, moments, smooth_flow
+from on_device import FLOAT32, close, moved
 from torch import Tensor, nn
 from torchvision.models import alexnet
 
 from motionanim.metrics.frame import psnr, ssim
 from motionanim.metrics.frechet import frechet_distance
-from motionanim.metrics.i3d import I3DFeatures
 from motionanim.metrics.perceptual import LPIPS
 from motionanim.models.flow_estimator import DisFlow
 from motionanim.models.video_features import FeatureNetwork, VideoFeatures
-from motionanim.motion.flow import integrate_flow, motion_strength, resize_flow, trace_back, warp
 
 FLOAT64 = 1e-9  # 2^-53 a rounding; the root of a covariance of condition 10 loses some digits
 
 
-@pytest.fixture(params=DEVICES)
-def device(request):
-    with on(request.param) as name:
-        yield name
-
-
-def clips(batch: int, frames: int, side: int, seed: int = 0) -> Tensor:
-    return torch.rand(batch, frames, 3, side, side, generator=torch.Generator().manual_seed(seed)) * 2 - 1
-
-
-def smooth_flow(steps: int = 4) -> Tensor:
-    """A vortex and a source of a few px per frame, in which trace_back takes each of its ways."""
-    y, x = torch.meshgrid(torch.linspace(-1, 1, 24), torch.linspace(-1, 1, 32), indexing="ij")
-    still = (x.abs() + y.abs() < 0.4).float()
-    fields = torch.stack([torch.stack([-y, x]), torch.stack([x + 0.3, y])]) * 2.5 * (1 - still)
-    return fields[:, None].expand(-1, steps, -1, -1, -1) * torch.linspace(1, 0.7, steps).view(-1, 1, 1, 1)
-
-
 @pytest.mark.slow
-def test_i3d(features: I3DFeatures, device: str, record_property: Callable) -> None:  # noqa: F811
-    frames = clips(1, 9, 32)
+def test_i3d(device: str, record_property: Callable, tmp_path: Path) -> None:
+    features, frames = i3d(tmp_path), clips(1, 9, 32)
     got = moved(features, device)(frames.to(device))
     close(got, features(frames), tolerance=FLOAT32, record_property=record_property)
 
@@ -60,20 +38,20 @@ def test_embedded_features(device: str, record_property: Callable) -> None:
     close(got, embedded(frames), tolerance=FLOAT32, record_property=record_property)
 
 
-def test_raft(raft_weights: Path, device: str, record_property: Callable) -> None:  # noqa: F811
-    frames = drift(64, (1.5, -0.6), 3)
+def test_raft(raft_weights: Path, device: str, record_property: Callable) -> None:
+    frames = drifting(64, (1.5, -0.6), 3)
     got, expected = raft(raft_weights, device=device)(frames.to(device)), raft(raft_weights)(frames)
     close(got, expected, tolerance=FLOAT32, record_property=record_property)
 
 
 def test_dis_takes_frames_from_the_device(device: str, record_property: Callable) -> None:
     """It runs on the CPU wherever the frames are."""
-    frames, estimate = drift(64, (1.5, -0.6), 3), DisFlow(preset="fast", min_side=128)
+    frames, estimate = drifting(64, (1.5, -0.6), 3), DisFlow(preset="fast", min_side=128)
     close(estimate(frames.to(device)), estimate(frames), tolerance=0.0, record_property=record_property)
 
 
 def test_frechet_distance(device: str, record_property: Callable) -> None:
-    given = [*stats(cloud(200, 24, seed=0)), *stats(cloud(200, 24, seed=1, shift=0.3, scale=1.4))]
+    given = [*moments(cloud(200, 24, seed=0)), *moments(cloud(200, 24, seed=1, shift=0.3, scale=1.4))]
     got = frechet_distance(*(value.to(device) for value in given))
     close(got, frechet_distance(*given), tolerance=FLOAT64, record_property=record_property)
 
@@ -102,15 +80,6 @@ def test_lpips(device: str, record_property: Callable) -> None:
     made, real = clips(1, 2, 32), clips(1, 2, 32, seed=1)
     got = moved(lpips, device).score(made.to(device), real.to(device))
     close(got, lpips.score(made, real), tolerance=FLOAT32, record_property=record_property)
-
-
-FLOW = {
-    "warp": lambda flow: warp(clips(2, 1, 32)[:, 0, :, :24].to(flow), flow[:, 0]),
-    "integrate_flow": integrate_flow,
-    "trace_back": trace_back,
-    "motion_strength": motion_strength,
-    "resize_flow": lambda flow: resize_flow(flow, 17, 9),
-}
 
 
 @pytest.mark.parametrize("function", FLOW)

@@ -1,39 +1,19 @@
-"""Denoiser, sampler, codec and the long-video methods: a CUDA device makes what the CPU makes."""
+"""Denoiser, sampler, codec and long-video methods: a CUDA device gives the CPU's results."""
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from on_device import CUDA, DEVICES, FLOAT32, ROUNDED, SAMPLED, awake, close, moved, noisy, on, sent, trained_denoiser
-from test_generate import METHODS, load, sample
+from gpu_cases import CODEC, METHODS, animator, coded, estimate, sample
+from on_device import CUDA, FLOAT32, ROUNDED, SAMPLED, close, moved, noisy, sent, trained_denoiser
 
 from motionanim.models.schedule import karras_sigmas
 from motionanim.models.svd.codec import Codec
 from motionanim.models.svd.denoiser import Denoiser
-from motionanim.sampling.euler import denoise_from, guided, initial_latents
-from motionanim.sampling.phased import phased
+from motionanim.sampling.euler import denoise_from, initial_latents
 
 PRECISIONS = list(ROUNDED)
-PHASED = {
-    "gamma": 0.5, "sigma": None, "omega": 0.2, "shuffle": "segment", "renormalize": True, "shared_noise": "image",
-    "guide_later": True, "batch_size": 2,
-}  # fmt: skip
-LONG_VIDEO = METHODS | {"phased": partial(phased, **PHASED)}
-
-
-@pytest.fixture(params=DEVICES)
-def device(request):
-    with on(request.param) as name:
-        yield name
-
-
-@torch.no_grad()
-def estimate(denoiser: Denoiser, device: str, *, per_frame: bool = False, guide: bool = False) -> torch.Tensor:
-    z, sigma, condition = noisy(per_frame)
-    denoise = guided(denoiser, first=1.0, last=3.0, motion=1.5) if guide else denoiser
-    return denoise(z.to(device), sigma.to(device), sent(condition, device))
 
 
 @pytest.mark.parametrize("per_frame", [False, True], ids=["sigma of clips", "sigma of frames"])
@@ -80,22 +60,6 @@ def test_channels_last(base: Path, device: str, record_property: Callable) -> No
     close(estimate(other, device), expected, tolerance=FLOAT32, record_property=record_property)
 
 
-CODEC = {
-    "encode": lambda codec, frames, latents: codec.encode(frames),
-    "encode_image": lambda codec, frames, latents: codec.encode_image(frames[:, 0]),
-    "embed_image": lambda codec, frames, latents: codec.embed_image(frames[:, 0]),
-    "predict": lambda codec, frames, latents: codec.predict(frames[:, 0], 3 * frames[:, 1:, :2]),
-    "decode": lambda codec, frames, latents: codec.decode(latents),
-}
-
-
-def coded() -> tuple[torch.Tensor, torch.Tensor]:
-    """Frames and latents, for a codec."""
-    generator = torch.Generator().manual_seed(0)
-    frames = torch.rand(2, 5, 3, 16, 16, generator=generator) * 2 - 1
-    return frames, torch.randn(2, 5, 4, 8, 8, generator=generator)
-
-
 @pytest.mark.parametrize("part", CODEC)
 def test_codec(codec: Codec, device: str, part: str, record_property: Callable) -> None:
     got = CODEC[part](moved(codec, device), *(value.to(device) for value in coded()))
@@ -110,24 +74,17 @@ def test_decoder_in_bfloat16(codec: Codec, device: str, record_property: Callabl
 
 
 def video(base: Path, device: str, method: str, **sampling) -> torch.Tensor:
-    """8 frames of windows of 5, from three steps with guidance and noise on the photo."""
-    settings = {"num_steps": 3, "noise_aug": 0.02, **sampling}
-    generator = load(base, device=device, sampling=settings)
-    awake(generator.denoiser.motion)
-    return sample(generator, LONG_VIDEO[method], frames=8)
+    return sample(animator(base, device, **sampling), method)
 
 
-@pytest.mark.parametrize(
-    "method",
-    [pytest.param(m, marks=[] if m in ("direct", "phased", "continuous") else pytest.mark.slow) for m in LONG_VIDEO],
-)
+@pytest.mark.parametrize("method", METHODS)
 def test_long_video(base: Path, device: str, method: str, record_property: Callable) -> None:
     got, expected = video(base, device, method), video(base, "cpu", method)
     assert got.device.type == device
     close(got, expected, tolerance=SAMPLED, record_property=record_property)
 
 
-# A CPU compiles for minutes. The compiler fuses, so sums come in another order, and in bfloat16 it rounds less often.
+# Compiling for a CPU takes minutes. The compiler fuses operations: sums have another order, and fewer are rounded.
 @pytest.mark.parametrize("device", [CUDA], indirect=True)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_compiled_denoiser(base: Path, device: str, dtype: torch.dtype, record_property: Callable) -> None:

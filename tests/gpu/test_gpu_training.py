@@ -1,4 +1,4 @@
-"""Training steps: a CUDA device computes the losses, the gradients and the new weights that the CPU computes."""
+"""Training steps: a CUDA device gives the losses, gradients and new weights of the CPU."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,43 +7,26 @@ from typing import NamedTuple
 import lightning as L
 import pytest
 import torch
-from on_device import CUDA, DEVICES, FLOAT32, awake, close, moved, noisy, on, sent, trained_denoiser
-from test_flow_refiner import module as refiner_module
-from test_flow_refiner import pairs, trainer
+from flow_runs import pairs, refiner_module, trainer
+from gpu_cases import lora, whole
+from on_device import CUDA, FLOAT32, awake, close, moved, noisy, sent, trained_denoiser
 from torch import Tensor, nn
-from training_runs import NUMBERS, Losses, make_trainer, stream
+from training_runs import Losses, make_trainer, stream
 
 from motionanim.training.diffusion import DiffusionModule
-from motionanim.training.motion_lora import MotionLoraModule
 
-# AdamW's first step is lr times the sign of each gradient, here a hundredth of a weight: a gradient that is nothing but
-# rounding may go either way, which a tenth of that step allows for.
+# AdamW's first step is lr times the sign of each gradient, here a hundredth of a weight. A gradient that is only
+# rounding may have either sign, so a tenth of that step is tolerated.
 STEPPED = 1e-3
-# bfloat16 rounds by 2^-9 a value. The loss is a mean over all latents, where roundings cancel; a gradient is a sum of
-# few terms of both signs and passes every layer twice. On a CPU they are off by 0.0015 and 0.032.
+# bfloat16 rounds each value by 2^-9. In the loss, a mean over all latents, roundings cancel; a gradient is a sum of few
+# terms of both signs and passes every layer twice. Measured on a CPU: 0.0015 and 0.032.
 BFLOAT16 = {"loss": 5e-3, "gradients": 1e-1}
-
-
-@pytest.fixture(params=DEVICES)
-def device(request):
-    with on(request.param) as name:
-        yield name
 
 
 class Step(NamedTuple):
     loss: Tensor
     gradients: list[Tensor]
     weights: list[Tensor]  # after the step
-
-
-def lora(base: Path, **changes) -> MotionLoraModule:
-    torch.manual_seed(0)
-    return MotionLoraModule(rank=4, alpha=4, base=str(base), **NUMBERS | changes)
-
-
-def whole(base: Path, **changes) -> DiffusionModule:
-    torch.manual_seed(0)
-    return DiffusionModule(trainable="all", base=str(base), **NUMBERS | changes)
 
 
 def step(module: DiffusionModule, device: str, folder: Path, precision: str = "32-true") -> Step:
@@ -63,9 +46,9 @@ def same_step(got: Step, expected: Step, record_property: Callable, *, weights: 
         close(got.weights, expected.weights, tolerance=STEPPED, record_property=record_property)
 
 
-# Of the whole network some gradients are nothing but rounding, such as that of a bias before a norm of its channel:
-# its weights after the step do not compare.
-@pytest.mark.parametrize("make", [lora, whole])
+# Some gradients of the whole network are only rounding, such as that of a bias before a norm of its channel, so its
+# weights after the step are not compared.
+@pytest.mark.parametrize("make", [lora, pytest.param(whole, marks=pytest.mark.slow)])
 def test_step(base: Path, device: str, make: Callable, tmp_path: Path, record_property: Callable) -> None:
     got, expected = step(make(base), device, tmp_path), step(make(base), "cpu", tmp_path)
     same_step(got, expected, record_property, weights=make is lora)
@@ -80,7 +63,7 @@ def test_step_in_bfloat16(base: Path, device: str, make: Callable, tmp_path: Pat
         close(getattr(got, name), getattr(expected, name), tolerance=tolerance, record_property=record_property)
 
 
-# A CPU compiles for minutes.
+# Compiling for a CPU takes minutes.
 @pytest.mark.parametrize("device", [CUDA], indirect=True)
 @pytest.mark.parametrize("make", [lora, whole])
 def test_compiled_step(base: Path, device: str, make: Callable, tmp_path: Path, record_property: Callable) -> None:
@@ -103,7 +86,7 @@ def test_recomputed_blocks(base: Path, device: str, record_property: Callable) -
 
 
 class Gradients(L.Callback):
-    """Of all parameters, in the last step."""
+    """The gradients of all parameters in the last step."""
 
     def on_train_batch_end(self, trainer, pl_module, *_) -> None:
         self.gradients = [parameter.grad.clone() for parameter in pl_module.parameters()]

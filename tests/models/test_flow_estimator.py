@@ -1,52 +1,19 @@
 import pickle
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from flow_runs import drifting, raft
 from torchvision.models.optical_flow import raft_small
 
 from motionanim.files import file_sha256 as digest
 from motionanim.models.flow_estimator import DisFlow, RaftFlow, steady_field
 from motionanim.models.pretrained import WEIGHTS
-from motionanim.motion.flow import warp
-
-
-def texture(size: int, seed: int) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    layers = [
-        torch.nn.functional.interpolate(torch.randn(1, 3, k, k, generator=generator) / k**0.5, size=(size, size),
-                                        mode="bicubic")
-        for k in (4, 8, 16, 32)
-    ]  # fmt: skip
-    image = torch.stack(layers).sum(0)
-    return image / image.abs().max()
-
-
-def moved(size: int, velocity: tuple[float, float], count: int) -> torch.Tensor:
-    """A texture that drifts, rendered at four times the size: (count, 3, size, size) in [-1, 1]."""
-    big = texture(4 * size, seed=0)
-    drift = 4 * torch.tensor(velocity).view(1, 2, 1, 1).expand(1, 2, 4 * size, 4 * size)
-    return torch.cat([torch.nn.functional.avg_pool2d(warp(big, -drift * t), 4) for t in range(count)])
-
-
-@pytest.fixture(scope="module")
-def raft_weights(tmp_path_factory):
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("raft") / "random.pth"
-    torch.save(raft_small(weights=None).state_dict(), path)
-    return path
-
-
-def raft(weights: Path, **changes):
-    known = digest(weights) if weights.exists() else None
-    options = {"variant": "small", "weights": str(weights), "sha256": known, "device": "cpu", "updates": 2, "pairs": 2}
-    return RaftFlow(**options | changes)
 
 
 @pytest.mark.parametrize("velocity", [(1.5, 0.0), (-0.7, 0.4), (0.0, 0.0)])
 def test_dis_finds_a_drift_at_64_px(velocity):
-    flow = DisFlow(preset="medium", min_side=256)(moved(64, velocity, 3))
+    flow = DisFlow(preset="medium", min_side=256)(drifting(64, velocity, 3))
     assert flow.shape == (2, 2, 64, 64)
     assert flow.dtype == torch.float32
     error = torch.linalg.vector_norm(flow - torch.tensor(velocity).view(2, 1, 1), dim=1)
@@ -54,7 +21,7 @@ def test_dis_finds_a_drift_at_64_px(velocity):
 
 
 def test_enlarging_is_what_makes_dis_exact_on_small_frames():
-    frames, truth = moved(64, (1.5, -0.6), 2), torch.tensor([1.5, -0.6]).view(2, 1, 1)
+    frames, truth = drifting(64, (1.5, -0.6), 2), torch.tensor([1.5, -0.6]).view(2, 1, 1)
 
     def error(min_side: int) -> float:
         flow = DisFlow(preset="medium", min_side=min_side)(frames)
@@ -64,14 +31,14 @@ def test_enlarging_is_what_makes_dis_exact_on_small_frames():
 
 
 def test_dis_keeps_the_axes_of_a_frame_that_is_not_square():
-    frames = moved(64, (1.0, -0.5), 2)[..., :48, :]
+    frames = drifting(64, (1.0, -0.5), 2)[..., :48, :]
     flow = DisFlow(preset="medium", min_side=192)(frames)
     assert flow.shape == (1, 2, 48, 64)
     np.testing.assert_allclose(flow[0, :, 12:-12, 12:-12].mean((1, 2)), [1.0, -0.5], atol=0.1)
 
 
 def test_dis_is_picklable_deterministic_and_named():
-    frames = moved(32, (0.5, 0.5), 2)
+    frames = drifting(32, (0.5, 0.5), 2)
     kept = frames.clone()
     estimate = DisFlow(preset="fast", min_side=128)
     again = pickle.loads(pickle.dumps(estimate))
@@ -82,7 +49,7 @@ def test_dis_is_picklable_deterministic_and_named():
 
 @pytest.mark.parametrize("lag", [1, 4])
 def test_a_steady_field_is_the_drift_per_frame_whatever_the_lag(lag):
-    frames, truth = moved(64, (0.6, -0.4), 5), torch.tensor([0.6, -0.4]).view(2, 1, 1)
+    frames, truth = drifting(64, (0.6, -0.4), 5), torch.tensor([0.6, -0.4]).view(2, 1, 1)
     field = steady_field(frames, DisFlow(preset="medium", min_side=256), lag=lag)
     assert field.shape == (2, 64, 64)
     assert torch.linalg.vector_norm(field - truth, dim=0)[8:-8, 8:-8].mean() < 0.06
@@ -112,7 +79,7 @@ def test_bad_options_and_frames_are_named():
 
 
 def test_raft_runs_at_any_size_and_in_parts(raft_weights):
-    frames = moved(52, (1.0, 0.0), 4)[..., :44, :]
+    frames = drifting(52, (1.0, 0.0), 4)[..., :44, :]
     estimate = raft(raft_weights)
     flow = estimate(frames)
     assert flow.shape == (3, 2, 44, 52)
@@ -123,7 +90,7 @@ def test_raft_runs_at_any_size_and_in_parts(raft_weights):
 
 
 def test_raft_flow_is_the_model_s_own_at_a_size_that_it_takes(raft_weights):
-    frames = moved(128, (2.0, 1.0), 2)
+    frames = drifting(128, (2.0, 1.0), 2)
     model = raft_small(weights=None)
     model.load_state_dict(torch.load(raft_weights, weights_only=True))
     with torch.no_grad():
@@ -132,7 +99,7 @@ def test_raft_flow_is_the_model_s_own_at_a_size_that_it_takes(raft_weights):
 
 
 def test_raft_is_picklable(raft_weights):
-    frames = moved(128, (1.0, 0.0), 2)
+    frames = drifting(128, (1.0, 0.0), 2)
     estimate = raft(raft_weights, updates=1)
     sent = pickle.dumps(estimate)
     assert str(raft_weights.resolve()).encode() in sent

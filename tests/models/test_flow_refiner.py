@@ -1,6 +1,5 @@
 """T: its network against closed forms and invariances, its losses against pix2pix's, its training step by step."""
 
-import functools
 import json
 import math
 
@@ -8,35 +7,15 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+from flow_runs import SMALL, TRAINING, pairs, refiner, refiner_module, trainer
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from motionanim.data.stream import StreamData
 from motionanim.data.synthetic.clips import SyntheticFlowPairs
 from motionanim.models.flow_refiner import FlowRefiner, PatchDiscriminator
-from motionanim.motion.example_arrows import sample_hint
 from motionanim.motion.paths import nearest_on_path, path_hint
 from motionanim.training.flow_refiner import FlowRefinerModule
 from motionanim.types import FlowPairBatch, Hint
-
-SMALL = {"width": 8, "depth": 3, "side": 24, "sees_image": True}
-TRAINING = {
-    "lr": 2e-4, "warmup_share": 0.0, "decay_share": 0.0, "beta1": 0.5, "weight_decay": 0.0, "error_weight": 100.0,
-    "moves_weight": 0.1, "mask_share": 0.5,
-}  # fmt: skip
-
-
-def refiner(trained: bool = True, **changes) -> FlowRefiner:
-    torch.manual_seed(0)
-    network = FlowRefiner(**SMALL | changes)
-    if trained:  # the head is zero before training
-        nn.init.normal_(network.head.weight, std=0.1)
-    return network
-
-
-def module(gan: bool = True, **changes) -> FlowRefinerModule:
-    discriminator = PatchDiscriminator(width=8) if gan else None
-    return FlowRefinerModule(refiner=refiner(trained=False), discriminator=discriminator, **TRAINING | changes)
 
 
 def drawn(paths, speeds, pins, height: int, width: int, *, sigma: float, batch: int = 1) -> Hint:
@@ -58,26 +37,6 @@ def inputs(height: int = 32, width: int = 32, batch: int = 2) -> tuple[torch.Ten
 def faster(hint: Hint, factor: float) -> Hint:
     scale = torch.tensor([factor, factor, 1.0]).view(3, 1, 1)
     return Hint(hint.flow * factor, hint.reach, hint.arrows * scale)
-
-
-def pairs(*, batch_size: int = 2, size: int = 24) -> StreamData:
-    hint = functools.partial(sample_hint, max_arrows=4, max_frames=16, sigma=170 / 512, normalized="exact")
-    options = {"height": size, "width": size, "hint": hint}
-    return StreamData(
-        train=SyntheticFlowPairs(seed=0, length=1000, split="train", **options),
-        val=SyntheticFlowPairs(seed=1, length=4, split="val", **options),
-        batch_size=batch_size, num_workers=0,
-    )  # fmt: skip
-
-
-def trainer(tmp_path, max_steps: int, **changes) -> L.Trainer:
-    options = {
-        "accelerator": "cpu", "devices": 1, "max_steps": max_steps, "logger": False, "enable_checkpointing": False,
-        "enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0,
-        "val_check_interval": max_steps, "check_val_every_n_epoch": None, "use_distributed_sampler": False,
-        "default_root_dir": tmp_path,
-    }  # fmt: skip
-    return L.Trainer(**options | changes)
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (33, 31), (9, 50), (1, 1)])
@@ -232,7 +191,7 @@ def test_saving_and_loading_rebuilds_the_network_and_other_files_are_named(tmp_p
 
 
 def test_max_steps_are_iterations_and_both_networks_train(tmp_path):
-    model, batches = module(), []
+    model, batches = refiner_module(), []
     before = {name: value.clone() for name, value in model.state_dict().items()}
     fit = trainer(tmp_path, 3, callbacks=[L.pytorch.callbacks.LambdaCallback(
         on_train_batch_end=lambda trainer, model, out, batch, index: batches.append(batch.position.tolist()))
@@ -248,7 +207,7 @@ def test_max_steps_are_iterations_and_both_networks_train(tmp_path):
 
 
 def test_a_step_is_pix2pix_s_two_losses_from_the_same_weights(tmp_path):
-    model, reference = module(), module()
+    model, reference = refiner_module(), refiner_module()
     nn.init.normal_(model.refiner.head.weight, std=0.05)
     reference.load_state_dict(model.state_dict())
     data = pairs()
@@ -280,7 +239,7 @@ def test_a_step_is_pix2pix_s_two_losses_from_the_same_weights(tmp_path):
 
 @pytest.mark.slow
 def test_without_a_discriminator_the_generator_trains_alone_and_in_bf16(tmp_path):
-    model = module(gan=False)
+    model = refiner_module(gan=False)
     before = model.refiner.head.weight.clone()
     fit = trainer(tmp_path, 2, precision="bf16-mixed")
     fit.fit(model, pairs())
@@ -294,7 +253,7 @@ def test_without_a_discriminator_the_generator_trains_alone_and_in_bf16(tmp_path
 def test_the_mask_is_given_for_its_share_of_the_items(share):
     mask = torch.zeros(1000, 1, 2, 2)
     batch = FlowPairBatch(None, None, None, None, mask, None, torch.arange(1000))
-    given = module(mask_share=share)._given(batch)
+    given = refiner_module(mask_share=share)._given(batch)
     assert float((given == 0).float().mean()) == pytest.approx(share, abs=0.005)
 
 
@@ -302,7 +261,7 @@ def test_the_mask_is_given_for_its_share_of_the_items(share):
 def test_training_and_resuming_repeat_bit_for_bit(tmp_path):
     def run(max_steps: int, checkpoint=None) -> tuple[FlowRefinerModule, L.Trainer]:
         L.seed_everything(1, verbose=False)
-        model, fit = module(), trainer(tmp_path, max_steps, limit_val_batches=0)
+        model, fit = refiner_module(), trainer(tmp_path, max_steps, limit_val_batches=0)
         fit.fit(model, pairs(), ckpt_path=checkpoint, weights_only=checkpoint is not None)
         return model, fit
 
@@ -316,7 +275,7 @@ def test_training_and_resuming_repeat_bit_for_bit(tmp_path):
 
 
 def test_validation_errors_are_means_over_all_pixels_without_a_mask(tmp_path):
-    model = module()
+    model = refiner_module()
     mask = torch.zeros(2, 1, 24, 24)
     mask[0, :, :12] = 1
     spread = torch.tensor([3.0, 4.0]).view(1, 2, 1, 1).expand(2, 2, 24, 24)
@@ -339,7 +298,7 @@ def test_a_nan_stops_the_run_before_it_reaches_the_weights(tmp_path):
             pair = super().__getitem__(position)
             return pair._replace(flow=pair.flow * np.nan) if position == 3 else pair
 
-    data, model = pairs(batch_size=1), module()
+    data, model = pairs(batch_size=1), refiner_module()
     data.train.__class__ = Broken
     with pytest.raises(ValueError, match="nan at step 3"):
         trainer(tmp_path, 10, limit_val_batches=0).fit(model, data)
@@ -351,19 +310,21 @@ def test_a_nan_stops_the_run_before_it_reaches_the_weights(tmp_path):
 
 @pytest.mark.slow
 def test_the_learning_rate_falls_over_the_last_share_of_the_run(tmp_path):
-    model, fit = module(decay_share=0.5), trainer(tmp_path, 4, limit_val_batches=0)
+    model, fit = refiner_module(decay_share=0.5), trainer(tmp_path, 4, limit_val_batches=0)
     fit.fit(model, pairs())
     for optimizer in model.optimizers(use_pl_optimizer=False):
         assert optimizer.param_groups[0]["lr"] == pytest.approx(model.lr / 2)  # of the last step: 1 of 2 is left
     for share, steps, message in ((1.5, 4, r"decay_share=1.5: must be in \[0, 1\]"), (0.5, -1, "needs an end")):
         with pytest.raises(ValueError, match=message):
-            trainer(tmp_path, steps, limit_val_batches=0, val_check_interval=1).fit(module(decay_share=share), pairs())
+            trainer(tmp_path, steps, limit_val_batches=0, val_check_interval=1).fit(
+                refiner_module(decay_share=share), pairs()
+            )
 
 
 def test_example_pictures_are_frames():
     data = pairs()
     batch = torch.utils.data.default_collate([data.val[0], data.val[1]])
-    pictures = module().example_pictures(batch)
+    pictures = refiner_module().example_pictures(batch)
     assert list(pictures) == ["image", "hint", "refined", "truth"]
     for name, picture in pictures.items():
         assert picture.shape == (2, 3, 24, 24)
@@ -379,7 +340,7 @@ def test_a_short_training_beats_the_hint_on_textures_never_seen(tmp_path):
     train = [data.train[position] for position in range(96)]  # rendered once: the test is about the network
     val = [data.val[position] for position in range(32)]
     fit = trainer(tmp_path, 150, val_check_interval=None, check_val_every_n_epoch=1)
-    fit.fit(module(lr=1e-3), torch.utils.data.DataLoader(train, 8), torch.utils.data.DataLoader(val, 32))
+    fit.fit(refiner_module(lr=1e-3), torch.utils.data.DataLoader(train, 8), torch.utils.data.DataLoader(val, 32))
     best = min(fit.callback_metrics["val/epe_hint"], fit.callback_metrics["val/epe_still"])
     assert fit.callback_metrics["val/epe_refined"] < 0.8 * best
 
@@ -389,7 +350,7 @@ def test_two_processes_train_as_one_with_twice_the_batch(tmp_path):
     weights = []
     for devices, strategy, batch_size in ((1, "auto", 4), (2, "ddp_spawn", 2)):
         L.seed_everything(0, verbose=False)
-        model = module()
+        model = refiner_module()
         start = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
         fit = trainer(tmp_path, 2, devices=devices, strategy=strategy, limit_val_batches=0)
         fit.fit(model, pairs(batch_size=batch_size))

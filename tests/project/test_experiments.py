@@ -1,50 +1,185 @@
-"""experiments/run.py: what ended well is not run again, what failed is."""
+"""Each script in experiments/ runs with tiny numbers, and run.py repeats what failed and nothing else.
+
+`tests/cli/test_configs.py` trains each configuration in conf/experiment for a step.
+"""
 
 import importlib.util
+import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
+import torch
+from synthetic_clips import drifting
 
-SCRIPT = Path(__file__).resolve().parents[2] / "experiments" / "run.py"
+from motionanim.animate import Animation, animate
+from motionanim.data.video import write_video
+
+ROOT = Path(__file__).resolve().parents[2]
+ASSETS = ROOT / "motionanim" / "assets"
+SCALE = ["scale.height=32", "scale.width=32", "scale.num_frames=5", "scale.num_workers=0"]
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The script, with its list of finished commands in a folder that does not exist yet, and two experiments."""
-    spec = importlib.util.spec_from_file_location("experiments_run", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+def script(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Load a script of experiments/; what it would write beside itself goes to `tmp_path`."""
+
+    def load(name: str, **constants: Any) -> ModuleType:
+        path = ROOT / "experiments" / name
+        monkeypatch.syspath_prepend(str(path.parent))
+        for other in path.parent.glob("*.py"):  # of two folders one has a make.py too
+            monkeypatch.delitem(sys.modules, other.stem, raising=False)
+        spec = importlib.util.spec_from_file_location(f"experiments_{path.stem}", path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        for constant, value in ({"HERE": tmp_path} | constants if hasattr(module, "HERE") else constants).items():
+            monkeypatch.setattr(module, constant, value)
+        return module
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    return load
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch):
+    def main(module: ModuleType, *arguments: str | Path) -> None:
+        monkeypatch.setattr(sys, "argv", ["script.py", *map(str, arguments)])
+        module.main()
+
+    return main
+
+
+def small(overrides: Sequence[str] = (), **settings: Any) -> Animation:
+    """`animate` with few pixels, frames and steps."""
+    settings = {"height": 32, "width": 32, "progress": False, **settings, "frames": 18}
+    return animate([*overrides, "sampling.num_steps=1"], **settings)
+
+
+@pytest.mark.slow
+def test_animate_pictures(script, call, tmp_path: Path) -> None:
+    call(script("animate/pictures.py", animate=small, OUT=tmp_path))
+    assert (tmp_path / "strength.mp4").is_file()
+    assert {path.stem for path in tmp_path.glob("*.png")} >= {"eulerian", "proposal", "diffusion", "strength"}
+
+
+@pytest.mark.slow
+def test_demo(script, call, tmp_path: Path) -> None:
+    module = script("demo/make.py", animate=small, HEIGHT=64, WIDTH=64, ARROWS=[[9, 9, 20, 12]])
+    module.TRAIN[1:] = [
+        *SCALE, "scale.batch_size=2", "trainer.max_steps=1", "trainer.val_check_interval=1", "callbacks.camera.clips=2",
+        "callbacks.preview.clips=1", "sampling.num_steps=1", "~logger.wandb",
+    ]  # fmt: skip
+    call(module, "--out", tmp_path)
+    page = (tmp_path / "index.html").read_text()
+    assert page.count("<video") == 5
+    assert "camera residual with it" in page
+
+
+@pytest.mark.slow
+def test_embedded_base_pictures(script, call, tmp_path: Path) -> None:
+    module = script("embedded_base/pictures.py", SIDE=16, CLIPS=2)
+    module.SETTINGS += [*SCALE, "sampling.num_steps=1"]
+    call(module)
+    assert {path.name for path in tmp_path.glob("*.png")} == {"world.png", "samples.png"}
+
+
+@pytest.mark.slow
+def test_embedded_base_conditioning(script, call, tmp_path: Path) -> None:
+    module = script("embedded_base/conditioning.py")
+    module.KINDS = {"full": module.KINDS["full"]}
+    options = {"start": ASSETS / "tiny-svd", "runs": tmp_path, "steps": 1, "clips": 2, "n": 2, "side": 32}
+    call(module, *(word for name, value in options.items() for word in (f"--{name}", value)))
+    results = [json.loads(path.read_text()) for path in (tmp_path / "evaluate").rglob("result.json")]
+    assert {result["label"] for result in results} >= {"both"}
+
+
+@pytest.mark.slow
+def test_flow_refiner_compare(script, call, tmp_path: Path) -> None:
+    (tmp_path / "clips").mkdir()
+    write_video(tmp_path / "clips" / "a.mp4", drifting(16, 64, (2.0, 0.0)), 8)
+    module = script("flow_refiner/compare.py", ERRORS=tmp_path / "errors.json")
+    refiner = f"T={ASSETS / 'flow-refiner' / 'flow_refiner.safetensors'}"
+    options = ["--n", 3, "--side", 32, "--examples", 1, "--clips", tmp_path / "clips"]
+    call(module, refiner, *options, "--clips-picture", tmp_path / "clips.png")
+    errors = json.loads((tmp_path / "errors.json").read_text())
+    assert errors["world"].keys() == errors["clips"]["clips/a.mp4"].keys() >= {"no motion", "T"}
+    assert errors["clips"]["clips/a.mp4"]["no motion"][0] == 1
+    assert (tmp_path / "examples.png").is_file()
+
+
+def test_fvd_interval_simulate(script, call, tmp_path: Path) -> None:
+    report = tmp_path / "report.md"
+    call(script("fvd_interval/simulate.py"), "--draws", 2, "--dim", 40, "--report", report)
+    rows = [line.split(" | ") for line in report.read_text().splitlines()[4:]]
+    assert len(rows) == 30
+    assert all(0 < float(row[2]) < float(row[3]) for row in rows if "equal" not in row[0])
+
+
+@pytest.mark.slow
+def test_motion_lora_camera(script, call, base: Path, tmp_path: Path) -> None:
+    from training_runs import lora_module
+
+    lora = lora_module(base).export(tmp_path)
+    module = script("motion_lora/camera.py")
+    compose = module.compose
+    changes = ["scale.num_frames=5", "scale.motion_channels=8", "sampling.num_steps=1"]
+    module.compose = lambda name, overrides: compose(name, [*overrides, *changes])
+    call(module, "tiny", f"none={lora}", "--base", base, "--n", 12, "--side", 16, "--weights", "1")
+    table = json.loads((tmp_path / "tiny.json").read_text())["rows"]
+    assert [row["weight"] for row in table.values()] == [0.0, 1.0]
+    assert table["none, weight 1"]["camera_ratio"][0] == pytest.approx(1, rel=1e-3), "an untrained LoRA does nothing"
+    assert (tmp_path / "tiny_clips.png").is_file()
+
+
+@pytest.mark.slow
+def test_video_features_sensitivity(script, tmp_path: Path) -> None:
+    threads = torch.get_num_threads()
+    module = script("video_features/sensitivity.py", CLIPS=4)
+    module.main(ASSETS / "video-features")
+    torch.set_num_threads(threads)
+    report = json.loads((tmp_path / "sensitivity.json").read_text())
+    assert len(report["features"]["embedded"]["damage"]) == 12
+    assert (tmp_path / "sensitivity.png").is_file()
+
+
+def test_every_script_has_a_test() -> None:
+    text = Path(__file__).read_text() + (ROOT / "tests" / "models" / "svd" / "test_embedded_base.py").read_text()
+    for path in (ROOT / "experiments").rglob("*.py"):
+        named = f'"{path.parent.name}/{path.name}"', f'"{path.parent.name}" / "{path.name}"', f'"{path.name}"'
+        assert path.name == "page.py" or any(name in text for name in named), path
+
+
+@pytest.fixture
+def run(script, tmp_path: Path) -> ModuleType:
+    """run.py with its list of finished commands in a folder that does not exist yet, and two experiments."""
+    module = script("run.py", DONE=tmp_path / "runs" / "done.txt")
     note = "-c \"import sys; open(sys.argv[1], 'a').write(sys.argv[2])\" " + str(tmp_path / "seen")
     fail = f'-c "import sys, pathlib; sys.exit(0 if pathlib.Path(sys.argv[1]).exists() else 3)" {tmp_path / "mended"}'
-    monkeypatch.setattr(module, "DONE", tmp_path / "runs" / "done.txt")
-    monkeypatch.setattr(module, "COMMANDS", {"one": [f"{note} 1"], "two": [f"{note} 2", fail, f"{note} 3"]})
+    module.COMMANDS = {"one": [f"{note} 1"], "two": [f"{note} 2", fail, f"{note} 3"]}
     return module
 
 
-def call(run: ModuleType, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
-    monkeypatch.setattr(sys, "argv", ["run.py", *arguments])
-    run.main()
-
-
-def test_it_stops_at_a_failure_and_goes_on_there(run: ModuleType, tmp_path: Path, monkeypatch) -> None:
+def test_it_stops_at_a_failure_and_goes_on_there(run: ModuleType, call, tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as stopped:
-        call(run, monkeypatch)
+        call(run)
     assert stopped.value.code == 3
     assert (tmp_path / "seen").read_text() == "12"
     (tmp_path / "mended").touch()
-    call(run, monkeypatch)
+    call(run)
     assert (tmp_path / "seen").read_text() == "123"
-    call(run, monkeypatch, "one")
+    call(run, "one")
     assert (tmp_path / "seen").read_text() == "123"
 
 
-def test_a_list_runs_nothing_and_an_unknown_name_is_named(run: ModuleType, tmp_path: Path, monkeypatch, capsys) -> None:
-    call(run, monkeypatch, "--list", "one")
+def test_a_list_runs_nothing_and_an_unknown_name_is_refused(run: ModuleType, call, tmp_path: Path, capsys) -> None:
+    call(run, "--list", "one")
     assert not (tmp_path / "seen").exists()
     assert not run.DONE.exists()
     assert capsys.readouterr().out.startswith("$ python -c")
     with pytest.raises(SystemExit):
-        call(run, monkeypatch, "three")
+        call(run, "three")
     assert "no experiment three: choose of one, two" in capsys.readouterr().err

@@ -1,348 +1,249 @@
-"""What may be resumed: another file, version or module is an error that names the file, and costs no checkpoint."""
+"""When checkpoints are saved, when they are not, and which of them can be resumed."""
 
 import errno
 import os
 import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import pytest
 import torch
-from conftest import MOTION
-from training_runs import NUMBERS, Losses, RandomClips, lora_module, make_trainer, stream
+from training_runs import (
+    NUMBERS,
+    VALIDATED,
+    At,
+    RandomClips,
+    fit,
+    lora_module,
+    raising,
+    saves,
+    stream,
+    trained,
+)
 
 from motionanim.training.callbacks import Ema
 from motionanim.training.diffusion import DiffusionModule
 from motionanim.training.optim import Diverged
-from motionanim.training.runs.checkpoints import Checkpoint, CtrlC, WholeFile, check_checkpoint, is_full, requeue
+from motionanim.training.runs.checkpoints import CtrlC, WholeFile, check_checkpoint, is_full, requeue
+
+RARELY = 100  # steps: saves at the end and on exceptions only
 
 
 @pytest.fixture(scope="module")
 def last(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
-    make_trainer(folder, 1, checkpoint(folder)).fit(lora_module(base), stream())
+    fit(lora_module(base), folder, 1, saves(folder))
     return folder / "last.ckpt"
 
 
-def checkpoint(folder: Path) -> Checkpoint:
-    return Checkpoint(folder, save_last=True, every_n_train_steps=1, save_top_k=0, save_on_exception=True)
+def saved_steps(folder: Path) -> dict[str, int]:
+    return {path.name: torch.load(path, weights_only=True)["global_step"] for path in folder.glob("*.ckpt")}
 
 
-def test_a_runs_own_checkpoint_is_fine(base: Path, last: Path) -> None:
-    assert check_checkpoint(str(last), lora_module(base), stream()) == 1
-
-
-def without(part: str):
-    def spoil(saved: dict) -> dict:
-        return {name: value for name, value in saved.items() if name != part}
-
-    return spoil
+def without(part: str) -> Callable[[dict], dict]:
+    return lambda saved: {name: value for name, value in saved.items() if name != part}
 
 
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
         (without("StreamData"), "is no checkpoint of this version's runs: it lacks StreamData"),
-        (without("optimizer_states"), "it lacks optimizer_states"),
         (lambda saved: [1], "it lacks state_dict"),
         (lambda saved: {**saved, "StreamData": {"batches": 3}}, "of an earlier version, which counted batches"),
         (lambda saved: {**saved, "state_dict": {}}, "does not fit this model: .* is missing"),
-        (lambda saved: {**saved, "more": Path("x")}, "cannot be read as a checkpoint: damaged, or of"),
+        (lambda saved: {**saved, "more": Path("code")}, "cannot be read as a checkpoint: damaged, or of"),
     ],
 )
-def test_what_is_no_checkpoint_of_this_run_is_named(base: Path, last: Path, tmp_path: Path, spoil, message) -> None:
+def test_what_is_no_checkpoint_of_this_run_is_refused(base: Path, last: Path, tmp_path: Path, spoil, message) -> None:
+    assert check_checkpoint(str(last), lora_module(base), stream()) == 1
     path = tmp_path / "old.ckpt"
     torch.save(spoil(torch.load(last, weights_only=True)), path)
     with pytest.raises(ValueError, match=rf"(?s)old\.ckpt.*{message}"):
         check_checkpoint(str(path), lora_module(base), stream())
 
 
-def steps(folder: Path) -> dict[str, int]:
-    return {path.name: torch.load(path, weights_only=True)["global_step"] for path in folder.glob("*.ckpt")}
-
-
-class At(L.Callback):
-    """Do something to the module before the batch of a step."""
-
-    def __init__(self, step: int, action) -> None:
-        self.step, self.action = step, action
-
-    def on_train_batch_start(self, trainer, pl_module, *_) -> None:
-        if trainer.global_step == self.step:
-            self.action(pl_module)
-
-
-def trained(module: L.LightningModule) -> torch.Tensor:
-    return next(p for p in module.parameters() if p.requires_grad).data
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-@pytest.mark.parametrize("every", [1, 2])  # the step that breaks is not one to save at, or is
-def test_broken_weights_leave_the_two_newest_good_checkpoints(base: Path, tmp_path, value: float, every: int) -> None:
-    saves = Checkpoint(tmp_path, save_last=True, every_n_train_steps=every, save_top_k=0, save_on_exception=True)
-    breaks = At(4, lambda module: trained(module).fill_(value))  # as an exploding gradient in step 4 would
-    with pytest.raises(Diverged, match=r"NaN or infinite|the loss is (nan|inf) at step 4"):
-        make_trainer(tmp_path, 9, breaks, saves, plugins=[WholeFile()]).fit(lora_module(base), stream())
-    assert steps(tmp_path) == {"last.ckpt": 4, "previous.ckpt": 4 - every}
-
-
-def test_weights_that_a_step_breaks_are_not_saved_after_it(base: Path, tmp_path: Path) -> None:
-    module = lora_module(base)
-    optimizers = module.configure_optimizers
-
-    def exploding() -> dict:
-        made = optimizers()
-        step = made["optimizer"].step
-
-        def explode(*args, **options):
-            loss = step(*args, **options)
-            trained(module).fill_(float("inf") if module.global_step == 2 else 0)
-            return loss
-
-        made["optimizer"].step = explode
-        return made
-
-    module.configure_optimizers = exploding
-    with pytest.raises(Diverged, match="weights are NaN or infinite after step 3: lower model.lr"):
-        make_trainer(tmp_path, 9, checkpoint(tmp_path), plugins=[WholeFile()]).fit(module, stream())
-    assert steps(tmp_path) == {"last.ckpt": 2, "previous.ckpt": 1}
-
-
-@pytest.mark.parametrize(
-    ("error", "kept"),
-    [(OSError(errno.ENOSPC, "No space left on device"), 2), (OSError(errno.EIO, "Input/output error"), 3)],
-)
-def test_a_full_disk_is_not_written_to_again(base: Path, tmp_path: Path, error: OSError, kept: int) -> None:
-    def fail(_: L.LightningModule) -> None:
-        raise error
-
-    saves = Checkpoint(tmp_path, save_last=True, every_n_train_steps=2, save_top_k=0, save_on_exception=True)
-    with pytest.raises(OSError, match=error.strerror):
-        make_trainer(tmp_path, 9, At(3, fail), saves).fit(lora_module(base), stream())
-    assert steps(tmp_path)["last.ckpt"] == kept
-
-
-def test_a_loss_that_is_nan_ends_the_run_without_a_checkpoint(base: Path, tmp_path: Path) -> None:
-    def fail(_: L.LightningModule) -> None:
-        raise Diverged("the loss is nan at step 3")
-
-    saves = Checkpoint(tmp_path, save_last=True, every_n_train_steps=2, save_top_k=0, save_on_exception=True)
-    with pytest.raises(Diverged, match="step 3"):
-        make_trainer(tmp_path, 9, At(3, fail), saves).fit(lora_module(base), stream())
-    assert steps(tmp_path) == {"last.ckpt": 2}
-
-
-def test_a_full_disk_is_known_by_any_librarys_error() -> None:
-    full = Exception("Error while serializing: I/O error: No space left on device (os error 28)")
-    assert [is_full(error) for error in (full, OSError(28, "full"), OSError(5, "lost"), ValueError("28"))] == [
-        True, True, False, False,
-    ]  # fmt: skip
-
-
-def test_a_resumed_run_has_one_last_checkpoint_the_newest(base: Path, last: Path, tmp_path: Path) -> None:
-    shutil.copy(last, tmp_path / "last.ckpt")
-    make_trainer(tmp_path, 4, checkpoint(tmp_path), plugins=[WholeFile()]).fit(
-        lora_module(base), stream(), ckpt_path=str(tmp_path / "last.ckpt"), weights_only=True
-    )
-    assert steps(tmp_path) == {"last.ckpt": 4, "previous.ckpt": 3}
-
-
-@pytest.mark.parametrize(("times", "error"), [(1, CtrlC), (2, SystemExit)])
-def test_ctrl_c_ends_after_the_step_and_twice_at_once(base: Path, tmp_path: Path, times: int, error: type) -> None:
-    def press(_: L.LightningModule) -> None:
-        for _ in range(times):
-            os.kill(os.getpid(), signal.SIGINT)
-
-    with pytest.raises(error):
-        make_trainer(tmp_path, 9, At(3, press), checkpoint(tmp_path)).fit(lora_module(base), stream())
-    assert steps(tmp_path)["last.ckpt"] == (4 if times == 1 else 3)
-
-
 @pytest.mark.parametrize("size", [0, 100, 5000])
-def test_a_file_cut_short_is_named(base: Path, last: Path, tmp_path: Path, size: int) -> None:
+def test_a_file_cut_short_is_refused(base: Path, last: Path, tmp_path: Path, size: int) -> None:
     (tmp_path / "cut.ckpt").write_bytes(last.read_bytes()[:size])
     with pytest.raises(ValueError, match=r"cut\.ckpt cannot be read as a checkpoint"):
         check_checkpoint(str(tmp_path / "cut.ckpt"), lora_module(base), stream())
 
 
 def test_another_modules_checkpoint_is_refused(base: Path, last: Path) -> None:
-    module = DiffusionModule(base=str(base), trainable="all", **NUMBERS | {"motion": MOTION})
+    module = DiffusionModule(base=str(base), trainable="all", **NUMBERS)
     with pytest.raises(ValueError, match=r"last\.ckpt: the checkpoint does not fit this model: .* is missing"):
         check_checkpoint(str(last), module, stream())
 
 
-def test_a_run_that_fails_before_its_first_step_leaves_the_last_checkpoint(base: Path, last: Path, tmp_path) -> None:
-    class Broken(RandomClips):
-        def __getitem__(self, position: int):
-            raise ValueError("unreadable")
+def test_a_checkpoint_holds_only_what_trains_and_fits_no_other_rank(base: Path, last: Path, tmp_path: Path) -> None:
+    assert all(".lora_" in name for name in torch.load(last, weights_only=True)["state_dict"])
+    with pytest.raises(ValueError, match=r"does not fit this model: .* has shape \(4, 32\), needed \(8, 32\)"):
+        fit(lora_module(base, rank=8), tmp_path, 2, resume=last)
 
-    path = tmp_path / "last.ckpt"
-    shutil.copy(last, path)
-    data, before = stream(), path.read_bytes()
-    data.train = Broken()
+
+@pytest.mark.parametrize(("value", "every"), [(float("nan"), 1), (float("inf"), 2)])  # step 4 is one to save at, or not
+def test_broken_weights_leave_the_two_newest_good_checkpoints(base: Path, tmp_path, value: float, every: int) -> None:
+    breaks = At(4, lambda module: trained(module).fill_(value))
+    with pytest.raises(Diverged, match="the loss is (nan|inf) at step 4"):
+        fit(lora_module(base), tmp_path, 9, breaks, saves(tmp_path, every), plugins=[WholeFile()])
+    assert saved_steps(tmp_path) == {"last.ckpt": 4, "previous.ckpt": 4 - every}
+
+
+@pytest.mark.parametrize(
+    ("factor", "dies", "message"),
+    [(float("inf"), False, "weights are NaN or infinite after step 3: lower"), (0.5, True, "killed by signal")],
+    ids=["exploding", "half updated"],
+)
+def test_weights_that_the_last_update_broke_are_not_saved(
+    base: Path, tmp_path: Path, factor: float, dies: bool, message: str
+) -> None:
+    module = lora_module(base)
+    configure = module.configure_optimizers
+
+    def breaking() -> dict:
+        made = configure()
+        update = made["optimizer"].step
+
+        def step(*args: Any, **options: Any) -> Any:
+            loss = update(*args, **options)
+            if module.global_step == 2:
+                trained(module).mul_(factor)
+                if dies:  # torch raises this from a signal handler, at any place
+                    raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed.")
+            return loss
+
+        made["optimizer"].step = step
+        return made
+
+    module.configure_optimizers = breaking
+    with pytest.raises((Diverged, RuntimeError), match=message):
+        fit(module, tmp_path, 9, saves(tmp_path), plugins=[WholeFile()])
+    assert saved_steps(tmp_path) == {"last.ckpt": 2, "previous.ckpt": 1}
+
+
+@pytest.mark.parametrize(
+    ("error", "kept"),
+    [(OSError(errno.EIO, "lost"), 3), (OSError(errno.ENOSPC, "full"), 2), (Diverged("the loss is nan"), 2)],
+)
+def test_an_error_saves_unless_the_disk_is_full_or_the_loss_is_nan(
+    base: Path, tmp_path: Path, error: Exception, kept: int
+) -> None:
+    with pytest.raises(type(error)):
+        fit(lora_module(base), tmp_path, 9, At(3, raising(error)), saves(tmp_path, every=2))
+    assert saved_steps(tmp_path) == {"last.ckpt": kept}
+
+
+def test_a_full_disk_is_known_by_any_librarys_error() -> None:
+    full = Exception("Error while serializing: I/O error: No space left on device (os error 28)")
+    found = [is_full(error) for error in (full, OSError(28, "full"), OSError(5, "lost"), ValueError("28"))]
+    assert found == [True, True, False, False]
+
+
+@pytest.mark.parametrize(("times", "error", "kept"), [(1, CtrlC, 4), (2, SystemExit, 3)])
+def test_ctrl_c_ends_after_the_step_and_twice_at_once(
+    base: Path, tmp_path: Path, times: int, error: type, kept: int
+) -> None:
+    def press(_: L.LightningModule) -> None:
+        for _ in range(times):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(error):
+        fit(lora_module(base), tmp_path, 9, At(3, press), saves(tmp_path))
+    assert saved_steps(tmp_path) == {"last.ckpt": kept}
+
+
+def test_a_signal_in_the_last_step_is_ignored(base: Path, tmp_path: Path) -> None:
+    told = At(2, lambda _: os.kill(os.getpid(), signal.SIGTERM))
+    fit(lora_module(base), tmp_path, 3, told, saves(tmp_path, RARELY))
+    assert saved_steps(tmp_path) == {"last.ckpt": 3}
+
+
+def test_a_run_that_fails_before_its_first_step_saves_nothing(base: Path, last: Path, tmp_path: Path) -> None:
+    path = shutil.copy(last, tmp_path / "last.ckpt")
     with pytest.raises(ValueError, match="unreadable"):
-        make_trainer(tmp_path, 3, checkpoint(tmp_path)).fit(
-            lora_module(base), data, ckpt_path=str(path), weights_only=True
-        )
-    assert [file.name for file in tmp_path.glob("*.ckpt")] == ["last.ckpt"]
-    assert path.read_bytes() == before
+        fit(lora_module(base), tmp_path, 3, saves(tmp_path), data=stream(train=RandomClips(2)), resume=path)
+    assert path.read_bytes() == last.read_bytes()
+    early, folder = L.Callback(), tmp_path / "new"
+    early.on_fit_start = raising(OSError("early"))
+    with pytest.raises(OSError, match="early"):
+        fit(lora_module(base), folder, 1, early, saves(folder))
+    assert not list(folder.glob("*.ckpt"))
 
 
 def test_a_run_that_fails_later_saves_what_it_learned(base: Path, tmp_path: Path) -> None:
-    class Broken(RandomClips):
-        def __getitem__(self, position: int):
-            if position == 6:
-                raise ValueError("unreadable")
-            return super().__getitem__(position)
-
-    data = stream()
-    data.train = Broken()
     with pytest.raises(ValueError, match="unreadable"):
-        make_trainer(tmp_path, 9, rare(tmp_path)).fit(lora_module(base), data)
+        fit(lora_module(base), tmp_path, 9, saves(tmp_path, RARELY), data=stream(train=RandomClips(6)))
     saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert saved["global_step"] * 2 == saved["StreamData"]["clips"] > 0
-    assert [file.name for file in tmp_path.glob("*.ckpt")] == ["last.ckpt"]
 
 
-def test_half_updated_weights_are_not_saved(base: Path, tmp_path: Path) -> None:
-    module = lora_module(base)
-    optimizers = module.configure_optimizers
-
-    def killed_within() -> dict:
-        made = optimizers()
-        step = made["optimizer"].step
-
-        def half(closure):
-            loss = step(closure)
-            if module.global_step == 3:  # as torch raises, out of a signal's handler, when a loader process dies
-                trained(module).mul_(0.5)
-                raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed.")
-            return loss
-
-        made["optimizer"].step = half
-        return made
-
-    module.configure_optimizers = killed_within
-    saves = Checkpoint(tmp_path, save_last=True, every_n_train_steps=2, save_top_k=0, save_on_exception=True)
-    with pytest.raises(RuntimeError, match="killed by signal"):
-        make_trainer(tmp_path, 9, saves).fit(module, stream())
-    assert steps(tmp_path) == {"last.ckpt": 2}
-
-
-@pytest.mark.parametrize("steps", [4, 5])  # the last is one to save at, or is not
+@pytest.mark.parametrize("steps", [4, 5])  # the last is one to save at, or not
 def test_the_last_step_is_saved_when_all_else_is_done(base: Path, tmp_path: Path, steps: int) -> None:
-    def saved() -> int:
-        return torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"]
-
     class Ends(L.Callback):
         def on_train_batch_end(self, trainer, *_) -> None:
             logged.append(trainer.fit_loop.epoch_loop._batches_that_stepped)
 
         def on_train_end(self, trainer, pl_module) -> None:
-            before.append(saved())
+            before.append(saved_steps(folder)["last.ckpt"])
 
-    def run(steps: int, folder: Path, resume: str | None = None) -> list[float]:
-        saves = Checkpoint(folder, save_last=True, every_n_train_steps=2, save_top_k=0, save_on_exception=True)
-        losses, options = Losses(), {"limit_val_batches": 1, "val_check_interval": 2, "check_val_every_n_epoch": None}
-        make_trainer(folder, steps, losses, saves, Ends(), **options).fit(
-            lora_module(base), stream(), ckpt_path=resume, weights_only=True
-        )
-        return losses.losses
+    def run(steps: int, resume: Path | None = None) -> list[float]:
+        options = VALIDATED | {"val_check_interval": 2}
+        return fit(lora_module(base), folder, steps, saves(folder, 2), Ends(), resume=resume, **options)
 
-    before, logged = [], []
-    first = run(steps, tmp_path)
-    assert before == [2 if steps == 4 else 4]  # a run killed now makes up for what it has not exported yet
-    assert saved() == steps
-    assert [file.name for file in tmp_path.glob("*.ckpt")] == ["last.ckpt"]
-    more = run(7, tmp_path / "more", resume=str(tmp_path / "last.ckpt"))
-    in_two, logged = logged, []
-    assert first + more == run(7, tmp_path / "whole")
+    before, logged, folder = [], [], tmp_path / "first"
+    first = run(steps)
+    assert before == [2 if steps == 4 else 4]  # a run killed now repeats the last steps and exports
+    assert saved_steps(folder) == {"last.ckpt": steps}
+    folder = tmp_path / "more"
+    more = run(6, resume=tmp_path / "first" / "last.ckpt")
+    in_two, logged, folder = logged, [], tmp_path / "whole"
+    assert first + more == run(6)
     assert in_two == logged
 
 
-@pytest.mark.parametrize(("every", "kept"), [(2, 2), (100, 3)])
+@pytest.mark.parametrize(("every", "kept"), [(2, 2), (RARELY, 3)])
 def test_what_fails_after_the_last_step_is_repeated_if_there_is_a_checkpoint_before(
     base: Path, tmp_path: Path, every: int, kept: int
 ) -> None:
-    class Full(L.Callback):
-        def on_train_end(self, trainer, pl_module) -> None:
-            raise OSError("No space left on device")
-
-    saves = Checkpoint(tmp_path, save_last=True, every_n_train_steps=every, save_top_k=0, save_on_exception=True)
-    with pytest.raises(OSError, match="No space left"):
-        make_trainer(tmp_path, 3, Full(), saves).fit(lora_module(base), stream())
-    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == kept
-
-
-def test_what_fails_before_a_run_begins_is_its_own_error(base: Path, tmp_path: Path) -> None:
-    class Early(L.Callback):
-        def on_fit_start(self, trainer, pl_module) -> None:
-            raise OSError("No space left on device")
-
-    with pytest.raises(OSError, match="No space left"):
-        make_trainer(tmp_path, 0, Early(), rare(tmp_path)).fit(lora_module(base), stream())
-    assert not list(tmp_path.glob("*.ckpt"))
-
-
-def test_told_to_stop_in_the_last_step_a_run_ends_well(base: Path, tmp_path: Path) -> None:
-    class Told(L.Callback):
-        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
-            if batch_idx == 2:
-                os.kill(os.getpid(), signal.SIGTERM)
-
-    make_trainer(tmp_path, 3, Told(), rare(tmp_path)).fit(lora_module(base), stream())
-    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 3
-
-
-def rare(folder: Path) -> Checkpoint:
-    """Saves at the end and on exceptions."""
-    return Checkpoint(folder, save_last=True, every_n_train_steps=100, save_top_k=0, save_on_exception=True)
+    late = L.Callback()
+    late.on_train_end = raising(OSError("late"))
+    with pytest.raises(OSError, match="late"):
+        fit(lora_module(base), tmp_path, 3, late, saves(tmp_path, every))
+    assert saved_steps(tmp_path) == {"last.ckpt": kept}
 
 
 @pytest.mark.parametrize("where", ["loading", "step"])
 def test_half_a_step_that_failed_is_done_again_as_a_whole(base: Path, tmp_path: Path, where: str) -> None:
-    def run(steps: int, folder: Path, position: int | None = None, resume: str | None = None) -> list[float]:
-        class Fails(RandomClips):
-            def __getitem__(self, at: int):
-                if at == position and where == "loading":
-                    raise ValueError("unreadable")
-                return super().__getitem__(at)
+    class Stops(L.Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+            if where == "step" and batch.position.tolist() == [broken]:
+                raise ValueError("unreadable")
 
-        class Stops(Losses):
-            def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
-                if batch.position.tolist() == [position] and where == "step":
-                    raise ValueError("unreadable")
+    def run(folder: Path, resume: Path | None = None) -> list[float]:
+        data = stream(batch_size=1, train=RandomClips(broken) if where == "loading" else None)
+        options = {"accumulate_grad_batches": 2, "data": data, "resume": resume}
+        return fit(lora_module(base), folder, 4, Stops(), saves(folder, RARELY), **options)
 
-        losses, data = Stops(), stream(batch_size=1)
-        data.train = Fails()
-        trainer = make_trainer(folder, steps, losses, rare(folder), accumulate_grad_batches=3)
-        trainer.fit(lora_module(base), data, ckpt_path=resume, weights_only=True)
-        return losses.losses
-
-    whole = run(4, tmp_path / "whole")
+    broken = None
+    whole = run(tmp_path / "whole")
+    broken = 5  # the last of step 3
     with pytest.raises(ValueError, match="unreadable"):
-        run(4, tmp_path / "cut", position=8)  # the last of step 3
-    assert run(4, tmp_path / "more", resume=str(tmp_path / "cut" / "last.ckpt")) == whole[6:]
-    ends = (torch.load(tmp_path / name / "last.ckpt", weights_only=True) for name in ("whole", "more"))
-    for found, wanted in zip(*(end["state_dict"].values() for end in ends), strict=True):
-        assert torch.equal(found, wanted)
+        run(tmp_path / "cut")
+    broken = None
+    assert run(tmp_path / "more", resume=tmp_path / "cut" / "last.ckpt") == whole[4:]
+    ends = [torch.load(tmp_path / name / "last.ckpt", weights_only=True)["state_dict"] for name in ("whole", "more")]
+    assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
 
 
 def test_a_run_that_fails_in_validation_saves_its_weights_and_not_their_average(base: Path, tmp_path: Path) -> None:
-    class Broken(RandomClips):
-        def __getitem__(self, position: int):
-            raise ValueError("unreadable")
-
-    data, module, ema = stream(), lora_module(base), Ema(decay=0.9)
-    ema.update = lambda averages, weights, step: None  # stays at the start
-    ema.on_train_batch_end = lambda *_: None
-    data.val = Broken()
-    trainer = make_trainer(
-        tmp_path, 9, ema, rare(tmp_path), limit_val_batches=1, val_check_interval=2, check_val_every_n_epoch=None
-    )
+    ema = Ema(decay=0.9)
+    ema.on_train_batch_end = lambda *_: None  # the average stays at the initial weights
+    data = stream(val=RandomClips(0))
     with pytest.raises(ValueError, match="unreadable"):
-        trainer.fit(module, data)
+        fit(lora_module(base), tmp_path, 9, ema, saves(tmp_path, RARELY), data=data, val_check_interval=2, **VALIDATED)
     saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
     averages = saved["callbacks"]["Ema"]
     up = [name for name in averages if "lora_B" in name]  # zero at the start
@@ -350,7 +251,18 @@ def test_a_run_that_fails_in_validation_saves_its_weights_and_not_their_average(
     assert all(saved["state_dict"][name].abs().max() > 0 == averages[name].abs().max() for name in up)
 
 
-def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resumed_runs_repeat_the_uninterrupted_losses_bit_for_bit(base: Path, tmp_path: Path) -> None:
+    options = {"accumulate_grad_batches": 2, "plugins": [WholeFile()]}
+    whole = fit(lora_module(base), tmp_path, 6, **options)
+    last, parts = tmp_path / "last.ckpt", []
+    for steps, resume in ((2, None), (4, last), (6, last)):
+        parts += fit(lora_module(base), tmp_path, steps, saves(tmp_path), resume=resume, **options)
+    assert len(whole) == 12
+    assert parts == whole
+    assert saved_steps(tmp_path) == {"last.ckpt": 6, "previous.ckpt": 5}
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_and_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "last.ckpt"
     WholeFile().save_checkpoint({"step": 1}, path)
 
@@ -359,13 +271,14 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: Path, monkeypatch: pyt
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", save)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match="No space left") as raised:
         WholeFile().save_checkpoint({"step": 2}, path)
+    assert raised.value.filename == str(path)
     assert torch.load(path, weights_only=True) == {"step": 1}
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_without_slurm_the_user_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_requeue_says_what_happened(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID"):
         monkeypatch.delenv(name, raising=False)
     assert requeue() == "no SLURM here to requeue it"

@@ -7,16 +7,10 @@ import lightning as L
 import pytest
 import torch
 from conftest import make_batch
-from training_runs import lora_module, make_trainer, stream
+from training_runs import SAMPLING, lora_module, make_trainer, stream
 
 from motionanim.media.visualize import sheet
 from motionanim.training.preview import CameraReport, Preview, sample, side_by_side
-
-SAMPLING = {
-    "num_steps": 2, "sigma_min": 0.002, "sigma_max": 700.0, "rho": 7.0, "min_guidance": 1.0, "max_guidance": 2.0,
-    "motion_guidance": None,
-    "noise_aug": 0.02, "decode_dtype": "float32",
-}  # fmt: skip
 
 
 class ShiftFlow:

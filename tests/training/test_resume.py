@@ -1,4 +1,4 @@
-"""What changes on a resume is told and obeyed, or refused; and any checkpoint can be exported."""
+"""Settings that a resumed run changes are printed and applied, or refused; any checkpoint can be exported."""
 
 import copy
 import re
@@ -6,12 +6,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import lightning as L
 import pytest
 import torch
 from conftest import MOTION
 from safetensors.torch import load_file
-from test_checkpoints import checkpoint
-from training_runs import NUMBERS, Losses, lora_module, make_trainer, stream
+from training_runs import NUMBERS, fit, lora_module, saves, stream
 
 from motionanim.cli.command import CONF
 from motionanim.export import TARGETS, export
@@ -44,16 +44,14 @@ def changed(config: dict[str, Any], name: str, value: Any) -> dict[str, Any]:
     return config
 
 
-def run(folder: Path, config: dict[str, Any], steps: int, *callbacks, resume: Path | None = None):
-    """Train as train.py does, saving after every step; the trainer and its losses."""
+def run(
+    folder: Path, config: dict[str, Any], steps: int, *callbacks: L.Callback, resume: Path | None = None
+) -> tuple[MotionLoraModule, list[float]]:
+    """Train as train.py does, saving after every step; the module and its losses."""
     torch.manual_seed(0)
     module = MotionLoraModule(**{name: value for name, value in config["model"].items() if name != "_target_"})
-    losses = Losses()
-    trainer = make_trainer(
-        folder, steps, losses, checkpoint(folder), Settings(config, module), *callbacks, plugins=[WholeFile()]
-    )
-    trainer.fit(module, stream(), ckpt_path=resume and str(resume), weights_only=True)
-    return trainer, losses.losses
+    callbacks = (saves(folder), Settings(config, module), *callbacks)
+    return module, fit(module, folder, steps, *callbacks, resume=resume, plugins=[WholeFile()])
 
 
 @pytest.fixture(scope="module")
@@ -77,15 +75,19 @@ def module(base: Path) -> MotionLoraModule:
         ("trainer.devices", 8, "trainer.devices: 1 until here, 8 from here on"),
         ("data.root", "b", "data.root: a until here, b from here on"),  # the files in it are compared
         *(
-            (f"data.{where}.{name}", "b", f"data.{where}.{name}: absent until here, b from here on")
-            for where in ("flow_estimator", "clips.flow_estimator")
-            for name in ("device", "pairs", "weights", "sha256")
+            (f"data.{name}", "b", f"data.{name}: absent until here, b from here on")
+            for name in (
+                "flow_estimator.device",
+                "clips.flow_estimator.pairs",
+                "flow_estimator.weights",
+                "clips.flow_estimator.sha256",
+            )
         ),
         ("callbacks.export.folder", "runs/b", None),
         ("data.flow_cache", "y", None),
     ],
 )
-def test_what_may_change_is_told(base: Path, module, last: Path, name: str, value: Any, line: str | None) -> None:
+def test_what_may_change_is_printed(base: Path, module, last: Path, name: str, value: Any, line: str | None) -> None:
     settings = Settings(changed(config(base), name, value), module)
     assert settings.check(str(last)) == ([line] if line else [])
 
@@ -129,8 +131,9 @@ def test_learning_rate_and_weight_decay_of_a_resumed_run_act(base: Path, tmp_pat
     _, whole = run(tmp_path / "whole", config(base), 4)
     _, same = run(tmp_path / "same", config(base), 4, resume=last)
     assert same == whole[2:], "where nothing changes, nothing changes"
-    trainer, other = run(tmp_path / "other", config(base, lr=1e-5, weight_decay=0.3), 4, resume=last)
-    assert [(group["lr"], group["weight_decay"]) for group in trainer.optimizers[0].param_groups] == [(1e-5, 0.3)]
+    module, other = run(tmp_path / "other", config(base, lr=1e-5, weight_decay=0.3), 4, resume=last)
+    (group,) = module.optimizers(use_pl_optimizer=False).param_groups
+    assert (group["lr"], group["weight_decay"]) == (1e-5, 0.3)
     assert other[0] == whole[2], "the moments and the weights are kept"
     assert other[1] != whole[3]
 
@@ -167,10 +170,8 @@ def test_any_checkpoint_is_exported_as_the_run_would_have_done(
             r"\(motionanim\.files\.os\.system\)",
         ),
         (lambda saved: saved["config"]["model"].update(_partial_=True), r"do not fit .*_partial_"),
-        (lambda saved: saved["config"]["model"]["motion"].update(_target_="os.system"), r"\(os\.system\)"),
         (lambda saved: saved.pop("config"), r"it lacks config"),
         (lambda saved: saved.update(config=1), r"does not say which model"),
-        (lambda saved: saved["config"].update(model="tiny"), r"does not say which model"),
         (lambda saved: saved["config"]["model"].pop("_target_"), r"does not say which model"),
         (lambda saved: saved.update(frozen="0"), r"another base than .*: give it by base=FOLDER"),
     ],
@@ -189,11 +190,13 @@ def test_every_model_of_the_configurations_can_be_exported() -> None:
     assert {name for text in texts for name in re.findall(r"_target_: (\S+)", text)} == TARGETS
 
 
-def test_an_export_replaces_nothing(last: Path, tmp_path: Path) -> None:
+def test_an_export_replaces_nothing_and_needs_a_checkpoint(last: Path, tmp_path: Path) -> None:
     (tmp_path / "lora.safetensors").write_text("mine")
     with pytest.raises(ValueError, match=r"lora\.safetensors is there already .*out=FOLDER"):
         export(str(last), tmp_path, None)
     assert (tmp_path / "lora.safetensors").read_text() == "mine"
+    with pytest.raises(ValueError, match=r"ckpt=gone\.ckpt: no such file"):
+        export("gone.ckpt", tmp_path, None)
 
 
 def test_a_folder_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -209,8 +212,3 @@ def test_a_folder_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="full"):
         write("bad")
     assert [path.name for path in tmp_path.rglob("*")] == ["out", "b"]
-
-
-def test_no_checkpoint_to_export_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"ckpt=gone\.ckpt: no such file"):
-        export("gone.ckpt", tmp_path, None)

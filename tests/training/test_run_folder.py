@@ -1,4 +1,4 @@
-"""A run's folder belongs to one run and one process; its earlier parts are kept; `last` and `auto` mean this run."""
+"""A run's folder belongs to one run and one process; records of its earlier parts stay; `last` and `auto` find it."""
 
 import os
 import subprocess
@@ -11,7 +11,6 @@ from configs import _fresh_hydra, composed  # noqa: F401  the fixture clears Hyd
 from in_process import run as run_command
 
 from motionanim.cli.command import run_name
-from motionanim.training.callbacks import set_metrics_aside
 from motionanim.training.runs.checkpoints import find_checkpoint
 from motionanim.training.runs.folder import (
     checkpoints,
@@ -79,7 +78,6 @@ def test_an_earlier_part_is_never_replaced(tmp_path: Path) -> None:
     for name in ("metrics.csv", "metrics.3.csv"):
         (tmp_path / name).write_text(name)
     set_records_aside(tmp_path)
-    set_metrics_aside(tmp_path)
     texts = {str(path.relative_to(tmp_path)): path.read_text() for path in tmp_path.rglob("*.*") if path.is_file()}
     assert texts == {
         "config.4.yaml": "config.4.yaml", "config.6.yaml": "config.yaml", "config.a.yaml": "config.a.yaml",
@@ -95,16 +93,13 @@ def test_what_a_killed_save_left_is_no_checkpoint_and_is_removed(tmp_path: Path)
     assert list((tmp_path / "x" / "cut" / "checkpoints").iterdir()) == []
 
 
-def test_a_checkpoint_that_vanishes_is_not_missed(tmp_path: Path) -> None:
-    saved(tmp_path, "x/a/checkpoints/previous.ckpt")
+def test_checkpoints_are_ordered_by_name_and_may_vanish(tmp_path: Path) -> None:
+    saved(tmp_path, "x/a/checkpoints/previous.ckpt", "x/a/checkpoints/last.ckpt")  # the newest first
+    assert [path.name for path in checkpoints(tmp_path / "x/a")] == ["previous.ckpt", "last.ckpt"]
+    (tmp_path / "x/a/checkpoints/last.ckpt").unlink()
     (tmp_path / "x/a/checkpoints/last.ckpt").symlink_to(tmp_path / "gone")  # listed, and not there
     assert newest_run(tmp_path / "x") == "a"
     assert [path.name for path in checkpoints(tmp_path / "x/a")] == ["previous.ckpt"]
-
-
-def test_in_a_copied_folder_the_last_checkpoint_is_still_the_last(tmp_path: Path) -> None:
-    saved(tmp_path, "checkpoints/previous.ckpt", "checkpoints/last.ckpt")  # the newest first
-    assert [path.name for path in checkpoints(tmp_path)] == ["previous.ckpt", "last.ckpt"]
 
 
 def test_a_run_has_one_wandb_id_and_another_run_another(tmp_path: Path) -> None:
@@ -140,7 +135,6 @@ def test_last_without_a_name_is_the_newest_run_of_the_experiment_in_its_own_fold
     assert run_name("last", x, "now", "now") == "b"
     assert run_name("last", x, "given", "now") == "given"
     assert {run_name(path, x, "now", "now") for path in (None, "auto", "a.ckpt")} == {"now"}
-    assert [path.name for path in checkpoints(tmp_path / "x" / "b")] == ["last.ckpt"]
 
 
 def test_trainings_that_begin_in_one_second_have_folders_of_their_own() -> None:

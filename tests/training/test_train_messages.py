@@ -74,16 +74,6 @@ def test_the_model_is_drawn_alike_whatever_the_data_draws(monkeypatch: pytest.Mo
     assert drawn[0] == drawn[1]
 
 
-def test_a_full_disk_is_named_by_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(OSError, match="No space left") as raised:
-        WholeFile().save_checkpoint({}, tmp_path / "last.ckpt")
-    assert raised.value.filename == str(tmp_path / "last.ckpt")
-
-
 CHANGE = "model.lr: 1 until here, 2 from here on"
 
 
@@ -107,7 +97,7 @@ def ended_by(
     monkeypatch.setattr(train, "Settings", lambda *_: settings)
     monkeypatch.setattr(train, "check_trainer", check_trainer)
     monkeypatch.setattr(train, "check_checkpoint", lambda *_: 2)
-    for name in ("check_strategy", "loggers", "set_metrics_aside"):
+    for name in ("check_strategy", "loggers"):
         monkeypatch.setattr(train, name, lambda *_, **__: None)
     overrides = SimpleNamespace(task=[])
     monkeypatch.setattr(train.HydraConfig, "get", lambda: SimpleNamespace(mode=RunMode.RUN, overrides=overrides))
@@ -164,20 +154,16 @@ def test_a_failed_run_says_what_is_kept(
     assert (str(last) in str(raised.value)) is (line not in ("Input/output error", "unreadable"))
 
 
-def test_a_resumed_run_says_from_where_and_what_changes_and_keeps_its_earlier_config(
+def test_a_resumed_run_says_what_changes_and_keeps_its_earlier_config_and_a_new_one_does_not_begin(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     last, config = saved(tmp_path, last=None), tmp_path / "config.yaml"
+    with pytest.raises(ValueError, match="holds the checkpoints of an earlier run: give another run=NAME"):
+        ended_by(InterruptedError(), tmp_path, monkeypatch, checkpoint=None)
+    assert not config.exists()
     config.write_text("of the earlier part")
     with pytest.raises(InterruptedError):
         ended_by(InterruptedError(), tmp_path, monkeypatch)
     assert f"going on from {last}, step 2\n  {CHANGE}\n" in capsys.readouterr().out
     assert config.with_suffix(".0.yaml").read_text() == "of the earlier part"
     assert "max_steps: 9" in config.read_text()
-
-
-def test_a_new_run_does_not_begin_in_the_folder_of_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    saved(tmp_path, last=None)
-    with pytest.raises(ValueError, match="holds the checkpoints of an earlier run: give another run=NAME"):
-        ended_by(InterruptedError(), tmp_path, monkeypatch, checkpoint=None)
-    assert not (tmp_path / "config.yaml").exists()

@@ -1,6 +1,5 @@
-"""The training modules on the tiny random base: resuming, processes, checkpoints, and their errors."""
+"""The diffusion module and the LoRA on the tiny random base; the callbacks of all experiments."""
 
-import copy
 import functools
 from pathlib import Path
 
@@ -9,108 +8,64 @@ import matplotlib.pyplot as plt
 import pytest
 import torch
 from conftest import MOTION, make_batch
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from matplotlib.axes import Axes
 from torch.utils.data import default_collate
-from training_runs import NUMBERS, Losses, RandomClips, lora_module, make_trainer, stream
+from training_runs import NUMBERS, VALIDATED, Losses, RandomClips, fit, lora_module, make_trainer, saves, stream
 
-from motionanim.data.stream import StreamData
 from motionanim.models.svd.denoiser import Denoiser
 from motionanim.models.svd.lora import load_lora, lora_layers
-from motionanim.training.callbacks import Ema, Export, LossCurve, draw_curves, earlier_metrics, set_metrics_aside
+from motionanim.training.callbacks import Ema, Export, LossCurve, draw_curves
 from motionanim.training.diffusion import DiffusionModule
 from motionanim.training.motion_lora import MotionLoraModule
 from motionanim.training.optim import trapezoid
-from motionanim.training.runs.checkpoints import Checkpoint
+from motionanim.training.runs.folder import set_records_aside
 from motionanim.types import ClipBatch
 
 
-def test_resumed_run_repeats_the_uninterrupted_losses_bit_for_bit(base: Path, tmp_path: Path) -> None:
-    whole = Losses()
-    make_trainer(tmp_path, 6, whole, accumulate_grad_batches=2).fit(lora_module(base), stream())
-    checkpoint = ModelCheckpoint(tmp_path, save_last=True, every_n_train_steps=2, save_top_k=0)
-    first = Losses()
-    make_trainer(tmp_path, 2, first, checkpoint, accumulate_grad_batches=2).fit(lora_module(base), stream())
-    parts = [first.losses]
-    for steps in (4, 6):  # resumed twice
-        more = Losses()
-        make_trainer(tmp_path, steps, more, checkpoint, accumulate_grad_batches=2).fit(
-            lora_module(base), stream(), ckpt_path=str(tmp_path / "last.ckpt"), weights_only=True
-        )
-        parts.append(more.losses)
-    assert len(whole.losses) == 12
-    assert [loss for part in parts for loss in part] == whole.losses
-
-
-def test_checkpoint_holds_only_what_trains(base: Path, tmp_path: Path) -> None:
-    checkpoint = ModelCheckpoint(tmp_path, save_last=True, every_n_train_steps=1, save_top_k=0)
-    make_trainer(tmp_path, 1, checkpoint).fit(lora_module(base), stream())
-    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
-    assert saved["state_dict"]
-    assert all(".lora_" in name for name in saved["state_dict"])
-
-
-def test_checkpoint_of_another_rank_is_refused_in_words(base: Path, tmp_path: Path) -> None:
-    checkpoint = ModelCheckpoint(tmp_path, save_last=True, every_n_train_steps=1, save_top_k=0)
-    make_trainer(tmp_path, 1, checkpoint).fit(lora_module(base, rank=4), stream())
-    with pytest.raises(ValueError, match=r"does not fit this model: .* has shape \(4, 32\), needed \(8, 32\)"):
-        make_trainer(tmp_path, 2).fit(
-            lora_module(base, rank=8), stream(), ckpt_path=str(tmp_path / "last.ckpt"), weights_only=True
-        )
-
-
 def test_bfloat16_with_clipped_gradients_trains_by_the_clipped_gradients(base: Path, tmp_path: Path) -> None:
-    losses, norms = Losses(), []
-
-    class Clipped(L.Callback):
+    class Clipped(Losses):
         def on_train_batch_end(self, trainer, pl_module, *_) -> None:
-            moments = [state["exp_avg"] for state in trainer.optimizers[0].state.values()]
-            norms.append(torch.stack([moment.norm() for moment in moments]).norm().item())
+            self.moments = [state["exp_avg"] for state in trainer.optimizers[0].state.values()]
 
-    make_trainer(tmp_path, 1, losses, Clipped(), precision="bf16-mixed", gradient_clip_val=1e-3).fit(
-        lora_module(base), stream()
+    seen = Clipped()
+    fit(lora_module(base), tmp_path, 1, seen, precision="bf16-mixed", gradient_clip_val=1e-3)
+    raw, moment = (
+        torch.cat([v.flatten() for v in values]).norm() for values in (seen.gradients.values(), seen.moments)
     )
-    raw = torch.stack([gradient.norm() for gradient in losses.gradients.values()]).norm().item()
     assert raw > 1e-3
-    assert norms == [pytest.approx(0.1 * 1e-3, rel=1e-3)], "Adam's first moment is a tenth of what it was given"
+    assert moment.item() == pytest.approx(0.1 * 1e-3, rel=1e-3), "Adam's first moment is a tenth of the gradient"
 
 
 def test_only_the_lora_moves_and_its_export_loads(base: Path, tmp_path: Path) -> None:
     module = lora_module(base)
     before = {n: p.clone() for n, p in module.named_parameters()}
-    make_trainer(tmp_path, 2, Export(folder=str(tmp_path))).fit(module, stream())
+    fit(module, tmp_path, 2, Export(folder=str(tmp_path)))
     moved = {n for n, p in module.named_parameters() if not torch.equal(p, before[n])}
     assert moved
     assert all(".lora_" in name for name in moved)
-    torch.manual_seed(0)
     fresh = Denoiser.from_pretrained(base, downscale=2, motion=MOTION)
     load_lora(fresh.unet, tmp_path / "lora.safetensors")
     assert len(lora_layers(fresh.unet)) == len(lora_layers(module.denoiser.unet)) > 0
 
 
+@pytest.mark.slow
 def test_diffusion_overfits_one_clip_and_exports_a_base(base: Path, tmp_path: Path) -> None:
+    class OneClip(RandomClips):
+        def __getitem__(self, position: int) -> ClipBatch:
+            return ClipBatch(*(field[position % 2] for field in batch))._replace(position=torch.tensor(position))
+
+    @torch.no_grad()
+    def loss() -> torch.Tensor:
+        places = (torch.tensor([i, i + 1]) for i in range(8))
+        return torch.stack([module.losses(batch._replace(position=place))[0].mean() for place in places]).mean()
+
     torch.manual_seed(0)
     module = DiffusionModule(base=str(base), trainable="all", **{**NUMBERS, "lr": 3e-3})
     batch = make_batch()
-    with torch.no_grad():
-        start = torch.stack(
-            [module.losses(batch._replace(position=torch.tensor([i, i + 1])))[0].mean() for i in range(8)]
-        )
-    one_clip = copy.copy(batch)
-
-    class OneClip(RandomClips):
-        def __getitem__(self, position: int) -> ClipBatch:
-            clip = ClipBatch(*(field[position % 2] for field in one_clip))
-            return clip._replace(position=torch.tensor(position))
-
-    data = StreamData(train=OneClip(), val=OneClip(), batch_size=2, num_workers=0)
-    make_trainer(tmp_path, 40, Export(folder=str(tmp_path))).fit(module, data)
-    with torch.no_grad():
-        end = torch.stack(
-            [module.losses(batch._replace(position=torch.tensor([i, i + 1])))[0].mean() for i in range(8)]
-        )
-    assert end.mean() < 0.7 * start.mean()
+    start = loss()
+    fit(module, tmp_path, 40, Export(folder=str(tmp_path)), data=stream(train=OneClip()))
+    assert loss() < 0.7 * start
     again = Denoiser.from_pretrained(tmp_path / "pipeline", downscale=2, motion=MOTION)
     torch.testing.assert_close(again.unet.conv_in.weight, module.denoiser.unet.conv_in.weight.half().float())
 
@@ -145,25 +100,21 @@ def test_conditions_are_dropped_at_their_shares_image_parts_together(base: Path)
 
 
 def test_nan_loss_stops_before_the_weights_are_touched(base: Path, tmp_path: Path) -> None:
-    module = lora_module(base)
-
     class Broken(RandomClips):
         def __getitem__(self, position: int) -> ClipBatch:
             clip = super().__getitem__(position)
             return clip._replace(frames=clip.frames * float("nan"))
 
+    module = lora_module(base)
     before = {n: p.clone() for n, p in module.named_parameters()}
-    data = StreamData(train=Broken(), val=Broken(), batch_size=2, num_workers=0)
     with pytest.raises(ValueError, match="the loss is nan at step 0: lower model.lr"):
-        make_trainer(tmp_path, 2).fit(module, data)
+        fit(module, tmp_path, 2, data=stream(train=Broken()))
     assert all(torch.equal(p, before[n]) for n, p in module.named_parameters())
 
 
 def test_validation_is_the_same_twice_and_covers_all_noise_levels(base: Path, tmp_path: Path) -> None:
-    results = []
-    for _ in range(2):
-        trainer = make_trainer(tmp_path, 1, limit_val_batches=None)
-        results.append(trainer.validate(lora_module(base), stream(), verbose=False)[0])
+    trainer = make_trainer(tmp_path, 1, limit_val_batches=None)
+    results = [trainer.validate(lora_module(base), stream(), verbose=False)[0] for _ in range(2)]
     assert results[0] == results[1]
     seen = [name for name in results[0] if "_at_sigma_" in name or "_without_field" in name]
     module = lora_module(base)
@@ -193,56 +144,43 @@ def test_ema_is_the_average_that_export_sees_and_the_checkpoint_keeps_both(
 ) -> None:
     monkeypatch.setattr(Ema, "START", 3)
 
+    def weight() -> torch.Tensor:
+        return dict(module.named_parameters())[name].detach().clone()
+
     class Track(L.Callback):
-        def __init__(self) -> None:
-            self.average: torch.Tensor | None = None
-
-        def on_train_batch_end(self, trainer, pl_module, *_) -> None:
-            name = next(n for n, p in pl_module.named_parameters() if p.requires_grad)
-            value = dict(pl_module.named_parameters())[name].detach()
-            first = self.average is None or trainer.global_step <= 3
-            self.average = value.clone() if first else 0.9 * self.average + 0.1 * value
-            self.name = name
-
-            self.last = value.clone()
+        def on_train_batch_end(self, trainer, *_) -> None:
+            self.last = weight()
+            early = trainer.global_step <= 3
+            self.average = self.last if early else 0.9 * self.average + 0.1 * self.last
 
         def on_validation_epoch_end(self, trainer, pl_module) -> None:
-            validated.append((dict(pl_module.named_parameters())[self.name].detach().clone(), self.average))
+            validated.append((weight(), self.average))
 
-    track, module, seen, validated = Track(), lora_module(base), [], []
-    module.export = lambda folder: seen.append(dict(module.named_parameters())[track.name].detach().clone())
-    saves = Checkpoint(tmp_path, save_last=True, every_n_train_steps=1000, save_top_k=0)
-    options = {"limit_val_batches": 1, "val_check_interval": 5, "check_val_every_n_epoch": None}
-    make_trainer(tmp_path, 6, track, Export(folder=str(tmp_path)), Ema(decay=0.9), saves, **options).fit(
-        module, stream(batch_size=1)
-    )
+    track, module, exported, validated = Track(), lora_module(base), [], []
+    name = next(n for n, p in module.named_parameters() if p.requires_grad)
+    module.export = lambda folder: exported.append(weight())
+    callbacks = [track, Export(folder=str(tmp_path)), Ema(decay=0.9), saves(tmp_path, 1000)]
+    fit(module, tmp_path, 6, *callbacks, data=stream(batch_size=1), val_check_interval=5, **VALIDATED)
     torch.testing.assert_close(*zip(*validated))
     assert len(validated) == 1
-    torch.testing.assert_close(seen, [track.average])
+    torch.testing.assert_close(exported, [track.average])
     saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
-    assert torch.equal(saved["state_dict"][track.name], track.last)
-    torch.testing.assert_close(saved["callbacks"]["Ema"][track.name], track.average)
+    assert torch.equal(saved["state_dict"][name], track.last)
+    torch.testing.assert_close(saved["callbacks"]["Ema"][name], track.average)
     assert not torch.equal(track.last, track.average)
     with pytest.raises(ValueError, match="decay=1.5"):
         Ema(decay=1.5)
 
 
-def test_loss_picture_is_drawn_from_a_metrics_file(tmp_path: Path) -> None:
-    rows = ["step,train/loss,val/loss,lr", *(f"{i},{1 / (i + 1)},," for i in range(80)), "79,,0.5,"]
-    (tmp_path / "metrics.csv").write_text("\n".join(rows))
-    draw_curves([tmp_path / "metrics.csv"], tmp_path / "curves.png")
-    assert (tmp_path / "curves.png").stat().st_size > 5000
-
-
-def test_what_differs_by_a_condition_shares_a_panel(tmp_path: Path) -> None:
-    def width(*columns: str) -> int:
-        rows = [",".join(["step", *columns]), *(f"{i}{',0.5' * len(columns)}" for i in range(3))]
-        (tmp_path / "metrics.csv").write_text("\n".join(rows))
+def test_the_plot_has_a_panel_a_quantity_and_a_line_a_column(tmp_path: Path) -> None:
+    def width(*columns: str, rows: int = 3) -> int:
+        lines = [",".join(["step", *columns, "lr"]), *(f"{i}{',0.5' * len(columns)}," for i in range(rows))]
+        (tmp_path / "metrics.csv").write_text("\n".join(lines))
         draw_curves([tmp_path / "metrics.csv"], tmp_path / "curves.png")
         return plt.imread(tmp_path / "curves.png").shape[1]
 
     one, two = width("val/camera_with_lora", "val/camera_without_lora"), width("val/camera", "val/loss")
-    assert one == width("val/loss", "val/loss_without_field", "train/loss")
+    assert one == width("val/loss", "val/loss_without_field", "train/loss", rows=80)  # with a running median
     assert two == 2 * one
 
 
@@ -252,15 +190,12 @@ def test_a_resumed_run_keeps_and_draws_what_it_logged_before(
     drawn: list[tuple[str, list[int]]] = []
     plot = Axes.plot
     monkeypatch.setattr(Axes, "plot", lambda axis, x, *a, **k: drawn.append((k["label"], x)) or plot(axis, x, *a, **k))
-    for steps, checkpoint in ((3, None), (5, "last.ckpt")):
-        set_metrics_aside(tmp_path)
-        trainer = make_trainer(
-            tmp_path, steps, LossCurve(folder=str(tmp_path)), logger=CSVLogger(tmp_path, name=None, version=""),
-            log_every_n_steps=1,
-        )  # fmt: skip
-        trainer.fit(lora_module(base), stream(), ckpt_path=checkpoint and str(tmp_path / checkpoint), weights_only=True)
-        trainer.save_checkpoint(tmp_path / "last.ckpt")
-    assert [path.name for path in earlier_metrics(tmp_path)] == ["metrics.0.csv"]
+    for steps, resume in ((3, None), (5, tmp_path / "last.ckpt")):
+        set_records_aside(tmp_path)
+        logger = CSVLogger(tmp_path, name=None, version="")
+        callbacks = [LossCurve(folder=str(tmp_path)), saves(tmp_path, 3)]
+        fit(lora_module(base), tmp_path, steps, *callbacks, resume=resume, logger=logger, log_every_n_steps=1)
+    assert {path.name for path in tmp_path.glob("metrics*")} == {"metrics.0.csv", "metrics.csv"}
     assert [list(steps) for name, steps in drawn if name == "train/loss"] == [[0, 1, 2], [0, 1, 2, 3, 4]]
 
 

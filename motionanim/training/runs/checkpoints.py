@@ -1,4 +1,4 @@
-"""Checkpoints of a run: when they are written, what may be resumed, and how a stopped job goes back into its queue."""
+"""Checkpoints of a run: when they are saved, which of them can be resumed, and how a stopped SLURM job is requeued."""
 
 import copy
 import errno
@@ -26,11 +26,11 @@ from motionanim.training.optim import Diverged
 from motionanim.training.runs.folder import checkpoints
 from motionanim.training.strategies import local
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, a user's share of it, or a file's allowed size
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no room on the disk, in the user's quota, in the file
 
 
 class TimeIsUp(SIGTERMException):
-    """SIGUSR1: the job's time is nearly over, and it should be put into the queue again."""
+    """SIGUSR1: the job's time is nearly over, and the job should be requeued."""
 
 
 class CtrlC(SIGTERMException):
@@ -38,41 +38,39 @@ class CtrlC(SIGTERMException):
 
 
 class Checkpoint(ModelCheckpoint):
-    """Lightning's, which also saves when the job is told to stop: by SIGTERM, Ctrl-C, or SIGUSR1 before its time limit.
+    """Lightning's ModelCheckpoint, which also saves on SIGTERM, on Ctrl-C and on SIGUSR1 (before a job's time limit).
 
-    All processes finish the step in hand, save and leave, whichever of them got the signal; one that comes during a
-    validation waits for its end. Lightning's own handlers save and communicate from within the signal handler, in the
-    middle of a step: with sharded weights that hangs. A second Ctrl-C leaves at once, and saves nothing: the weights
-    may be in the middle of a step.
+    Whichever process gets the signal, all of them finish the current step or validation, save and leave. Lightning's
+    own handlers save from within the signal handler, in the middle of a step, which hangs with sharded weights. A
+    second Ctrl-C leaves at once without saving, because the weights may be half updated.
 
-    Weights that are NaN or infinite are never saved. A run has one last.ckpt, and previous.ckpt is the one before it.
+    Weights that are NaN or infinite are never saved. A run keeps last.ckpt and the one before it, previous.ckpt.
 
-    The last step's checkpoint is written when all else of the run is. Lightning writes it before the last validation
-    and the export, which a killed run would then never make up for, and only if that step is one to save at. Told to
-    stop from the last step on, a run goes on to its end.
+    The last step is always saved, and only after the last validation and the export: Lightning saves it before them, if
+    at all, so that a run killed in between would never make up for them. A signal in or after the last step is ignored.
     """
 
-    _first_step: int | None = None  # of this run, once it trains
-    _place: dict[str, Any] | None = None  # in the loops, after the last step
+    _first_step: int | None = None  # global_step when this process began to train
+    _place: dict[str, Any] | None = None  # state of Lightning's loops after the last step
     _updating: int | None = None  # the step whose update of the weights has begun
-    _STOPS = (None, SIGTERMException, CtrlC, TimeIsUp)  # by what the run was told; of two the later counts
+    _STOPS = (None, SIGTERMException, CtrlC, TimeIsUp)  # of several signals the one that is last here counts
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, enable_version_counter=False, **options)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
-        self._told, self._first_step, self._place = 0, trainer.global_step, None
-        # The trainer's teardown restores what was there before.
+        self._stop, self._first_step, self._place = 0, trainer.global_step, None
+        # The trainer's teardown restores the earlier handlers.
         for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
             signal.signal(number, self._note)
 
     def _note(self, number: int, _: FrameType | None) -> None:
         if number == signal.SIGINT:
-            if self._told:
+            if self._stop:
                 raise KeyboardInterrupt
             os.write(2, b"\nCtrl-C: the step in hand is finished and saved; Ctrl-C again leaves at once\n")
-        self._told = max(self._told, {signal.SIGTERM: 1, signal.SIGINT: 2, signal.SIGUSR1: 3}[number])
+        self._stop = max(self._stop, {signal.SIGTERM: 1, signal.SIGINT: 2, signal.SIGUSR1: 3}[number])
 
     def on_before_optimizer_step(self, trainer: L.Trainer, *_: Any) -> None:
         self._updating = trainer.global_step
@@ -80,20 +78,20 @@ class Checkpoint(ModelCheckpoint):
     def on_train_batch_end(self, trainer: L.Trainer, *rest: Any) -> None:
         self._updating = None
         if trainer.global_step == trainer.max_steps:
-            # A longer run resumes here: by the time this step is saved, Lightning has closed the epoch and counted on.
+            # For a longer run that resumes here: when this step is saved, Lightning has already closed the epoch.
             self._place = copy.deepcopy(trainer._checkpoint_connector._get_loops_state_dict())
             return
         super().on_train_batch_end(trainer, *rest)
         if trainer.fit_loop.epoch_loop._should_accumulate():
             return  # half a step cannot be saved
-        told = self._told
+        stop = self._stop
         if trainer.world_size > 1:
-            shared = torch.tensor(told, device=trainer.strategy.root_device)
-            told = int(trainer.strategy.reduce(shared, reduce_op="max"))
-        if told:
-            trainer._logger_connector.on_batch_end()  # Lightning logs a step after this hook: it would never be logged
+            shared = torch.tensor(stop, device=trainer.strategy.root_device)
+            stop = int(trainer.strategy.reduce(shared, reduce_op="max"))
+        if stop:
+            trainer._logger_connector.on_batch_end()  # Lightning would log this step after this hook
             trainer._logger_connector.update_train_step_metrics()
-            raise self._STOPS[told]
+            raise self._STOPS[stop]
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not self._should_skip_saving_checkpoint(trainer):
@@ -103,13 +101,16 @@ class Checkpoint(ModelCheckpoint):
                 self._save_last_checkpoint(trainer, candidates)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Save, unless nothing was learned yet, or other processes may be alive and elsewhere: saving takes all.
+        """Save, except in these cases.
 
-        Nor after the last step, if there is a checkpoint before it: from there a resumed run repeats what failed. Nor
-        where the weights are broken (`Diverged`) or a step may be half done (`KeyboardInterrupt`, and the death of a
-        loader process, which torch makes an error wherever the training is), nor to a full disk.
+        - No step was trained yet.
+        - Other processes may be elsewhere: saving needs all of them.
+        - The weights are broken (`Diverged`), or a step may be half done (`KeyboardInterrupt`, or the death of a loader
+          process, which torch raises at any place in the training).
+        - The disk is full.
+        - The last step is done and there is an earlier checkpoint: a run resumed from it repeats what failed.
         """
-        # That error can also come between the update and the counts, the schedule and the average that follow it.
+        # A loader's death can also be raised between the update and the step count, schedule and average after it.
         half = self._updating == trainer.global_step or (self._updating is not None and is_loader_killed(exception))
         if half or isinstance(exception, Diverged | KeyboardInterrupt) or is_full(exception):
             return
@@ -118,11 +119,11 @@ class Checkpoint(ModelCheckpoint):
         together = trainer.world_size == 1 or isinstance(exception, SIGTERMException)
         learned = self._first_step is not None and trainer.global_step > self._first_step
         if together and learned and self._should_save_on_exception(trainer):
-            # Lightning writes a file by the step's number before this one: time that a stopped job may not have.
+            # Lightning would first save another file, named by the step; a stopped job may not have the time.
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
 
     def _save_last_checkpoint(self, trainer: L.Trainer, monitor_candidates: dict[str, Tensor]) -> None:
-        """Raises Diverged, on every process, if a weight that trains is NaN or infinite: the files stay as they are."""
+        """Raises Diverged, on all processes, if a trained weight is NaN or infinite; the files stay as they are."""
         trained = (local(p) for p in trainer.lightning_module.parameters() if p.requires_grad)
         finite = all(bool(weight.isfinite().all()) for weight in trained)
         if not trainer.strategy.reduce_boolean_decision(finite, all=True):
@@ -133,7 +134,7 @@ class Checkpoint(ModelCheckpoint):
         super()._save_last_checkpoint(trainer, monitor_candidates)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Count whole steps only: the gradients of half a step are not saved, and its clips come again on resume."""
+        """Count whole steps only: gradients of half a step are not saved, so a resumed run begins the step again."""
         if self._place is not None:
             checkpoint["loops"] = self._place
         progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
@@ -143,42 +144,42 @@ class Checkpoint(ModelCheckpoint):
 
 
 class WholeFile(TorchCheckpointIO):
-    """A checkpoint is written as a whole, and the one of its name that was there before stays as previous.ckpt.
+    """Write a checkpoint atomically, and keep the earlier file of its name as previous.ckpt.
 
-    One that cannot be read does not become previous.ckpt: the run may have gone on from the one that has this name.
-    Lightning copies it over from /tmp, if that is another disk.
+    A damaged file does not replace previous.ckpt, from which the run may have resumed. Lightning's own plugin writes to
+    /tmp first, and its copy from there to another disk is not atomic.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Raises OSError, which names the file, if there is no room: the earlier ones are as they were."""
+        """Raises OSError, which names the file, if the disk is full; the earlier files stay as they are."""
         path = Path(path)
         try:
             with atomic_path(path) as temporary:
-                with temporary.open("wb") as file:  # a full disk is an OSError for a file only
+                with temporary.open("wb") as file:  # given a path, torch raises RuntimeError on a full disk
                     torch.save(checkpoint, file)
                     file.flush()
-                    os.fsync(file.fileno())  # or a power failure leaves an empty file under the new name
+                    os.fsync(file.fileno())  # otherwise a power failure can leave an empty file
                 if path.exists() and readable(path):
                     os.replace(path, path.with_name("previous.ckpt"))
         except OSError as error:
-            error.filename = error.filename or str(path)  # writing to an open file names none
+            error.filename = error.filename or str(path)  # an error of an open file has no name
             raise
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether there was no room to write. Of safetensors' own error type only the text says so."""
+    """Whether an error means a full disk. That of safetensors has the error number in its text only."""
     text = re.search(r"\(os error (\d+)\)", str(error))
     number = error.errno if isinstance(error, OSError) else text and int(text[1])
     return number in FULL
 
 
 def is_loader_killed(error: BaseException) -> bool:
-    """Whether a loader process died. An error raised in one begins otherwise: "Caught ... in DataLoader worker"."""
+    """Whether a loader process died. (The text of an error raised in one begins with "Caught".)"""
     return isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker (pid")
 
 
 def requeue() -> str:
-    """Put this SLURM job back into its queue; what happened, for the user."""
+    """Put this SLURM job back into its queue; returns what happened, as a message."""
     job = os.environ.get("SLURM_JOB_ID")
     if "SLURM_ARRAY_JOB_ID" in os.environ:
         job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
@@ -189,13 +190,13 @@ def requeue() -> str:
 
 
 def check_checkpoint(path: str, module: L.LightningModule, data: StreamData) -> int:
-    """Whether a checkpoint can be resumed, before anything is changed or written.
+    """Check that a checkpoint can be resumed.
 
     Returns:
-        The steps it has been trained for.
+        Its number of trained steps.
 
     Raises:
-        ValueError: If the file is damaged, of an earlier version or of another module or size.
+        ValueError: If the file is damaged, of an earlier version, or of another module or size.
     """
     parts = ("state_dict", "optimizer_states", "lr_schedulers", "loops", "global_step", type(data).__qualname__)
     saved = read_checkpoint(path, parts)
@@ -208,7 +209,7 @@ def check_checkpoint(path: str, module: L.LightningModule, data: StreamData) -> 
 
 
 def read_checkpoint(path: str | Path, parts: Iterable[str]) -> dict[str, Any]:
-    """A checkpoint, its tensors left on the disk until they are used. Code that a file brings along is never run.
+    """A checkpoint; its tensors stay on the disk until they are used. Code in the file is never run.
 
     Raises:
         ValueError: If the file is damaged or lacks one of `parts`.
@@ -224,7 +225,7 @@ def read_checkpoint(path: str | Path, parts: Iterable[str]) -> dict[str, Any]:
 
 
 def readable(path: Path) -> bool:
-    """Whether `read_checkpoint` can read a file, whatever parts it has."""
+    """Whether `read_checkpoint` can read a file, whichever parts it has."""
     try:
         read_checkpoint(path, ())
     except ValueError:
@@ -233,17 +234,17 @@ def readable(path: Path) -> bool:
 
 
 def find_checkpoint(ckpt_path: str | None, run: Path) -> tuple[Path | None, list[Path]]:
-    """The checkpoint to go on from.
+    """The checkpoint to resume from.
 
     Args:
-        ckpt_path: A file; `last` or `auto`: the newest one that can be read in the run's folder; None: begin anew.
+        ckpt_path: A file; `last` or `auto` for the newest readable checkpoint in the run's folder; None for none.
 
     Returns:
-        The checkpoint, and the newer ones, which are damaged. None to begin anew, as `auto` does where there is none: a
-        requeued job needs no other command.
+        The checkpoint, or None to begin anew, and newer ones that are damaged. `auto` begins anew in a run without
+        checkpoints, so that a requeued job can repeat its command.
 
     Raises:
-        ValueError: If it does not exist, or there are only damaged ones.
+        ValueError: If there is no such checkpoint, or all are damaged.
     """
     if ckpt_path is None:
         return None, []
@@ -271,11 +272,7 @@ def find_checkpoint(ckpt_path: str | None, run: Path) -> tuple[Path | None, list
 
 
 def check_weights(module: L.LightningModule, saved: Mapping[str, Tensor]) -> None:
-    """Strict about what trains; what is frozen need not be there.
-
-    Raises:
-        ValueError: If a trained parameter is missing or has another shape.
-    """
+    """Raises ValueError if a parameter that trains is missing or has another shape; frozen ones may be missing."""
     for name, parameter in module.named_parameters():
         found = saved.get(name)
         if parameter.requires_grad and (found is None or found.shape != parameter.shape):

@@ -1,4 +1,4 @@
-"""What a resumed run may change: its settings against those that stand in its checkpoint."""
+"""Compare the settings of a resumed run with those in its checkpoint, and refuse what would make it another run."""
 
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatch
@@ -10,29 +10,29 @@ from motionanim.models.weights_io import frozen_fingerprint
 from motionanim.training.optim import obey_settings
 from motionanim.training.runs.checkpoints import read_checkpoint
 
-PARTS = ("seed", "items", "data", "model", "trainer", "callbacks")  # the other groups are what these are made from
+PARTS = ("seed", "items", "data", "model", "trainer", "callbacks")  # the other groups are resolved into these
 
-# Paths, which may change: they are neither printed nor refused.
+# Paths may change; they are not even printed.
 PLACES = ("*.dirpath", "*.folder", "*.rejected", "*.default_root_dir", "*.flow_cache", "*.cache", "*.index")
 
-# Settings that decide what is learned: a run that changes one is another run. Those in APPLIED may change.
+# A resumed run may not change what it learns from or trains: these settings, except for those in APPLIED.
 REFUSED = ("seed", "items", "trainer.precision", "data.*", "model.*")
 APPLIED = (
     "model.lr", "model.weight_decay", "model.beta1", "model.warmup_*", "model.decay_*", "model.compile",
-    "model.checkpoint_width", "model.base",  # compared by its frozen weights
-    "data.root", "data.names.*", "data.latents",  # compared by their lists of clips: `StreamData.check_state`
+    "model.checkpoint_width", "model.base",  # its frozen weights are compared
+    "data.root", "data.names.*", "data.latents",  # `StreamData.check_state` compares the lists of clips
     "data.batch_size", "data.num_workers", "data.max_rejected_share", "data.val", "data.val.*", "data.val_clips",
     "data.reading.cache_gb", "data.reading.retries", "data.*flow_estimator.device", "data.*flow_estimator.pairs",
-    "data.*flow_estimator.weights", "data.*flow_estimator.sha256",  # compared by the estimator's name, there too
+    "data.*flow_estimator.weights", "data.*flow_estimator.sha256",  # and the estimators' names
 )  # fmt: skip
 
 
 class Settings(L.Callback):
-    """Keeps a run's settings in its checkpoints, and makes a resumed run's optimizers obey the present ones.
+    """Save a run's settings in its checkpoints, and apply the present ones to the optimizers of a resumed run.
 
     Args:
         config: The resolved config, of plain types.
-        module: Its frozen weights are remembered by a hash.
+        module: A hash of its frozen weights is saved.
     """
 
     def __init__(self, config: Mapping[str, Any], module: L.LightningModule) -> None:
@@ -46,10 +46,10 @@ class Settings(L.Callback):
         checkpoint |= {"config": self.config, "frozen": self.frozen}
 
     def check(self, path: str) -> list[str]:
-        """What a run that goes on from a checkpoint does otherwise from here on, a line each.
+        """The settings that differ from those in a checkpoint, one line each.
 
         Raises:
-            ValueError: If it would be another run: of other data, another model, base, seed or precision.
+            ValueError: If one may not change: other data, another model, base, seed or precision.
         """
         saved = read_checkpoint(path, ())
         if "config" not in saved:
@@ -61,19 +61,19 @@ class Settings(L.Callback):
         if saved["frozen"] != self.frozen:
             refused["model.base"] = changes.get("model.base", ("a base of other weights", "this one"))
         for part in ("data._target_", "model._target_"):
-            if part in refused:  # all its settings are others
+            if part in refused:  # all settings of another class differ
                 refused = {part: refused[part]}
         if refused:
-            began, now = (", ".join(f"{name}={told(pair[i])}" for name, pair in refused.items()) for i in (0, 1))
+            began, now = (", ".join(f"{name}={shown(pair[i])}" for name, pair in refused.items()) for i in (0, 1))
             raise ValueError(
                 f"{path}: the run began with {began} and would go on with {now}: set what it began with, or start a "
                 "new run without ckpt_path"
             )
-        return [f"{name}: {told(old)} until here, {told(new)} from here on" for name, (old, new) in changes.items()]
+        return [f"{name}: {shown(old)} until here, {shown(new)} from here on" for name, (old, new) in changes.items()]
 
 
-def told(value: Any) -> str:
-    """As on the command line."""
+def shown(value: Any) -> str:
+    """A value as the command line gives it."""
     return "null" if value is None else str(value)
 
 
@@ -82,7 +82,7 @@ def matches(name: str, patterns: tuple[str, ...]) -> bool:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[tuple[str, tuple[Any, Any]]]:
-    """Each setting that differs between two resolved configs, by its name, with both values ("absent" for none)."""
+    """Name and both values ("absent" for none) of each setting that differs between two resolved configs."""
     before, after = (
         {name: value for part in PARTS for name, value in leaves(config.get(part, "absent"), part)}
         for config in (old, new)

@@ -1,14 +1,14 @@
 """experiments/embedded_base/make.py: from nothing to a pipeline folder, and the same one after a kill."""
 
-import os
 import shutil
+import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from diffusers import StableVideoDiffusionPipeline
+from interrupted import interrupt
 
 SCRIPT = Path(__file__).resolve().parents[3] / "experiments" / "embedded_base" / "make.py"
 SMALL = [
@@ -37,14 +37,8 @@ def test_a_killed_training_makes_the_same_base(tmp_path: Path) -> None:
 
     # The stages before the base are done already; the base is killed after its first checkpoint.
     shutil.copytree(tmp_path / "whole", tmp_path / "cut", ignore=shutil.ignore_patterns("tiny_base"))
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen(command(tmp_path / "cut", tmp_path / "b", 4), start_new_session=True, **quiet)
     checkpoint = tmp_path / "cut" / "tiny_base" / "base" / "checkpoints" / "last.ckpt"
-    while not checkpoint.exists():
-        assert process.poll() is None, "it ended by itself"
-        time.sleep(0.02)
-    os.killpg(process.pid, 9)
-    process.wait()
+    interrupt(command(tmp_path / "cut", tmp_path / "b", 4), signal.SIGKILL, when=checkpoint.exists)
     done = subprocess.run(command(tmp_path / "cut", tmp_path / "b", 4), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "experiment=tiny_autoencoder" not in done.stdout, "a finished stage is skipped"

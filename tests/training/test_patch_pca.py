@@ -1,5 +1,8 @@
 """The patch PCA inside the autoencoder, against one by numpy."""
 
+import copy
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +10,7 @@ from diffusers import AutoencoderKLHunyuanImage
 from torch import Tensor
 
 from motionanim.training.autoencoder import pca_psnr
-from motionanim.training.patch_pca import write_linear_code
+from motionanim.training.patch_pca import write_patch_pca
 
 LATENTS = 16
 
@@ -43,17 +46,21 @@ def through(vae: AutoencoderKLHunyuanImage, images: Tensor) -> tuple[Tensor, Ten
     return latents, vae.decode(latents).sample
 
 
-@pytest.fixture(scope="module")
-def written() -> tuple[AutoencoderKLHunyuanImage, Tensor]:
-    images = pictures(64, seed=1)
+@cache
+def images() -> Tensor:
+    """To which the PCA is fitted."""
+    return pictures(32, seed=1)
+
+
+@cache
+def written(whitening: float = 0.5) -> AutoencoderKLHunyuanImage:
     vae = network()
-    write_linear_code(vae, images, whitening=0.5)
-    return vae, images
+    write_patch_pca(vae, images(), whitening=whitening)
+    return vae
 
 
-def test_it_is_the_pca_on_pictures_it_was_not_fitted_to(written: tuple[AutoencoderKLHunyuanImage, Tensor]) -> None:
-    vae, images = written
-    rows = patches(images)
+def test_it_is_the_pca_on_pictures_it_was_not_fitted_to() -> None:
+    vae, rows = written(), patches(images())
     _, _, components = np.linalg.svd(rows - rows.mean(0), full_matrices=False)
     held_out = pictures(8, seed=2)
     centred = patches(held_out) - rows.mean(0)
@@ -63,40 +70,34 @@ def test_it_is_the_pca_on_pictures_it_was_not_fitted_to(written: tuple[Autoencod
     np.testing.assert_allclose(patches(output), best, atol=0.15)
     error, least = (np.square(found - patches(held_out)).mean() for found in (patches(output), best))
     assert 10 * np.log10(error / least) < 0.05, "dB"
-    fitted = (10 * torch.log10(4 / (through(vae, images)[1] - images).square().mean((1, 2, 3)))).mean()
-    assert fitted.item() == pytest.approx(pca_psnr(images, side=8, coefficients=LATENTS).item(), abs=0.05)
+    fitted = (10 * torch.log10(4 / (through(vae, images())[1] - images()).square().mean((1, 2, 3)))).mean()
+    assert fitted.item() == pytest.approx(pca_psnr(images(), side=8, coefficients=LATENTS).item(), abs=0.05)
 
 
 @pytest.mark.parametrize("whitening", [0.0, 0.5, 1.0])
 def test_whitening_sets_the_deviations_and_the_mean_square_is_1(whitening: float) -> None:
-    images, vae = pictures(64, seed=1), network()
-    write_linear_code(vae, images, whitening=whitening)
-    rows = patches(images)
-    energies = np.linalg.eigvalsh(np.cov(rows.T))[::-1][:LATENTS]
+    energies = np.linalg.eigvalsh(np.cov(patches(images()).T))[::-1][:LATENTS]
     wanted = energies ** ((1 - whitening) / 2)
     wanted = wanted / np.sqrt(np.square(wanted).mean())
-    deviations = through(vae, images)[0].std((0, 2, 3))
+    deviations = through(written(whitening), images())[0].std((0, 2, 3))
     np.testing.assert_allclose(deviations.numpy(), wanted, rtol=0.05)
     assert deviations.square().mean().item() == pytest.approx(1, abs=0.02)
 
 
-def test_it_survives_fp16(written: tuple[AutoencoderKLHunyuanImage, Tensor]) -> None:
-    vae, images = written
-    rounded = network()
-    rounded.load_state_dict({name: value.half().float() for name, value in vae.state_dict().items()})
-    errors = [(through(which, images)[1] - images).square().mean() for which in (vae, rounded)]
+def test_it_survives_fp16() -> None:
+    rounded = copy.deepcopy(written()).half().float()
+    errors = [(through(vae, images())[1] - images()).square().mean() for vae in (written(), rounded)]
     assert 10 * torch.log10(errors[1] / errors[0]) < 0.2, "dB"
 
 
-def test_every_weight_beside_the_linear_way_gets_a_gradient_once_the_way_is_left() -> None:
-    vae = network()
-    write_linear_code(vae, pictures(64, seed=1), whitening=0.5)
+def test_every_weight_of_a_residual_block_gets_a_gradient_after_a_step() -> None:
+    vae = copy.deepcopy(written())
     blocks = [block for block in vae.decoder.up_blocks if not hasattr(block, "repeats")]
     optimizer = torch.optim.SGD([p for block in blocks for p in block.parameters()], lr=1e-3)
-    images = pictures(4, seed=2)
+    few = pictures(4, seed=2)
     for _ in range(2):
         optimizer.zero_grad()
-        (vae.decode(vae.encode(images).latent_dist.mode()).sample - images).square().mean().backward()
+        (vae.decode(vae.encode(few).latent_dist.mode()).sample - few).square().mean().backward()
         optimizer.step()
     assert all(p.grad.abs().max() > 0 for block in blocks for p in block.parameters())
 
@@ -105,6 +106,6 @@ def test_every_weight_beside_the_linear_way_gets_a_gradient_once_the_way_is_left
     "changes",
     [{"layers_per_block": 1}, {"block_out_channels": (64, 64, 128, 128)}, {"block_out_channels": (96, 128, 128)}],
 )
-def test_another_layout_is_refused_in_words(changes: dict) -> None:
-    with pytest.raises(ValueError, match="the linear code needs 4 levels, 96 channels on the first"):
-        write_linear_code(network(**changes), pictures(64, seed=1), whitening=0.5)
+def test_another_layout_is_refused(changes: dict) -> None:
+    with pytest.raises(ValueError, match="the patch PCA needs 4 levels, 96 channels on the first"):
+        write_patch_pca(network(**changes), images(), whitening=0.5)
