@@ -81,12 +81,10 @@ def train(cfg: DictConfig, out: Path, checkpoint: str | None, *, first: bool) ->
         if first:
             print(f"going on from {checkpoint}, step {step}", *changes, sep="\n  ")
     lock = claim(out, checkpoint) if first else None  # before anything is written
-    callbacks = hydra.utils.instantiate(cfg.callbacks)
-    if not cfg.logger:
+    logger, callbacks = loggers(cfg, out, first=first), hydra.utils.instantiate(cfg.callbacks)
+    if not logger:
         callbacks.pop("learning_rate", None)  # Lightning's monitor demands a logger
-    trainer: L.Trainer = hydra.utils.instantiate(
-        cfg.trainer, logger=loggers(cfg, out, first=first), callbacks=[*callbacks.values(), settings]
-    )
+    trainer: L.Trainer = hydra.utils.instantiate(cfg.trainer, logger=logger, callbacks=[*callbacks.values(), settings])
     check_trainer(trainer)
     check_strategy(trainer, model, data)
     if first:
