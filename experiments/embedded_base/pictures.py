@@ -8,6 +8,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 import motionanim.cli.command
+from motionanim.cli.command import CONF
 from motionanim.cli.progress import Progress
 from motionanim.data.synthetic.clips import SyntheticClips
 from motionanim.media.visualize import flow_to_rgb, sheet, write_picture
@@ -29,7 +30,7 @@ def world() -> torch.Tensor:
 
 def samples() -> torch.Tensor:
     """True clip, motion field and sample of held-out clips under a still camera, in two columns."""
-    with initialize_config_dir(version_base="1.3", config_dir=str(HERE.parents[1] / "conf")):
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         cfg = compose("train", SETTINGS)
     module = instantiate(cfg.model, _convert_="all").eval()
     data = instantiate(cfg.data, _convert_="all")

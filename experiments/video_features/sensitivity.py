@@ -14,13 +14,13 @@ import cv2
 import matplotlib
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
 from torch import Generator, Tensor
 
 from motionanim.data.synthetic.clips import SyntheticClips
 from motionanim.files import atomic_path
 from motionanim.media.image_io import from_uint8, to_pixels
 from motionanim.metrics.frechet import frechet_distance
+from motionanim.models.svd.codec import Codec
 from motionanim.models.video_features import FeatureNetwork, VideoFeatures
 from motionanim.training.video_features import CORRUPTIONS
 
@@ -68,9 +68,8 @@ def jpeg(clips: Tensor, quality: int) -> Tensor:
 @torch.no_grad()
 def reconstructed(clips: Tensor) -> Tensor:
     """Encoded and decoded by the autoencoder of the embedded base."""
-    vae = AutoencoderKL.from_pretrained(ASSETS / "tiny-svd" / "vae").eval()
-    made = [vae.decode(vae.encode(clip).latent_dist.mode()).sample for clip in clips]
-    return torch.stack(made).clamp(-1, 1)
+    codec = Codec.from_pretrained(ASSETS / "tiny-svd")
+    return torch.cat([codec.decode(codec.encode(clip[None])) for clip in clips]).clamp(-1, 1)
 
 
 def random_features(trained: VideoFeatures, train: Tensor) -> VideoFeatures:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from synthetic_clips import drifting
+from flow_runs import drifting
 
 from motionanim.animate import Animation, animate
 from motionanim.data.video import write_video
@@ -100,7 +100,7 @@ def test_embedded_base_conditioning(script, call, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_flow_refiner_compare(script, call, tmp_path: Path) -> None:
     (tmp_path / "clips").mkdir()
-    write_video(tmp_path / "clips" / "a.mp4", drifting(16, 64, (2.0, 0.0)), 8)
+    write_video(tmp_path / "clips" / "a.mp4", drifting(64, (2.0, 0.0), 16), 8)
     module = script("flow_refiner/compare.py", ERRORS=tmp_path / "errors.json")
     refiner = f"T={ASSETS / 'flow-refiner' / 'flow_refiner.safetensors'}"
     options = ["--n", 3, "--side", 32, "--examples", 1, "--clips", tmp_path / "clips"]
@@ -128,7 +128,7 @@ def test_motion_lora_camera(script, call, base: Path, tmp_path: Path) -> None:
     compose = module.compose
     changes = ["scale.num_frames=5", "scale.motion_channels=8", "sampling.num_steps=1"]
     module.compose = lambda name, overrides: compose(name, [*overrides, *changes])
-    call(module, "tiny", f"none={lora}", "--base", base, "--n", 12, "--side", 16, "--weights", "1")
+    call(module, "tiny", f"none={lora}", "--base", base, "--n", 8, "--side", 16, "--weights", "1")
     table = json.loads((tmp_path / "tiny.json").read_text())["rows"]
     assert [row["weight"] for row in table.values()] == [0.0, 1.0]
     assert table["none, weight 1"]["camera_ratio"][0] == pytest.approx(1, rel=1e-3), "an untrained LoRA does nothing"
