@@ -254,19 +254,19 @@ def _diffusion(
     """Videos by the model, at its own size or enlarged to the image's."""
     from motionanim.animation import diffusion
     from motionanim.sampling.animator import (  # seconds, which a mistake in the settings need not wait for
-        Generator,
+        Animator,
         pick_device,
     )
 
     quiet()
     settings = OmegaConf.to_container(config, resolve=True)
-    generator, base_fingerprint = Generator.load(
+    animator, base_fingerprint = Animator.load(
         base=config.scale.base, motion=settings["motion"], sampling=settings["sampling"],
         loras=lora_weights(settings["loras"]),
-        window=config.scale.num_frames, device=pick_device(),
+        context_length=config.scale.num_frames, device=pick_device(),
     )  # fmt: skip
     area = config.height * config.width
-    small, way = stretched(image, *model_size(*image.shape[1:], area=area, multiple=generator.multiple))
+    small, way = stretched(image, *model_size(*image.shape[1:], area=area, multiple=animator.multiple))
     fitted, loop = fit_controls(controls, way), config.long_video._target_.endswith(".loop")
     # A field that is drawn anew for each step has no flow map, and no picture at full size.
     steady = config.controls.field == "eulerian"
@@ -274,7 +274,7 @@ def _diffusion(
     full = []
     if steady and config.size != "model":
         full = _fields(config, image, controls, strengths, refiner, stepwise=False)
-    if not generator.denoiser.steerable:
+    if not animator.denoiser.steerable:
         full = [fields._replace(parts=Parts(torch.zeros_like(fields.parts.flow))) for fields in full]
     videos, shown, records = [], [], []
     for number, fields in enumerate(_fields(config, small, fitted, strengths, refiner, stepwise=True)):
@@ -283,7 +283,7 @@ def _diffusion(
             px = strength_to_px(strength, median_strength=config.scale.median_strength, width=small.shape[2])
             strength = torch.tensor([px])
         rendered = diffusion.render(
-            generator, diffusion.Small(small, fitted, fields), num_frames=config.frames, fps=config.fps,
+            animator, diffusion.Small(small, fitted, fields), num_frames=config.frames, fps=config.fps,
             strength=strength, long_video=hydra.utils.instantiate(config.long_video), flowing=flowing, loop=loop,
             compared=bool(full), seed=config.seed, progress=progress,
         )  # fmt: skip

@@ -28,7 +28,7 @@ from motionanim.models.fingerprint import weights_fingerprint
 from motionanim.models.svd.codec import PREDICTION
 from motionanim.motion.controls import Fields
 from motionanim.motion.flow import motion_strength, trace_back, warp
-from motionanim.sampling.animator import Generator, LongVideo, pick_device
+from motionanim.sampling.animator import Animator, LongVideo, pick_device
 
 
 class Made(NamedTuple):
@@ -70,7 +70,7 @@ class Ours(_Maker):
         request, controls, refiner, use_refiner, mask: As in `Asked`.
         motion: The conditioning.
         long_video: The method, its options bound.
-        base, sampling, loras, window: As in `Generator`.
+        base, sampling, loras, context_length: As in `Animator`.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Ours(_Maker):
         motion: Mapping[str, Any],
         sampling: Mapping[str, Any],
         loras: Mapping[str, float] | str | None,
-        window: int,
+        context_length: int,
         long_video: LongVideo,
     ) -> None:
         self.asked = Asked(request=request, controls=controls, refiner=refiner, use_refiner=use_refiner, mask=mask)
@@ -95,13 +95,18 @@ class Ours(_Maker):
         # A base without motion weights gets random ones behind a zero: the same in every run.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            self.generator, _ = Generator.load(
-                base=base, motion=motion, sampling=sampling, loras=pairs, window=window, device=pick_device()
+            self.animator, _ = Animator.load(
+                base=base,
+                motion=motion,
+                sampling=sampling,
+                loras=pairs,
+                context_length=context_length,
+                device=pick_device(),
             )
         self.use_flow = bool(motion["motion_field"] or motion["warped_latent"])
         self.use_strength = bool(motion["motion_strength"])
         # All weights, LoRAs folded in: two trainings of one base may share every layer but a few.
-        networks = (self.generator.denoiser, self.generator.codec)
+        networks = (self.animator.denoiser, self.animator.codec)
         self.identity = {
             "weights": [weights_fingerprint(each) for each in networks], **self.asked.identity,
             "prediction": PREDICTION,
@@ -109,12 +114,12 @@ class Ours(_Maker):
 
     def __call__(self, case: Case, seed: int) -> Made:
         flow = self.asked.field(case)[None]
-        frames, record = self.generator(
+        frames, record = self.animator(
             case.frames[:1], flow, num_frames=len(case.frames), fps=case.fps,
             strength=motion_strength(flow) if self.use_strength else None, use_flow=self.use_flow,
             mask=self.asked.mask(case)[None], long_video=self.long_video, seed=seed, progress=None,
         )  # fmt: skip
-        return Made(frames[0].cpu(), None, record.calls, record.borders, record.split_sigma)
+        return Made(frames[0].cpu(), None, record.calls, record.segment_starts, record.split_sigma)
 
 
 class Warp(_Maker):

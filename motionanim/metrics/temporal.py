@@ -136,7 +136,7 @@ class Temporal(ClipMetric):
     """
 
     keys = ("seam_ratio", "wrap_ratio", "periodicity")
-    needs = ("frames", "borders", "period")
+    needs = ("frames", "segment_starts", "period")
 
     def score(self, frames: Tensor, borders: Sequence[int], period: int) -> Tensor:
         """Scores of frames (B, T, 3, H, W) that share their borders and their window of `period` frames: (B, 3).
