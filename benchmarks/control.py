@@ -102,7 +102,7 @@ def main() -> None:
         videos = {
             "generated": made(images, flows, masks, motion_strength(flows)),
             "warp": free,
-            "warp, autoencoder": generator.codec.decode(generator.codec.encode(free)),
+            "warp, autoencoder": animator.codec.decode(animator.codec.encode(free)),
         }
         for name, batch in videos.items():
             for video, mask, flow, request in zip(batch, masks, flows, requests, strict=True):

@@ -159,7 +159,7 @@ SMALL = [
 def test_every_experiment_runs_one_step(experiment: str, base: Path, tmp_path: Path) -> None:
     overrides = [f"experiment={experiment}", *SMALL]
     if experiment not in ("flow_refiner", "tiny_autoencoder", "video_features"):
-        overrides += [f"scale.base={base}", "scale.motion_channels=8", "model.motion.median_strength=0.01"]
+        overrides += [f"scale.base={base}", "scale.motion_channels=8", "scale.median_strength=0.01"]
         overrides += ["callbacks.preview.clips=1"]
     if experiment == "motion_lora":
         overrides += ["callbacks.camera.clips=2"]

@@ -11,12 +11,12 @@ from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from on_device import awake, noisy, sent, trained_denoiser
 from pretended_cuda import PretendedCuda, is_there
+from test_animator import load, sample
 from test_flow_estimator import moved as drift
 from test_flow_estimator import raft, raft_weights  # noqa: F401  a fixture
 from test_flow_refiner import module as refiner_module
 from test_flow_refiner import pairs, trainer
 from test_fvd import cloud, metric, stats
-from test_generate import load, sample
 from test_gpu_metrics import FLOW, clips, smooth_flow
 from test_gpu_models import CODEC, LONG_VIDEO, coded, estimate
 from test_gpu_training import lora, whole
@@ -31,7 +31,7 @@ from motionanim.metrics.frechet import frechet_distance
 from motionanim.metrics.i3d import I3DFeatures
 from motionanim.metrics.perceptual import LPIPS
 from motionanim.models.svd.codec import Codec
-from motionanim.sampling.animator import Generator
+from motionanim.sampling.animator import Animator
 from motionanim.training.preview import CameraReport, FlowPictures, Preview
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*CUDA is not available")
@@ -105,7 +105,7 @@ def test_codec(base: Path) -> None:
     both(run)
 
 
-def generator(base: Path, device: str, **sampling) -> Generator:
+def generator(base: Path, device: str, **sampling) -> Animator:
     made = load(base, device=device, sampling={"num_steps": 3, "noise_aug": 0.02, **sampling})
     awake(made.denoiser.motion)
     return made

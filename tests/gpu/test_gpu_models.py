@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 from on_device import CUDA, DEVICES, FLOAT32, ROUNDED, SAMPLED, awake, close, moved, noisy, on, sent, trained_denoiser
-from test_generate import METHODS, load, sample
+from test_animator import METHODS, load, sample
 
 from motionanim.models.schedule import karras_sigmas
 from motionanim.models.svd.codec import Codec
 from motionanim.models.svd.denoiser import Denoiser
-from motionanim.sampling.euler import denoise_from, guided, initial_latents
+from motionanim.sampling.guidance import guided
 from motionanim.sampling.phased import phased
+from motionanim.sampling.samplers import euler, initial_latents
 
 PRECISIONS = list(ROUNDED)
 PHASED = {
@@ -32,8 +33,10 @@ def device(request):
 @torch.no_grad()
 def estimate(denoiser: Denoiser, device: str, *, per_frame: bool = False, guide: bool = False) -> torch.Tensor:
     z, sigma, condition = noisy(per_frame)
-    denoise = guided(denoiser, first=1.0, last=3.0, motion=1.5) if guide else denoiser
-    return denoise(z.to(device), sigma.to(device), sent(condition, device))
+    z, sigma, condition = z.to(device), sigma.to(device), sent(condition, device)
+    if not guide:
+        return denoiser(z, sigma, condition)
+    return guided(denoiser, condition, first=1.0, last=3.0, motion=1.5)(z, sigma)
 
 
 @pytest.mark.parametrize("per_frame", [False, True], ids=["sigma of clips", "sigma of frames"])
@@ -65,7 +68,7 @@ def test_euler_run(base: Path, device: str, record_property: Callable) -> None:
 
     def run(denoiser: Denoiser, device: str) -> torch.Tensor:
         z = initial_latents(noise / noise.std(), sigmas).to(device)
-        return denoise_from(denoiser, z, sigmas, sent(condition, device))
+        return euler(partial(denoiser, condition=sent(condition, device)), z, sigmas)
 
     got, expected = run(moved(denoiser, device), device), run(denoiser, "cpu")
     close(got, expected, tolerance=SAMPLED, record_property=record_property)
@@ -82,9 +85,8 @@ def test_channels_last(base: Path, device: str, record_property: Callable) -> No
 
 CODEC = {
     "encode": lambda codec, frames, latents: codec.encode(frames),
-    "encode_image": lambda codec, frames, latents: codec.encode_image(frames[:, 0]),
     "embed_image": lambda codec, frames, latents: codec.embed_image(frames[:, 0]),
-    "predict": lambda codec, frames, latents: codec.predict(frames[:, 0], 3 * frames[:, 1:, :2]),
+    "warp_image": lambda codec, frames, latents: codec.warp_image(frames[:, 0], 3 * frames[:, 1:, :2]),
     "decode": lambda codec, frames, latents: codec.decode(latents),
 }
 
