@@ -1,6 +1,6 @@
 """Stable Video Diffusion as a denoiser: any StableVideoDiffusionPipeline folder or hub id, real or tiny.
 
-The only file that knows how the UNet is called and which of its parameters are spatial, temporal or motion.
+Only this file knows how the UNet is called and which of its parameters are spatial, temporal or motion.
 """
 
 import json
