@@ -28,7 +28,7 @@ from motionanim.data.synthetic.clips import SyntheticClips
 from motionanim.metrics.motion import direction_error, region_flow, speed_gain, static_drift
 from motionanim.motion.drawing import Arrow, Controls
 from motionanim.motion.flow import motion_strength, trace_back, warp
-from motionanim.sampling.animator import Generator
+from motionanim.sampling.animator import Animator
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 STRENGTHS = (100, 175, 250, 325, 400)
@@ -66,8 +66,9 @@ def main() -> None:
         config = compose("animate", ["image=none", *args.overrides])
         estimate = instantiate(compose("animate", ["image=none", "+flow_estimator=dis"]).flow_estimator)
     settings, frames = OmegaConf.to_container(config, resolve=True), config.scale.num_frames
-    generator, _ = Generator.load(
-        base=config.scale.base, motion=settings["motion"], sampling=settings["sampling"], loras=[], window=frames,
+    animator, _ = Animator.load(
+        base=config.scale.base, motion=settings["motion"], sampling=settings["sampling"], loras=[],
+        context_length=frames,
         device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
     )  # fmt: skip
     width = config.width
@@ -77,7 +78,7 @@ def main() -> None:
     field_of = instantiate(config.controls)
 
     def made(images: Tensor, flows: Tensor, masks: Tensor, strength: Tensor) -> Tensor:
-        return generator(
+        return animator(
             images, flows, num_frames=frames, fps=config.fps, strength=strength, use_flow=True, mask=masks,
             long_video=instantiate(config.long_video), seed=0, progress=None,
         )[0].cpu()  # fmt: skip
@@ -101,7 +102,7 @@ def main() -> None:
         videos = {
             "generated": made(images, flows, masks, motion_strength(flows)),
             "warp": free,
-            "warp, autoencoder": generator.codec.decode(generator.codec.encode(free)),
+            "warp, autoencoder": animator.codec.decode(animator.codec.encode(free)),
         }
         for name, batch in videos.items():
             for video, mask, flow, request in zip(batch, masks, flows, requests, strict=True):

@@ -23,7 +23,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 import motionanim.cli.command
 from motionanim.models.svd.denoiser import Denoiser
 from motionanim.models.svd.lora import add_lora
-from motionanim.sampling.common import phase_split
+from motionanim.sampling.split import phase_split
 from motionanim.types import Condition
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -68,14 +68,11 @@ def denoise(denoiser: Denoiser, scale: dict[str, Any], batch: int) -> torch.Tens
     """One call of the denoiser on `batch` clips."""
     frames, height, width = (scale[name] for name in ("num_frames", "height", "width"))
     h, w, config = height // 8, width // 8, denoiser.unet.config
-    one, channels = torch.ones(batch), config.out_channels
-    condition = Condition(
-        image_latents=torch.empty(batch, channels, h, w),
-        image_embed=torch.empty(batch, 1, config.cross_attention_dim),
-        predicted=torch.empty(batch, 1, channels, h, w), flow=torch.empty(batch, frames - 1, 2, height, width),
-        motion_strength=one, use_flow=one, use_strength=one, fps=one, noise_aug=one,
-    )  # fmt: skip
-    return denoiser(torch.empty(batch, frames, channels, h, w), one, condition)
+    latents = (config.out_channels, h, w)
+    condition = Condition.blank(
+        batch, frames, latents=latents, pixels=(height, width), embed_width=config.cross_attention_dim
+    )
+    return denoiser(torch.empty(batch, frames, *latents), torch.ones(batch), condition)
 
 
 def backward(denoiser: Denoiser, scale: dict[str, Any], batch: int) -> None:

@@ -28,8 +28,8 @@ import motionanim.cli.command
 from motionanim.cli.progress import Progress, now
 from motionanim.models.svd.tiny import build_pipeline, save_pipeline
 from motionanim.motion.flow import motion_strength
-from motionanim.sampling.animator import Generator
-from motionanim.sampling.common import Record
+from motionanim.sampling.animator import Animator
+from motionanim.sampling.video import Record
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 # Settings of the sampling and of the long video.
@@ -52,22 +52,22 @@ def random_svd(folder: Path) -> Path:
     return folder
 
 
-def load(cfg: dict[str, Any], device: torch.device, sampling: dict[str, Any]) -> Generator:
-    return Generator.load(
+def load(cfg: dict[str, Any], device: torch.device, sampling: dict[str, Any]) -> Animator:
+    return Animator.load(
         base=cfg["scale"]["base"], motion=cfg["motion"], sampling=cfg["sampling"] | sampling, loras=[],
-        window=cfg["scale"]["num_frames"], device=device,
+        context_length=cfg["scale"]["num_frames"], device=device,
     )[0]  # fmt: skip
 
 
 def make_video(
-    cfg: dict[str, Any], generator: Generator, long_video: dict[str, Any]
+    cfg: dict[str, Any], animator: Animator, long_video: dict[str, Any]
 ) -> tuple[torch.Tensor, Record, float]:
     """The video, its record, and the seconds of all of it."""
     image = torch.rand(1, 3, cfg["height"], cfg["width"], generator=torch.Generator().manual_seed(0)) * 2 - 1
     flow = torch.full((1, cfg["frames"] - 1, 2, cfg["height"], cfg["width"]), cfg["width"] / 256)
     start = now()
     with Progress() as progress:
-        frames, record = generator(
+        frames, record = animator(
             image, flow, num_frames=cfg["frames"], fps=cfg["fps"], strength=motion_strength(flow), use_flow=True,
             mask=torch.ones_like(image[:, :1]), long_video=instantiate(cfg["long_video"] | long_video), seed=0,
             progress=progress,
@@ -84,22 +84,22 @@ def tried(run: Callable[[], Any]) -> Any:
         return None
 
 
-def stage_flops(cfg: dict[str, Any], generator: Generator, record: Record) -> dict[str, float]:
+def stage_flops(cfg: dict[str, Any], animator: Animator, record: Record) -> dict[str, float]:
     """Operations of each stage of a phased video: calls times those of one call, counted."""
     scale = cfg["scale"]
     frames, height, width = scale["num_frames"], scale["height"], scale["width"]
-    device, pair = generator.device, 2 if cfg["sampling"]["max_guidance"] > 1 else 1
+    device, pair = animator.device, 2 if cfg["sampling"]["max_guidance"] > 1 else 1
     image = torch.zeros(1, 3, height, width, device=device)
     flow = torch.zeros(1, frames - 1, 2, height, width, device=device)
     one = torch.ones(1, device=device)
-    condition = generator.codec.condition(
+    condition = animator.codec.condition(
         image, noise=image, noise_aug=one, flow=flow, motion_strength=one, fps=one,
-        predicted=generator.codec.predict(image, flow) if generator.denoiser.predicts else None,
+        warped_latents=animator.codec.warp_image(image, flow) if animator.denoiser.uses_warped else None,
     )  # fmt: skip
     latents = torch.zeros(1, frames, *condition.image_latents.shape[1:], device=device)
     with torch.no_grad():
-        call = pair * count_flops(lambda: generator.denoiser(latents, one, condition))
-        decode = count_flops(lambda: generator.codec.decode(latents)) / frames
+        call = pair * count_flops(lambda: animator.denoiser(latents, one, condition))
+        decode = count_flops(lambda: animator.codec.decode(latents)) / frames
     steps = cfg["sampling"]["num_steps"]
     return {
         "phase 1": steps * call, "phase 2": (record.calls - steps) * call, "decode": cfg["frames"] * decode,

@@ -25,7 +25,7 @@ from motionanim.cli.progress import Progress
 from motionanim.data.synthetic.clips import SyntheticClips
 from motionanim.metrics.temporal import periodicity, seam_ratio, wrap_ratio
 from motionanim.motion.flow import motion_strength
-from motionanim.sampling.animator import Generator
+from motionanim.sampling.animator import Animator
 from motionanim.types import ClipBatch
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -46,11 +46,11 @@ def moving_clip(number: int, frames: int, height: int, width: int) -> ClipBatch:
     return ClipBatch(*(field[None] for field in next(islice(moving, number, None))))
 
 
-def sharpness_step(frames: torch.Tensor, borders: Sequence[int]) -> float:
+def sharpness_step(frames: torch.Tensor, segment_starts: Sequence[int]) -> float:
     """The largest change of the grey's mean gradient at a segment's border, in percent with its sign."""
     grey = frames.mean(1)
     sharp = torch.hypot(grey.diff(dim=1)[:, :, 1:], grey.diff(dim=2)[:, 1:]).mean((1, 2))
-    return max((100 * (sharp[border] / sharp[border - 1] - 1).item() for border in borders), key=abs)
+    return max((100 * (sharp[k] / sharp[k - 1] - 1).item() for k in segment_starts), key=abs)
 
 
 def main() -> None:
@@ -70,8 +70,9 @@ def main() -> None:
         options = {name: compose("animate", ["image=none", f"long_video={name}"]).long_video for name in methods}
     settings = OmegaConf.to_container(base, resolve=True)
     window = base.scale.num_frames
-    generator, _ = Generator.load(
-        base=base.scale.base, motion=settings["motion"], sampling=settings["sampling"], loras=[], window=window,
+    animator, _ = Animator.load(
+        base=base.scale.base, motion=settings["motion"], sampling=settings["sampling"], loras=[],
+        context_length=window,
         device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
     )  # fmt: skip
     clip = moving_clip(args.picture, window, base.height, base.width)
@@ -82,15 +83,15 @@ def main() -> None:
         for name in methods:
             start = time.perf_counter()
             with Progress() as progress:
-                video, record = generator(
+                video, record = animator(
                     clip.image, flow, num_frames=args.frames, fps=base.fps, strength=motion_strength(flow),
                     use_flow=True, mask=torch.ones_like(clip.image[:, :1]), long_video=instantiate(options[name]),
                     seed=args.seed, progress=progress,
                 )  # fmt: skip
             seconds, frames = time.perf_counter() - start, video[0].cpu()
             if turn == 0:
-                seam = seam_ratio(frames, record.borders) if record.borders else None
-                step = sharpness_step(frames, record.borders) if record.borders else None
+                seam = seam_ratio(frames, record.segment_starts) if record.segment_starts else None
+                step = sharpness_step(frames, record.segment_starts) if record.segment_starts else None
                 scores = [seam, wrap_ratio(frames), periodicity(frames, window), step]
                 rows[name] = [record.calls, seconds, None, record.split_sigma, *scores]
             rows[name][1] = min(rows[name][1], seconds)

@@ -65,7 +65,7 @@ def encode_latents(
     """The first `clips` of the training stream into one shard in `folder`."""
     make_shard = functools.partial(
         encode_shard, clips=data.train, encode=codec.encode, embed=codec.embed_image,
-        predict=codec.predict if predict else None, batch_size=1, num_workers=0, device=codec.vae.device,
+        warp=codec.warp_image if predict else None, batch_size=1, num_workers=0, device=codec.vae.device,
     )  # fmt: skip
     encode_clips(
         make_shard, count=clips, shard_clips=clips, predict=predict, vae=codec.fingerprint(), size=size, source={},
@@ -120,7 +120,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as latents:
         scale = {name: cfg.scale[name] for name in ("num_frames", "height", "width")}
         encode_latents(
-            data, module.codec, predict=module.denoiser.predicts, size=scale, clips=4 * size, folder=Path(latents)
+            data, module.codec, predict=module.denoiser.uses_warped, size=scale, clips=4 * size, folder=Path(latents)
         )
         for _ in range(args.rounds):
             bare = bare_loop(module, losses, args.steps, cfg.trainer.precision)

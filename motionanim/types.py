@@ -1,20 +1,20 @@
-"""The values that flow through the system, and the legend of their shapes and units.
+"""The values that flow through the system, with their shapes and units.
 
-Letters: B clips, T frames, H and W pixels, h and w latent pixels, C latent channels.
+Letters: B clips, T frames, H and W pixels, h and w latent pixels, C latent channels. All latents are scaled: multiplied
+by the VAE's scaling factor.
 
-NamedTuples without optional fields, because torch's default collate stacks them field by field and rejects
+All are NamedTuples without optional fields, because torch's default collate stacks them field by field and rejects
 dataclasses and None. A dataset yields one without the B axis; the loader adds it.
 
-A dataset over files yields pictures as uint8 (..., H, W, 3) and other fields as float16, as the files hold them: a
-quarter of the bytes between loader and device, where `data.stream.as_floats` makes them what is written here.
+A dataset over files yields pictures as uint8 (..., H, W, 3) and other fields as float16, a quarter of the bytes between
+loader and device; `data.stream.as_floats` converts them there to the types below.
 """
 
-from collections.abc import Callable
-from typing import Generic, NamedTuple, TypeVar
+from collections.abc import Sequence
+from typing import NamedTuple
 
+import torch
 from torch import Tensor
-
-Made = TypeVar("Made")
 
 
 class ClipBatch(NamedTuple):
@@ -34,9 +34,9 @@ class ClipBatch(NamedTuple):
 class LatentBatch(NamedTuple):
     """Clips prepared by motionanim.data.encode, so that training need not decode, encode and embed them."""
 
-    latents: Tensor  # (B, T, C, h, w) float32, multiplied by the VAE's scaling factor
-    predicted: Tensor  # as in Condition, the flow in use
-    image: Tensor  # (B, 3, H, W) float32 in [-1, 1], RGB, frame 0: the condition encodes it with noise of its own
+    latents: Tensor  # (B, T, C, h, w) float32
+    warped_latents: Tensor  # as in Condition, with the flow in use
+    image: Tensor  # (B, 3, H, W) float32 in [-1, 1], RGB, frame 0: training adds noise to it before it is encoded
     image_embed: Tensor  # as in Condition
     flow: Tensor  # as in ClipBatch
     fps: Tensor
@@ -44,7 +44,7 @@ class LatentBatch(NamedTuple):
 
 
 class Hint(NamedTuple):
-    """What T is told of the arrows (Sec. 3.2); of one drawing without the batch dimension."""
+    """The arrows as the flow refiner T sees them (Sec. 3.2); of one drawing without the batch dimension."""
 
     flow: Tensor  # (B, 2, H, W) px per frame, Eq. 6: everywhere as fast as the arrows, `motion.paths.spread_paths`
     reach: Tensor  # (B, 1, H, W) the sum of the arrows' weights: 1 and more near them, towards 0 far away
@@ -52,7 +52,7 @@ class Hint(NamedTuple):
 
 
 class FlowPairBatch(NamedTuple):
-    """One image with arrows on it and the motion they are of: what the flow refiner T learns from (Sec. 3.2)."""
+    """Images with arrows on them and the motion of the arrows: training data of the flow refiner T (Sec. 3.2)."""
 
     image: Tensor  # (B, 3, H, W) float32 in [-1, 1], RGB, frame 0
     spread: Tensor  # the three parts of `hint`, apart because loaders stack field by field
@@ -68,40 +68,57 @@ class FlowPairBatch(NamedTuple):
 
 
 class Condition(NamedTuple):
-    """All that steers the denoiser besides the noisy latents. A part switched off is all zeros with its flag 0."""
+    """All that steers the denoiser besides the noisy latents.
 
-    image_latents: Tensor  # (B, C, h, w) of frame 0, *not* multiplied by the VAE's scaling factor, as in SVD
+    A part is dropped by its flag alone: whatever it holds is then not read. `MotionConditioner.context` is the one
+    place that reads the flags.
+    """
+
+    image_latents: Tensor  # (B, C, h, w) latents of frame 0 with noise on its pixels
     image_embed: Tensor  # (B, 1, D) CLIP embedding of frame 0
-    # (B, T, C, h, w) scaled latents of frame 0 carried along the flow: motion compensation, as video coders call it.
-    # Its first frame is frame 0; (B, 1, C, h, w) where no motion is predicted.
-    predicted: Tensor
+    # (B, T, C, h, w) latents of frame 0 warped along the flow to every frame; T times frame 0 where nothing moves it.
+    warped_latents: Tensor
     flow: Tensor  # (B, T-1, 2, H, W) px per frame at H x W
     motion_strength: Tensor  # (B,) px per frame at H x W
-    use_flow: Tensor  # (B,) float32 in {0, 1}; 0 drops the motion field
+    use_image: Tensor  # (B,) float32 in {0, 1}; 0 drops all that shows the image: both latents and the embedding
+    use_flow: Tensor  # (B,) float32 in {0, 1}; 0 drops the motion field, and the warped latents stand still
     use_strength: Tensor  # (B,) float32 in {0, 1}; 0 drops the motion strength
     fps: Tensor  # (B,) frames per second
     noise_aug: Tensor  # (B,) standard deviation of the noise on the condition image's pixels
 
+    @classmethod
+    def blank(
+        cls, batch: int, frames: int, *, latents: tuple[int, int, int], pixels: tuple[int, int], embed_width: int
+    ) -> "Condition":
+        """Zeros with every part on; `latents` is (C, h, w), `pixels` is (H, W), `embed_width` is D."""
+        zeros, ones = torch.zeros(batch), torch.ones(batch)
+        return cls(
+            image_latents=torch.zeros(batch, *latents),
+            image_embed=torch.zeros(batch, 1, embed_width),
+            warped_latents=torch.zeros(batch, frames, *latents),
+            flow=torch.zeros(batch, frames - 1, 2, *pixels),
+            motion_strength=zeros,
+            use_image=ones,
+            use_flow=ones,
+            use_strength=ones,
+            fps=zeros,
+            noise_aug=zeros,
+        )
 
-class Kept(Generic[Made]):
-    """What `make` makes of a condition, made once for all steps of a run: the last few are remembered.
+    @classmethod
+    def cat(cls, conditions: Sequence["Condition"]) -> "Condition":
+        """The clips of all `conditions`, one after another."""
+        return cls(*map(torch.cat, zip(*conditions, strict=True)))
 
-    A condition is known by its identity, not by its values. Keep this no longer than the weights stay as they are.
-    """
+    def repeat(self, times: int) -> "Condition":
+        """All clips `times` times, (B, ...) to (times * B, ...)."""
+        return Condition(*(field.repeat(times, *[1] * (field.ndim - 1)) for field in self))
 
-    COUNT = 8  # of conditions: windows that take turns within one step
-
-    def __init__(self, make: Callable[[Condition], Made]) -> None:
-        self._make = make
-        self._known: list[tuple[Condition, Made]] = []
-
-    def __call__(self, condition: Condition) -> Made:
-        for other, made in self._known:
-            if other is condition:
-                return made
-        made = self._make(condition)
-        self._known = [*self._known[1 - self.COUNT :], (condition, made)]
-        return made
+    def window(self, start: int, length: int) -> "Condition":
+        """Flow of frames [start, start + length), where the last step goes on past the end; the image stands still."""
+        steps = torch.arange(start, start + length - 1).clamp(max=self.flow.shape[1] - 1).to(self.flow.device)
+        still = self.warped_latents[:, :1].expand(-1, length, -1, -1, -1)
+        return self._replace(flow=self.flow[:, steps], warped_latents=still)
 
 
 class Sample(NamedTuple):
@@ -111,5 +128,5 @@ class Sample(NamedTuple):
     real: Tensor | None  # like frames: the true clip
     flow: Tensor | None  # (T-1, 2, H, W) px per frame: the motion that was asked for
     mask: Tensor | None  # (1, H, W) float32 in {0, 1}; 1 where pixels may move
-    borders: tuple[int, ...]  # first frames of the segments after the first
+    segment_starts: tuple[int, ...]  # first frames of the segments after the first
     period: int  # L, frames of one window of the model

@@ -164,18 +164,16 @@ def free_port() -> int:
 def make_condition(batch: int = 2, frames: int = 5, seed: int = 0, **changes: torch.Tensor) -> Condition:
     """A random condition for the tiny base, everything on."""
     generator = torch.Generator().manual_seed(seed)
-    condition = Condition(
+    condition = Condition.blank(batch, frames, latents=(4, 8, 8), pixels=(16, 16), embed_width=16)
+    return condition._replace(
         image_latents=torch.randn(batch, 4, 8, 8, generator=generator),
         image_embed=torch.randn(batch, 1, 16, generator=generator),
-        predicted=torch.randn(batch, frames, 4, 8, 8, generator=generator),
+        warped_latents=torch.randn(batch, frames, 4, 8, 8, generator=generator),
         flow=torch.randn(batch, frames - 1, 2, 16, 16, generator=generator),
         motion_strength=torch.rand(batch, generator=generator) + 0.1,
-        use_flow=torch.ones(batch),
-        use_strength=torch.ones(batch),
         fps=torch.full((batch,), 7.0),
         noise_aug=torch.full((batch,), 0.02),
-    )
-    return condition._replace(**changes)
+    )._replace(**changes)
 
 
 def make_batch(batch: int = 2, frames: int = 5, seed: int = 0, position: int = 0) -> ClipBatch:

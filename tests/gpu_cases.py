@@ -15,9 +15,9 @@ from motionanim.metrics.fvd import FVD
 from motionanim.metrics.i3d import I3D, I3DFeatures
 from motionanim.models.svd.denoiser import Denoiser
 from motionanim.motion.flow import integrate_flow, motion_strength, resize_flow, trace_back, warp
-from motionanim.sampling.animator import Generator
+from motionanim.sampling.animator import Animator
 from motionanim.sampling.chained import continuous, direct, loop
-from motionanim.sampling.euler import guided
+from motionanim.sampling.guidance import guided
 from motionanim.sampling.phased import phased
 from motionanim.sampling.windowed import fifo, freenoise, gen_l_video
 from motionanim.training.diffusion import DiffusionModule
@@ -60,15 +60,16 @@ FLOW = {
 @torch.no_grad()
 def estimate(denoiser: Denoiser, device: str, *, per_frame: bool = False, guide: bool = False) -> torch.Tensor:
     z, sigma, condition = noisy(per_frame)
-    denoise = guided(denoiser, first=1.0, last=3.0, motion=1.5) if guide else denoiser
-    return denoise(z.to(device), sigma.to(device), sent(condition, device))
+    z, sigma, condition = z.to(device), sigma.to(device), sent(condition, device)
+    if not guide:
+        return denoiser(z, sigma, condition)
+    return guided(denoiser, condition, first=1.0, last=3.0, motion=1.5)(z, sigma)
 
 
 CODEC = {
     "encode": lambda codec, frames, latents: codec.encode(frames),
-    "encode_image": lambda codec, frames, latents: codec.encode_image(frames[:, 0]),
     "embed_image": lambda codec, frames, latents: codec.embed_image(frames[:, 0]),
-    "predict": lambda codec, frames, latents: codec.predict(frames[:, 0], 3 * frames[:, 1:, :2]),
+    "warp_image": lambda codec, frames, latents: codec.warp_image(frames[:, 0], 3 * frames[:, 1:, :2]),
     "decode": lambda codec, frames, latents: codec.decode(latents),
 }
 
@@ -80,24 +81,24 @@ def coded() -> tuple[torch.Tensor, torch.Tensor]:
     return frames, torch.randn(2, 5, 4, 8, 8, generator=generator)
 
 
-def animator(base: Path, device: str, **sampling) -> Generator:
+def animator(base: Path, device: str, **sampling) -> Animator:
     """Windows of 5 frames, three steps with guidance and noise on the photo."""
     sampling = {
         **SAMPLING, "num_steps": 3, "sigma_max": 80.0, "dtype": "float32", "channels_last": False, "compile": None,
     } | sampling  # fmt: skip
     torch.manual_seed(0)  # of the motion weights, which this base lacks
-    made, _ = Generator.load(
-        base=str(base), motion=MOTION, sampling=sampling, loras=[], window=5, device=torch.device(device)
+    made, _ = Animator.load(
+        base=str(base), motion=MOTION, sampling=sampling, loras=[], context_length=5, device=torch.device(device)
     )
     awake(made.denoiser.motion)
     return made
 
 
-def sample(generator: Generator, method: str) -> Tensor:
+def sample(animator: Animator, method: str) -> Tensor:
     """A video of 8 frames."""
     random = torch.Generator().manual_seed(1)
     image = torch.rand(1, 3, 16, 16, generator=random) * 2 - 1
-    return generator(
+    return animator(
         image, torch.randn(1, 7, 2, 16, 16, generator=random), num_frames=8, fps=7.0, strength=torch.ones(1),
         use_flow=True, mask=torch.ones(1, 1, 16, 16), long_video=LONG_VIDEO[method], seed=0, progress=None,
     )[0]  # fmt: skip

@@ -1,5 +1,6 @@
-"""Long-video methods and the denoisers that their tests share: one with a known answer, and the tiny random base."""
+"""Long-video methods and the networks that their tests share: one with a known answer, and the tiny random base."""
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 
@@ -11,8 +12,9 @@ from motionanim.models.schedule import karras_sigmas
 from motionanim.models.svd.denoiser import Denoiser
 from motionanim.models.svd.windowed_attention import temporal_windows
 from motionanim.sampling.chained import continuous, direct, loop
-from motionanim.sampling.common import Model, at
+from motionanim.sampling.guidance import unguided
 from motionanim.sampling.phased import phased
+from motionanim.sampling.video import VideoModel
 from motionanim.sampling.windowed import fifo, freenoise, gen_l_video
 from motionanim.types import Condition
 
@@ -26,68 +28,82 @@ CHAINED = {"overlap": 2, "gamma": None, "sigma": 2.0, "warm_start": False, "anch
 METHODS = {
     "direct": direct,
     "phased": partial(phased, **PHASED),
-    "gen_l_video": partial(gen_l_video, stride=3, batch_size=4),
-    "freenoise": partial(freenoise, stride=2),
+    "gen_l_video": partial(gen_l_video, context_stride=3, batch_size=4),
+    "freenoise": partial(freenoise, context_stride=2),
     "fifo": fifo,
     "continuous": partial(continuous, **CHAINED),
     "loop": partial(loop, **CHAINED),
 }
+# (z, sigma, condition, scale) to denoised latents.
+Network = Callable[[Tensor, Tensor, Condition, Tensor | None], Tensor]
 
 
 def condition(frames: int = N, batch: int = 1) -> Condition:
     return make_condition(batch=batch, frames=frames)
 
 
-def certain(z: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
+def certain(z: Tensor, sigma: Tensor, condition: Condition, scale: Tensor | None = None) -> Tensor:
     """Knows the answer: the image, plus the mean flow so far."""
     drift = torch.cat([torch.zeros_like(condition.flow[:, :1]), condition.flow], dim=1).cumsum(1).mean((2, 3, 4))
     return condition.image_latents[:, None] + drift[:, :, None, None, None]
 
 
-def toy(z: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
+def toy(z: Tensor, sigma: Tensor, condition: Condition, scale: Tensor | None = None) -> Tensor:
     """Knows it up to unit variance: linear in z, each frame by its own noise level."""
     level = sigma if sigma.ndim == 2 else sigma[:, None].expand(z.shape[:2])
     share = (1 / (1 + level**2)).view(*z.shape[:2], 1, 1, 1)
     return share * z + (1 - share) * certain(z, sigma, condition)
 
 
-def begin(frame: Tensor, part: Condition) -> Condition:
-    new = part._replace(image_latents=frame)
-    return new._replace(predicted=certain(frame, part.fps, new))
+class ToyVideo(VideoModel):
+    """A video of a network by itself, without VAE: images are their latents, and move by the mean flow as `certain`.
+
+    Args:
+        network: A `Network`, or a `Denoiser`.
+        plain: The network without guidance, if it is another.
+    """
+
+    def __init__(
+        self, condition: Condition, network: Network | Denoiser = toy, *, plain: Network | None = None, **settings
+    ) -> None:
+        defaults = {
+            "num_frames": condition.flow.shape[1] + 1, "context_length": L, "sigmas": SIGMAS, "sampler": "euler",
+            "guidance": None, "generator": torch.Generator().manual_seed(0), "progress": None,
+        }  # fmt: skip
+        super().__init__(condition, **defaults | settings)
+        self.network, self.plain = network.eval() if isinstance(network, Denoiser) else network, plain or network
+
+    def begin(self, latents: Tensor, start: int, length: int) -> Condition:
+        new = self.condition.window(start, length)._replace(image_latents=latents)
+        return new._replace(warped_latents=certain(latents, new.fps, new))
+
+    def condition_of(self, start: int, length: int) -> Condition:
+        moved = self.condition.window(0, start + 1).flow.mean((2, 3, 4)).sum(1).view(-1, 1, 1, 1)
+        return self.begin(self.condition.image_latents + moved, start, length)
+
+    def warped(self, start: int, length: int) -> Tensor:
+        return self.condition_of(start, length + 1).warped_latents[:, :length]
+
+    def rewind(self, start: int, length: int) -> Tensor:
+        part = self.condition.window(start, length)
+        steps = -part.flow.mean((2, 3, 4)).flip(1).cumsum(1).flip(1)[:, :, None, None, None]
+        return torch.cat([part.image_latents[:, None] + steps, part.image_latents[:, None]], dim=1)
+
+    def estimator(self, condition: Condition, *, guided: bool):
+        network = self.network if guided else self.plain
+        if isinstance(network, Denoiser):
+            return unguided(network, condition)
+        return lambda z, sigma, scale: network(z, sigma, condition, scale)
+
+    def temporal_windows(self, stride: int):
+        if isinstance(self.network, Denoiser):
+            return temporal_windows(self.network, self.context_length, stride)
+        return nullcontext()
 
 
-def window(whole: Condition, start: int, length: int) -> Condition:
-    """As `at`, its image where `certain` knows the first of those frames to be."""
-    return begin(
-        whole.image_latents + at(whole, 0, start + 1).flow.mean((2, 3, 4)).sum(1).view(-1, 1, 1, 1),
-        at(whole, start, length),
-    )
-
-
-def rewind(part: Condition) -> Tensor:
-    """As `certain` moves: by the mean flow."""
-    steps = -part.flow.mean((2, 3, 4)).flip(1).cumsum(1).flip(1)[:, :, None, None, None]
-    return torch.cat([part.image_latents[:, None] + steps, part.image_latents[:, None]], dim=1)
-
-
-def predicting(model: Model, whole: Condition) -> Model:
-    """`model` for one video: what it predicts is `certain`."""
-    return model._replace(predict=lambda start, length: window(whole, start, length + 1).predicted[:, :length])
-
-
-def toy_model() -> Model:
-    return Model(toy, toy, L, window, None, begin, rewind, 1.0, lambda size, stride: nullcontext())
-
-
-def real_model(denoiser: Denoiser) -> Model:
-    return Model(denoiser.eval(), denoiser, L, window, None, begin, rewind, 1.0, partial(temporal_windows, denoiser))
-
-
-def run(method, *, model=None, frames=N, seed=0, given=None, sigmas=SIGMAS, progress=None, **options):
+def run(method, network=toy, *, frames=N, given=None, video=ToyVideo, options=None, **settings):
+    """The latents and the record of a method, by its name or with its options bound."""
     method = METHODS[method] if isinstance(method, str) else method
     given = condition(frames) if given is None else given
     with torch.no_grad():
-        return method(
-            predicting(model or toy_model(), given), given, num_frames=frames, sigmas=sigmas,
-            generator=torch.Generator().manual_seed(seed), progress=progress, **options,
-        )  # fmt: skip
+        return method(video(given, network, **{"num_frames": frames} | settings), **options or {})

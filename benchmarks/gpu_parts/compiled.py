@@ -17,7 +17,7 @@ NEEDS = 45  # seconds of compiling, at least
 def compiled(sampling: Sampling, mode: str) -> dict[str, Any]:
     """Figures of the compiled call, and the seconds of compiling it."""
     torch._dynamo.reset()
-    sampling.generator.denoiser.compile_unet(mode)
+    sampling.animator.denoiser.compile_unet(mode)
     start = time.time()
     # Operations of a compiled network cannot be counted; they are those of the network that is not compiled.
     row = sampling.call(1, tflop=sampling.results.rows["denoiser call"]["tflop"])

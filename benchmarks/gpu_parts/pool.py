@@ -84,7 +84,7 @@ class Pool:
         batch = as_floats(ClipBatch(*(field.to(self.device, non_blocking=True) for field in stored)))
         rows = {
             "latents": self.codec.encode(batch.frames).half(),
-            "predicted": self.codec.predict(batch.image, batch.flow).half(),
+            "warped_latents": self.codec.warp_image(batch.image, batch.flow).half(),
             "image": batch.image.half(),
             "image_embed": self.codec.embed_image(batch.image).half(),
             "flow": batch.flow.half(),

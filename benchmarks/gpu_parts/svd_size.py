@@ -26,8 +26,8 @@ from motionanim.models.svd.codec import Codec
 from motionanim.models.svd.denoiser import Denoiser
 from motionanim.models.svd.lora import add_lora
 from motionanim.models.svd.tiny import build_pipeline
-from motionanim.sampling.animator import Generator
-from motionanim.sampling.common import phase_split, repeat
+from motionanim.sampling.animator import Animator
+from motionanim.sampling.split import phase_split
 from motionanim.training.losses import denoising_loss
 from motionanim.types import Condition
 
@@ -52,7 +52,7 @@ def network_configs(device: torch.device, base: str) -> dict[str, Any]:
     return {part: json.loads((Path(base) / part / "config.json").read_text()) for part in parts}
 
 
-def build(cfg: dict[str, Any], device: torch.device) -> Generator:
+def build(cfg: dict[str, Any], device: torch.device) -> Animator:
     """The pipeline with random weights, drawn on the device, where 2.2 billion of them take seconds."""
     configs = network_configs(device, cfg["scale"]["base"])
     with torch.device(device):
@@ -61,23 +61,23 @@ def build(cfg: dict[str, Any], device: torch.device) -> Generator:
     codec = Codec(pipeline.vae.float(), pipeline.image_encoder.float(), pipeline.feature_extractor).to(device)
     denoiser = Denoiser(pipeline.unet, downscale=codec.downscale, motion=cfg["motion"]).eval()
     denoiser.to(device, getattr(torch, cfg["sampling"]["dtype"]))
-    return Generator(codec, denoiser, sampling=cfg["sampling"], window=cfg["scale"]["num_frames"])
+    return Animator(codec, denoiser, sampling=cfg["sampling"], context_length=cfg["scale"]["num_frames"])
 
 
-def example(generator: Generator, cfg: dict[str, Any], batch: int) -> tuple[Tensor, Tensor, Condition]:
+def example(animator: Animator, cfg: dict[str, Any], batch: int) -> tuple[Tensor, Tensor, Condition]:
     """Random latents of `batch` clips, their noise levels (batch,) and condition."""
-    size, device = (cfg["height"], cfg["width"]), generator.device
-    frames, down = cfg["scale"]["num_frames"], generator.codec.downscale
+    size, device = (cfg["height"], cfg["width"]), animator.device
+    frames, down = cfg["scale"]["num_frames"], animator.codec.downscale
     image = torch.rand(1, 3, *size, device=device) * 2 - 1
     flow = torch.randn(1, frames - 1, 2, *size, device=device)
     one = torch.ones(1, device=device)
-    condition = generator.codec.condition(
+    condition = animator.codec.condition(
         image, noise=image, noise_aug=one, flow=flow, motion_strength=one, fps=one,
-        predicted=generator.codec.predict(image, flow) if generator.denoiser.predicts else None,
+        warped_latents=animator.codec.warp_image(image, flow) if animator.denoiser.uses_warped else None,
     )  # fmt: skip
     channels = condition.image_latents.shape[1]
     latents = torch.randn(batch, frames, channels, size[0] // down, size[1] // down, device=device)
-    return latents, torch.ones(batch, device=device), repeat(condition, batch)
+    return latents, torch.ones(batch, device=device), condition.repeat(batch)
 
 
 class Sampling:
@@ -89,27 +89,27 @@ class Sampling:
 
     def __init__(self, cfg: dict[str, Any], device: torch.device, results: Results, rates: dict[str, float]) -> None:
         self.cfg, self.device, self.results, self.rates = cfg, device, results, rates
-        self.generator = build(cfg, device)
+        self.animator = build(cfg, device)
         self.pair = 2 if cfg["sampling"]["max_guidance"] > 1 else 1
 
     @torch.no_grad()
     def call(self, segments: int, tflop: float | None = None) -> dict[str, Any]:
         """Seconds of one denoiser call for `segments` windows, with the guidance pair; `tflop` is counted if None."""
-        latents, sigma, condition = example(self.generator, self.cfg, segments * self.pair)
-        row = timed(partial(self.generator.denoiser, latents, sigma, condition), self.device, tflop)
+        latents, sigma, condition = example(self.animator, self.cfg, segments * self.pair)
+        row = timed(partial(self.animator.denoiser, latents, sigma, condition), self.device, tflop)
         return row | self.floor(row["tflop"], self.cfg["sampling"]["dtype"]) | {"s_per_segment": row["s"] / segments}
 
     @torch.no_grad()
     def decode(self, chunk: int, dtype: str) -> dict[str, Any]:
         """Seconds to decode one window, `chunk` frames at a time."""
-        latents = example(self.generator, self.cfg, 1)[0]
-        row = timed(lambda: self.generator.codec.decode(latents, chunk=chunk, dtype=getattr(torch, dtype)), self.device)
+        latents = example(self.animator, self.cfg, 1)[0]
+        row = timed(lambda: self.animator.codec.decode(latents, chunk=chunk, dtype=getattr(torch, dtype)), self.device)
         return row | self.floor(row["tflop"], dtype)
 
     def video(self) -> dict[str, Any]:
         """The phased video, once and whole."""
         reset()
-        _, record, seconds = make_video(self.cfg, self.generator, {})
+        _, record, seconds = make_video(self.cfg, self.animator, {})
         return {"s": seconds, "calls": record.calls, **{f"{k}, s": v for k, v in record.seconds.items()}, **peak()}
 
     def extrapolated(self) -> dict[str, Any]:
@@ -144,7 +144,7 @@ class Sampling:
             measure(f"decode, float32, chunks of {chunk}", lambda c=chunk: self.decode(c, "float32"), needs=3)
         for group in groups:
             measure(f"denoiser call, {group} segments at once", lambda g=group: self.call(g), needs=3)
-        self.generator.denoiser.channels_last()
+        self.animator.denoiser.channels_last()
         measure("denoiser call, channels last", lambda: self.call(1), needs=3)
 
 
@@ -152,8 +152,8 @@ class Training:
     """Steps of one preset on prepared latents: forward, backward, AdamW; weights in float32, bf16-mixed on a GPU."""
 
     def __init__(self, cfg: dict[str, Any], device: torch.device, preset: str) -> None:
-        self.cfg, self.device, generator = cfg, device, build(cfg, device)
-        self.denoiser = generator.denoiser.float().train()
+        self.cfg, self.device, animator = cfg, device, build(cfg, device)
+        self.denoiser = animator.denoiser.float().train()
         if preset == "motion LoRA":
             self.denoiser.requires_grad_(False)
             add_lora(self.denoiser.unet, rank=cfg["rank"], alpha=cfg["rank"])
@@ -161,7 +161,7 @@ class Training:
             self.denoiser.select_trainable(preset)
         if cfg["scale"]["checkpoint_width"]:
             self.denoiser.checkpoint_blocks(cfg["scale"]["checkpoint_width"])
-        self.generator = generator
+        self.animator = animator
         trained = [p for p in self.denoiser.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(trained, lr=1e-6, fused=True)
 
@@ -170,13 +170,13 @@ class Training:
 
         Counting keeps in memory what checkpointing would free, so it is done for the smallest batch only.
         """
-        latents, sigma, condition = example(self.generator, self.cfg, batch)
+        latents, sigma, condition = example(self.animator, self.cfg, batch)
         noise = torch.randn_like(latents)
-        std = self.denoiser.motion.deviation(condition)
+        std = self.denoiser.motion.sigma_data(condition)
 
         def run() -> None:
             with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda"):
-                loss = denoising_loss(self.denoiser, latents, condition, sigma, noise, data_std=std).mean()
+                loss = denoising_loss(self.denoiser, latents, condition, sigma, noise, sigma_data=std).mean()
             loss.backward()
             self.optimizer.step()
             self.optimizer.zero_grad()

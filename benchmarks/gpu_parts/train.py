@@ -101,9 +101,9 @@ class Run:
             for stored in self.held_out:
                 batch = as_floats(ClipBatch(*(field.to(self.device) for field in stored)))
                 turn = batch.position % VAL_SIGMAS
-                losses, steered = self.module.losses(batch, torch.special.ndtri((turn + 0.5) / VAL_SIGMAS))
+                losses, has_flow = self.module.losses(batch, torch.special.ndtri((turn + 0.5) / VAL_SIGMAS))
                 total += losses.tolist()
-                free += losses[~steered].tolist()
+                free += losses[~has_flow].tolist()
         self.module.train()
         return {"loss": sum(total) / len(total), "clips": len(total)} | (
             {"without_field": sum(free) / len(free)} if free else {}
@@ -126,9 +126,9 @@ class Run:
         }  # fmt: skip
         condition = module.condition(batch, draws)
         sigma = module.noise_level(draws["ln_sigma"], condition.use_flow > 0)
-        std = module.denoiser.motion.deviation(condition)
+        std = module.denoiser.motion.sigma_data(condition)
         with self._autocast():
-            losses = denoising_loss(module.denoiser, batch.latents, condition, sigma, draws["noise"], data_std=std)
+            losses = denoising_loss(module.denoiser, batch.latents, condition, sigma, draws["noise"], sigma_data=std)
         return losses.mean()
 
     def batch_size(self, pool: Pool, generator: torch.Generator) -> tuple[int, dict[str, float]]:

@@ -104,7 +104,7 @@ def long_video(drawing: Drawing, out: Path, method: str, text: str) -> page.Item
     figures = {
         "frames": f"{len(made.frames)} of {made.frames.shape[-1]} x {made.frames.shape[-2]}",
         "made in": f"{made.record['seconds']:.0f} s, {run['calls']:g} calls of the network",
-        "seam ratio (1 is smooth)": f"{seam_ratio(made.frames, run['borders']):.2f}",
+        "seam ratio (1 is smooth)": f"{seam_ratio(made.frames, run['segment_starts']):.2f}",
     }
     return shown(f"125 frames, {method}", text, made, command(overrides, settings), figures)
 

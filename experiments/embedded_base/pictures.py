@@ -37,7 +37,7 @@ def samples() -> torch.Tensor:
     batch = data.first_val(CLIPS)
     sampling = OmegaConf.to_container(cfg.sampling, resolve=True)
     with Progress() as progress:
-        videos = sample(module, batch, sampling=sampling, seed=0, steered=True, guidance=True, progress=progress)
+        videos = sample(module, batch, sampling=sampling, seed=0, has_flow=True, guidance=True, progress=progress)
     flow = flow_to_rgb(torch.cat([batch.flow, batch.flow[:, -1:]], dim=1))
     rows = [sheet([batch.frames[i], flow[i], videos[i]], columns=6) for i in range(CLIPS)]
     half = CLIPS // 2

@@ -31,7 +31,7 @@ from motionanim.media.visualize import sheet, write_picture
 from motionanim.metrics.motion import field_direction_error, field_gain
 from motionanim.motion.camera import camera_residual
 from motionanim.motion.flow import motion_strength
-from motionanim.sampling.animator import Generator
+from motionanim.sampling.animator import Animator
 from motionanim.sampling.chained import direct
 
 HERE = Path(__file__).resolve().parent
@@ -63,11 +63,11 @@ def tremble(flow: Tensor) -> float:
     return camera_residual(flow - flow.mean(0, keepdim=True), None)
 
 
-def measure(video: Tensor, clip: SyntheticClip, estimate, *, steered: bool) -> dict[str, float]:
+def measure(video: Tensor, clip: SyntheticClip, estimate, *, has_flow: bool) -> dict[str, float]:
     """Scores of one video; NaN if too little of the clip moves, or too little stands still."""
     flow, background = estimate(video), background_of(clip)
     both = bool(0.05 < clip.mask.mean() < 0.8)
-    if steered:
+    if has_flow:
         return {
             "background": camera_residual(flow, background) if both else float("nan"),
             "gain": field_gain(flow, clip.flow) if both else float("nan"),
@@ -133,31 +133,31 @@ def main() -> None:
         fps=config.scale.fps, moving_camera=0.0, split="val",
     )  # fmt: skip
     clips = [world.clip(position) for position in tqdm(range(args.n), desc="true clips")]
-    own = [measure(clip.frames, clip, estimate, steered=False) for clip in clips]
+    own = [measure(clip.frames, clip, estimate, has_flow=False) for clip in clips]
 
     variants = [(BASE, None, 0.0), *((label, file, weight) for label, file in loras.items() for weight in args.weights)]
     table, raw, pictures = {}, {}, {}
     for label, file, weight in variants:
-        generator, _ = Generator.load(
+        animator, _ = Animator.load(
             base=args.base, motion=motion, sampling={**sampling, "dtype": args.dtype},
-            loras=[] if file is None else [(file, weight)], window=config.scale.num_frames,
+            loras=[] if file is None else [(file, weight)], context_length=config.scale.num_frames,
             device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
         )  # fmt: skip
         key = label if file is None else f"{label}, weight {weight:g}"
         scores: dict[str, list[float]] = {}
         for first in tqdm(range(0, args.n, BATCH), desc=key):
             batch = collate([world[position] for position in range(first, min(first + BATCH, args.n))])
-            for steered in (False, True):
-                videos = generator(
+            for has_flow in (False, True):
+                videos = animator(
                     batch.image, batch.flow, num_frames=config.scale.num_frames, fps=batch.fps,
-                    strength=motion_strength(batch.flow) if steered else None, use_flow=steered,
+                    strength=motion_strength(batch.flow) if has_flow else None, use_flow=has_flow,
                     mask=torch.ones_like(batch.image[:, :1]), long_video=direct, seed=first, progress=None,
                 )[0].cpu()  # fmt: skip
                 for video, clip in zip(videos, clips[first:], strict=False):
-                    for name, score in measure(video, clip, estimate, steered=steered).items():
+                    for name, score in measure(video, clip, estimate, has_flow=has_flow).items():
                         scores.setdefault(name, []).append(score)
                 if first == 0:
-                    pictures[key, steered] = videos[:SHOWN]
+                    pictures[key, has_flow] = videos[:SHOWN]
         raw[key] = {name: np.array(values) for name, values in scores.items()}
         table[key] = {"lora": label, "weight": weight} | {n: mean_interval(values) for n, values in scores.items()}
         for name in ("camera", "pan", "tremble"):

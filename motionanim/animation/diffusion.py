@@ -17,8 +17,8 @@ from motionanim.animation.moving_photo import PIXEL, Flowing, Photo, Scene, phot
 from motionanim.cli.progress import SILENT, Progress
 from motionanim.motion.flow import motion_strength
 from motionanim.motion.kinds import swept
-from motionanim.sampling.animator import Generator, LongVideo
-from motionanim.sampling.common import Record
+from motionanim.sampling.animator import Animator, LongVideo
+from motionanim.sampling.video import Record
 
 AGREES = 0.15  # difference from the prediction, in [-1, 1], at which the photo's share has fallen to 1/e
 
@@ -32,7 +32,7 @@ class Rendered(NamedTuple):
 
 
 def render(
-    generator: Generator,
+    animator: Animator,
     scene: Scene,
     *,
     num_frames: int,
@@ -58,27 +58,27 @@ def render(
     image, controls, fields = scene
     mask = swept(controls.mask, fields.parts)
     # A model without motion field does not see the field, so that its video must not show it either.
-    carried, steered = None, bool(controls.arrows) and generator.denoiser.steerable
+    warped, has_flow = None, bool(controls.arrows) and animator.denoiser.steerable
     progress = progress or SILENT
     pixels = image[0].numel()
-    progress.expect("predicting", num_frames * (steered and flowing is not None), seconds=PIXEL * pixels)
-    generator.expect_decoding(progress, num_frames * (1 + compared), pixels)
-    if steered and flowing is not None:
+    progress.expect("predicting", num_frames * (has_flow and flowing is not None), seconds=PIXEL * pixels)
+    animator.expect_decoding(progress, num_frames * (1 + compared), pixels)
+    if has_flow and flowing is not None:
         stream = photo_frames(scene.photo(loop=loop, num_frames=num_frames), num_frames=num_frames, flowing=flowing)
-        carried = torch.stack(list(_reported(stream, progress)))[None]
+        warped = torch.stack(list(_reported(stream, progress)))[None]
     latents = None
     if compared:
         # Encoded once, for the condition and for the comparison.
-        latents = generator.encode(image.expand(1, num_frames, -1, -1, -1) if carried is None else carried)
-    if carried is not None and loop:
-        ahead = max(generator.window, len(generator.sigmas))  # a window may end this many frames after the video
-        carried = carried[:, torch.arange(num_frames + ahead) % num_frames]
-    video, record = generator(
+        latents = animator.encode(image.expand(1, num_frames, -1, -1, -1) if warped is None else warped)
+    if warped is not None and loop:
+        ahead = max(animator.context_length, len(animator.sigmas))  # a window may end this many frames after the video
+        warped = warped[:, torch.arange(num_frames + ahead) % num_frames]
+    video, record = animator(
         image[None], fields.per_step[None], num_frames=num_frames, fps=fps,
-        strength=motion_strength(fields.per_step[None]) if steered else strength, use_flow=steered, mask=mask[None],
-        long_video=long_video, seed=seed, progress=progress, carried=carried, carried_latents=latents,
+        strength=motion_strength(fields.per_step[None]) if has_flow else strength, use_flow=has_flow, mask=mask[None],
+        long_video=long_video, seed=seed, progress=progress, warped_frames=warped, warped_latents=latents,
     )  # fmt: skip
-    prediction = None if latents is None else generator.decode(latents, progress)[0].cpu()
+    prediction = None if latents is None else animator.decode(latents, progress)[0].cpu()
     return Rendered(video[0].cpu(), prediction, record)
 
 

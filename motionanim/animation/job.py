@@ -247,17 +247,17 @@ def _diffusion(
     """Videos of the model, at its own size or at the image's."""
     # Imported here: this takes seconds, and mistakes in the settings are found before.
     from motionanim.animation import diffusion
-    from motionanim.sampling.animator import Generator, pick_device
+    from motionanim.sampling.animator import Animator, pick_device
 
     quiet()
     settings, count = OmegaConf.to_container(config, resolve=True), config.frames
-    generator, base_fingerprint = Generator.load(
+    animator, base_fingerprint = Animator.load(
         base=config.scale.base, motion=settings["motion"], sampling=settings["sampling"],
         loras=lora_weights(settings["loras"]),
-        window=config.scale.num_frames, device=pick_device(),
+        context_length=config.scale.num_frames, device=pick_device(),
     )  # fmt: skip
     area = config.height * config.width
-    small, mapping = stretched(image, *model_size(*image.shape[1:], area=area, multiple=generator.multiple))
+    small, mapping = stretched(image, *model_size(*image.shape[1:], area=area, multiple=animator.multiple))
     fitted, loop = fit_controls(controls, mapping), config.long_video._target_.endswith(".loop")
     # An advected field has no flow map, and so no photo in motion at full size.
     steady = config.controls.field == "eulerian"
@@ -265,7 +265,7 @@ def _diffusion(
     full = []
     if steady and config.size != "model":
         full = _scenes(config, image, controls, strengths, refiner, stepwise=False)
-    if not generator.denoiser.steerable:
+    if not animator.denoiser.steerable:
         full = [_with_flow(scene, torch.zeros_like(scene.fields.parts.flow)) for scene in full]
     videos, shown, records = [], [], []
     for number, scene in enumerate(_scenes(config, small, fitted, strengths, refiner, stepwise=True)):
@@ -274,7 +274,7 @@ def _diffusion(
             px = strength_to_px(strength, median_strength=config.scale.median_strength, width=small.shape[2])
             strength = torch.tensor([px])
         rendered = diffusion.render(
-            generator, scene, num_frames=count, fps=config.fps, strength=strength,
+            animator, scene, num_frames=count, fps=config.fps, strength=strength,
             long_video=hydra.utils.instantiate(config.long_video), flowing=flowing, loop=loop, compared=bool(full),
             seed=config.seed, progress=progress,
         )  # fmt: skip

@@ -17,20 +17,20 @@ from motionanim.data.latents.prepared import encode_clips, encode_shard
 from motionanim.data.latents.remote import is_remote
 from motionanim.data.video.index import READER
 
-# What a folder may differ in: none of it changes a clip. `names` counts by the list that it gives. `flow_cache` is only
-# a place; what lies there does matter, as flow that `prepare` has cached bounds where a clip begins.
+# Settings left out of a folder's source, because they do not change the clips. Cached flow does change where clips
+# begin, but not by the place of its folder; `names` enters as the list that it gives.
 _NO_MATTER = (
     "batch_size", "num_workers", "val", "val_clips", "rejected", "max_rejected_share", "names", "flow_cache", "latents",
     "hint", "min_speed", "device", "reading",
 )  # fmt: skip
 
-# The settings that are a file or folder, and those that are one or the name of a download.
+# Settings that are a file or folder, and those that are one or the name of a download.
 _PATHS = ("out", "cache", "runs", "run", "root", "jsonl", "names", "index", "flow_cache", "rejected", "latents")
 _PATHS_OR_NAMES = ("base", "weights")
 
 
 def portable(config: DictConfig) -> DictConfig:
-    """A resolved configuration with absolute paths: the same in any folder of any machine that shares the disk."""
+    """The configuration resolved, with absolute paths: it then means the same on every machine that shares the disk."""
 
     def absolute(node: Any, key: str = "") -> Any:
         if isinstance(node, dict):
@@ -46,7 +46,7 @@ def portable(config: DictConfig) -> DictConfig:
 
 
 def clip_source(data: DictConfig, names: Iterable[str]) -> dict[str, Any]:
-    """What decides which clips a training stream gives: its settings, a digest of its videos, and how they are read."""
+    """All that decides the clips of a training stream: its settings, a digest of its videos, the reader's version."""
     return _settled(OmegaConf.to_container(data, resolve=True)) | {"videos": _digest(names), "reader": READER}
 
 
@@ -57,7 +57,7 @@ def _settled(node: Any) -> Any:
 
 
 def _digest(names: Iterable[str]) -> str:
-    """Of the list of videos: positions mean other clips when it changes."""
+    """Hash of the list of videos: when it changes, positions mean other clips."""
     digest = hashlib.sha256()
     for name in names:
         digest.update(os.fsencode(name) + b"\0")
@@ -66,7 +66,7 @@ def _digest(names: Iterable[str]) -> str:
 
 @functools.lru_cache(maxsize=1)
 def _work(config: str) -> Callable[[range, Path], None]:
-    """`encode_shard` for a configuration; made once a worker process."""
+    """`encode_shard` with a configuration's options bound, made once per worker process."""
     cfg = OmegaConf.create(config)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     codec = hydra.utils.instantiate(cfg.codec).to(device)
@@ -75,7 +75,7 @@ def _work(config: str) -> Callable[[range, Path], None]:
         clips=hydra.utils.instantiate(cfg.data, _convert_="all").train,
         encode=codec.encode,
         embed=codec.embed_image,
-        predict=codec.predict if cfg.predict else None,
+        warp=codec.warp_image if cfg.predict else None,
         batch_size=cfg.data.batch_size,
         num_workers=cfg.data.num_workers,
         device=device,
@@ -83,7 +83,7 @@ def _work(config: str) -> Callable[[range, Path], None]:
 
 
 def make_shard(positions: range, folder: Path, *, config: str) -> None:
-    """`encode_shard` for a `portable` configuration in YAML, which any worker can be sent."""
+    """`encode_shard` for a `portable` configuration as YAML text, which can be sent to any worker."""
     quiet()
     _work(config)(positions, folder)
 
@@ -118,7 +118,7 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    # By its name: worker processes would look for what they are sent in their own __main__.
+    # Imported by its name, because worker processes would look for `make_shard` in their own __main__.
     from motionanim.data.encode import main
 
     main()

@@ -21,7 +21,7 @@ from motionanim.models.svd.codec import PREDICTION
 from motionanim.models.weights_io import weights_fingerprint
 from motionanim.motion.controls import Fields
 from motionanim.motion.flow import motion_strength, trace_back, warp
-from motionanim.sampling.animator import Generator, LongVideo, pick_device
+from motionanim.sampling.animator import Animator, LongVideo, pick_device
 
 
 class MethodOutput(NamedTuple):
@@ -63,7 +63,7 @@ class Ours(_Made):
         request, controls, refiner, use_refiner, mask: As in `MethodInput`.
         motion: The conditioning.
         long_video: The method, with its options bound.
-        base, sampling, loras, window: As in `Generator`.
+        base, sampling, loras, context_length: As in `Animator`.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Ours(_Made):
         motion: Mapping[str, Any],
         sampling: Mapping[str, Any],
         loras: Mapping[str, float] | str | None,
-        window: int,
+        context_length: int,
         long_video: LongVideo,
     ) -> None:
         self.input = MethodInput(
@@ -90,13 +90,18 @@ class Ours(_Made):
         # A base without motion weights gets random ones behind a zero layer: seeded, so that every run has the same.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            self.generator, _ = Generator.load(
-                base=base, motion=motion, sampling=sampling, loras=pairs, window=window, device=pick_device()
+            self.animator, _ = Animator.load(
+                base=base,
+                motion=motion,
+                sampling=sampling,
+                loras=pairs,
+                context_length=context_length,
+                device=pick_device(),
             )
         self.use_flow = bool(motion["motion_field"] or motion["warped_latent"])
         self.use_strength = bool(motion["motion_strength"])
         # Hashes all weights with LoRAs merged, because two trainings of one base may differ in a few layers only.
-        networks = (self.generator.denoiser, self.generator.codec)
+        networks = (self.animator.denoiser, self.animator.codec)
         self.identity = {
             "weights": [weights_fingerprint(each) for each in networks], **self.input.identity,
             "prediction": PREDICTION,
@@ -104,12 +109,12 @@ class Ours(_Made):
 
     def __call__(self, clip: EvalClip, seed: int) -> MethodOutput:
         flow = self.input.field(clip)[None]
-        frames, record = self.generator(
+        frames, record = self.animator(
             clip.frames[:1], flow, num_frames=len(clip.frames), fps=clip.fps,
             strength=motion_strength(flow) if self.use_strength else None, use_flow=self.use_flow,
             mask=self.input.mask(clip)[None], long_video=self.long_video, seed=seed, progress=None,
         )  # fmt: skip
-        return MethodOutput(frames[0].cpu(), None, record.calls, record.borders, record.split_sigma)
+        return MethodOutput(frames[0].cpu(), None, record.calls, record.segment_starts, record.split_sigma)
 
 
 class Warp(_Made):

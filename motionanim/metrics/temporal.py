@@ -141,7 +141,7 @@ class Temporal(ClipMetric):
         ),
         Column("periodicity", "Periodicity", 2, None, "long", "dB", remark="high for a video that begins again"),
     )
-    needs = ("frames", "borders", "period")
+    needs = ("frames", "segment_starts", "period")
 
     def score(self, frames: Tensor, segment_starts: Sequence[int], period: int) -> Tensor:
         """Scores (B, 3) of frames (B, T, 3, H, W) that share their segments and their window of `period` frames.

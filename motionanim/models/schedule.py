@@ -29,35 +29,38 @@ def per_clip(value: Tensor, like: Tensor) -> Tensor:
     return value.view(*value.shape, *[1] * (like.ndim - value.ndim))
 
 
-def to_denoised(v: Tensor, z: Tensor, sigma: Tensor, *, data_std: float | Tensor = 1.0) -> Tensor:
+def to_denoised(v: Tensor, z: Tensor, sigma: Tensor, *, sigma_data: float | Tensor = 1.0) -> Tensor:
     """Denoised latents from the network's v-prediction: c_out * v + c_skip * z (Karras et al. 2022, Table 1).
 
     Args:
-        data_std: sigma_data, the standard deviation of clean latents; SVD's are 1. A tensor that broadcasts to `z`
-            gives parts of the latents their own.
+        sigma_data: Standard deviation of clean latents, 1 for SVD's. A tensor that broadcasts to `z` gives parts of
+            the latents their own.
     """
     s = per_clip(sigma, z)
-    variance = s**2 + data_std**2
-    return v * (-s * data_std / variance**0.5) + z / (variance / data_std**2)
+    variance = s**2 + sigma_data**2
+    return v * (-s * sigma_data / variance**0.5) + z / (variance / sigma_data**2)
 
 
 def to_noise(z: Tensor, denoised: Tensor, sigma: Tensor) -> Tensor:
-    """The noise that z holds beyond `denoised`, of unit variance (the n(t) of Eq. 10); sigma (B,) > 0."""
+    """The noise in z, given its estimate `denoised`: unit variance, the n(t) of Eq. 10; sigma (B,) > 0."""
     return (z - denoised) / per_clip(sigma, z)
 
 
 def euler_step(z: Tensor, denoised: Tensor, sigma: Tensor, sigma_next: Tensor) -> Tensor:
-    """One Euler step of the probability-flow ODE. All (B, T, ...) but the sigmas, (B,) or (B, T). Stateless on purpose:
-    diffusers' scheduler counts its own steps and would use the wrong sigma when a run starts in the middle."""
+    """One Euler step of the probability-flow ODE; all (B, T, ...), sigmas (B,) or (B, T).
+
+    It keeps no state, unlike diffusers' scheduler, which counts its own steps and would use the wrong sigma when a run
+    starts in the middle.
+    """
     sigma, sigma_next = per_clip(sigma, z), per_clip(sigma_next, z)
     return z + (z - denoised) / sigma * (sigma_next - sigma)
 
 
-def loss_weight(sigma: Tensor, *, data_std: float | Tensor = 1.0) -> Tensor:
+def loss_weight(sigma: Tensor, *, sigma_data: float | Tensor = 1.0) -> Tensor:
     """EDM's weight 1 / c_out^2, under which the loss on v is the same at every noise level.
 
     Args:
-        sigma: Noise levels, in a shape that broadcasts with `data_std`.
-        data_std: As in `to_denoised`.
+        sigma: Noise levels, in a shape that broadcasts with `sigma_data`.
+        sigma_data: As in `to_denoised`.
     """
-    return (data_std**2 + sigma**2) / (sigma * data_std) ** 2
+    return (sigma_data**2 + sigma**2) / (sigma * sigma_data) ** 2

@@ -6,11 +6,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from motionanim.cli.progress import Progress
-from motionanim.models.schedule import euler_step, to_noise
-from motionanim.sampling.common import Meter, Model, Record, check_frames, draw_noise, repeat, split_at
-from motionanim.sampling.euler import denoise_from, initial_latents
-from motionanim.types import Condition
+from motionanim.models.schedule import to_noise
+from motionanim.sampling.split import split_at
+from motionanim.sampling.video import Record, VideoModel
 
 
 def fresh_noise(
@@ -26,10 +24,10 @@ def fresh_noise(
 
     Args:
         shared: n(t), (B, L, C, h, w), of unit variance.
-        segments: How many are made.
+        segments: Number of segments.
         omega: Weight of the fresh noise, at least 0.
         shuffle: Frames change places within each segment, over all segments together, or not at all.
-        renormalize: Divide by sqrt(1 + omega^2), which Eq. 11 as printed lacks: its noise is too strong by that.
+        renormalize: Divide by sqrt(1 + omega^2), the factor by which the noise of Eq. 11 as printed is too strong.
 
     Returns:
         (segments, B, L, C, h, w).
@@ -65,13 +63,8 @@ def _check_noise(omega: float, shuffle: str) -> None:
 
 
 def phased(
-    model: Model,
-    condition: Condition,
+    video: VideoModel,
     *,
-    num_frames: int,
-    sigmas: Tensor,
-    generator: torch.Generator,
-    progress: Progress | None,
     gamma: float | None,
     sigma: float | None,
     omega: float,
@@ -83,64 +76,65 @@ def phased(
 ) -> tuple[Tensor, Record]:
     """The paper's method (Sec. 3.4): segment 1 runs all T steps, later segments inherit M and resample the rest.
 
-    Later segments start from segment 1's estimate with reshuffled noise (Eq. 10, 11) and keep its condition, the input
-    image: T + (K-1)(T-M) calls. Every segment begins at the image again, so the video is nearly a loop of length L; so
-    does guidance where it ramps, as a segment of the paper's is a clip of its own.
+    Later segments start from segment 1's latents at the split with reshuffled noise (Eq. 10, 11) and keep its
+    condition, the input image: T + (K-1)(T-M) calls. Every segment begins at the image again, so the video is nearly a
+    loop of length L. Guidance ramps within every segment, because the paper's segments are clips of their own.
 
     Args:
         gamma: Share of the T steps that are inherited, or null.
         sigma: Noise level at which the segments part, or null; gamma means another level on every schedule. A level
-            between two steps makes them three: T is one more.
+            between two steps splits one in two, so that T is one more.
         omega, shuffle, renormalize: As in `fresh_noise`.
         shared_noise: n(t) of Eq. 10: segment 1's own noise at its last inherited step, or, for one call more, the
             network's noise for the noised input image (the literal reading).
         guide_later: Guidance in phase 2 too; without, its calls cost half.
-        batch_size: Segments denoised at once, at least 1: bounds the memory. None takes 2 on a CPU, where more fall
-            out of its caches and take up to 1.6 times as long, and 8 elsewhere.
+        batch_size: Segments denoised at once, at least 1: bounds the memory. None takes 2 on a CPU, where more exceed
+            its caches and take up to 1.6 times as long, and 8 elsewhere.
 
     Raises:
         ValueError: If an option is out of range.
     """
-    check_frames(num_frames)
     _check_noise(omega, shuffle)
     if batch_size is None:
-        batch_size = 2 if condition.image_latents.device.type == "cpu" else 8
+        batch_size = 2 if video.condition.image_latents.device.type == "cpu" else 8
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}: must be at least 1 segment, or null")
     if shared_noise not in ("segment", "image"):
         raise ValueError(f"shared_noise={shared_noise!r}: must be 'segment' or 'image'")
-    sigmas, split = split_at(sigmas, gamma=gamma, sigma=sigma)
-    batch, length = len(condition.fps), model.window
-    meter, segments = Meter(model, batch, progress), math.ceil(num_frames / length)
+    sigmas, split = split_at(video.sigmas, gamma=gamma, sigma=sigma)
+    length, later = video.context_length, sigmas[split:]
+    segments = math.ceil(video.num_frames / length)
     literal = shared_noise == "image" and split > 0
-    steps = len(sigmas) - 1
-    meter.expect(steps + (segments - 1) * (steps - split) + (literal and segments > 1))
-    here = model.at(condition, 0, length)
-    z = initial_latents(draw_noise(condition, length, generator), sigmas)
-    noise = z / sigmas[0].to(z)
-    with meter.stage("phase 1"):
-        for i in range(split):
-            level, below = (s.to(z).expand(batch) for s in sigmas[i : i + 2])
-            denoised = meter.denoise(z, level, here)
-            if i == split - 1:
-                noise = to_noise(z, denoised, level)
-            z = euler_step(z, denoised, level, below)
-        parted = z
-        first = denoise_from(meter.denoise, z, sigmas[split:], here)
+    video.meter.expect(video.calls(sigmas) + (segments - 1) * video.calls(later) + (literal and segments > 1))
+    here = video.condition_of(0, length)
+    denoise, parted = video.denoiser(here), video.start(length)
+    noise = parted / sigmas[0].to(parted)
+
+    def watch(step: int, z: Tensor, denoised: Tensor) -> None:
+        nonlocal noise, parted
+        if step == split - 1:
+            noise = to_noise(z, denoised, sigmas[step].to(z).expand(len(z)))
+        elif step == split:
+            parted = z
+
+    with video.meter.stage("phase 1"):
+        first = video.sample(denoise, parted, sigmas, watch)
+    if split == len(sigmas) - 1:
+        parted = first
     clips = [first]
     if segments > 1:
-        with meter.stage("phase 2"):
+        with video.meter.stage("phase 2"):
             if literal:
-                level = sigmas[split - 1].to(z).expand(batch)
-                image = (condition.image_latents * model.scaling)[:, None]
-                noised = image + sigmas[split - 1].to(z) * draw_noise(condition, length, generator)
-                noise = to_noise(noised, meter.denoise(noised, level, here), level)
+                level = sigmas[split - 1].to(parted)
+                noised = video.condition.image_latents[:, None] + level * video.noise(length)
+                level = level.expand(video.batch)
+                noise = to_noise(noised, denoise(noised, level), level)
             new = fresh_noise(
-                noise, segments - 1, omega=omega, shuffle=shuffle, renormalize=renormalize, generator=generator
+                noise, segments - 1, omega=omega, shuffle=shuffle, renormalize=renormalize, generator=video.generator
             )
-            denoise = meter.denoise if guide_later else meter.unguided
-            # Only the noise differs from segment 1: with omega = 0 and no shuffle nothing does, to the last bit.
-            for part in (parted + sigmas[split].to(z) * (new - noise)).split(batch_size):
-                later = denoise_from(denoise, part.flatten(0, 1), sigmas[split:], repeat(here, len(part)))
-                clips += later.unflatten(0, part.shape[:2])
-    return torch.cat(clips, dim=1)[:, :num_frames], meter.record(range(length, num_frames, length), split, sigmas)
+            # Only the noise differs from segment 1's: with omega = 0 and no shuffle nothing does, to the last bit.
+            for part in (parted + sigmas[split].to(parted) * (new - noise)).split(batch_size):
+                denoise = video.denoiser(here.repeat(len(part)), guided=guide_later)
+                clips += video.sample(denoise, part.flatten(0, 1), later).unflatten(0, part.shape[:2])
+    record = video.meter.record(range(length, video.num_frames, length), split, sigmas)
+    return torch.cat(clips, dim=1)[:, : video.num_frames], record

@@ -8,7 +8,7 @@ import lightning as L
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
+from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 from torchmetrics import MeanMetric
 
 from motionanim.data.latents.prepared import PreparedLatents
@@ -34,12 +34,12 @@ class DiffusionModule(L.LightningModule):
         motion: Arguments of `MotionConditioner`, the conditioning group.
         trainable: Preset of `Denoiser.select_trainable`.
         sigma_mean: Mean of ln sigma in training.
-        free_sigma_mean: The same for clips that are left without their motion field: which way everything moves is
-            decided at noise that hides all but the whole picture.
+        free_sigma_mean: The same for clips without their motion field, because the direction of motion is decided at
+            noise levels that hide all but the coarsest structure.
         sigma_std: Standard deviation of ln sigma.
         noise_aug_mean: Mean of ln of the condition image's noise level.
-        noise_aug_std: Its standard deviation; drawn for each clip by itself.
-        drop_image: Share of clips trained without CLIP embedding *and* image latents, together.
+        noise_aug_std: Its standard deviation; drawn for each clip.
+        drop_image: Share of clips trained without image: embedding, image latents and warped latents together.
         drop_flow: Share trained without the motion field, independently.
         drop_strength: Share trained without the motion strength, independently.
         checkpoint_width: Of gradient checkpointing, by `Denoiser.checkpoint_blocks`; 0 for none.
@@ -89,6 +89,7 @@ class DiffusionModule(L.LightningModule):
         """Under trainer=fsdp shard the denoiser; VAE and CLIP are small and stay whole."""
         if isinstance(self.trainer.strategy, Sharded) and not isinstance(self.denoiser, FSDPModule):
             shard(self.denoiser, self.denoiser.blocks(), device=self.trainer.strategy.root_device)
+            register_fsdp_forward_method(self.denoiser, "context")  # previews call it by itself
 
     def on_fit_start(self) -> None:
         """Raises ValueError if the training data are latents of another VAE."""
@@ -98,8 +99,8 @@ class DiffusionModule(L.LightningModule):
                 f"the latents in {data.folder} are of another VAE or CLIP (fingerprint {data.vae}, this base has "
                 f"{self.codec.fingerprint()}): encode them again with scale.base={self.hparams.base}"
             )
-        if isinstance(data, PreparedLatents) and self.denoiser.predicts and not data.predicts:
-            raise ValueError(f"the latents in {data.folder} lack predictions: encode them again with predict=true")
+        if isinstance(data, PreparedLatents) and self.denoiser.uses_warped and not data.has_warped:
+            raise ValueError(f"the latents in {data.folder} lack warped latents: encode them again with predict=true")
 
     def draw(self, batch: ClipBatch | LatentBatch, latent_shape: tuple[int, ...]) -> dict[str, Tensor]:
         """All random numbers of one step, each clip's from its own generator: equal for any batch or world size."""
@@ -115,8 +116,11 @@ class DiffusionModule(L.LightningModule):
         return {name: torch.stack(values).to(self.device) for name, values in rows.items()}
 
     def condition(self, batch: ClipBatch | LatentBatch, draws: dict[str, Tensor]) -> Condition:
-        """The condition for training: image noise drawn per clip, conditions dropped at their shares."""
+        """The condition for training: image noise drawn per clip, parts dropped at their shares."""
         h = self.hparams
+        drop = draws["keep"].new_tensor([h.drop_image, h.drop_flow, h.drop_strength])
+        use_image, use_flow, use_strength = (draws["keep"] >= drop).float().unbind(1)
+        known = batch if isinstance(batch, LatentBatch) else None
         condition = self.codec.condition(
             batch.image,
             noise=draws["image_noise"],
@@ -124,39 +128,32 @@ class DiffusionModule(L.LightningModule):
             flow=batch.flow,
             motion_strength=motion_strength(batch.flow),
             fps=batch.fps,
-            predicted=batch.predicted if isinstance(batch, LatentBatch) else None,
-            image_embed=batch.image_embed if isinstance(batch, LatentBatch) else None,
+            warped_latents=known and known.warped_latents,
+            image_embed=known and known.image_embed,
         )
-        drop = draws["keep"].new_tensor([h.drop_image, h.drop_flow, h.drop_strength])
-        keep_image, keep_flow, keep_strength = (draws["keep"] >= drop).float().unbind(1)
-        if self.denoiser.predicts and isinstance(batch, ClipBatch):
-            predicted = condition.predicted.repeat(1, batch.frames.shape[1], 1, 1, 1)
-            kept = keep_flow > 0  # only for them: it costs as much as encoding the clip
-            if kept.any():
-                predicted[kept] = self.codec.predict(batch.image[kept], batch.flow[kept])
-            condition = condition._replace(predicted=predicted)
-        return condition._replace(
-            image_latents=condition.image_latents * keep_image[:, None, None, None],
-            image_embed=condition.image_embed * keep_image[:, None, None],
-            predicted=condition.predicted * keep_image[:, None, None, None, None],
-            use_flow=keep_flow,
-            use_strength=keep_strength,
-        )
+        has_flow = use_flow > 0
+        if known is None and self.denoiser.uses_warped and has_flow.any():
+            warped = condition.warped_latents.clone()
+            # Only clips that show it are warped: it costs as much as encoding them.
+            warped[has_flow] = self.codec.warp_image(batch.image[has_flow], batch.flow[has_flow])
+            condition = condition._replace(warped_latents=warped)
+        return condition._replace(use_image=use_image, use_flow=use_flow, use_strength=use_strength)
 
     def losses(self, batch: ClipBatch | LatentBatch, z_score: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(B,) losses, and (B,) whether the clip has its motion field; `z_score` (B,) instead of drawn noise levels."""
         latents = batch.latents if isinstance(batch, LatentBatch) else self.codec.encode(batch.frames)
         draws = self.draw(batch, latents.shape[1:])
         condition = self.condition(batch, draws)
-        steered = condition.use_flow > 0
-        sigma = self.noise_level(draws["ln_sigma"] if z_score is None else z_score, steered)
-        std = self.denoiser.motion.deviation(condition)
-        return denoising_loss(self.denoiser, latents, condition, sigma, draws["noise"], data_std=std), steered
+        has_flow = condition.use_flow > 0
+        sigma = self.noise_level(draws["ln_sigma"] if z_score is None else z_score, has_flow)
+        sigma_data = self.denoiser.motion.sigma_data(condition)
+        losses = denoising_loss(self.denoiser, latents, condition, sigma, draws["noise"], sigma_data=sigma_data)
+        return losses, has_flow
 
-    def noise_level(self, z_score: Tensor, steered: Tensor) -> Tensor:
-        """Sigma (B,) at standard scores (B,) of its distribution; `steered`: which clips have their field."""
+    def noise_level(self, z_score: Tensor, has_flow: Tensor) -> Tensor:
+        """Sigma (B,) at standard scores (B,) of its distribution; `has_flow` (B,): clips that have their field."""
         h = self.hparams
-        mean = torch.where(steered, z_score.new_tensor(h.sigma_mean), z_score.new_tensor(h.free_sigma_mean))
+        mean = torch.where(has_flow, z_score.new_tensor(h.sigma_mean), z_score.new_tensor(h.free_sigma_mean))
         return torch.exp(mean + h.sigma_std * z_score)
 
     def training_step(self, batch: ClipBatch | LatentBatch) -> Tensor:
@@ -169,14 +166,14 @@ class DiffusionModule(L.LightningModule):
     def validation_step(self, batch: ClipBatch) -> None:
         # Fixed quantiles instead of draws: the same noise levels at every validation, each equally often.
         turn = batch.position % VAL_SIGMAS
-        losses, steered = self.losses(batch, torch.special.ndtri((turn + 0.5) / VAL_SIGMAS))
+        losses, has_flow = self.losses(batch, torch.special.ndtri((turn + 0.5) / VAL_SIGMAS))
         self.val_loss.update(losses)
-        for which, has_field, loss in zip(turn.tolist(), steered.tolist(), losses, strict=True):
-            (self.val_by_sigma[which] if has_field else self.val_free).update(loss)
+        for which, with_flow, loss in zip(turn.tolist(), has_flow.tolist(), losses, strict=True):
+            (self.val_by_sigma[which] if with_flow else self.val_free).update(loss)
 
     def on_validation_epoch_start(self) -> None:
         for metric in (self.val_free, *self.val_by_sigma):
-            metric.update(0.0, weight=0.0)  # every process takes part in each sum, also of what it has no clip of
+            metric.update(0.0, weight=0.0)  # every process must take part in each sum, also without a clip for it
 
     def on_validation_epoch_end(self) -> None:
         self.log("val/loss", self.val_loss.compute(), prog_bar=True)

@@ -15,21 +15,21 @@ def denoising_loss(
     sigma: Tensor,
     noise: Tensor,
     *,
-    data_std: float | Tensor = 1.0,
+    sigma_data: float | Tensor = 1.0,
 ) -> Tensor:
     """Eq. 2 under EDM's weighting.
 
     Args:
-        denoise: Denoiser: (noisy latents, sigma, condition) to denoised latents.
-        latents: (B, T, C, h, w), scaled.
+        denoise: `Denoiser`, or another function of noisy latents, sigma and condition.
+        latents: (B, T, C, h, w), clean.
         sigma: (B,) noise levels > 0.
         noise: As `latents`, unit normal.
-        data_std: As in `to_denoised`.
+        sigma_data: As in `to_denoised`.
 
     Returns:
-        (B,): one loss a clip, so that it can be binned by sigma.
+        (B,): one loss a clip, so that losses can be averaged by noise level.
     """
     level = per_clip(sigma, latents)
     denoised = denoise(latents + level * noise, sigma, condition)
-    weighted = loss_weight(level, data_std=data_std) * (denoised.float() - latents).square()
+    weighted = loss_weight(level, sigma_data=sigma_data) * (denoised.float() - latents).square()
     return weighted.flatten(1).mean(1)

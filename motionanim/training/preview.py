@@ -16,7 +16,7 @@ from motionanim.media.visualize import flow_to_rgb, sheet, write_picture
 from motionanim.models.svd.lora import enable_lora
 from motionanim.motion.camera import camera_residual
 from motionanim.motion.flow import motion_strength
-from motionanim.sampling.animator import Generator
+from motionanim.sampling.animator import Animator
 from motionanim.sampling.chained import direct
 from motionanim.training.callbacks import wandb_loggers
 from motionanim.training.diffusion import DiffusionModule
@@ -33,7 +33,7 @@ def sample(
     *,
     sampling: Mapping[str, float],
     seed: int,
-    steered: bool,
+    has_flow: bool,
     guidance: bool,
     progress: Progress | None,
 ) -> Tensor:
@@ -41,20 +41,20 @@ def sample(
 
     Args:
         sampling: The sampling config group.
-        steered: False drops the motion field and the strength.
+        has_flow: False drops the motion field and the strength.
         guidance: False runs without classifier-free guidance, in half the time.
     """
     frames = batch.frames.shape[1]
     flow = batch.flow.to(module.device)
     sampling = dict(sampling) if guidance else {**sampling, "min_guidance": 1.0, "max_guidance": 1.0}
-    generator = Generator(module.codec, module.denoiser, sampling=sampling, window=frames)
-    return generator(
+    animator = Animator(module.codec, module.denoiser, sampling=sampling, context_length=frames)
+    return animator(
         batch.image,
         flow,
         num_frames=frames,
         fps=batch.fps.to(module.device),
-        strength=motion_strength(flow) if steered else None,
-        use_flow=steered,
+        strength=motion_strength(flow) if has_flow else None,
+        use_flow=has_flow,
         mask=torch.ones_like(batch.image[:, :1]),
         long_video=direct,
         seed=seed,
@@ -87,7 +87,7 @@ class Preview(L.Callback):
         # All processes sample: sharded weights need all of them, and waiting for one would take as long.
         with Progress(shown=trainer.is_global_zero) as progress, trainer.precision_plugin.forward_context():
             videos = sample(
-                pl_module, batch, sampling=self.sampling, seed=self.seed, steered=True, guidance=True,
+                pl_module, batch, sampling=self.sampling, seed=self.seed, has_flow=True, guidance=True,
                 progress=progress,
             ).float().cpu()  # fmt: skip
         if not trainer.is_global_zero:
@@ -166,7 +166,7 @@ class CameraReport(L.Callback):
                         ClipBatch(*(field[i : i + 4] for field in self._batch)),
                         sampling=self.sampling,
                         seed=self.seed + i,
-                        steered=False,
+                        has_flow=False,
                         guidance=False,
                         progress=None,
                     )

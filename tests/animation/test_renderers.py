@@ -14,7 +14,7 @@ from motionanim.animation.moving_photo import Photo, looped, photo_frames, swaye
 from motionanim.motion import flow_map
 from motionanim.motion.flow import pixel_grid
 from motionanim.motion.kinds import Move, Parts, Sway, Turn, turn_displacement
-from motionanim.sampling.common import Record
+from motionanim.sampling.video import Record
 
 H, W = 64, 80
 STILL = torch.zeros(2, H, W)

@@ -118,7 +118,7 @@ def test_batch_4_trains_within_80_gb_at_svd_size(no_memory):
     optimizer = torch.optim.AdamW([p for p in denoiser.parameters() if p.requires_grad])
     condition = make_condition(
         batch=4, frames=25, image_latents=torch.empty(4, 4, 64, 64), image_embed=torch.empty(4, 1, 1024),
-        predicted=torch.empty(4, 1, 4, 64, 64), flow=torch.empty(4, 24, 2, 512, 512),
+        warped_latents=torch.empty(4, 25, 4, 64, 64), flow=torch.empty(4, 24, 2, 512, 512),
     )  # fmt: skip
     with PeakMemory(denoiser) as memory:
         for group in optimizer.param_groups:

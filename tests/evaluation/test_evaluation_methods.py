@@ -91,7 +91,7 @@ def test_a_base_that_differs_in_one_inner_layer_is_another_method(base: Path, tm
     def identity(folder: Path) -> dict:
         return Ours(
             label="ours", request="exact", controls=None, refiner=None, use_refiner=False, mask=True, base=str(folder),
-            motion=MOTION, sampling=sampling, loras=None, window=5, long_video=None,
+            motion=MOTION, sampling=sampling, loras=None, context_length=5, long_video=None,
         ).identity  # fmt: skip
 
     shutil.copytree(base, tmp_path / "other")

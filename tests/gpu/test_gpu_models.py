@@ -1,6 +1,7 @@
 """Denoiser, sampler, codec and long-video methods: a CUDA device gives the CPU's results."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from on_device import CUDA, FLOAT32, ROUNDED, SAMPLED, close, moved, noisy, sent
 from motionanim.models.schedule import karras_sigmas
 from motionanim.models.svd.codec import Codec
 from motionanim.models.svd.denoiser import Denoiser
-from motionanim.sampling.euler import denoise_from, initial_latents
+from motionanim.sampling.samplers import euler, initial_latents
 
 PRECISIONS = list(ROUNDED)
 
@@ -45,7 +46,7 @@ def test_euler_run(base: Path, device: str, record_property: Callable) -> None:
 
     def run(denoiser: Denoiser, device: str) -> torch.Tensor:
         z = initial_latents(noise / noise.std(), sigmas).to(device)
-        return denoise_from(denoiser, z, sigmas, sent(condition, device))
+        return euler(partial(denoiser, condition=sent(condition, device)), z, sigmas)
 
     got, expected = run(moved(denoiser, device), device), run(denoiser, "cpu")
     close(got, expected, tolerance=SAMPLED, record_property=record_property)

@@ -8,7 +8,7 @@ from diffusers.models.attention import FreeNoiseTransformerBlock
 from diffusers.models.attention_processor import AttnProcessor2_0
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from long_video_runs import L, condition, real_model, run
+from long_video_runs import L, condition, run
 
 from motionanim.models.svd.denoiser import Denoiser
 from motionanim.models.svd.windowed_attention import centred_weights, temporal_windows
@@ -30,10 +30,9 @@ def test_windows_leave_no_frame_out(length: int, extra: int, stride: int) -> Non
 
 
 def test_one_window_is_the_plain_run(denoiser: Denoiser) -> None:
-    model = real_model(denoiser)
-    plain = run(direct, model=model, frames=L)[0]
+    plain = run(direct, denoiser, frames=L)[0]
     for method in ("gen_l_video", "freenoise"):
-        torch.testing.assert_close(run(method, model=model, frames=L)[0], plain, atol=2e-4, rtol=1e-3)
+        torch.testing.assert_close(run(method, denoiser, frames=L)[0], plain, atol=2e-4, rtol=1e-3)
 
 
 def test_windowed_attention_equals_the_plain_one_within_a_window_and_differs_beyond(denoiser: Denoiser) -> None:

@@ -22,7 +22,7 @@ def command(base: Path, run: str, steps: int, *more: str) -> list[str]:
     return [
         sys.executable, str(ROOT / "train.py"), "experiment=motion_lora", f"run={run}", f"scale.base={base}",
         "scale.height=16", "scale.width=16", "scale.num_frames=5", "scale.batch_size=2", "scale.num_workers=1",
-        "scale.motion_channels=8", "model.motion.median_strength=0.01", f"trainer.max_steps={steps}",
+        "scale.motion_channels=8", "scale.median_strength=0.01", f"trainer.max_steps={steps}",
         "trainer.val_check_interval=100000", "trainer.log_every_n_steps=1", "trainer.accelerator=cpu",
         "callbacks.checkpoint.every_n_train_steps=5", "callbacks.camera.clips=2", "logger=csv", *more,
     ]  # fmt: skip

@@ -38,7 +38,7 @@ def test_sheet_and_side_by_side_place_every_frame() -> None:
 
 def test_samples_are_a_function_of_their_arguments(base: Path) -> None:
     module = lora_module(base).eval()
-    options = {"sampling": SAMPLING, "steered": True, "guidance": True, "progress": None}
+    options = {"sampling": SAMPLING, "has_flow": True, "guidance": True, "progress": None}
     first = sample(module, make_batch(), seed=1, **options)
     assert first.shape == (2, 5, 3, 16, 16)
     assert first.abs().max() <= 1
@@ -52,9 +52,9 @@ def test_left_alone_nothing_of_the_motion_is_told(base: Path) -> None:
     for module_part in module.denoiser.motion.parameters():  # zero at the start: without this nothing would be told
         torch.nn.init.normal_(module_part, std=0.1)
     other = batch._replace(flow=batch.flow * 3 + 1)
-    alone = sample(module, batch, steered=False, **options)
-    assert torch.equal(alone, sample(module, other, steered=False, **options))
-    assert not torch.equal(alone, sample(module, batch, steered=True, **options))
+    alone = sample(module, batch, has_flow=False, **options)
+    assert torch.equal(alone, sample(module, other, has_flow=False, **options))
+    assert not torch.equal(alone, sample(module, batch, has_flow=True, **options))
 
 
 def test_callbacks_leave_their_files_and_compare_from_the_same_noise(base: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Latents made beforehand, so that training neither decodes videos nor runs the VAE: motionanim.data.encode."""
+"""Latents that motionanim.data.encode has made, so that training neither decodes videos nor encodes their frames."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -29,25 +29,26 @@ from motionanim.types import ClipBatch, LatentBatch
 
 MANIFEST = "latents.json"
 FORMAT = "motionanim-latents-6"
+WARPED = "predicted"  # name of the warped latents in shards of this format
 
 
 class PreparedLatents(Dataset[LatentBatch]):
-    """The training stream over shards of latents: every epoch is a permutation of its own, the same for any world size.
+    """The training stream over shards of latents: every epoch is another permutation, the same for any world size.
 
     Attributes:
         vae: Fingerprint of the VAE and CLIP that made them.
-        predicts: Whether the motion-compensated frames are there too.
-        fingerprint: Of the content; a resumed run compares it.
+        has_warped: Whether the warped latents are stored; without, every item's stand still.
+        fingerprint: Hash of the content; a resumed run compares it.
 
     Args:
-        folder: What `encode_clips` left: a folder, or its URL on object storage (s3://, gs://, https://, ...).
-        seed: Of the stream.
-        num_frames, height, width: What the experiment expects of a clip.
-        shuffle_shards: Clips are shuffled among so many shards, which are themselves shuffled in every epoch.
-        cache, cache_gb, retries: As `Shards` takes them; only for URLs. The cache must hold 2 * shuffle_shards shards.
+        folder: Output of `encode_clips`: a folder, or its URL on object storage (s3://, gs://, https://, ...).
+        seed: Seed of the permutations.
+        num_frames, height, width: Size of the experiment's clips.
+        shuffle_shards: Clips are shuffled among this many shards, which are themselves shuffled in every epoch.
+        cache, cache_gb, retries: As in `Shards`; only for URLs. The cache must hold 2 * shuffle_shards shards.
 
     Raises:
-        ValueError: If the folder is none of latents, cannot be reached, is unfinished, or holds clips of another size.
+        ValueError: If the folder holds no latents, cannot be reached, is unfinished, or holds clips of another size.
     """
 
     def __init__(
@@ -72,7 +73,7 @@ class PreparedLatents(Dataset[LatentBatch]):
             if is_remote(self.folder):
                 advice = f"give the URL of a folder that holds one, or {advice} and upload them there"
             raise ValueError(f"latents={folder} holds no {MANIFEST}: {advice}")
-        self.length, self.vae, self.predicts = manifest["clips"], manifest["vae"], manifest["predict"]
+        self.length, self.vae, self.has_warped = manifest["clips"], manifest["vae"], manifest["predict"]
         wanted = {"num_frames": num_frames, "height": height, "width": width}
         if manifest["size"] != wanted:
             raise ValueError(f"latents={folder} holds clips of {manifest['size']}, the experiment's are {wanted}")
@@ -89,7 +90,7 @@ class PreparedLatents(Dataset[LatentBatch]):
             cache=cache,
             cache_gb=cache_gb,
             retries=retries,
-            together=2 * shuffle_shards,  # some processes still read one block when others begin the next
+            together=2 * shuffle_shards,  # some processes still read one block while others begin the next
         )
 
     def __len__(self) -> int:
@@ -102,8 +103,9 @@ class PreparedLatents(Dataset[LatentBatch]):
                 self.seed, position, self.length, shard=layout.shard_samples, block=self.shuffle_shards
             )
         )
-        parts.setdefault("predicted", parts["latents"][:1])
-        return LatentBatch(**parts, position=torch.tensor(position, dtype=torch.int64))
+        still = parts["latents"][:1].expand_as(parts["latents"])
+        warped = parts.pop(WARPED, still)
+        return LatentBatch(**parts, warped_latents=warped, position=torch.tensor(position, dtype=torch.int64))
 
 
 def latent_data(
@@ -118,7 +120,7 @@ def latent_data(
     batch_size: int,
     num_workers: int,
 ) -> StreamData:
-    """Training clips from prepared latents alone, with nothing to validate on.
+    """Training clips from prepared latents alone, without validation clips.
 
     Raises:
         ValueError: If the experiment reads another kind of item than `clips`, no folder is given, or `PreparedLatents`
@@ -139,20 +141,20 @@ def encode_shard(
     clips: Dataset[ClipBatch],
     encode: Callable[[Tensor], Tensor],
     embed: Callable[[Tensor], Tensor],
-    predict: Callable[[Tensor, Tensor], Tensor] | None,
+    warp: Callable[[Tensor, Tensor], Tensor] | None,
     batch_size: int,
     num_workers: int,
     device: torch.device,
 ) -> None:
-    """Write what `LatentBatch` holds of some positions of a training stream as one shard: a unit of work.
+    """Write the `LatentBatch` of some positions of a training stream as one shard: the unit of work.
 
-    On one thread, because sums in another order would give other bits.
+    It runs on one thread, because sums in another order would give other bits.
 
     Args:
         clips: Addressed by position.
-        encode: Frames (B, T, 3, H, W) in [-1, 1] to scaled latents.
+        encode: `Codec.encode`.
         embed: `Codec.embed_image`.
-        predict: `Codec.predict`, to store what it predicts too; None for models that do not ask.
+        warp: `Codec.warp_image`, to store the warped latents too; None for models that do not read them.
     """
 
     def samples() -> Iterator[dict[str, Tensor]]:
@@ -165,8 +167,8 @@ def encode_shard(
                 "flow": batch.flow.half(),
                 "fps": batch.fps,
             }
-            if predict is not None:
-                parts["predicted"] = predict(batch.image, batch.flow).half()
+            if warp is not None:
+                parts[WARPED] = warp(batch.image, batch.flow).half()
             for row in range(len(batch.position)):
                 yield {name: values[row].contiguous().cpu() for name, values in parts.items()}
 
@@ -192,23 +194,23 @@ def encode_clips(
 ) -> int:
     """Write positions 0 to count-1 of a training stream as shards.
 
-    Shards that are there already are kept, so that a killed run goes on and a larger `count` adds to a folder. The
-    bytes are the same whichever engine does the work, and in whatever order.
+    Finished shards are kept, so that a killed run goes on and a larger `count` adds to a folder. The bytes do not
+    depend on the engine nor on the order of the shards.
 
     Args:
         make_shard: `encode_shard` with all its options bound; the engine must be able to send it to its workers.
-        count: How many clips, at least 1. Random crops and starts are drawn once; take more positions than there are
+        count: Number of clips, at least 1. Random crops and starts are drawn once; take more positions than there are
             videos to have several of each.
         shard_clips: Clips of a shard, at least 1.
-        predict: Whether `make_shard` stores predictions.
-        vae: Fingerprint of what encodes and embeds.
+        predict: Whether `make_shard` stores warped latents.
+        vae: `Codec.fingerprint`.
         size: num_frames, height and width of a clip.
-        source: Where the clips come from; a folder keeps to one source.
+        source: Where the clips come from; all clips of a folder have one source.
         folder: Target; with an engine of many machines, on a disk that they share.
-        engine: Who does the work.
+        engine: Runs `make_shard`.
 
     Returns:
-        How many clips were made now.
+        Number of clips made now.
 
     Raises:
         ValueError: If `count` or `shard_clips` is below 1, or the folder holds latents of another VAE, size or source.
@@ -236,7 +238,7 @@ def encode_clips(
     digests, sizes = zip(*(finished_shard(folder, positions) for positions in shards))
     if len(set(sizes)) > 1:
         raise ValueError(f"out={folder} holds clips of different sizes: delete it and encode again")
-    # Only now, so that a folder that fails to grow stays usable.
+    # Written last, so that a folder that fails to grow stays usable.
     _write_manifest(folder, manifest | {"clip_bytes": sizes[0], "shards": list(digests)})
     if count > earlier.get("clips", count):
         last = shard_ranges(earlier["clips"], shard_clips)[-1]

@@ -1,6 +1,6 @@
-"""What a base holds besides diffusers' own parts, a pipeline folder or a hub id alike: its motion weights' files.
+"""Files of a base besides diffusers' own parts: its motion weights. A base is a pipeline folder or a hub id.
 
-No PyTorch here: configurations ask a base for its settings before any work.
+This module imports no PyTorch, because configurations read a base's settings before any work.
 """
 
 import functools
@@ -18,7 +18,7 @@ MOTION_FOLDER = "motion"  # beside unet/ and vae/
 
 
 def motion_file(base: str | Path, name: str) -> Path | None:
-    """A file of the base's motion folder, downloaded if `base` is a hub id; None if the base has none."""
+    """Path of a file in the base's motion folder, downloaded if `base` is a hub id; None if it is not there."""
     if Path(base).is_dir():
         path = Path(base) / MOTION_FOLDER / name
         return path if path.is_file() else None
@@ -27,7 +27,7 @@ def motion_file(base: str | Path, name: str) -> Path | None:
 
 @functools.cache  # the hub is asked once a process: configurations ask for many settings
 def _from_hub(base: str, name: str) -> Path | None:
-    # Imported here: it takes a second, and folders do not need it.
+    # Imported here, because it takes a second and folders do not need it.
     from huggingface_hub import _CACHED_NO_EXIST, hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalEntryNotFoundError
 
@@ -40,12 +40,12 @@ def _from_hub(base: str, name: str) -> Path | None:
             "the hub cannot be asked whether %s has motion weights, and none are in its cache: none are used", base
         )
         return None
-    except (EntryNotFoundError, HFValidationError, OSError):  # whatever is wrong with `base` itself, its UNet tells
+    except (EntryNotFoundError, HFValidationError, OSError):  # loading the UNet reports what is wrong with `base`
         return None
 
 
 def motion_config(base: str | Path) -> dict[str, Any]:
-    """The settings that the base's motion weights were made with; empty if it has none."""
+    """Settings with which the base's motion weights were trained; empty if it has none."""
     path = motion_file(base, "config.json")
     return {} if path is None else json.loads(path.read_text(encoding="utf-8"))
 
@@ -56,10 +56,10 @@ def motion_setting(base: str | Path, key: str, default: Any) -> Any:
 
 
 def in_any_variant(load: Callable[..., Part], base: str | Path, **options: Any) -> Part:
-    """`load(base)`, a diffusers `from_pretrained`; of a base that was saved with `variant="fp16"` only, that one.
+    """Load a base by a diffusers `from_pretrained`, or its variant "fp16" where it has no other.
 
     Raises:
-        OSError: If the base is neither.
+        OSError: If the base has neither.
     """
     try:
         return load(base, **options)

@@ -17,13 +17,13 @@ from motionanim.motion.flow import trace_back, warp
 from motionanim.types import Condition
 
 CHUNK = 4  # pictures of a plain VAE at once: 25 do not fit into a CPU's cache and take four times as long a picture
-PREDICTION = 3  # the version of `Codec.predict`: results by another are of another method
+PREDICTION = 3  # version of `Codec.warp_image`: the evaluation counts results of another version as another method
 
 
 class Codec(nn.Module):
     """VAE and CLIP of one StableVideoDiffusionPipeline folder or hub id; always frozen and in eval mode.
 
-    The VAE runs in float32 whatever the trainer's precision: SVD's overflows in fp16.
+    The VAE runs in float32 whatever the trainer's precision, because SVD's overflows in fp16.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Codec(nn.Module):
         return 2 ** (len(self.vae.config.block_out_channels) - 1)
 
     def fingerprint(self) -> str:
-        """What prepared latents remember of what made them: the VAE's encoder and CLIP, whole, but no decoder."""
+        """Hash of the weights that make latents and embeddings, which prepared latents record; without the decoder."""
         quant_conv = getattr(self.vae, "quant_conv", None)  # not every VAE has one
         used = nn.ModuleList([self.vae.encoder, quant_conv or nn.Identity(), self.image_encoder])
         scale = torch.tensor(self.vae.config.scaling_factor)
@@ -62,7 +62,7 @@ class Codec(nn.Module):
         return CHUNK if device.type == "cpu" else 16 * CHUNK
 
     def train(self, mode: bool = True) -> "Codec":
-        """Stay in eval mode: frozen means frozen, dropout and norms included."""
+        """Stay in eval mode whatever `mode` is: the weights and norms are frozen."""
         return super().train(False)
 
     @torch.no_grad()
@@ -74,12 +74,6 @@ class Codec(nn.Module):
         return torch.cat(parts).unflatten(0, frames.shape[:2]) * self.vae.config.scaling_factor
 
     @torch.no_grad()
-    def encode_image(self, image: Tensor) -> Tensor:
-        """Condition image (B, 3, H, W), its noise already added, to latents (B, C, h, w) that are *not* scaled."""
-        with torch.autocast(image.device.type, enabled=False):
-            return self.vae.encode(image.float()).latent_dist.mode()
-
-    @torch.no_grad()
     def embed_image(self, image: Tensor) -> Tensor:
         """CLIP embedding (B, 1, D) of an image (B, 3, H, W) in [-1, 1], preprocessed as SVD does."""
         resized = (_resize_with_antialiasing(image.float(), (224, 224)) + 1) / 2
@@ -87,24 +81,19 @@ class Codec(nn.Module):
         return self.image_encoder(pixels).image_embeds[:, None].float()
 
     @torch.no_grad()
-    def predict(self, image: Tensor, flow: Tensor) -> Tensor:
-        """Motion compensation: an image (B, 3, H, W) carried along the flow (B, T-1, 2, H, W), as latents.
+    def warp_image(self, image: Tensor, flow: Tensor) -> Tensor:
+        """Motion compensation: an image (B, 3, H, W) warped along the flow (B, T-1, 2, H, W), as latents.
 
-        Pixels are carried and then encoded: latents of these VAEs do not move with the picture by less than a latent
-        pixel.
+        Pixels are warped and then encoded, because latents of these VAEs do not move with the picture by less than a
+        latent pixel.
 
         Returns:
             (B, T, C, h, w), scaled; frame 0 is the image.
         """
-        return self.encode_moved(image, trace_back(flow.float()))
-
-    @torch.no_grad()
-    def encode_moved(self, image: Tensor, moved: Tensor) -> Tensor:
-        """`predict` for a motion that is traced already, `moved` (B, T, 2, H, W) of `motion.flow.trace_back`."""
         parts = []
-        for part in moved.split(16, dim=1):  # a long video's frames need not be in memory at once
-            frames = warp(image.repeat_interleave(part.shape[1], 0), part.flatten(0, 1))
-            parts.append(self.encode(frames.unflatten(0, part.shape[:2])))
+        for offsets in trace_back(flow.float()).split(16, dim=1):  # so that not all frames are in memory at once
+            frames = warp(image.repeat_interleave(offsets.shape[1], 0), offsets.flatten(0, 1))
+            parts.append(self.encode(frames.unflatten(0, offsets.shape[:2])))
         return torch.cat(parts, dim=1)
 
     def condition(
@@ -116,21 +105,30 @@ class Codec(nn.Module):
         flow: Tensor,
         motion_strength: Tensor,
         fps: Tensor,
-        predicted: Tensor | None = None,
+        warped_latents: Tensor | None,
         image_embed: Tensor | None = None,
     ) -> Condition:
-        """Everything on: the condition for an image (B, 3, H, W), with `noise` (as image) times `noise_aug` (B,) on it.
+        """The condition of clips that begin with an image, every part on.
 
-        `flow` is (B, T-1, 2, H, W) px per frame, `motion_strength` (B,) px per frame, `fps` (B,). `predicted` is
-        what `predict` gives; without it no motion is predicted. `image_embed` is what `embed_image` gives, if known.
+        Args:
+            image: (B, 3, H, W) in [-1, 1].
+            noise: As `image`, unit normal; it is added times `noise_aug` (B,) before the image is encoded.
+            flow: (B, T-1, 2, H, W) px per frame.
+            motion_strength: (B,) px per frame.
+            fps: (B,).
+            warped_latents: What `warp_image` returns; None lets the image stand still.
+            image_embed: What `embed_image` returns, if it is known.
         """
+        if warped_latents is None:
+            warped_latents = self.encode(image[:, None]).expand(-1, flow.shape[1] + 1, -1, -1, -1)
         on = torch.ones_like(fps)
         return Condition(
-            image_latents=self.encode_image(image + noise * per_clip(noise_aug, image)),
+            image_latents=self.encode((image + noise * per_clip(noise_aug, image))[:, None])[:, 0],
             image_embed=self.embed_image(image) if image_embed is None else image_embed,
-            predicted=self.encode(image[:, None]) if predicted is None else predicted,
+            warped_latents=warped_latents,
             flow=flow,
             motion_strength=motion_strength,
+            use_image=on,
             use_flow=on,
             use_strength=on,
             fps=fps,
@@ -148,9 +146,9 @@ class Codec(nn.Module):
     ) -> Tensor:
         """Scaled latents (B, T, C, h, w) to frames (B, T, 3, H, W) in [-1, 1], `chunk` frames of a clip at a time.
 
-        SVD's temporal decoder takes 25 by default, a plain one `CHUNK`. The temporal one also sees `context` frames on
-        either side of a chunk, which are thrown away: its chunks would otherwise show their edges. With `dtype`
-        bfloat16 it runs under autocast, at eight bits. `progress` is told of all frames, as its stage "decoding".
+        The default is 25 for SVD's temporal decoder and `CHUNK` for a plain one. The temporal one also sees `context`
+        frames on either side of a chunk, so that chunks show no edges; these are then thrown away. With `dtype`
+        bfloat16 it runs under autocast. `progress` counts decoded frames as its stage "decoding".
         """
         chunk, parts = chunk or (25 if self.temporal else self._chunk(latents.device)), []
         with torch.autocast(latents.device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):

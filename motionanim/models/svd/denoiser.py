@@ -1,12 +1,13 @@
 """Stable Video Diffusion as a denoiser: any StableVideoDiffusionPipeline folder or hub id, real or tiny.
 
-The only file that knows how the UNet is called and which of its parameters are spatial, temporal or motion.
+Only this file knows how the UNet is called and which of its parameters are spatial, temporal or motion.
 """
 
 import json
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from diffusers import UNetSpatioTemporalConditionModel
@@ -19,66 +20,70 @@ from torch.utils.checkpoint import checkpoint
 from motionanim.files import atomic_path
 from motionanim.models.schedule import per_clip, to_denoised
 from motionanim.models.svd.bases import MOTION_FOLDER, in_any_variant, motion_config, motion_file
-from motionanim.models.svd.motion_adapter import MotionConditioner
+from motionanim.models.svd.motion_adapter import SETTINGS, SWITCHES, MotionConditioner, MotionContext
 from motionanim.models.svd.shortcuts import use_shortcuts
 from motionanim.types import Condition
 
 COMPILE = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")  # of torch.compile
 
-# What of a base's motion config must agree with the command's, and the condition that weights of a name belong to.
-_SETTINGS = {
-    "channels": "scale.motion_channels",
-    "median_strength": "scale.median_strength",
-    "residual_std": "conditioning.residual_std",
-    "motion_keys": "conditioning.motion_keys",
-}
-_CONDITIONS = {"strength": "motion_strength", "warped": "warped_latent"}  # all others are of motion_field
-
 
 class Denoiser(nn.Module):
     """EDM-preconditioned SVD UNet with motion conditioning; returns the denoised latents.
 
-    With `residual_std` in `motion` the preconditioning is centred on the motion-compensated first frame instead of on
-    zero, and on what is left to add there (`MotionConditioner.deviation`) instead of on unit variance: before any
-    training the estimate is then the best linear mix of prediction and noisy latents. It is a choice of bases trained
-    from nothing; SVD's own weights need None.
+    With `residual_std` in `motion` the preconditioning is centred on the warped first frame instead of on zero, with
+    the residual's standard deviation (`MotionConditioner.sigma_data`) instead of 1: before any training the estimate
+    is then the best linear mix of prediction and noisy latents. It is a choice of bases trained from nothing; SVD's
+    own weights need None.
 
     `unet` is a plain diffusers UNet (its state dict has SVD's keys); all added parameters are in `motion`.
+
+    Args:
+        downscale: Pixels per latent pixel (`Codec.downscale`).
+        scaling: The VAE's scaling factor: SVD's UNet reads the image latents without it.
+        motion: Arguments of `MotionConditioner`.
     """
 
-    def __init__(self, unet: UNetSpatioTemporalConditionModel, *, downscale: int, motion: dict[str, float]) -> None:
+    def __init__(
+        self,
+        unet: UNetSpatioTemporalConditionModel,
+        *,
+        downscale: int,
+        motion: Mapping[str, Any],
+        scaling: float = 1.0,
+    ) -> None:
         super().__init__()
-        self.unet = unet
+        self.unet, self.scaling = unet, scaling
         use_shortcuts(unet)
         self.motion_config = dict(motion)
         latent_channels = unet.config.out_channels
         self.motion = MotionConditioner(unet, latent_channels=latent_channels, downscale=downscale, **motion)
-        self._time_change: Tensor | None = None
         for module in unet.modules():
             if isinstance(module, SpatioTemporalResBlock):
-                module.register_forward_pre_hook(self._change_time)
+                module.register_forward_pre_hook(self._offset_time)
 
-    def _change_time(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-        if self._time_change is None:
+    def _offset_time(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        if self.motion.now.time_offset is None:
             return None
         hidden, embedded, *rest = inputs
-        return hidden, embedded + self._time_change, *rest
+        return hidden, embedded + self.motion.now.time_offset, *rest
 
     @classmethod
-    def from_pretrained(cls, base: Path | str, *, downscale: int, motion: dict[str, float]) -> "Denoiser":
+    def from_pretrained(cls, base: Path | str, *, downscale: int, motion: Mapping[str, Any]) -> "Denoiser":
         """Load the UNet and, where the base has them, the motion weights.
 
         Args:
             base: Pipeline folder or hub id; one that was saved with `variant="fp16"` too.
             downscale: Pixels per latent pixel (`Codec.downscale`).
-            motion: Arguments of MotionConditioner. Conditions that are off here are left out even if the base has
+            motion: Arguments of `MotionConditioner`. Conditions that are off here are left out even if the base has
                 weights for them (Table 1's ablations); the other settings must agree with the base's.
 
         Raises:
             ValueError: If the base's motion weights were made with other settings.
         """
         load = partial(UNetSpatioTemporalConditionModel.from_pretrained, subfolder="unet", torch_dtype=torch.float32)
-        denoiser = cls(in_any_variant(load, base), downscale=downscale, motion=motion)
+        unet = in_any_variant(load, base)
+        scaling = UNetSpatioTemporalConditionModel.load_config(base, subfolder="vae")["scaling_factor"]
+        denoiser = cls(unet, downscale=downscale, motion=motion, scaling=scaling)
         made_with = motion_config(base)
         if not made_with:
             return denoiser
@@ -87,7 +92,7 @@ class Denoiser(nn.Module):
                 f"the motion weights of {base} are of an earlier version, whose residual_std meant something else: "
                 "train the base again"
             )
-        for key, setting in _SETTINGS.items():
+        for key, setting in SETTINGS.items():
             if made_with[key] != motion[key] and (key != "motion_keys" or motion["motion_field"]):
                 raise ValueError(
                     f"the motion weights of {base} have {key}={made_with[key]}, the command asks for {motion[key]}: "
@@ -99,7 +104,7 @@ class Denoiser(nn.Module):
         weights, wanted = load_file(path), denoiser.motion.state_dict()
         for name in wanted:
             if name not in weights:
-                condition = _CONDITIONS.get(name.partition(".")[0], "motion_field")
+                condition = SWITCHES[name.partition(".")[0]]
                 raise ValueError(f"{base} was trained without {condition}: leave out conditioning.{condition}=true")
         denoiser.motion.load_state_dict({name: weights[name] for name in wanted})
         return denoiser
@@ -112,38 +117,43 @@ class Denoiser(nn.Module):
         with atomic_path(folder / "config.json") as path:
             path.write_text(json.dumps(self.motion_config, indent=2) + "\n")
 
-    def forward(self, z: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
+    def context(self, condition: Condition) -> MotionContext:
+        """What is the same at every denoising step of a condition, for `forward`: a run of many steps makes it once."""
+        return self.motion.context(condition)
+
+    def forward(self, z: Tensor, sigma: Tensor, condition: Condition | MotionContext) -> Tensor:
         """Denoise.
 
         Args:
-            z: (B, T, C, h, w) noisy latents, scaled.
+            z: (B, T, C, h, w) noisy latents.
             sigma: (B,) noise level of each clip, or (B, T) of each frame, > 0.
-            condition: See `Condition`; its flow gives T - 1 motion fields.
+            condition: Its flow gives T - 1 motion fields; or its `context`.
 
         Returns:
             (B, T, C, h, w) float32: the estimate of the clean latents.
         """
-        context = self.motion.now = self.motion.contexts(condition)
+        # Not by `self.context`, which sharded training wraps as an entry of its own.
+        context = self.motion.context(condition) if isinstance(condition, Condition) else condition
         time = 0.25 * sigma.log()
-        self._time_change = None
         if time.ndim == 2:
-            # The UNet embeds one time a clip; what the other frames differ by is added where the embedding is used.
+            # The UNet embeds one time a clip; the other frames' difference is added where the embedding is used.
             embedded = self.unet.time_embedding(self.unet.time_proj(time.flatten()).to(self.unet.dtype))
             embedded = embedded.unflatten(0, time.shape)
-            self._time_change, time = (embedded - embedded[:, :1]).flatten(0, 1), time[:, 0]
+            context = context._replace(time_offset=(embedded - embedded[:, :1]).flatten(0, 1))
+            time = time[:, 0]
         dtype = self.unet.dtype
-        image_latents = condition.image_latents[:, None].expand(-1, z.shape[1], -1, -1, -1)
-        rest = z - context.expected
-        scaled = rest / (per_clip(sigma, z) ** 2 + context.data_std**2) ** 0.5
-        v = self.unet(
-            torch.cat([scaled, image_latents], dim=2).to(dtype),
-            time,
-            encoder_hidden_states=condition.image_embed.to(dtype),
-            # SVD was trained on fps - 1: the same in training and inference.
-            added_time_ids=torch.stack([condition.fps - 1, context.bucket, condition.noise_aug], dim=1),
-            return_dict=False,
-        )[0]
-        return context.expected + to_denoised(v.float(), rest, sigma, data_std=context.data_std)
+        image_latents = (context.image_latents / self.scaling)[:, None].expand(-1, z.shape[1], -1, -1, -1)
+        residual = z - context.expected
+        scaled = residual / (per_clip(sigma, z) ** 2 + context.sigma_data**2) ** 0.5
+        with self.motion.using(context):
+            v = self.unet(
+                torch.cat([scaled, image_latents], dim=2).to(dtype),
+                time,
+                encoder_hidden_states=context.image_embed.to(dtype),
+                added_time_ids=context.time_ids,
+                return_dict=False,
+            )[0]
+        return context.expected + to_denoised(v.float(), residual, sigma, sigma_data=context.sigma_data)
 
     def blocks(self) -> list[nn.Module]:
         """The UNet's residual blocks and transformers, nearly all of its weights: the units of sharding."""
@@ -151,21 +161,21 @@ class Denoiser(nn.Module):
         return [module for module in self.unet.modules() if isinstance(module, kinds)]
 
     @property
-    def predicts(self) -> bool:
-        """Whether it reads the motion-compensated frames of a condition."""
+    def uses_warped(self) -> bool:
+        """Whether it reads the warped frames of a condition."""
         return self.motion.warped is not None
 
     @property
     def steerable(self) -> bool:
-        """Whether anything of a motion field reaches it: Eq. 4 or the motion-compensated frames."""
-        return self.motion.encoder is not None or self.predicts
+        """Whether anything of a motion field reaches it: Eq. 4 or the warped frames."""
+        return self.motion.encoder is not None or self.uses_warped
 
     def checkpoint_blocks(self, width: int) -> None:
         """Recompute blocks and the motion encoder in backward, in place; for training within less memory.
 
-        diffusers' own `enable_gradient_checkpointing` keeps what the temporal transformer blocks make: at SVD size
-        and batch 4 a step takes 160 GiB with it and 44 with this, for a tenth more work (benchmarks/counted.py). Wide
-        blocks hold little for the work of doing them twice.
+        diffusers' own `enable_gradient_checkpointing` keeps the activations of the temporal transformer blocks: at SVD
+        size and batch 4 a step takes 160 GiB with it and 44 with this, for a tenth more work (benchmarks/counted.py).
+        Wide blocks save little memory for the work of doing them twice.
 
         Args:
             width: Most channels of a block that is recomputed; SVD's have 320, 640 and 1280.
@@ -179,9 +189,10 @@ class Denoiser(nn.Module):
             raise ValueError(
                 f"checkpoint_width={width}: the blocks have {sorted({*widths.values()})} channels; 0 for none"
             )
-        for module in chosen if self.motion.encoder is None else [*chosen, self.motion.encoder]:
-            # Nothing in them draws random numbers, so their state need not be kept.
-            module.forward = partial(checkpoint, module.forward, use_reentrant=False, preserve_rng_state=False)
+        for module in chosen:
+            module.forward = partial(_recomputed, self.motion, module.forward)
+        if self.motion.encoder is not None:
+            self.motion.encoder.forward = partial(_recomputed, self.motion, self.motion.encoder.forward)
 
     def compile_unet(self, mode: str) -> None:
         """torch.compile the UNet, in place: at its first use, once for each size.
@@ -226,6 +237,20 @@ def is_spatial_transformer(name: str) -> bool:
 def is_temporal(name: str) -> bool:
     """Whether a UNet parameter is temporal: temporal resnets and transformers, their mixers and position embeddings."""
     return "temporal" in name or "time_mixer" in name or "time_pos_embed" in name
+
+
+def _recomputed(motion: MotionConditioner, forward: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """`forward` by gradient checkpointing. Backward runs it again after `Denoiser.forward` has cleared the context."""
+    context = motion.now
+
+    def run(*args: Any, **options: Any) -> Any:
+        if motion.now is context:
+            return forward(*args, **options)
+        with motion.using(context):
+            return forward(*args, **options)
+
+    # Nothing in it draws random numbers, so their state need not be kept.
+    return checkpoint(run, *args, use_reentrant=False, preserve_rng_state=False, **options)
 
 
 def _channels(block: SpatioTemporalResBlock | TransformerSpatioTemporalModel) -> int:

@@ -1,7 +1,7 @@
-"""Motion LoRA (Sec. 3.3): low-rank adapters on the temporal self-attention, plumbing by peft.
+"""Motion LoRA (Sec. 3.3): low-rank adapters on the temporal self-attention, by peft.
 
-64 modules and 1 597 440 parameters at rank 16 on Stable Video Diffusion. The cross-attention attn2 is left alone: it
-sees one context token, so its to_q and to_k get no gradient.
+At rank 16 on Stable Video Diffusion it has 64 modules and 1 597 440 parameters. The cross-attention attn2 has none,
+because it sees one context token: its to_q and to_k get no gradient.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from motionanim.files import atomic_path
 
 TARGET = r".*\.temporal_transformer_blocks\.\d+\.attn1\.(to_q|to_k|to_v|to_out\.0)"
 ADAPTER = "motion"
-FORMAT = "motionanim-lora-2"  # 1 knew its base by its first and last convolution, which the LoRA does not depend on
+FORMAT = "motionanim-lora-2"  # 1 identified the base by its first and last convolution, on which no LoRA depends
 
 
 def add_lora(unet: UNetSpatioTemporalConditionModel, *, rank: int, alpha: float) -> None:
@@ -41,9 +41,9 @@ def lora_layers(unet: UNetSpatioTemporalConditionModel) -> list[LoraLayer]:
 
 
 def base_fingerprint(unet: UNetSpatioTemporalConditionModel) -> str:
-    """What a LoRA remembers of its base: 16 hex digits of a hash of the layers that it adapts, without the LoRA.
+    """16 hex digits that identify a LoRA's base: a hash of the layers that it adapts, without the LoRA.
 
-    Of the weights' signs only: rounding to fp16 or bf16 keeps them, and any training changes some.
+    It hashes the signs of the weights, because rounding to fp16 or bf16 keeps them and any training changes some.
     """
     digest = hashlib.sha256()
     for name, module in unet.named_modules():
@@ -70,7 +70,7 @@ def save_lora(unet: UNetSpatioTemporalConditionModel, path: Path | str) -> None:
 def load_lora(
     unet: UNetSpatioTemporalConditionModel, path: Path | str, *, weight: float = 1.0, base: str | None = None
 ) -> None:
-    """Load a LoRA file onto `unet`, in place, scaled by `weight`; onto a UNet that has one, replace its values.
+    """Load a LoRA file onto `unet`, in place, scaled by `weight`; values of a LoRA that is already there are replaced.
 
     Args:
         base: `base_fingerprint` of the UNet before any LoRA was merged into it; None takes it now.
@@ -114,7 +114,7 @@ def enable_lora(unet: UNetSpatioTemporalConditionModel, enabled: bool) -> None:
 
 
 def merge_lora(unet: UNetSpatioTemporalConditionModel) -> None:
-    """Fold the LoRA into the base weights, in place: the same outputs without the extra layers."""
+    """Merge the LoRA into the base weights, in place: the same outputs without the extra layers."""
     for name, module in list(unet.named_modules()):
         if isinstance(module, LoraLayer):
             module.merge(adapter_names=[ADAPTER])

@@ -1,13 +1,13 @@
 """Motion conditioning (Sec. 3.2): everything the paper adds to Stable Video Diffusion.
 
-The UNet stays a plain SVD UNet; all new parameters live here and reach it in three places:
+The UNet stays a plain SVD UNet. All new parameters live here and reach it in three places:
 
 - Eq. 4 in every temporal self-attention: out += W_o softmax(Q K^T / sqrt(d)) W_V z_m, tokens = the frames at one pixel;
 - motion strength (Eq. 8) as a fourth added time id: its sinusoid adds to the first added-embedding layer;
-- (ours) the first frame carried along the field, its latents added to the input convolution.
+- (ours) the first frame warped along the field: its latents add to the input convolution.
 
-In each exactly one factor is zero at the start: an SVD checkpoint then gives *equal* outputs before training, and the
-gradient still flows.
+In each exactly one factor is zero at the start, so that an untrained adapter leaves an SVD checkpoint's outputs *equal*
+while gradients flow.
 """
 
 from collections.abc import Iterator
@@ -20,12 +20,27 @@ from diffusers.models.attention_processor import Attention
 from diffusers.models.embeddings import Timesteps
 from torch import Tensor, nn
 
+from motionanim.models.schedule import per_clip
 from motionanim.motion.flow import integrate_flow
-from motionanim.types import Condition, Kept
+from motionanim.types import Condition
 
-# Of the residual, measured on the procedural world (experiments/embedded_base): what a displacement does to it.
-STILL_STD = 0.05  # where nothing has moved; in truth less, but a part that is too sure weighs too much in the loss
-HALFWAY = 1 / 8  # of the width: the displacement at which half of the variance is reached
+# Standard deviation of the residual by displacement, measured on the procedural world (experiments/embedded_base).
+STILL_STD = (
+    0.05  # where nothing has moved; more than measured, because a lower one gives such parts too much loss weight
+)
+HALFWAY = 1 / 8  # the displacement, as a share of the width, at which half of the variance is reached
+
+# Settings in which a base's motion weights must agree with the command, and the command's names for them.
+SETTINGS = {
+    "channels": "scale.motion_channels",
+    "median_strength": "scale.median_strength",
+    "residual_std": "conditioning.residual_std",
+    "motion_keys": "conditioning.motion_keys",
+}
+# The setting that switches on a module of `MotionConditioner`.
+SWITCHES = {
+    "encoder": "motion_field", "values": "motion_field", "strength": "motion_strength", "warped": "warped_latent",
+}  # fmt: skip
 
 
 class ResidualBlock(nn.Module):
@@ -83,36 +98,45 @@ class MotionValue(nn.Module):
 
 
 class MotionContext(NamedTuple):
-    """All of a condition that the denoiser reads beside noisy latents and sigma: the same at every denoising step."""
+    """A condition as the denoiser reads it: parts that are dropped are zero. The same at every denoising step."""
 
+    image_latents: Tensor  # (B, C, h, w), scaled
+    image_embed: Tensor  # (B, 1, D)
+    time_ids: Tensor  # (B, 3) SVD's added time ids: fps - 1, motion bucket, noise_aug
     tokens: dict[int, Tensor]  # z_m as (B * pixels, T, channels) of each UNet stage, by B * pixels; {} without Eq. 4
-    strength: Tensor | None  # (B, width) sinusoid of the strength id, 0 where it is dropped
+    strength: Tensor | None  # (B, width) sinusoid of the strength id
     warped: Tensor | None  # (B, T, C, h, w) `prediction`, in the weights' type
-    bucket: Tensor  # (B,) SVD's motion bucket
     expected: Tensor | float  # (B, T, C, h, w) around which the estimate is centred: `prediction`, or 0 as in SVD
-    data_std: Tensor  # `deviation`
+    sigma_data: Tensor  # as `MotionConditioner.sigma_data`
+    time_offset: Tensor | None = None  # (B * T, D) of one call: what each frame's time embedding adds to frame 0's
 
 
 class MotionAttention:
     """Attention processor of a temporal attn1 with Eq. 4.
 
-    As printed one softmax is applied to V and to the motion values. With keys of its own z_m has a second softmax, as
-    the image in IP-Adapter (Ye et al. 2023): the other reading of "cross-attention".
+    As printed, one softmax weighs both V and the motion values. With keys of its own, z_m has a second softmax, as the
+    image in IP-Adapter (Ye et al. 2023): the other reading of "cross-attention".
     """
 
     def __init__(self, conditioner: "MotionConditioner", index: int) -> None:
         self.conditioner, self.index = conditioner, index
 
     def __call__(
-        self, attn: Attention, hidden_states: Tensor, encoder_hidden_states: None = None, attention_mask: None = None
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: None = None,
+        attention_mask: None = None,
+        frames: slice = slice(None),
     ) -> Tensor:
-        batch, frames, _ = hidden_states.shape
-        heads = (batch, frames, attn.heads, -1)
+        """Attend over (B * pixels, T, width); `frames` says which of the clip's frames these are."""
+        batch, length, _ = hidden_states.shape
+        heads = (batch, length, attn.heads, -1)
         query = attn.to_q(hidden_states).view(heads).transpose(1, 2)
         key = attn.to_k(hidden_states).view(heads).transpose(1, 2)
         value = attn.to_v(hidden_states).view(heads).transpose(1, 2)
         motion = self.conditioner.values[self.index]
-        motion_tokens = self.conditioner.tokens(batch)
+        motion_tokens = self.conditioner.now.tokens[batch][:, frames]
         motion_value = motion.to_v(motion_tokens).view(heads).transpose(1, 2).to(value.dtype)
         if motion.to_k is None:
             both = F.scaled_dot_product_attention(query, key, torch.cat([value, motion_value], dim=-1))
@@ -136,9 +160,9 @@ class MotionConditioner(nn.Module):
         motion_field: Use Eq. 4.
         motion_keys: Where its keys come from: "latents", as Eq. 4 is printed, or "field", from z_m.
         motion_strength: Use the strength embedding.
-        warped_latent: Use the first frame carried along the field; without, it stands still.
-        residual_std: Diffuse what the latents differ by from that prediction (`Denoiser`), of this standard deviation
-            where nothing is known of the motion (`deviation`); None diffuses the latents themselves, as SVD.
+        warped_latent: Use the first frame warped along the field; without, it stands still.
+        residual_std: Diffuse the residual, the latents minus that prediction (`Denoiser`): its standard deviation
+            where nothing is known of the motion (`sigma_data`). None diffuses the latents themselves, as SVD.
         median_strength: Median strength of the training set as a share of the frame width per frame; it maps to the
             strength id 127 (`strength_id`), the middle of SVD's motion-bucket scale.
     """
@@ -169,11 +193,7 @@ class MotionConditioner(nn.Module):
         self.encoder = MotionEncoder(channels=channels, downscale=downscale) if motion_field else None
         self.values = nn.ModuleList()
         self.strength = self.warped = None
-        # What the hooks and processors read, set by `Denoiser.forward`. It outlives the forward on purpose: gradient
-        # checkpointing runs the blocks again during backward.
-        self.now: MotionContext | None = None
-        self._kept: Kept[MotionContext] | None = None
-        self.frames = slice(None)  # which frames the temporal attention is looking at (`windowed_attention`)
+        self.now: MotionContext | None = None  # what hooks and processors read; `using` alone sets and clears it
         if motion_field:
             for name, module in unet.named_modules():
                 if name.endswith(".attn1") and ".temporal_transformer_blocks." in name:
@@ -206,32 +226,19 @@ class MotionConditioner(nn.Module):
         """Strength in px per frame at `width` to the 100-400 scale of Fig. 7 (the training median is 127)."""
         return motion_strength / width * (127 / self.median_strength)
 
-    def bucket(self, condition: Condition) -> Tensor:
-        """SVD's own motion bucket (B,): the strength id within SVD's range, or its usual 127 where strength is off."""
-        ids = self.strength_id(condition.motion_strength, condition.flow.shape[-1]).clamp(1, 255)
-        known = condition.use_strength if self.strength is not None else torch.zeros_like(condition.use_strength)
-        return torch.where(known > 0, ids, torch.full_like(ids, 127.0))
-
-    def tokens(self, count: int) -> Tensor:
-        """z_m as tokens (B * pixels, T, channels) for the UNet stage that has `count` = B * pixels sequences."""
-        return self.now.tokens[count][:, self.frames]
-
     @contextmanager
-    def remembering(self) -> Iterator[None]:
-        """Within this context `contexts` computes once what all steps of a run share; the weights must not change."""
-        self._kept = Kept(self.context)
+    def using(self, context: MotionContext) -> Iterator[None]:
+        """Within, the UNet's hooks and attention processors read `context`."""
+        before, self.now = self.now, context
         try:
             yield
         finally:
-            self._kept = self.now = None
-
-    def contexts(self, condition: Condition) -> MotionContext:
-        """`context`, or what is remembered of it."""
-        return (self._kept or self.context)(condition)
+            self.now = before
 
     def context(self, condition: Condition) -> MotionContext:
-        """What is the same at every denoising step of a condition; gradients flow through it."""
+        """All that the denoiser reads of a condition, without the parts whose flag is 0; gradients flow through it."""
         dtype = next((parameter.dtype for parameter in self.parameters()), torch.float32)
+        condition = _without_dropped_image(condition)
         predicted = None if self.warped is None and self.residual_std is None else self.prediction(condition)
         offsets = None
         if self.encoder is not None or self.residual_std is not None:
@@ -241,18 +248,27 @@ class MotionConditioner(nn.Module):
             ids = self.strength_id(condition.motion_strength.float(), condition.flow.shape[-1])
             strength = (self.sinusoid(ids) * condition.use_strength[:, None]).to(dtype)
         return MotionContext(
+            image_latents=condition.image_latents,
+            image_embed=condition.image_embed,
+            # SVD was trained on fps - 1: the same in training and inference.
+            time_ids=torch.stack([condition.fps - 1, self._bucket(condition), condition.noise_aug], dim=1),
             tokens={} if self.encoder is None else self._encode(condition, offsets, dtype),
             strength=strength,
             warped=None if self.warped is None else predicted.to(dtype),
-            bucket=self.bucket(condition),
             expected=0.0 if self.residual_std is None else predicted,
-            data_std=self._deviation(condition, offsets),
+            sigma_data=self._sigma_data(condition, offsets),
         )
+
+    def _bucket(self, condition: Condition) -> Tensor:
+        """SVD's own motion bucket (B,): the strength id within SVD's range, or its usual 127 where strength is off."""
+        ids = self.strength_id(condition.motion_strength, condition.flow.shape[-1]).clamp(1, 255)
+        known = condition.use_strength if self.strength is not None else torch.zeros_like(condition.use_strength)
+        return torch.where(known > 0, ids, torch.full_like(ids, 127.0))
 
     def _encode(self, condition: Condition, offsets: Tensor, dtype: torch.dtype) -> dict[int, Tensor]:
         height, width = condition.image_latents.shape[-2:]
-        steered = condition.use_flow.view(-1, 1, 1, 1, 1).to(dtype)
-        features = self.encoder(condition.flow.float(), offsets) * steered
+        has_flow = condition.use_flow.view(-1, 1, 1, 1, 1).to(dtype)
+        features = self.encoder(condition.flow.float(), offsets) * has_flow
         by_count, frames = {}, features.shape[1]
         for _ in range(self.levels):
             stage = F.adaptive_avg_pool2d(features.flatten(0, 1), (height, width)).unflatten(0, (-1, frames))
@@ -262,42 +278,57 @@ class MotionConditioner(nn.Module):
         return by_count
 
     def prediction(self, condition: Condition) -> Tensor:
-        """What the frames should look like: (B, T, C, h, w) scaled latents of frame 0, carried along or standing still.
+        """(B, T, C, h, w) latents that the frames are expected to be near: frame 0 warped, or standing still.
 
         Raises:
-            ValueError: If the motion was not predicted (`Codec.predict`).
+            ValueError: If the warped latents have another number of frames than the flow.
         """
         frames = condition.flow.shape[1] + 1
-        still = condition.predicted[:, :1].expand(-1, frames, -1, -1, -1)
-        if self.warped is None or not condition.use_flow.any():
-            return still
-        if condition.predicted.shape[1] != frames:
+        if condition.warped_latents.shape[1] != frames:
             raise ValueError(
-                f"the condition predicts {condition.predicted.shape[1]} frames of {frames}: this model needs "
-                "Codec.predict(image, flow)"
+                f"the condition has {condition.warped_latents.shape[1]} warped frames for a flow of {frames}: make "
+                "them with Codec.warp_image(image, flow)"
             )
-        return torch.where(condition.use_flow.view(-1, 1, 1, 1, 1) > 0, condition.predicted, still)
+        still = condition.warped_latents[:, :1].expand(-1, frames, -1, -1, -1)
+        if self.warped is None:
+            return still
+        return torch.where(condition.use_flow.view(-1, 1, 1, 1, 1) > 0, condition.warped_latents, still)
 
-    def deviation(self, condition: Condition) -> Tensor:
+    def sigma_data(self, condition: Condition) -> Tensor:
         """EDM's sigma_data for each latent pixel: (B, T, 1, h, w), or 1 for all (0-dimensional) as in SVD.
 
-        Around a prediction that holds still nothing is left to add, around one carried far nearly everything: what has
-        not moved is then sharp and free of grain by construction, and the network's effort goes where motion is. The
-        displacement of a latent pixel is the largest in it and its eight neighbours, because what moves uncovers what
-        is beside it. Without motion field any later frame may be anything; without image so may the first.
+        It is small where the prediction stands still, because nothing is left to add there, and grows with the
+        displacement: parts that have not moved are then sharp and free of grain by construction, and the network's
+        effort goes where motion is. The displacement of a latent pixel is the largest in it and its eight neighbours,
+        because a moving part uncovers its neighbours. Without motion field any later frame may be anything; without
+        image so may the first.
         """
-        return self._deviation(condition, None if self.residual_std is None else integrate_flow(condition.flow.float()))
+        return self._sigma_data(
+            condition, None if self.residual_std is None else integrate_flow(condition.flow.float())
+        )
 
-    def _deviation(self, condition: Condition, offsets: Tensor | None) -> Tensor:
-        one = condition.predicted.new_ones((), dtype=torch.float32)
+    def _sigma_data(self, condition: Condition, offsets: Tensor | None) -> Tensor:
+        one = condition.flow.new_ones((), dtype=torch.float32)
         if self.residual_std is None:
             return one
-        known = condition.image_embed.flatten(1).any(1)[:, None, None, None, None]
-        steered = (condition.use_flow.view(-1, 1, 1, 1, 1) > 0) & (self.warped is not None)
+        has_image, has_flow = (flag.view(-1, 1, 1, 1, 1) > 0 for flag in (condition.use_image, condition.use_flow))
         x, y = offsets.unbind(2)
         reach = torch.hypot(x, y) / condition.flow.shape[-1]
         near = F.max_pool2d(reach, 3 * self.downscale, stride=self.downscale, padding=self.downscale)[:, :, None]
         later = torch.ones_like(near)
         later[:, 0] = 0
-        share = torch.where(steered, near / (near + HALFWAY), later)
-        return torch.where(known, (STILL_STD**2 + self.residual_std**2 * share).sqrt(), one)
+        share = torch.where(has_flow & (self.warped is not None), near / (near + HALFWAY), later)
+        return torch.where(has_image, (STILL_STD**2 + self.residual_std**2 * share).sqrt(), one)
+
+
+def _without_dropped_image(condition: Condition) -> Condition:
+    """Zero all that shows the image where `use_image` is 0."""
+
+    def kept(part: Tensor) -> Tensor:
+        return torch.where(per_clip(condition.use_image, part) > 0, part, 0)
+
+    return condition._replace(
+        image_latents=kept(condition.image_latents),
+        image_embed=kept(condition.image_embed),
+        warped_latents=kept(condition.warped_latents),
+    )

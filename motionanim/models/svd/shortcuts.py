@@ -1,4 +1,4 @@
-"""Two kinds of layers of SVD's UNet in a cheaper form that computes the same."""
+"""Cheaper forms of two kinds of layers of SVD's UNet, with the same results."""
 
 from functools import partial
 from typing import Any
@@ -14,8 +14,8 @@ def use_shortcuts(unet: UNetSpatioTemporalConditionModel) -> None:
     """Replace the layers in place; parameters and their names stay. Outputs change by float rounding only.
 
     - Cross-attention to one token, SVD's image embedding (`OneTokenAttention`).
-    - A 3D convolution along time, as a 2D convolution over time and pixels: on a CPU, where PyTorch has no fast kernel
-      for the former, in 0.6 of the time; on a GPU unmeasured.
+    - A 3D convolution along time becomes a 2D convolution over time and pixels. On a CPU, where PyTorch has no fast
+      kernel for the former, it takes 0.6 of the time; on a GPU it is not measured.
     """
     for name, module in unet.named_modules():
         if name.endswith(".attn2"):
@@ -27,7 +27,7 @@ def use_shortcuts(unet: UNetSpatioTemporalConditionModel) -> None:
 class OneTokenAttention(AttnProcessor2_0):
     """Attention to a single token: the softmax of one score is 1, so every query gets that token's value.
 
-    With gradients it attends as usual. The query and key weights then get their gradient, which is zero;
+    With gradients it attends as usual, so that the query and key weights get their gradient, which is zero:
     DistributedDataParallel refuses parameters without one.
     """
 

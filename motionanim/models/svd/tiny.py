@@ -1,7 +1,7 @@
-"""Pipeline folders: build a tiny one with random weights, write one with trained weights.
+"""Pipeline folders: build one with random weights, write one with trained weights.
 
 A tiny pipeline differs from Stable Video Diffusion in numbers only: `StableVideoDiffusionPipeline.from_pretrained`
-loads both, and so does all code here.
+loads both.
 """
 
 import json
@@ -20,7 +20,7 @@ from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWi
 
 from motionanim.models.svd.bases import in_any_variant
 
-# SVD's own scheduler settings: facts of the base, not choices of an experiment.
+# SVD's own scheduler settings, which belong to the base and not to an experiment.
 _SCHEDULER = {
     "num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
     "prediction_type": "v_prediction", "interpolation_type": "linear", "use_karras_sigmas": True,
@@ -63,7 +63,7 @@ def save_pipeline(
     if pipeline is None:
         pipeline = in_any_variant(StableVideoDiffusionPipeline.from_pretrained, base)
     if unet is not None:
-        # A copy, because .to() below converts in place; a plain one, without the hooks that motion hangs on it.
+        # A copy, because .to() below converts in place; from the config, so that it has no hooks of the adapter.
         plain = UNetSpatioTemporalConditionModel.from_config(unet.config)
         plain.load_state_dict(unet.state_dict())
         pipeline.register_modules(unet=plain)
@@ -73,7 +73,7 @@ def save_pipeline(
     for file in Path(folder).rglob("*.safetensors"):  # safetensors leaves mode 600, whatever the umask
         file.chmod(Path(folder, "model_index.json").stat().st_mode)
     for file in (Path(folder, "model_index.json"), *Path(folder).glob("*/config.json")):
-        # diffusers notes where a part was loaded from: a path of this machine, and of no use on another.
+        # diffusers writes down where a part was loaded from, a path that no other machine has.
         config = json.loads(file.read_text())
         if config.pop("_name_or_path", None) is not None:
             file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")

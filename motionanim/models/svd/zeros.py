@@ -1,4 +1,4 @@
-"""Leave out multiplications by zero: a linear code within a large network then costs what the code does."""
+"""Skips multiplications by zero, so that a linear code stored in a large network costs only its own work."""
 
 from functools import partial
 
@@ -11,19 +11,19 @@ from torch import Tensor, nn
 
 
 def skip_zeros(network: nn.Module) -> None:
-    """Make `network` skip what its weights set to zero, in place; its outputs stay equal to float rounding.
+    """Replace layers of `network` whose weights are zero by cheaper ones, in place; outputs stay equal to rounding.
 
     A residual block whose last layer is all zeros becomes the identity. A 3x3 convolution of which only the centre is
-    not zero becomes a 1x1 convolution, a ninth of the work. Parameters and their names stay, so that fingerprints and
-    saved files do too. The weights must not change afterwards.
+    not zero becomes a 1x1 convolution, a ninth of the work. Parameters and their names stay, and with them
+    fingerprints and saved files. The weights must not change afterwards.
 
     Args:
-        network: Any network; blocks of AutoencoderKLHunyuanImage, the embedded base's, and convolutions are looked at.
+        network: Any network; blocks of AutoencoderKLHunyuanImage (the embedded base's) and convolutions are replaced.
     """
     for module in network.modules():
         if isinstance(module, HunyuanImageResnetBlock | HunyuanImageAttentionBlock):
             last = module.conv2 if isinstance(module, HunyuanImageResnetBlock) else module.proj
-            # With a shortcut convolution the block would multiply its sum by it: the class is made so.
+            # A shortcut convolution would be applied to the block's sum: such a block is no identity.
             if getattr(module, "conv_shortcut", None) is None and not last.weight.any() and not last.bias.any():
                 module.forward = _identity
         elif isinstance(module, nn.Conv2d) and _only_centre(module):
@@ -39,7 +39,7 @@ def _only_centre(conv: nn.Conv2d) -> bool:
     return not outer.any()
 
 
-# Functions of the module rather than lambdas, so that the network can be sent to other processes.
+# Functions of this module rather than lambdas, so that the network can be sent to other processes.
 def _identity(x: Tensor) -> Tensor:
     return x
 

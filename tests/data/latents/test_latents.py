@@ -28,14 +28,14 @@ def rendered(seed: int = 3) -> SyntheticClips:
     return SyntheticClips(seed=seed, length=4, fps=7, moving_camera=0.5, split="train", **SIZE)
 
 
-def encoded(codec: Codec, folder: Path, count: int = 4, predict=None, encode=None, **changes) -> int:
+def encoded(codec: Codec, folder: Path, count: int = 4, warp=None, encode=None, **changes) -> int:
     make_shard = functools.partial(
-        encode_shard, clips=rendered(), encode=encode or codec.encode, embed=codec.embed_image, predict=predict,
+        encode_shard, clips=rendered(), encode=encode or codec.encode, embed=codec.embed_image, warp=warp,
         batch_size=2, num_workers=0, device=torch.device("cpu"),
     )  # fmt: skip
     options = {"vae": codec.fingerprint(), "size": SIZE, "source": {"seed": 3}, "shard_clips": 2} | changes
     return encode_clips(
-        make_shard, count=count, predict=predict is not None, folder=folder, engine=ProcessEngine(workers=0), **options
+        make_shard, count=count, predict=warp is not None, folder=folder, engine=ProcessEngine(workers=0), **options
     )
 
 
@@ -113,12 +113,12 @@ def test_what_does_not_fit_is_refused_in_words(codec: Codec, tmp_path: Path) -> 
     others = {
         "vae": "other",
         "shard_clips": 3,
-        "predict": codec.predict,
+        "warp": codec.warp_image,
         "size": {"num_frames": 6},
         "source": {"seed": 4},
     }
     for key, value in others.items():
-        with pytest.raises(ValueError, match=f"holds latents of another {key}: choose another folder"):
+        with pytest.raises(ValueError, match=f"holds latents of another {'predict' if key == 'warp' else key}: choose"):
             encoded(codec, tmp_path, count=1, **{key: value})
     with pytest.raises(ValueError, match=r"holds clips of .*'height': 16.* the experiment's are .*'height': 32"):
         opened(tmp_path, height=32)
@@ -141,7 +141,7 @@ def lora(base: Path) -> MotionLoraModule:
 
 
 def test_training_on_latents_is_training_on_their_clips(base: Path, codec: Codec, tmp_path: Path) -> None:
-    encoded(codec, tmp_path / "latents", predict=codec.predict)
+    encoded(codec, tmp_path / "latents", warp=codec.warp_image)
     prepared = opened(tmp_path / "latents", seed=3)
 
     class InTheirOrder(SyntheticClips):
@@ -164,7 +164,7 @@ def test_training_on_latents_is_training_on_their_clips(base: Path, codec: Codec
 def test_a_run_on_latents_or_clips_resumes_with_the_seed_that_it_began_with(
     base: Path, codec: Codec, tmp_path: Path
 ) -> None:
-    encoded(codec, tmp_path / "latents", predict=codec.predict)
+    encoded(codec, tmp_path / "latents", warp=codec.warp_image)
 
     def stream(train: PreparedLatents | SyntheticClips) -> StreamData:
         return StreamData(train=train, val=rendered(), batch_size=2, num_workers=0)
@@ -197,9 +197,10 @@ def test_latents_of_another_vae_stop_training(base: Path, codec: Codec, tmp_path
 def test_latents_without_predictions_stop_a_model_that_asks_for_them(base: Path, codec: Codec, tmp_path: Path) -> None:
     encoded(codec, tmp_path / "latents")
     prepared = opened(tmp_path / "latents")
-    assert batch_of(prepared[0]).predicted.shape == (1, 1, 4, 8, 8)
+    still = batch_of(prepared[0])
+    assert torch.equal(still.warped_latents, still.latents[:, :1].expand(-1, 5, -1, -1, -1))
     data = StreamData(train=prepared, val=rendered(), batch_size=2, num_workers=0)
-    with pytest.raises(ValueError, match="lack predictions: encode them again with predict=true"):
+    with pytest.raises(ValueError, match="lack warped latents: encode them again with predict=true"):
         make_trainer(tmp_path, 1).fit(lora(base), data)
 
 

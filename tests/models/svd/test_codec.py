@@ -21,18 +21,18 @@ def test_a_plain_vae_decodes_in_chunks_as_at_once(codec: Codec) -> None:
     assert codec.decode(latents).shape == (2, 7, 3, 16, 16)
 
 
-def test_prediction_is_the_image_carried_along_the_field(codec: Codec) -> None:
+def test_warped_latents_are_the_image_moved_along_the_field(codec: Codec) -> None:
     image = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
     flow = torch.zeros(2, 4, 2, 16, 16)
     flow[1, :, 0] = 2.0  # px per frame to the right
-    predicted = codec.predict(image, flow)
-    assert predicted.shape == (2, 5, 4, 8, 8)
+    warped = codec.warp_image(image, flow)
+    assert warped.shape == (2, 5, 4, 8, 8)
     still = codec.encode(image[:, None])
-    torch.testing.assert_close(predicted[0], still[0].expand(5, -1, -1, -1), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(warped[0], still[0].expand(5, -1, -1, -1), atol=1e-5, rtol=1e-5)
     for t in range(5):
         entered = image[1, :, :, 1 : 2 * t + 1].flip(2)  # the picture mirrored at its border
         moved = torch.cat([entered, image[1, :, :, : 16 - 2 * t]], dim=2)
-        torch.testing.assert_close(predicted[1, t], codec.encode(moved[None, None])[0, 0], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(warped[1, t], codec.encode(moved[None, None])[0, 0], atol=1e-4, rtol=1e-4)
 
 
 def test_a_temporal_vae_sees_beyond_the_edges_of_its_chunks(codec: Codec) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import MOTION, make_condition
+from conftest import MOTION, VAE, make_condition
 from diffusers import StableVideoDiffusionPipeline, UNetSpatioTemporalConditionModel
 from safetensors.torch import load_file
 
@@ -15,11 +15,10 @@ from motionanim.models.svd.shortcuts import use_shortcuts
 from motionanim.models.svd.tiny import save_pipeline
 
 
-def plain_v(base: Path, z: torch.Tensor, sigma: torch.Tensor, condition, bucket: torch.Tensor) -> torch.Tensor:
+def plain_v(base: Path, z: torch.Tensor, sigma: torch.Tensor, condition, ids: torch.Tensor) -> torch.Tensor:
     """The v-prediction of a plain diffusers UNet, called as diffusers' SVD pipeline calls it."""
     unet = UNetSpatioTemporalConditionModel.from_pretrained(base, subfolder="unet")
-    image = condition.image_latents[:, None].repeat(1, z.shape[1], 1, 1, 1)
-    ids = torch.stack([condition.fps - 1, bucket, condition.noise_aug], 1)
+    image = condition.image_latents[:, None].repeat(1, z.shape[1], 1, 1, 1) / VAE["scaling_factor"]
     scaled = z / per_clip((sigma**2 + 1) ** 0.5, z)
     timestep = 0.25 * torch.log(sigma)
     return unet(torch.cat([scaled, image], 2), timestep, condition.image_embed, ids, return_dict=False)[0]
@@ -30,7 +29,7 @@ def test_untrained_motion_leaves_svd_exactly_as_it_is(base: Path, denoiser: Deno
     z = torch.randn(2, 5, 4, 8, 8, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         ours = denoiser(z, sigma, condition)
-        v = plain_v(base, z, sigma, condition, denoiser.motion.bucket(condition))
+        v = plain_v(base, z, sigma, condition, denoiser.context(condition).time_ids)
     s = per_clip(sigma, z)
     # Equal up to the order of one multiplication in the attention kernel, which sees values twice as wide.
     torch.testing.assert_close(ours, v * (-s / (s**2 + 1) ** 0.5) + z / (s**2 + 1), atol=2e-6, rtol=1e-5)
@@ -70,8 +69,8 @@ def test_an_untrained_residual_denoiser_is_the_best_linear_mix(residual_denoiser
         out = residual_denoiser(z, sigma, condition)
     carried = torch.tensor([0.05**2 + 0.3**2 * k / (k + 0.5) for k in range(5)])
     unknown = torch.tensor([0.05**2, *[0.05**2 + 0.3**2] * 4])
-    still = condition.predicted[1, :1].expand(5, -1, -1, -1)
-    for row, (expected, variance) in enumerate(((condition.predicted[0], carried), (still, unknown))):
+    still = condition.warped_latents[1, :1].expand(5, -1, -1, -1)
+    for row, (expected, variance) in enumerate(((condition.warped_latents[0], carried), (still, unknown))):
         # The mean of a normal prior of that variance around the prediction, given z = clean + sigma noise.
         prior, seen = 1 / variance.view(5, 1, 1, 1), 1 / sigma[row] ** 2
         torch.testing.assert_close(out[row], (prior * expected + seen * z[row]) / (prior + seen))
@@ -81,34 +80,33 @@ def test_only_what_moves_and_its_neighbours_are_uncertain(residual_denoiser: Den
     flow = torch.zeros(2, 4, 2, 16, 16)
     flow[:, :, 1, 6:8, 6:8] = 0.5  # latent pixel (3, 3); it carries no content further than that in four steps
     condition = make_condition(flow=flow)
-    deviation = residual_denoiser.motion.deviation(condition)
-    assert deviation.shape == (2, 5, 1, 8, 8)
+    sigma_data = residual_denoiser.motion.sigma_data(condition)
+    assert sigma_data.shape == (2, 5, 1, 8, 8)
     uncertain = torch.zeros(8, 8, dtype=torch.bool)
     uncertain[2:5, 2:5] = True
-    assert torch.equal(deviation[:, 1:, 0] > 0.05001, uncertain.expand(2, 4, 8, 8))
-    torch.testing.assert_close(deviation[:, 0], torch.full((2, 1, 8, 8), 0.05))
-    dropped = condition._replace(image_embed=torch.zeros_like(condition.image_embed))
-    assert (residual_denoiser.motion.deviation(dropped) == 1).all(), "no image: latents as SVD's"
+    assert torch.equal(sigma_data[:, 1:, 0] > 0.05001, uncertain.expand(2, 4, 8, 8))
+    torch.testing.assert_close(sigma_data[:, 0], torch.full((2, 1, 8, 8), 0.05))
+    dropped = condition._replace(use_image=torch.zeros(2))
+    assert (residual_denoiser.motion.sigma_data(dropped) == 1).all(), "no image: latents as SVD's"
 
 
 def test_svd_has_unit_deviation(denoiser: Denoiser) -> None:
-    assert denoiser.motion.deviation(make_condition()) == 1
+    assert denoiser.motion.sigma_data(make_condition()) == 1
 
 
-def test_a_missing_prediction_is_refused_in_words(denoiser: Denoiser) -> None:
+def test_missing_warped_frames_are_refused_in_words(denoiser: Denoiser) -> None:
     condition = make_condition()
-    condition = condition._replace(predicted=condition.predicted[:, :1])
+    condition = condition._replace(warped_latents=condition.warped_latents[:, :1])
     z, sigma = torch.randn(2, 5, 4, 8, 8), torch.tensor([1.0, 2.0])
-    with pytest.raises(ValueError, match=r"predicts 1 frames of 5: this model needs Codec.predict"):
+    with pytest.raises(ValueError, match=r"has 1 warped frames for a flow of 5: make them with Codec.warp_image"):
         denoiser(z, sigma, condition)
-    denoiser(z, sigma, condition._replace(use_flow=torch.zeros(2)))
 
 
 def test_without_the_warped_latent_the_prediction_stands_still(base: Path) -> None:
     denoiser = Denoiser.from_pretrained(base, downscale=2, motion={**MOTION, "warped_latent": False})
-    assert not denoiser.predicts
+    assert not denoiser.uses_warped
     condition = make_condition()
-    still = condition.predicted[:, :1].expand(-1, 5, -1, -1, -1)
+    still = condition.warped_latents[:, :1].expand(-1, 5, -1, -1, -1)
     assert torch.equal(denoiser.motion.prediction(condition), still)
 
 
@@ -135,12 +133,20 @@ def perturb(denoiser: Denoiser) -> Denoiser:
     return denoiser
 
 
-@pytest.mark.parametrize(("off", "field"), [("use_flow", "flow"), ("use_strength", "motion_strength")])
+@pytest.mark.parametrize(
+    ("off", "field"),
+    [
+        ("use_flow", "flow"), ("use_flow", "warped_latents"), ("use_strength", "motion_strength"),
+        ("use_image", "image_latents"), ("use_image", "image_embed"), ("use_image", "warped_latents"),
+    ],
+)  # fmt: skip
 def test_a_condition_matters_when_on_and_not_at_all_when_dropped(denoiser: Denoiser, off: str, field: str) -> None:
     perturb(denoiser)
     z, sigma = torch.randn(2, 5, 4, 8, 8), torch.tensor([1.0, 2.0])
     first, other = make_condition(), make_condition(seed=9)
     swapped = first._replace(**{field: getattr(other, field)})
+    if (off, field) == ("use_flow", "warped_latents"):
+        swapped.warped_latents[:, 0] = first.warped_latents[:, 0]  # frame 0 belongs to the image
     with torch.no_grad():
         assert not torch.allclose(denoiser(z, sigma, first), denoiser(z, sigma, swapped))
         zero = {off: torch.zeros(2)}
@@ -152,14 +158,14 @@ def test_a_condition_matters_when_on_and_not_at_all_when_dropped(denoiser: Denoi
 @pytest.mark.parametrize("keys", ["latents", "field"])
 def test_eq_4_by_hand(base: Path, keys: str) -> None:
     denoiser = perturb(Denoiser.from_pretrained(base, downscale=2, motion={**MOTION, "motion_keys": keys}))
-    denoiser.motion.now = denoiser.motion.context(make_condition())
+    context = denoiser.context(make_condition())
     attention = next(
         module
         for name, module in denoiser.unet.named_modules()
         if name.endswith(".attn1") and ".temporal_transformer_blocks." in name
     )
     x = torch.randn(2 * 8 * 8, 5, attention.to_q.in_features)
-    added, tokens = denoiser.motion.values[0], denoiser.motion.tokens(len(x))
+    added, tokens = denoiser.motion.values[0], context.tokens[len(x)]
 
     def heads(value: torch.Tensor) -> torch.Tensor:
         return value.unflatten(-1, (attention.heads, -1)).double()
@@ -173,7 +179,8 @@ def test_eq_4_by_hand(base: Path, keys: str) -> None:
         own = heads(added.to_k(tokens)) if keys == "field" else key
         expected = attention.to_out[0](attend(query, key, value))
         expected = expected + added.to_out(attend(query, own, heads(added.to_v(tokens))))
-        torch.testing.assert_close(attention(x), expected, atol=1e-5, rtol=1e-4)
+        with denoiser.motion.using(context):
+            torch.testing.assert_close(attention(x), expected, atol=1e-5, rtol=1e-4)
     with pytest.raises(ValueError, match="motion_keys='image': must be 'latents' or 'field'"):
         Denoiser.from_pretrained(base, downscale=2, motion={**MOTION, "motion_keys": "image"})
 
@@ -192,8 +199,7 @@ def test_clips_of_a_batch_do_not_mix(denoiser: Denoiser) -> None:
 
 def test_steady_field_gives_motion_features_that_differ_per_frame(denoiser: Denoiser) -> None:
     steady = torch.ones(1, 4, 2, 16, 16)
-    denoiser.motion.now = denoiser.motion.context(make_condition(batch=1, flow=steady))
-    tokens = denoiser.motion.tokens(64).view(8, 8, 5, -1)
+    tokens = denoiser.context(make_condition(batch=1, flow=steady)).tokens[64].view(8, 8, 5, -1)
     assert (tokens[4, 4, 1:] - tokens[4, 4, :-1]).abs().amax(-1).min() > 1e-3
 
 

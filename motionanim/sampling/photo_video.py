@@ -1,0 +1,162 @@
+"""A `VideoModel` of photos: the network is a `Denoiser`, and the input image is warped in pixels."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from motionanim.cli.progress import Progress
+from motionanim.models.svd.codec import Codec
+from motionanim.models.svd.denoiser import Denoiser
+from motionanim.models.svd.windowed_attention import temporal_windows
+from motionanim.motion.flow import motion_strength, trace_back, warp
+from motionanim.sampling.guidance import Estimate, guided, unguided
+from motionanim.sampling.samplers import holding
+from motionanim.sampling.video import VideoModel
+from motionanim.types import Condition
+
+
+class MovingImage:
+    """An image warped to any frame of a video, as pixels and as latents.
+
+    Every window is warped from the input image itself, because frames that are decoded, warped and encoded again and
+    again lose fine detail.
+
+    Args:
+        image: (B, 3, H, W) in [-1, 1].
+        places: (B, M, 2, H, W) of `trace_back`, or the warped frames themselves, (B, M, 3, H, W). Past the end the last
+            one stays.
+        latents: (B, M', C, h, w) of the first M' frames, where they are known.
+    """
+
+    def __init__(self, codec: Codec, image: Tensor, places: Tensor, latents: Tensor | None = None) -> None:
+        self.codec, self.image, self.places = codec, image, places
+        self._latents: dict[int, Tensor] = dict(enumerate([] if latents is None else latents.unbind(1)))
+
+    def frames(self, numbers: Sequence[int]) -> Tensor:
+        """(B, len(numbers), 3, H, W)."""
+        places = self.places[:, [min(number, self.places.shape[1] - 1) for number in numbers]]
+        if places.shape[2] == 3:
+            return places
+        return torch.stack([warp(self.image, place) for place in places.unbind(1)], dim=1)
+
+    def latents(self, start: int, length: int) -> Tensor:
+        """(B, length, C, h, w) of frames [start, start + length); each is encoded once for all windows."""
+        numbers = range(start, start + length)
+        new = [number for number in numbers if number not in self._latents]
+        for first in range(0, len(new), 16):  # a long video's frames need not be in memory at once
+            some = new[first : first + 16]
+            self._latents.update(zip(some, self.codec.encode(self.frames(some)).unbind(1), strict=True))
+        return torch.stack([self._latents[number] for number in numbers], dim=1)
+
+
+class PhotoVideo(VideoModel):
+    """A video of each photo of a batch.
+
+    Args:
+        image: (B, 3, H, W) in [-1, 1].
+        flow: (B, N-1, 2, H, W) px per frame.
+        mask: (B, 1, H, W) in {0, 1}; where it is 0 the latents are held at the image's.
+        fps: (B,) frames per second that the model is told.
+        strength: (B,) px per frame at W (Eq. 8); None leaves it to the model.
+        use_flow: False leaves the motion to the model.
+        warped_frames: (B, M, 3, H, W) in [-1, 1], M >= N: the warped image; None warps it along `flow`.
+        warped_latents: (B, M', C, h, w) of the first M' of them, where they are known.
+        sampling: The sampling config group.
+        context_length, sigmas, generator, progress: As in `VideoModel`.
+    """
+
+    def __init__(
+        self,
+        codec: Codec,
+        denoiser: Denoiser,
+        image: Tensor,
+        flow: Tensor,
+        *,
+        num_frames: int,
+        mask: Tensor,
+        fps: Tensor,
+        strength: Tensor | None,
+        use_flow: bool,
+        warped_frames: Tensor | None,
+        warped_latents: Tensor | None,
+        sampling: Mapping[str, Any],
+        context_length: int,
+        sigmas: Tensor,
+        generator: torch.Generator,
+        progress: Progress | None,
+    ) -> None:
+        self.codec, self.network, self.image, self.sampling = codec, denoiser, image, sampling
+        self.generator, self.fps = generator, fps
+        self.strength = motion_strength(flow) if strength is None else strength
+        on = torch.ones_like(fps)
+        self.flags = {"use_flow": on * float(use_flow), "use_strength": on * float(strength is not None)}
+        self.reads_warped, self.given = use_flow and denoiser.uses_warped, warped_frames is not None
+        self.moving: MovingImage | None = None
+        if use_flow and self.given:
+            self.moving = MovingImage(codec, image, warped_frames, warped_latents)
+        elif use_flow:
+            # A window may end this much after the video, whose last step then goes on.
+            beyond = flow[:, -1:].expand(-1, max(context_length, len(sigmas)), -1, -1, -1)
+            self.moving = MovingImage(codec, image, trace_back(torch.cat([flow, beyond], dim=1).float()))
+        first, last = sampling["min_guidance"], sampling["max_guidance"]
+        super().__init__(
+            self._condition(image, flow, None),
+            num_frames=num_frames,
+            context_length=context_length,
+            sigmas=sigmas,
+            sampler=sampling["sampler"],
+            guidance=None if first == last else (first, last),
+            generator=generator,
+            progress=progress,
+        )
+        latent_size = self.condition.image_latents.shape[-2:]
+        self.still = torch.nn.functional.adaptive_max_pool2d(mask, latent_size)[:, None] == 0
+        self.image_latents = codec.encode(image[:, None]) if self.still.any() else None
+
+    def _condition(self, image: Tensor, flow: Tensor, warped_latents: Tensor | None) -> Condition:
+        noise = torch.randn(image.shape, generator=self.generator).to(image)
+        return self.codec.condition(
+            image,
+            noise=noise,
+            noise_aug=torch.full_like(self.fps, self.sampling["noise_aug"]),
+            flow=flow,
+            motion_strength=self.strength,
+            fps=self.fps,
+            warped_latents=warped_latents,
+        )._replace(**self.flags)
+
+    def condition_of(self, start: int, length: int) -> Condition:
+        part = self.condition.window(start, length)
+        if self.reads_warped:
+            part = part._replace(warped_latents=self.warped(start, length))
+        if self.moving is None or start == 0:
+            return part
+        return self._condition(self.moving.frames([start])[:, 0], part.flow, part.warped_latents)
+
+    def begin(self, latents: Tensor, start: int, length: int) -> Condition:
+        frame, flow = self.codec.decode(latents[:, None])[:, 0], self.condition.window(start, length).flow
+        return self._condition(frame, flow, self.codec.warp_image(frame, flow) if self.reads_warped else None)
+
+    def warped(self, start: int, length: int) -> Tensor:
+        return self.moving.latents(start, length)
+
+    def rewind(self, start: int, length: int) -> Tensor:
+        if self.given:
+            return torch.cat([self.warped(start, length - 1), self.codec.encode(self.image[:, None])], dim=1)
+        return self.codec.warp_image(self.image, -self.condition.window(start, length).flow.flip(1)).flip(1)
+
+    def estimator(self, condition: Condition, *, guided: bool) -> Estimate:
+        estimate = self._guided(condition) if guided else unguided(self.network, condition)
+        return estimate if self.image_latents is None else holding(estimate, self.image_latents, self.still)
+
+    def _guided(self, condition: Condition) -> Estimate:
+        s = self.sampling
+        return guided(
+            self.network, condition, first=s["min_guidance"], last=s["max_guidance"], motion=s["motion_guidance"]
+        )
+
+    def temporal_windows(self, stride: int) -> AbstractContextManager[None]:
+        return temporal_windows(self.network, self.context_length, stride)
