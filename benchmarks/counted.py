@@ -64,22 +64,32 @@ def trained_names(unet: UNetSpatioTemporalConditionModel, preset: str) -> set[st
     return {name for name, parameter in denoiser.unet.named_parameters() if parameter.requires_grad}
 
 
-def denoise(denoiser: Denoiser, scale: dict[str, Any], batch: int) -> torch.Tensor:
-    """One call of the denoiser on `batch` clips."""
+def blank(denoiser: Denoiser, scale: dict[str, Any], batch: int) -> tuple[torch.Tensor, Condition]:
+    """Latents and condition of `batch` clips."""
     frames, height, width = (scale[name] for name in ("num_frames", "height", "width"))
     h, w, config = height // 8, width // 8, denoiser.unet.config
     latents = (config.out_channels, h, w)
     condition = Condition.blank(
         batch, frames, latents=latents, pixels=(height, width), embed_width=config.cross_attention_dim
     )
-    return denoiser(torch.empty(batch, frames, *latents), torch.ones(batch), condition)
+    return torch.empty(batch, frames, *latents), condition
+
+
+def denoise(denoiser: Denoiser, scale: dict[str, Any], batch: int) -> torch.Tensor:
+    """One call of the denoiser on `batch` clips."""
+    latents, condition = blank(denoiser, scale, batch)
+    return denoiser(latents, torch.ones(batch), condition)
 
 
 def backward(denoiser: Denoiser, scale: dict[str, Any], batch: int) -> None:
     """The loss of `batch` clips and its gradients."""
+    latents, condition = blank(denoiser, scale, batch)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss = denoise(denoiser, scale, batch).square().mean()
-    loss.backward()
+        context = denoiser.context(condition)
+    with denoiser.motion.using(context):  # diffusers' own checkpointing reads it in the backward pass too
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = denoiser(latents, torch.ones(batch), context).square().mean()
+        loss.backward()
 
 
 def clip_flops(cfg: DictConfig) -> int:

@@ -39,7 +39,7 @@ NUMBERS = {
 
 SAMPLING = {
     "num_steps": 2, "sigma_min": 0.002, "sigma_max": 700.0, "rho": 7.0, "min_guidance": 1.0, "max_guidance": 2.0,
-    "motion_guidance": None, "noise_aug": 0.02, "decode_dtype": "float32",
+    "motion_guidance": None, "noise_aug": 0.02, "dtype": "float32", "decode_dtype": "float32",
 }  # fmt: skip
 
 

@@ -84,7 +84,7 @@ def test_every_setting_is_read() -> None:
         for key, value in OmegaConf.to_container(OmegaConf.load(path)).items():
             if key in ("defaults", "hydra") or (isinstance(value, dict) and "_target_" in value):
                 continue
-            used = rf"\$\{{({group}|\.){key}\b|[{{,:]{group}{key}\b"
+            used = rf"\$\{{({group}|\.+){key}\b|[{{,:]{group}{key}\b"
             called = rf"\.{group}{key}\b|\[\"{key}\"\]|\"{key}\""
             if not re.search(called, code) and not any(re.search(used, text) for text in yamls.values()):
                 unread.append(f"{path.name}: {group}{key}")

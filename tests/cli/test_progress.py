@@ -99,6 +99,6 @@ def test_a_method_announces_the_calls_that_it_takes(
     expected = []
     monkeypatch.setattr(Progress, "expect", lambda self, stage, units, seconds=None: expected.append((stage, units)))
     with Progress(shown=False) as bar:
-        _, record = run(method, progress=bar, **options)
+        _, record = run(method, progress=bar, options=options)
     assert expected == [("denoising", pytest.approx(record.calls))]
     assert record.calls > 0

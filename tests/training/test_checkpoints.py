@@ -198,9 +198,9 @@ def test_the_last_step_is_saved_when_all_else_is_done(base: Path, tmp_path: Path
     assert before == [2 if steps == 4 else 4]  # a run killed now repeats the last steps and exports
     assert saved_steps(folder) == {"last.ckpt": steps}
     folder = tmp_path / "more"
-    more = run(6, resume=tmp_path / "first" / "last.ckpt")
+    more = run(7, resume=tmp_path / "first" / "last.ckpt")
     in_two, logged, folder = logged, [], tmp_path / "whole"
-    assert first + more == run(6)
+    assert first + more == run(7)
     assert in_two == logged
 
 
