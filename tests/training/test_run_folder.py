@@ -17,7 +17,6 @@ from motionanim.training.runs.folder import (
     claim,
     newest_run,
     set_records_aside,
-    tracking_id,
     write_records,
 )
 
@@ -100,11 +99,6 @@ def test_checkpoints_are_ordered_by_name_and_may_vanish(tmp_path: Path) -> None:
     (tmp_path / "x/a/checkpoints/last.ckpt").symlink_to(tmp_path / "gone")  # listed, and not there
     assert newest_run(tmp_path / "x") == "a"
     assert [path.name for path in checkpoints(tmp_path / "x/a")] == ["previous.ckpt"]
-
-
-def test_a_run_has_one_wandb_id_and_another_run_another(tmp_path: Path) -> None:
-    ids = [tracking_id(tmp_path / name) for name in ("a", "a", "b")]
-    assert ids[0] == ids[1] != ids[2]
 
 
 @pytest.mark.parametrize(
