@@ -29,7 +29,7 @@ def kill_when(holds: Callable[[int], bool], *command: object, env: Mapping[str, 
         return holds(process.pid)
 
     try:
-        wait_until(ready)
+        wait_until(ready, 1200)  # a busy machine takes minutes to import everything
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait(timeout=60)

@@ -1,4 +1,3 @@
-import struct
 import threading
 from fractions import Fraction
 
@@ -134,24 +133,6 @@ def test_resize_covers_and_keeps_the_shape(tmp_path):
     pixels = Video(tmp_path / "portrait.mp4").read(np.arange(2), height=16, width=16)
     assert pixels.shape == (2, 24, 16, 3)
     assert np.ptp(pixels.astype(int)) < 16  # stripes of one pixel average to grey; without antialiasing they alias
-
-
-def test_rotation_metadata_is_applied(tmp_path):
-    frames = -torch.ones(4, 3, 64, 96)
-    frames[:, :, :32] = 1  # the upper half is white
-    write_video(tmp_path / "a.mp4", frames, 7)
-    content = bytearray((tmp_path / "a.mp4").read_bytes())
-    at = content.index(b"tkhd") + 4 + 40
-    one = 1 << 16
-    content[at : at + 36] = struct.pack(">9i", 0, one, 0, -one, 0, 0, 64 * one, 0, 1 << 30)
-    (tmp_path / "turned.mp4").write_bytes(content)
-    video = Video(tmp_path / "turned.mp4")
-    assert video.size() == (96, 64)
-    pixels = video.read(np.arange(4), height=96, width=64)
-    assert pixels.shape == (4, 96, 64, 3)
-    # Turned clockwise by 90 degrees the upper half becomes the right half.
-    assert pixels[:, :, 40:].mean() > 240
-    assert pixels[:, :, :24].mean() < 15
 
 
 def test_a_reader_that_has_seen_the_end_still_reads(tmp_path):
