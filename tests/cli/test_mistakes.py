@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 from in_process import run
+from omegaconf import OmegaConf
 from PIL import Image
 
 import motionanim.animate
@@ -14,7 +15,7 @@ import motionanim.data.encode
 import motionanim.data.prepare.__main__
 import motionanim.evaluation.report.__main__
 import motionanim.evaluation.study.__main__
-from motionanim.cli.settings import lora_weights, quoted, readable
+from motionanim.cli.settings import lora_weights, mistyped, quoted, readable
 
 ROOT = Path(__file__).resolve().parents[2]
 ARROW = "renderer=eulerian refiner=null arrows=[[20,12,26,12]] image=photo.png "
@@ -32,6 +33,7 @@ MISTAKES = [
     ("train", LORA + "trainer.max_steps=ten", r"^error: trainer.max_steps=ten: must be a whole number, such as 360"),
     ("train", LORA + "trainer.precision=half", r"half"),
     ("train", LORA + "trainer.precision=bf16-true", r"trainer.precision=bf16-true: .*use 32-true, bf16-mixed"),
+    ("train", LORA + "trainer.gradient_clip_val=a", r"gradient_clip_val.*a"),
     ("train", LORA + "trainer.devices=0", r"devices.*0"),
     ("train", LORA + "trainer.accumulate_grad_batches=0", r"trainer.accumulate_grad_batches=0: must be above 0"),
     ("train", LORA + "model.lr=1e-4x", r"^error: model.lr=1e-4x: must be a number, such as 0.005"),
@@ -146,8 +148,21 @@ def test_what_is_quoted_is_read_as_it_was(value: object) -> None:
     assert parsed(f"k={quoted(value)}") == value
 
 
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("flag=9", "true or false, such as true"), ("count=ten", "a whole number, such as 3"),
+        ("count=true", "a whole number, such as 3"), ("rate=fast", "a number, such as 0.5"), ("count=4", None),
+    ],
+)  # fmt: skip
+def test_a_value_of_another_kind_than_the_default_is_named(word: str, told: str | None) -> None:
+    defaults = OmegaConf.create({"flag": True, "count": 3, "rate": 0.5, "name": "x", "other": "${nowhere}"})
+    passed = ["+new=1", "count=1,2", "other.part=1", "name=5", "rate=2"]
+    assert mistyped([*passed, word], defaults) == (told and f"{word}: must be {told}")
+
+
 def test_loras_may_be_given_as_text() -> None:
-    for wrong in ([], ["a.safetensors"], {"a.safetensors": "strong"}, {"a.safetensors": None}, {"a.safetensors": True}):
+    for wrong in ("{a: [", [], ["a.safetensors"], *({"a.safetensors": weight} for weight in ("strong", None, True))):
         with pytest.raises(ValueError, match=r"loras=.*: must be {file: weight"):
             lora_weights(wrong)
     assert lora_weights("{lora.safetensors: 0.8}") == [("lora.safetensors", 0.8)]
