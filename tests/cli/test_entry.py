@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 from configs import composed
-from hydra.utils import instantiate
 from torch.utils.data import DataLoader, Dataset
 
 from motionanim.cli.command import is_out_of_memory, memory_advice, one_line_errors, wandb_offline, wandb_unreachable
@@ -29,13 +28,6 @@ def test_the_line_is_the_error_itself(workers: int, capsys: pytest.CaptureFixtur
     with pytest.raises(SystemExit, match="2"):
         one_line_errors(lambda: next(iter(DataLoader(Broken(), num_workers=workers))))()
     assert capsys.readouterr().err == "error: 3 of 5 clips cannot be used: see rejected.csv\n"
-
-
-def test_a_wrong_argument_names_what_was_called(capsys: pytest.CaptureFixture[str]) -> None:
-    node = {"_target_": "builtins.int", "_args_": [[1]]}
-    with pytest.raises(SystemExit, match="2"):
-        one_line_errors(lambda: instantiate(node))()
-    assert re.search(r"^error: .*builtins.int.*\n$", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("fault", [AssertionError, RuntimeError], ids=str)
