@@ -50,10 +50,13 @@ def settings() -> dict[str, Any]:
 
 
 def build_denoiser(unet: dict[str, Any], motion: dict[str, Any]) -> Denoiser:
-    """A denoiser without values. One convolution, of the carried image, is left out, because it reads values."""
+    """A denoiser without values, and without the one convolution of the warped frames."""
     with torch.device("meta"):
         return Denoiser(
-            UNetSpatioTemporalConditionModel.from_config(unet), downscale=8, motion=motion | {"warped_latent": False}
+            UNetSpatioTemporalConditionModel.from_config(unet),
+            downscale=8,
+            scaling=1.0,
+            motion=motion | {"warped_latent": False},
         )
 
 

@@ -71,7 +71,7 @@ class Condition(NamedTuple):
     """All that steers the denoiser besides the noisy latents.
 
     A part is dropped by its flag alone: whatever it holds is then not read. `MotionConditioner.context` is the one
-    place that reads the flags.
+    place that drops parts by them.
     """
 
     image_latents: Tensor  # (B, C, h, w) latents of frame 0 with noise on its pixels

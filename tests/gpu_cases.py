@@ -29,8 +29,8 @@ PHASED = {
     "guide_later": True, "batch_size": 2,
 }  # fmt: skip
 LONG_VIDEO = {
-    "direct": direct, "fifo": fifo, "gen_l_video": partial(gen_l_video, stride=3, batch_size=1),
-    "freenoise": partial(freenoise, stride=2), "continuous": partial(continuous, **CHAINED),
+    "direct": direct, "fifo": fifo, "gen_l_video": partial(gen_l_video, context_stride=3, batch_size=1),
+    "freenoise": partial(freenoise, context_stride=2), "continuous": partial(continuous, **CHAINED),
     "loop": partial(loop, **CHAINED), "phased": partial(phased, **PHASED),
 }  # fmt: skip
 METHODS = [pytest.param(m, marks=[] if m in ("direct", "phased") else pytest.mark.slow) for m in LONG_VIDEO]

@@ -59,7 +59,8 @@ def build(cfg: dict[str, Any], device: torch.device) -> Animator:
         pipeline = build_pipeline(seed=0, **configs)
     torch.nn.init.normal_(pipeline.unet.conv_out.weight, std=0.01)  # zero in a new base
     codec = Codec(pipeline.vae.float(), pipeline.image_encoder.float(), pipeline.feature_extractor).to(device)
-    denoiser = Denoiser(pipeline.unet, downscale=codec.downscale, motion=cfg["motion"]).eval()
+    scaling = pipeline.vae.config.scaling_factor
+    denoiser = Denoiser(pipeline.unet, downscale=codec.downscale, scaling=scaling, motion=cfg["motion"]).eval()
     denoiser.to(device, getattr(torch, cfg["sampling"]["dtype"]))
     return Animator(codec, denoiser, sampling=cfg["sampling"], context_length=cfg["scale"]["num_frames"])
 

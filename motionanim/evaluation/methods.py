@@ -141,7 +141,7 @@ class Eulerian(Warp):
     """Moves the image along a steady field without a network.
 
     Args:
-        render: `motion.eulerian.render` or `motion.flow_map`'s, with its options bound.
+        render: `motion.eulerian.frames` or `motion.flow_map.frames`, with its options bound.
         options: As in `Warp`.
     """
 

@@ -16,10 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
-from pillow_heif import register_heif_opener
 from torch import Tensor
-
-register_heif_opener()  # phones write HEIC
 
 # Larger pictures take gigabytes as float32. This replaces Pillow's own limit, whose warning `_read` silences.
 _MAX_PIXELS = 100_000_000
@@ -191,6 +188,9 @@ def load_mask(path: Path | str, height: int, width: int) -> Tensor:
 
 def _read(path: Path, background: float, profile: bool) -> Tensor:
     """(3, H, W) float32 in [0, 1] with transparent parts over `background`; `profile` applies the colour profile."""
+    from pillow_heif import register_heif_opener  # here, so that a machine that only trains does without it
+
+    register_heif_opener()  # phones write HEIC
     try:
         # Pillow warns of large sizes, which are checked here, and of damaged metadata, which only the rotation uses.
         with warnings.catch_warnings(action="ignore"), path.open("rb") as file, Image.open(file) as image:

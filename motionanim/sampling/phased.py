@@ -107,7 +107,7 @@ def phased(
     literal = shared_noise == "image" and split > 0
     video.meter.expect(video.calls(sigmas) + (segments - 1) * video.calls(later) + (literal and segments > 1))
     here = video.condition_of(0, length)
-    denoise, parted = video.denoiser(here), video.start(length)
+    parted = video.start(length)
     noise = parted / sigmas[0].to(parted)
 
     def watch(step: int, z: Tensor, denoised: Tensor) -> None:
@@ -118,6 +118,7 @@ def phased(
             parted = z
 
     with video.meter.stage("phase 1"):
+        denoise = video.denoiser(here)
         first = video.sample(denoise, parted, sigmas, watch)
     if split == len(sigmas) - 1:
         parted = first

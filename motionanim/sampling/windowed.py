@@ -28,7 +28,8 @@ def window_starts(num_frames: int, length: int, stride: int) -> list[int]:
 def gen_l_video(video: VideoModel, *, context_stride: int, batch_size: int) -> tuple[Tensor, Record]:
     """Gen-L-Video (Wang et al. 2023): overlapping windows are denoised apart, averaged, and stepped once: V T calls.
 
-    Every window is conditioned on the input image, because the model was trained to begin with its image.
+    Every window is conditioned on the input image, because the model was trained to begin with its image. All windows'
+    contexts are in memory at once, about 35 MB a window at SVD's size.
 
     Args:
         context_stride: Frames from one window to the next, in [1, L].
@@ -44,10 +45,6 @@ def gen_l_video(video: VideoModel, *, context_stride: int, batch_size: int) -> t
     video.meter.expect(len(starts) * video.calls(video.sigmas))
     groups = [starts[first : first + batch_size] for first in range(0, len(starts), batch_size)]
     conditions = [Condition.cat([video.condition_of(start, length) for start in group]) for group in groups]
-    denoisers = [
-        video.denoiser(condition, video.ramp(group, length))
-        for group, condition in zip(groups, conditions, strict=True)
-    ]
 
     def averaged(z: Tensor, sigma: Tensor) -> Tensor:
         summed, counts = torch.zeros_like(z), z.new_zeros(total, 1, 1, 1)
@@ -61,6 +58,10 @@ def gen_l_video(video: VideoModel, *, context_stride: int, batch_size: int) -> t
 
     z = video.start(total)
     with video.meter.stage("denoise"):
+        denoisers = [
+            video.denoiser(condition, video.ramp(group, length))
+            for group, condition in zip(groups, conditions, strict=True)
+        ]
         z = video.sample(averaged, z)
     return z[:, : video.num_frames], video.meter.record(())
 

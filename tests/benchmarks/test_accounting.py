@@ -88,7 +88,7 @@ def test_fake_tensors_cost_what_real_ones_do(base):
 
     def peak() -> int:
         unet = UNetSpatioTemporalConditionModel.from_config(config)
-        return step_memory(Denoiser(unet, downscale=2, motion=STILL).train(), torch.randn(2, 5, 4, 8, 8))
+        return step_memory(Denoiser(unet, downscale=2, scaling=1.0, motion=STILL).train(), torch.randn(2, 5, 4, 8, 8))
 
     real = peak()
     with FakeTensorMode():
@@ -114,7 +114,7 @@ def test_checkpointing_blocks_needs_less_than_diffusers_own(base):
 @pytest.mark.slow
 def test_batch_4_trains_within_80_gb_at_svd_size(no_memory):
     """512 x 512 x 25, literal preset, bf16-mixed, weights, gradients and optimizer in float32: 44 GiB at the peak."""
-    denoiser = Denoiser(svd_unet(), downscale=8, motion=STILL | {"channels": 64}).train()
+    denoiser = Denoiser(svd_unet(), downscale=8, scaling=1.0, motion=STILL | {"channels": 64}).train()
     denoiser.select_trainable("literal")
     denoiser.checkpoint_blocks(1280)
     optimizer = torch.optim.AdamW([p for p in denoiser.parameters() if p.requires_grad])

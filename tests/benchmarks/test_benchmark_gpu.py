@@ -101,6 +101,15 @@ def test_the_summary_has_at_most_40_lines_and_names_what_failed(tmp_path):
 
 
 @pytest.mark.slow
+def test_the_parts_import_no_package_that_a_bare_machine_lacks():
+    absent = ["pillow_heif", "decord", "av", "wandb", "timm", "pyarrow", "krippendorff"]
+    parts = "gpu_parts.compiled, gpu_parts.pool, gpu_parts.svd_size, gpu_parts.train"
+    code = f"import sys; sys.modules.update(dict.fromkeys({absent})); import {parts}"
+    done = subprocess.run([sys.executable, "-c", code], cwd=SCRIPT.parent, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-1000:]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -25,6 +25,7 @@ from motionanim.models.svd.shortcuts import use_shortcuts
 from motionanim.types import Condition
 
 COMPILE = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")  # of torch.compile
+SCALING = 0.18215  # of a VAE whose config leaves it out: diffusers' default
 
 
 class Denoiser(nn.Module):
@@ -49,7 +50,7 @@ class Denoiser(nn.Module):
         *,
         downscale: int,
         motion: Mapping[str, Any],
-        scaling: float = 1.0,
+        scaling: float,
     ) -> None:
         super().__init__()
         self.unet, self.scaling = unet, scaling
@@ -62,7 +63,7 @@ class Denoiser(nn.Module):
                 module.register_forward_pre_hook(self._offset_time)
 
     def _offset_time(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-        if self.motion.now.time_offset is None:
+        if self.motion.now is None or self.motion.now.time_offset is None:
             return None
         hidden, embedded, *rest = inputs
         return hidden, embedded + self.motion.now.time_offset, *rest
@@ -82,7 +83,8 @@ class Denoiser(nn.Module):
         """
         load = partial(UNetSpatioTemporalConditionModel.from_pretrained, subfolder="unet", torch_dtype=torch.float32)
         unet = in_any_variant(load, base)
-        scaling = UNetSpatioTemporalConditionModel.load_config(base, subfolder="vae")["scaling_factor"]
+        vae = UNetSpatioTemporalConditionModel.load_config(base, subfolder="vae")
+        scaling = vae.get("scaling_factor", SCALING)
         denoiser = cls(unet, downscale=downscale, motion=motion, scaling=scaling)
         made_with = motion_config(base)
         if not made_with:

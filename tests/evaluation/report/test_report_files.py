@@ -114,7 +114,7 @@ def test_the_csv_holds_every_number(full: Path) -> None:
     assert scores["c", "psnr"]["reference"] == "1"
     paired = [row for row in rows if row["against"]]
     assert {row["against"] for row in paired} == {"a"}
-    assert len({(row["folder"], row["key"]) for row in paired}) == len(paired), "a control row's difference stands once"
+    assert len({(row["folder"], row["key"]) for row in paired}) == len(paired), "each difference stands once"
 
 
 def test_markdown_tables_are_rectangular_and_their_plots_exist(full: Path) -> None:

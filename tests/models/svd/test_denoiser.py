@@ -273,7 +273,7 @@ def test_parameter_counts_at_svd_size() -> None:
     """1 524.6 M parameters; 1 275.8 M train under the paper's literal reading, 656.1 M are temporal."""
     with torch.device("meta"):
         unet = UNetSpatioTemporalConditionModel(num_frames=25)
-        denoiser = Denoiser(unet, downscale=8, motion={**MOTION, "channels": 64})
+        denoiser = Denoiser(unet, downscale=8, scaling=1.0, motion={**MOTION, "channels": 64})
 
     def millions() -> float:
         return round(sum(p.numel() for p in unet.parameters() if p.requires_grad) / 1e6, 1)
