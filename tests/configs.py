@@ -46,7 +46,7 @@ def check_binding(node: dict[str, Any]) -> None:
     target = get_method(node["_target_"]) if "." in node["_target_"] else None
     arguments = {key: None for key in node if not (key.startswith("_") and key.endswith("_"))}
     if node["_target_"] == "motionanim.training.motion_lora.MotionLoraModule":
-        # What it hands on to its parent must bind there.
+        # Arguments that it passes to its parent must bind there.
         own = set(inspect.signature(target).parameters)
         rest = {k: None for k in arguments if k not in own}
         from motionanim.training.diffusion import DiffusionModule

@@ -31,7 +31,7 @@ _decoder = threading.Lock()  # one video is decoded at a time, because the threa
 
 
 class Needs(NamedTuple):
-    """What a clip must have; all must be landscape."""
+    """Requirements for a clip; all must be landscape."""
 
     frames: int  # in the file and also at `fps`, so that both ways of reading a clip find enough
     fps: float

@@ -92,7 +92,7 @@ def loop(drawing: Drawing, out: Path) -> page.Item:
     figures = {"frames": f"{len(made.frames)} of {made.frames.shape[-1]} x {made.frames.shape[-2]}"}
     figures |= {"made in": f"{made.record['seconds']:.0f} s"}
     figures |= {"wrap ratio (1 is a perfect loop)": f"{wrap_ratio(made.frames):.2f}"}
-    text = "The picture carried along the field of the arrows. No network; the last frame leads back to the first."
+    text = "The picture warped along the field of the arrows. No network; the last frame leads back to the first."
     return shown("A loop of the whole picture", text, made, command(overrides, settings), figures)
 
 

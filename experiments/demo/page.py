@@ -57,7 +57,7 @@ def write(path: Path, overview: Path, items: Sequence[Item], seconds: float) -> 
         f"<title>motionanim</title><style>{STYLE}</style></head><body>",
         "<h1>A picture, a few arrows, a video</h1>",
         f'<p class="soft">Everything on this page was made on this machine in {seconds:.0f} s.</p>',
-        "<section><h2>What was drawn</h2><p>From the left: the picture, its arrows and what may move, the motion field "
+        "<section><h2>Input</h2><p>From the left: the picture, its arrows and what may move, the motion field "
         "(hue is the direction), five frames of the loop below.</p>"
         f'<img alt="The picture, its arrows, its motion field and frames" src="{_data(overview)}"></section>',
         *map(_section, items),

@@ -13,7 +13,7 @@ from make import ROOT, call, train
 KINDS = {
     "attention_only": ("Eq. 4",),
     "attention_only_own_keys": ("Eq. 4, keys from the field", "conditioning.motion_keys=field"),
-    "warped_only": ("carried frame",),
+    "warped_only": ("warped frame",),
     "full": ("both",),
 }
 

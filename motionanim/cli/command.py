@@ -1,4 +1,4 @@
-"""What all commands share: resolvers of the configurations, one-line errors with exit code 2, quiet libraries."""
+"""Shared by all commands: resolvers of the configurations, one-line errors with exit code 2, quiet libraries."""
 
 import functools
 import logging
@@ -146,7 +146,7 @@ def wrong_setting() -> str | None:
 
 
 def one_line(error: Exception, cfg: DictConfig | None) -> str | None:
-    """What the user needs to know of an error, in one line; None for a fault of the code, which needs a traceback."""
+    """An error as one line for the user; None for a fault of the code, which needs a traceback."""
     # Hydra wraps the exception of a constructor, which says what is wrong.
     cause, target = error, ""
     while isinstance(cause, InstantiationException) and isinstance(cause.__cause__, Exception):

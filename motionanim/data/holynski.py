@@ -28,7 +28,7 @@ from motionanim.data.video import VideoError, cover_size
 from motionanim.motion.flow import resize_flow
 from motionanim.types import FlowPairBatch, Hint
 
-# What a damaged pickle or lz4 frame raises.
+# Errors that a damaged pickle or lz4 frame raises.
 _DAMAGE = (
     pickle.UnpicklingError, OSError, EOFError, RuntimeError, ValueError, TypeError, LookupError, AttributeError,
     MemoryError,

@@ -28,7 +28,7 @@ Batch = TypeVar("Batch", bound=tuple)
 
 logger = logging.getLogger(__name__)
 
-# What decides which clip stands at a position, by its key in a checkpoint: how a message names it, and the remedy.
+# Values that decide which clip stands at a position. Key in a checkpoint: its name in messages, and the remedy.
 _IDENTITY = {
     "dataset": ("prepared latents {}", "resume with the data.latents that it began with"),
     "files": ("the list of files {}", "resume with the data that it began with (data.root may have moved)"),
@@ -220,7 +220,7 @@ class StreamData(L.LightningDataModule):
         return done - done % self.trainer.accumulate_grad_batches
 
     def _identity(self) -> dict[str, int | str | None]:
-        """What decides which clip stands at a position, by the keys of `_IDENTITY` that the dataset has.
+        """The values that decide which clip stands at a position, by the keys of `_IDENTITY` that the dataset has.
 
         `dataset` is the fingerprint of prepared latents, `files` that of a list of files, and `flow` the name of the
         flow estimator, which names its weights wherever they lie.

@@ -138,7 +138,7 @@ ANSWERS = (len(CORRUPTIONS), 10, 21)  # numbers of features, in the order of `Ta
 
 
 class Targets(NamedTuple):
-    """What the network is to predict of n clips."""
+    """The targets of the network for n clips."""
 
     damage: Tensor  # (n, len(CORRUPTIONS)) severity of each corruption, 0 for none
     motion: Tensor  # (n, 10) of `motion_summary`

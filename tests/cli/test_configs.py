@@ -14,7 +14,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 EXPERIMENTS = choices("experiment")
-# What each command needs, and what some choices do.
+# Overrides that each command needs, and effects of some choices.
 GIVEN = {
     "train": ["experiment=motion_lora"], "animate": ["image=none"], "evaluate": [], "prepare": ["root=none"],
     "encode": ["out=none"],

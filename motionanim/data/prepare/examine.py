@@ -19,7 +19,7 @@ _CHUNK = 32  # frames whose flow is estimated at a time, to bound the memory
 
 
 class Settings(NamedTuple):
-    """What decides the result for a file, as conf/prepare.yaml explains; any change examines the files again."""
+    """Settings that decide the result for a file (see conf/prepare.yaml); a change examines the files again."""
 
     num_frames: int
     height: int

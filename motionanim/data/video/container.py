@@ -10,7 +10,7 @@ import numpy as np
 
 from motionanim.files import printable
 
-# What PyAV raises on damaged files: FFmpeg's errors, and Python's for values out of range.
+# Errors that PyAV raises on damaged files: FFmpeg's errors, and Python's for values out of range.
 _DAMAGE = (av.FFmpegError, OSError, ValueError, ArithmeticError, RuntimeError, LookupError, TypeError, MemoryError)
 
 

@@ -120,7 +120,7 @@ class Denoiser(nn.Module):
             path.write_text(json.dumps(self.motion_config, indent=2) + "\n")
 
     def context(self, condition: Condition) -> MotionContext:
-        """What is the same at every denoising step of a condition, for `forward`: a run of many steps makes it once."""
+        """The values of a condition that all denoising steps share, for `forward`; a run computes them once."""
         return self.motion.context(condition)
 
     def forward(self, z: Tensor, sigma: Tensor, condition: Condition | MotionContext) -> Tensor:
