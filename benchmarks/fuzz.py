@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from odd_videos import make
 from PIL import Image
+from pillow_heif import register_heif_opener
 from tqdm import tqdm
 
 from motionanim.data.video import Video
@@ -85,6 +86,7 @@ def seeds(kind: str, folder: Path) -> list[bytes]:
     if kind == "arrows":
         return [json.dumps(_ARROWS).encode(), json.dumps(_ARROWS["arrows"][:1]).encode()]
     colours = np.random.default_rng(0).integers(0, 256, (48, 64, 4), dtype=np.uint8)
+    register_heif_opener()
     made = []
     for form, mode in (("png", "RGBA"), ("png", "L"), ("jpeg", "RGB"), ("webp", "RGB"), ("tiff", "RGBA"),
                        ("gif", "RGB"), ("bmp", "RGB"), ("heif", "RGB"), ("jpeg", "CMYK")):  # fmt: skip

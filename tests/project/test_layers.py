@@ -28,7 +28,7 @@ FENCES = {
     "decord": ("motionanim/data/video/reader.py", "benchmarks/data_loading.py"),
     "av": ("motionanim/data/video/", "tests/", "benchmarks/"),
     "imageio_ffmpeg": ("benchmarks/",),
-    "pillow_heif": ("motionanim/media/image_io.py", "tests/"),
+    "pillow_heif": ("motionanim/media/image_io.py", "benchmarks/fuzz.py", "tests/"),
     "timm": ("motionanim/models/pretrained.py",),
     "diffusers": (
         "motionanim/models/svd/", "motionanim/training/patch_pca.py", "motionanim/cli/command.py", "tests/",
