@@ -101,8 +101,8 @@ def main() -> None:
         "# Long-video methods on the embedded base",
         "",
         f"{args.frames} frames of {base.width}x{base.height}, windows of {window}, {base.sampling.num_steps} denoising "
-        f"steps, decoding included; the least of {args.rounds} rounds. {platform.machine()}, {os.cpu_count()} cores, torch "
-        f"{torch.__version__}, {time.strftime('%Y-%m-%d')}. Only one clip was measured, so seams, "
+        f"steps, decoding included; the least of {args.rounds} rounds. {platform.machine()}, {os.cpu_count()} cores, "
+        f"torch {torch.__version__}, {time.strftime('%Y-%m-%d')}. Only one clip was measured, so seams, "
         "wrap and periodicity are examples.",
         "",
         "| method | " + " | ".join(COLUMNS) + " |",
