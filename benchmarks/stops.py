@@ -194,7 +194,7 @@ def two_at_once(bench: Bench) -> Iterator[Row]:
     row = bench.row("kill -9 of a sweep; `auto`", run, "sweep", *words)
     kept = {"last.ckpt": step_of(bench.run("sweep/0") / "checkpoints" / "last.ckpt")}
     equal = sum(losses(bench.run("sweep/0")).get(step) == loss for step, loss in bench.losses.items())
-    note = f"job 0; job 1: {len(losses(bench.run('sweep/1')))} steps"
+    note = f"of job 0; job 1 has {len(losses(bench.run('sweep/1')))} steps"
     yield row._replace(kept=kept, after=f"{equal} of {bench.steps}", note=note)
 
 
