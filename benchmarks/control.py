@@ -131,7 +131,7 @@ def main() -> None:
         f"{config.sampling.num_steps} denoising steps, flow by {estimate.name}. {platform.machine()}, "
         f"{os.cpu_count()} cores, torch {torch.__version__}, {time.strftime('%Y-%m-%d')}.",
         "",
-        "| video | within 30° of the arrow | the arrow's and its reverse's | median error | median speed gain "
+        "| video | within 30° of the arrow | both the arrow and its reverse | median error | median speed gain "
         "| drift outside the mask, px/frame |",
         "|---|---|---|---|---|---|",
     ]

@@ -188,11 +188,12 @@ def report(batch: int) -> list[str]:
         ),
         f"| together | | | | {total:.0f} |",
         "",
-        f"On one H200 ({H200 / TERA:.0f} TFLOP/s) not below {floor:.1f} s, {floor / SHARE:.1f} s at {SHARE:.0%} "
-        "of it. Expected, not measured.",
+        f"One H200 ({H200 / TERA:.0f} TFLOP/s) needs at least {floor:.1f} s, and {floor / SHARE:.1f} s at {SHARE:.0%} "
+        "of that rate. These times are calculated, not measured.",
         "",
         f"A training step of {batch} clips on prepared latents, bf16-mixed, AdamW; weights, gradients and moments in "
-        f"float32. Without, the VAE adds {pictures * image:.0f} TFLOP ({pictures} pictures), CLIP and flow theirs:",
+        f"float32. Without prepared latents the VAE adds {pictures * image:.0f} TFLOP ({pictures} pictures), and CLIP "
+        "and the flow add their operations:",
         "",
         f"| what trains | parameters, M | checkpointing | TFLOP a step | GiB at the peak | s, H200 at {SHARE:.0%} "
         "| a plain diffusers loop (its checkpointing, VAE in it), times as much |",

@@ -138,9 +138,9 @@ def main() -> None:
     lines = [
         "# Prepared data as it grows",
         "",
-        f"Clips are stand-ins of a few hundred bytes, in shards of {SHARD}; the list has 10 clips per video. MB is the "
-        "peak of resident memory over that of a process that has imported everything. MB mapped, a part of it, are "
-        "pages of files at the end, which the system takes back when it needs them. "
+        f"Clips are stand-ins of a few hundred bytes, in shards of {SHARD}. The list has 10 clips per video. MB is the "
+        "peak of resident memory, less that of a process that has imported everything. MB mapped is the part of it "
+        "that holds pages of files at the end. The system takes these pages back when it needs them. "
         f"{platform.machine()}, {os.cpu_count()} cores, shared with other jobs: compare only within one report. "
         f"Python {platform.python_version()}, torch {torch.__version__}, pyarrow "
         f"{pyarrow.__version__}, {time.strftime('%Y-%m-%d')}.",

@@ -127,8 +127,8 @@ def row(options: argparse.Namespace, folder: Path) -> str:
     kind = "".join(f", {part}" for part in ("mask" if outline else "", way) if part)
     return (
         f"| {photo.stem} {width}x{height}{kind} "
-        f"| {edges.mean():.5f} / {edges.max():.5f} | {min(sharp):.3f} to {max(sharp):.3f} "
-        f"| {np.mean(gains[:24]):.2f} / {np.mean(gains[-24:]):.2f} / {min(gains):.2f} | {farthest:.1g} "
+        f"| {edges.mean():.5f} | {edges.max():.5f} | {min(sharp):.3f} | {max(sharp):.3f} "
+        f"| {np.mean(gains[:24]):.2f} | {np.mean(gains[-24:]):.2f} | {min(gains):.2f} | {farthest:.1g} "
         f"| {float((made[-1] - made[0]).square().mean().sqrt()) / max(np.median(change), 1e-9):.2f} "
         f"| {seconds / len(made):.2f} |"
     )

@@ -32,7 +32,7 @@ CONF = Path(__file__).resolve().parents[1] / "conf"
 METHODS = ("direct", "gen_l_video", "freenoise", "phased", "fifo", "continuous", "loop")
 COLUMNS = (
     "calls", "seconds", "of direct's", "sigma at the split", "seam ratio", "wrap ratio", "periodicity, dB",
-    "largest step of sharpness at a border, %",
+    "largest step of sharpness at a segment start, %",
 )  # fmt: skip
 
 
@@ -101,8 +101,9 @@ def main() -> None:
         "# Long-video methods on the embedded base",
         "",
         f"{args.frames} frames of {base.width}x{base.height}, windows of {window}, {base.sampling.num_steps} denoising "
-        f"steps, least of {args.rounds} rounds, decoding included. {platform.machine()}, {os.cpu_count()} cores, torch "
-        f"{torch.__version__}, {time.strftime('%Y-%m-%d')}. One clip, so seams, wrap and periodicity are examples.",
+        f"steps, decoding included; the least of {args.rounds} rounds. {platform.machine()}, {os.cpu_count()} cores, "
+        f"torch {torch.__version__}, {time.strftime('%Y-%m-%d')}. Only one clip was measured, so seams, "
+        "wrap and periodicity are examples.",
         "",
         "| method | " + " | ".join(COLUMNS) + " |",
         "|---" * (len(COLUMNS) + 1) + "|",

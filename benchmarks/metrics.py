@@ -156,8 +156,9 @@ def main() -> None:
         "# Speed of the image metrics and I3D features", "",
         f"{args.clips} clips of {FRAMES} x {SIDE} x {SIDE}, {args.rounds} rounds in turn. {platform.machine()}, "
         f"{os.cpu_count()} cores, torch {torch.__version__}, {time.strftime('%Y-%m-%d')}.", "",
-        "| | s a clip, median | each round |", "|---|---|---|",
-        *(f"| {name} | {median[name] / args.clips:.3f} | {', '.join(f'{v / args.clips:.3f}' for v in values)} |"
+        "| | s a clip, median | " + " | ".join(f"round {i + 1}, s a clip" for i in range(args.rounds)) + " |",
+        "|---" * (2 + args.rounds) + "|",
+        *(f"| {name} | {median[name] / args.clips:.3f} | {' | '.join(f'{v / args.clips:.3f}' for v in values)} |"
           for name, values in times.items()),
         "",
         f"**{median['usual'] / median['ours']:.2f} times as fast**; largest differences: PSNR {differences[0]:.1e} dB, "

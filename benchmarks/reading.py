@@ -27,6 +27,8 @@ class Row(NamedTuple):
     written: int  # frames
     result: str
     right: bool
+    size: str = ""
+    reader: str = ""
 
 
 def ffmpeg_frames(path: Path) -> list[np.ndarray]:
@@ -72,7 +74,7 @@ def compare(path: Path) -> Row:
     way = "decord" if video.uses_decord else "PyAV"
     if worst > _MOST_DIFFERENCE:
         return Row(path.name, len(truth), f"WRONG: differs by up to {worst} of 255 ({way})", False)
-    return Row(path.name, len(truth), f"equal, {width}x{height}, by {way}", True)
+    return Row(path.name, len(truth), "equal", True, f"{width}x{height}", way)
 
 
 def table(rows: list[Row]) -> str:
@@ -81,10 +83,11 @@ def table(rows: list[Row]) -> str:
         f"{sum('equal' in row.result for row in rows)} of {len(rows)} files are equal to what ffmpeg writes, "
         f"{sum('rejected' in row.result for row in rows)} are rejected by name, "
         f"{sum(not row.right for row in rows)} are wrong.\n",
-        "| file | frames that ffmpeg writes | read |",
-        "|---|---|---|",
+        "| file | frames that ffmpeg writes | result | size | reader |",
+        "|---|---|---|---|---|",
+        *(f"| {row.name} | {row.written} | {row.result} | {row.size} | {row.reader} |" for row in rows),
     ]
-    return "\n".join([*lines, *(f"| {row.name} | {row.written} | {row.result} |" for row in rows)]) + "\n"
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:

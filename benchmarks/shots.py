@@ -135,9 +135,9 @@ def main() -> None:
             row[column] += bool(near)
     lines = [
         "# Borders of shots", "",
-        f"`python benchmarks/shots.py CLIPS` on {len(clips)} real clips, {SIDE} px. For joins, the number in which a "
-        "border is found at its place; for single shots, the number in which one is found, which should be 0. "
-        "PySceneDetect, if installed, runs at its defaults but for min_scene_len=1. "
+        f"`python benchmarks/shots.py CLIPS` on {len(clips)} real clips, {SIDE} px. Rows of joined clips count the "
+        "cases in which a border is found at its place. Rows of single shots count the cases in which a border is "
+        "found, which should be 0. PySceneDetect, if installed, runs at its defaults, except for min_scene_len=1. "
         f"{platform.machine()}, {date.today()}.", "",
         "| what | cases | " + " | ".join(detectors) + " |", "|" + "---|" * (2 + len(detectors)),
         *(f"| {kind} | " + " | ".join(map(str, row)) + " |" for kind, row in counts.items()),

@@ -91,13 +91,28 @@ class Training:
         return [line for line in text.splitlines() if line.strip() and "Warning" not in line]
 
 
+COLUMNS = (
+    "stopped by", "exit code", "last line", "last.ckpt, step", "previous.ckpt, step", "losses equal after resuming",
+    "exit code of resuming", "last line of resuming, or note",
+)  # fmt: skip
+
+
 class Row(NamedTuple):
     """A line of the report."""
 
     what: str
-    told: str
-    kept: str
-    after: str
+    told: str  # what `short` says of the stopped run
+    kept: dict[str, int]  # name of a checkpoint to its step, -1 if it cannot be read
+    after: str  # how many losses are equal, or what `short` says of a resumed run that failed
+    note: str = ""
+
+    def cells(self) -> list[str]:
+        """One for each of COLUMNS."""
+        code, _, said = self.told.partition(": ")
+        kept = {name: "unreadable" if step < 0 else str(step) for name, step in self.kept.items()}
+        ended, _, last = self.after.partition(": ")
+        equal, failed, after = (ended, "", self.note) if not ended or " of " in ended else ("", ended, last)
+        return [self.what, code, said, kept.get("last.ckpt", ""), kept.get("previous.ckpt", ""), equal, failed, after]
 
 
 class Bench:
@@ -123,7 +138,7 @@ class Bench:
 
     def row(self, what: str, stopped: Training, name: str, *words: str, resume: str = "auto", **env: str) -> Row:
         """Resume a stopped run and compare its losses."""
-        kept = ", ".join(f"{path.name} {step_of(path)}" for path in reversed(checkpoints(self.run(name))))
+        kept = {path.name: step_of(path) for path in checkpoints(self.run(name))}
         told = short(stopped)
         resumed = self.train(name, f"ckpt_path={resume}", *words, **env).wait()
         return Row(what, told, kept, self.compared(name, resumed))
@@ -133,7 +148,7 @@ class Bench:
         equal = sum(found.get(step) == loss for step, loss in self.losses.items())
         if resumed.status:
             return short(resumed)
-        return f"{equal} of {self.steps} losses equal"
+        return f"{equal} of {self.steps}"
 
 
 def step_of(path: Path) -> int:

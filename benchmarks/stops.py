@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from stopping import EVERY, Bench, Row, Training, losses, short, small_disk, step_of
+from stopping import COLUMNS, EVERY, Bench, Row, Training, losses, short, small_disk, step_of
 
 import motionanim.training.motion_lora as motion_lora
 import motionanim.training.runs.checkpoints as checkpoints
@@ -146,7 +146,7 @@ def stopped_by_faults(bench: Bench) -> Iterator[Row]:
     yield bench.row("the disk of the data is gone", run.wait(), "lost", "scale.num_workers=0")
     online = {"WANDB_MODE": "online", "WANDB_API_KEY": "0" * 40}
     run = bench.train("nowandb", WANDB_BASE_URL="http://127.0.0.1:9", **online).wait()
-    yield Row("W&B refuses connections", short(run), "", bench.compared("nowandb", run))
+    yield Row("W&B refuses connections", short(run), {}, bench.compared("nowandb", run))
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = f"http://127.0.0.1:{server.getsockname()[1]}"
         began = time.monotonic()
@@ -154,7 +154,7 @@ def stopped_by_faults(bench: Bench) -> Iterator[Row]:
         first = time.monotonic() - began
         run.wait()
     yield Row(
-        f"W&B accepts and never answers (step {EVERY} after {first:.0f} s)", short(run), "", bench.compared("mute", run)
+        f"W&B accepts and never answers (step {EVERY} after {first:.0f} s)", short(run), {}, bench.compared("mute", run)
     )
 
 
@@ -172,7 +172,7 @@ def changed_settings(bench: Bench) -> Iterator[Row]:
     words = "trainer=ddp", "trainer.devices=2"
     row = bench.row("kill -9, then two processes", killed(bench, name), name, *words)
     clips = torch.load(bench.run(name) / "checkpoints" / "last.ckpt", weights_only=True)["StreamData"]["clips"]
-    yield row._replace(after=f"{row.after}; {clips} clips were trained on")
+    yield row._replace(note=f"{clips} clips were trained on")
 
 
 def killed(bench: Bench, name: str) -> Training:
@@ -183,19 +183,19 @@ def two_at_once(bench: Bench) -> Iterator[Row]:
     first = bench.train("two").wait(bench.until("two", EVERY))
     second = bench.train("two", "ckpt_path=auto").wait()
     first.wait()
-    yield Row("a second one in the folder of a training", short(second), "", bench.compared("two", first))
+    yield Row("a second one in the folder of a training", short(second), {}, bench.compared("two", first))
     again = bench.train("two").wait()
-    yield Row("the same command once more", short(again), "", bench.compared("two", first))
+    yield Row("the same command once more", short(again), {}, bench.compared("two", first))
     both = [Training(bench.folder, f"trainer.max_steps={EVERY}") for _ in range(2)]
     folders = {line for run in both for line in run.wait().told() if line.startswith("done: ")}
-    yield Row("two at once without run=NAME", short(both[0]), "", f"{len(folders)} folders")
+    yield Row("two at once without run=NAME", short(both[0]), {}, "", f"{len(folders)} folders")
     words = ["-m", "model.alpha=16,8"]
     run = bench.train("sweep", *words).wait(bench.until("sweep/0", bench.half)).kill(signal.SIGKILL).wait()
     row = bench.row("kill -9 of a sweep; `auto`", run, "sweep", *words)
-    kept = f"0/last.ckpt {step_of(bench.run('sweep/0') / 'checkpoints' / 'last.ckpt')}"
+    kept = {"last.ckpt": step_of(bench.run("sweep/0") / "checkpoints" / "last.ckpt")}
     equal = sum(losses(bench.run("sweep/0")).get(step) == loss for step, loss in bench.losses.items())
-    after = f"job 0: {equal} of {bench.steps} losses equal; job 1: {len(losses(bench.run('sweep/1')))} steps"
-    yield row._replace(kept=kept, after=after)
+    note = f"of job 0; job 1 has {len(losses(bench.run('sweep/1')))} steps"
+    yield row._replace(kept=kept, after=f"{equal} of {bench.steps}", note=note)
 
 
 def main() -> None:
@@ -206,13 +206,13 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     groups = [stopped_by_signals, stopped_by_faults, changed_settings, two_at_once]
-    lines = ["| stopped by | exit code and last line | kept: file and step | after resuming |", "|---|---|---|---|"]
+    lines = [f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
     folder = Path(tempfile.mkdtemp())
     try:
         bench = Bench(folder, args.steps)
         for group in groups:
             for row in group(bench) if args.only in group.__name__ else ():
-                lines.append(f"| {' | '.join(row)} |")
+                lines.append(f"| {' | '.join(row.cells())} |")
                 print(lines[-1], flush=True)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

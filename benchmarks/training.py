@@ -144,7 +144,7 @@ def main() -> None:
         "|---|---|---|---|---|---|",
         *(f"| {i + 1} | " + " | ".join(f"{value:.3f}" for value in row) + " |" for i, row in enumerate(rows)),
         "",
-        f"median ratio {median_prepared:.3f} on prepared latents, {median_full:.3f} on the fly",
+        f"The median ratio is {median_prepared:.3f} on prepared latents and {median_full:.3f} on the fly.",
         "",
     ]
     print("\n".join(lines))
