@@ -70,8 +70,7 @@ class FlowPairBatch(NamedTuple):
 class Condition(NamedTuple):
     """All that steers the denoiser besides the noisy latents.
 
-    A part is dropped by its flag alone: whatever it holds is then not read. `MotionConditioner.context` is the one
-    place that drops parts by them.
+    A flag of 0 drops its part, whose values are then not read. `MotionConditioner.context` alone drops parts.
     """
 
     image_latents: Tensor  # (B, C, h, w) latents of frame 0 with noise on its pixels
