@@ -75,7 +75,9 @@ _COPIED: dict[str, tuple[str, Iterable[str], Iterable[str]]] = {
 }
 
 # Files that begin between key frames: packets with these numbers are left out.
-_MID_GOP = {"mid_gop.mkv": "h264.mp4", "mid_gop.ts": "h264.ts", "mid_gop_hevc.mkv": "hevc.mp4"}
+_MID_GOP = {
+    "mid_gop.mkv": "h264.mp4", "mid_gop.ts": "h264.ts", "mid_gop_hevc.mkv": "hevc.mp4", "mid_gop_av1.mkv": "av1.mp4",
+}  # fmt: skip
 
 # Files that end early: so many per cent are left.
 _TRUNCATED = {

@@ -72,6 +72,7 @@ MISTAKES = [
     ("evaluate", "wandb=off", r"^error: wandb=off: write true or false"),
     ("evaluate", "seed=1.5", r"seed=1.5: must be a whole number"),
     ("prepare", "", r"root"),
+    ("prepare", "root=. jsonl=gone.jsonl", r"^error: jsonl=gone.jsonl does not exist: pass the dataset's lists of"),
     ("prepare", "root=. out=photo.png", r"out=photo.png is a file: choose another folder"),
     ("prepare", "root=. out=own", r"out=own holds report.md, which no run left there: choose another folder"),
     ("prepare", "root=. engine.workers=-1", r"workers=-1: must be at least 0"),

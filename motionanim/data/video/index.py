@@ -140,6 +140,9 @@ def _from_packets(path: str, size: int) -> VideoIndex | None:
         rows, upright = [], False
         for packet in container.demux(stream):
             if packet.size:
+                key = keys.get(packet.pos, packet.is_keyframe)
+                if not rows and not key:
+                    return None  # the first packets of a file that begins between key frames may not be decodable
                 if not rows and not file:  # only a decoded frame tells whether it is turned
                     first_shown = [*packet.decode(), *stream.codec_context.decode(None)]
                     upright = bool(first_shown) and turn(first_shown[0]) is None
@@ -147,7 +150,6 @@ def _from_packets(path: str, size: int) -> VideoIndex | None:
                     return None
                 # Seeking in MP4 takes presentation times; with decoding times it lands one key frame too early.
                 start = packet.pts if packet.dts is None or kind.startswith("mov") else packet.dts
-                key = keys.get(packet.pos, packet.is_keyframe)
                 rows.append((packet.pts, start, key, not packet.is_discard, packet.duration or 0))
         aspect, width, rate = _aspect(stream), stream.codec_context.width, stream.average_rate
         pixels = width * stream.codec_context.height
@@ -161,7 +163,7 @@ def _from_packets(path: str, size: int) -> VideoIndex | None:
     chosen = np.flatnonzero(shown)
     order = chosen[np.argsort(pts[chosen], kind="stable")]
     labels = pts[order]
-    if not key[0] or leading[last_key == 0].any() or not len(order) or (np.diff(labels) <= 0).any():
+    if leading[last_key == 0].any() or not len(order) or (np.diff(labels) <= 0).any():
         return None
     times, end = _times(labels, base, int(durations[order[-1]]), rate)
     plain = (
