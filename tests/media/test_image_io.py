@@ -10,7 +10,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
-from pillow_heif import register_heif_opener
+from pillow_heif import from_pillow
 
 from motionanim.data.video import write_video
 from motionanim.media.image_io import fit, load_image, load_mask, model_size
@@ -160,8 +160,7 @@ def test_a_profile_that_does_not_fit_is_ignored(tmp_path):
 
 def test_a_phones_heic_is_read(tmp_path):
     colours = np.repeat(np.repeat(RGB, 8, 0), 8, 1)
-    register_heif_opener()
-    Image.fromarray(colours).save(tmp_path / "photo.heic", quality=100)
+    from_pillow(Image.fromarray(colours)).save(tmp_path / "photo.heic", quality=100)
     assert (load_image(tmp_path / "photo.heic") - plain(colours)).abs().mean() < 0.03
 
 
