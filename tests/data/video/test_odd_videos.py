@@ -71,7 +71,8 @@ def test_any_name_is_read_or_refused_by_name(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("20:15.mp4", "http:a.mp4", "%d [v2].mp4", "川.mp4"):
         Path(name).write_bytes((folder / "h264.mp4").read_bytes())
-        assert Video(name).size() == (112, 192)
+        video = Video(name)
+        assert (video.size(), video.uses_decord) == ((112, 192), True)
         write_video(name, torch.zeros(2, 3, 64, 64), 10)
         assert Video(name).size() == (64, 64)
     name = os.fsdecode(b"a\xff.mp4")
