@@ -104,7 +104,8 @@ def evaluate(
         row = rows.by_key.get(keys[index])
         if row is not None and wanted.items() <= row["protocols"].items():
             continue
-        clip, kept = benchmark.clip(index), folder / "frames" / f"{_plain(benchmark.ids[index])}-{keys[index]}.npz"
+        clip = benchmark.clip(index)
+        kept = folder / "frames" / f"{_plain(clip.id)[:80]}-{keys[index]}.npz"
         output = _load(kept) if row is not None else None
         if output is None:
             start = time.perf_counter()

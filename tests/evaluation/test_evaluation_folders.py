@@ -141,9 +141,9 @@ def test_folders_by_pattern_leave_the_truth_out_and_take_overrides(videos: Path)
 
 
 def test_folders_of_other_clips_are_other_runs_with_other_protocols(videos: Path) -> None:
-    for number in range(3):
+    for name in ("滝", "滝" + "a" * 230, "滝" + "b" * 230):  # any name that a file may have
         (videos / "third").mkdir(exist_ok=True)
-        (videos / "third" / f"clip{number}.mp4").write_bytes((videos / "other" / "clip0.mp4").read_bytes())
+        (videos / "third" / f"{name}.mp4").write_bytes((videos / "other" / "clip0.mp4").read_bytes())
     still = Reference(label="static", kind="static_copy")
     one, two = (run(videos, still, benchmark=folder_benchmark(videos / name)) for name in ("truth", "third"))
     assert one.folder != two.folder
