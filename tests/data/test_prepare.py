@@ -286,6 +286,7 @@ def test_settings_out_of_range_and_folders_without_a_usable_video_are_refused(tm
     ((name, value),) = wrong.items()
     with pytest.raises(ValueError, match=f"settings.{name}={value}: must be"):
         run(tmp_path, tmp_path / "out", settings=SETTINGS._replace(**wrong))
-    (tmp_path / "a.mp4").write_bytes(b"")
+    Path(tmp_path, os.fsdecode(b"\xff.mp4")).write_bytes(b"")
     with pytest.raises(ValueError, match="none of 1 videos"):
         run(tmp_path, tmp_path / "out")
+    assert "/\\xff.mp4,has a name that is not UTF-8" in (tmp_path / "out" / "rejected.csv").read_text()
