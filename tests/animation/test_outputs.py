@@ -73,7 +73,9 @@ def test_inputs_are_not_replaced(photo: Path) -> None:
             quick(photo, arrows="drawn/a.json", out="drawn/lake.mp4")
     assert Path("drawn/lake.png").read_bytes() == before
     quick(photo, arrows="drawn/a.json", out="new/lake.mp4")
-    Path("o").mkdir()
+    quick(photo, png=True)
+    with pytest.raises(ValueError, match=r"would replace the input .*00001\.png"):
+        quick(photo, arrows=[{**path, "region": "o/00001.png"}], png=True)
     photo.rename("o/00000.png")
     with pytest.raises(ValueError, match=r"would replace the input .*00000\.png"):
         quick(Path("o/00000.png"), png=True)
