@@ -18,7 +18,9 @@ from test_animate import ARROW, quick
 
 from motionanim import animate as command
 from motionanim.data.video import Video, write_video
-from motionanim.evaluation.harness import _slug
+from motionanim.evaluation.benchmark import EvalClip
+from motionanim.evaluation.harness import _picture, _slug
+from motionanim.evaluation.methods import MethodOutput
 from motionanim.files import atomic_path, check_own, content_sha256, file_sha256, output_files, printable
 from motionanim.media.image_io import from_uint8
 from motionanim.models.weights_io import save_network
@@ -33,7 +35,7 @@ def on_command_line(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
 
 
 def test_a_file_that_no_run_made_is_not_replaced(photo: Path) -> None:
-    """W1: neither before the first run nor where it was changed since; a run's own results are replaced."""
+    """Neither before the first run nor where it was changed since; a run's own results are replaced."""
 
     def check() -> dict[str, Path]:
         return output_files(Path("cat.mp4"), gif=True, png=True, inputs=[])
@@ -73,7 +75,9 @@ def test_inputs_are_not_replaced(photo: Path) -> None:
             quick(photo, arrows="drawn/a.json", out="drawn/lake.mp4")
     assert Path("drawn/lake.png").read_bytes() == before
     quick(photo, arrows="drawn/a.json", out="new/lake.mp4")
-    Path("o").mkdir()
+    quick(photo, png=True)
+    with pytest.raises(ValueError, match=r"would replace the input .*00001\.png"):
+        quick(photo, arrows=[{**path, "region": "o/00001.png"}], png=True)
     photo.rename("o/00000.png")
     with pytest.raises(ValueError, match=r"would replace the input .*00000\.png"):
         quick(Path("o/00000.png"), png=True)
@@ -97,7 +101,6 @@ def test_a_full_disk_leaves_the_earlier_files(limit: int, tmp_path: Path) -> Non
 
 
 def test_jobs_of_a_sweep_have_names_of_their_own(photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """W3."""
     photo = photo.rename("p.png")
     settings = ["renderer=eulerian", "refiner=null", "frames=2", "arrows=[[20,12,26,12]]", "progress=false"]
     on_command_line(monkeypatch, "-m", "image=p.png", *settings, "seed=3,4", "out=new/o.mp4")
@@ -108,7 +111,6 @@ def test_jobs_of_a_sweep_have_names_of_their_own(photo: Path, tmp_path: Path, mo
 
 
 def test_a_tilde_is_the_home_folder(photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """W6."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     Path("home").mkdir()
     photo.rename("home/p.png")
@@ -120,7 +122,7 @@ def test_a_tilde_is_the_home_folder(photo: Path, tmp_path: Path, monkeypatch: py
 
 
 def test_the_record_repeats_the_run(photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """W11: with the drawing's content, and a hash of every file that was read."""
+    """With the drawing's content, and a hash of every file that was read."""
     Path("drawn").mkdir()
     Image.new("L", (48, 36), 255).save("drawn/lake.png")
     drawing = {"arrows": [{"path": [[20, 12], [26, 12]], "region": "é"}], "regions": {"é": "lake.png"}}
@@ -139,7 +141,6 @@ def test_the_record_repeats_the_run(photo: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_record_has_a_hash_of_the_mask_and_of_t(photo: Path) -> None:
-    """W11."""
     Image.new("L", (48, 36), 255).save("mask.png")
     masked = quick(photo, mask="mask.png", frames=2).record
     assert masked["sha256"] == {name: file_sha256(Path(name)) for name in (str(photo), "mask.png")}
@@ -150,7 +151,7 @@ def test_the_record_has_a_hash_of_the_mask_and_of_t(photo: Path) -> None:
 
 
 def test_files_have_the_mode_of_the_umask(tmp_path: Path) -> None:
-    """W7: also where a library makes the file anew."""
+    """Also where a library makes the file anew."""
     before = os.umask(0o027)
     try:
         network = torch.nn.Linear(2, 2)
@@ -180,7 +181,7 @@ def test_a_folder_of_another_program_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("height", [64, 720])
 def test_colours_come_back_as_the_tags_say(height: int, tmp_path: Path) -> None:
-    """W8: BT.709, on both sides of the 720 lines from which players take it for granted."""
+    """BT.709, on both sides of the 720 lines from which players take it for granted."""
     colours = torch.tensor([[220, 30, 30], [30, 200, 40], [30, 60, 220], [230, 220, 40], [255, 255, 255], [0, 0, 0]])
     frame = from_uint8(colours.T[:, None, :, None].expand(3, height, 6, 64).reshape(3, height, 384))
     write_video(tmp_path / "a.mp4", frame.expand(2, -1, -1, -1), 10)
@@ -197,10 +198,15 @@ def test_colours_come_back_as_the_tags_say(height: int, tmp_path: Path) -> None:
     assert np.abs(read.astype(float) - colours.numpy()).max() <= 3
 
 
-def test_every_clip_has_pictures_of_its_own() -> None:
-    """W5: the name of each is another's only if the clips are one."""
+def test_every_clip_has_pictures_of_its_own(tmp_path: Path) -> None:
+    """The name of each is another's only if the clips are one."""
     clips = ["river one", "river_one", "river/one", "Fluß", "Flu", "a" * 300, "a" * 299]
     names = [_slug(clip) for clip in clips]
     assert len(set(names)) == len(clips)
     assert names[1] == "river_one"
     assert max(map(len, names)) < 100
+    frames = torch.zeros(1, 3, 8, 8)
+    for clip in clips[:2]:
+        shown = EvalClip(clip, frames, frames[:0, :2], frames[0, :1], (), 7.0, own_motion=True)
+        _picture(tmp_path, shown, MethodOutput(frames))
+    assert {kind: len(os.listdir(kind)) for kind in ("strips", "videos")} == {"strips": 2, "videos": 2}

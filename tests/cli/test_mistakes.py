@@ -167,6 +167,7 @@ def test_loras_may_be_given_as_text() -> None:
         with pytest.raises(ValueError, match=r"loras=.*: must be {file: weight"):
             lora_weights(wrong)
     assert lora_weights("{lora.safetensors: 0.8}") == [("lora.safetensors", 0.8)]
+    assert lora_weights({"~/a.safetensors": 1}) == [(str(Path.home() / "a.safetensors"), 1.0)]
     assert lora_weights('{"é, (1).safetensors": 1}') == [("é, (1).safetensors", 1.0)]
     assert lora_weights(None) == lora_weights({}) == []
 

@@ -201,8 +201,8 @@ def test_a_killed_run_holds_no_lock(videos, tmp_path):
 
 
 def test_a_clip_whose_reader_was_killed_is_asked_again(videos, tmp_path):
-    options = {"root": videos, "names": ["pan.mp4", "still.mp4"], "out": tmp_path, "cache": tmp_path / "flow"}
-    options |= {"settings": SETTINGS, "flow_estimator": DIS, "max_static": 9}
+    options = {"root": videos, "names": ["pan.mp4", "still.mp4", "pan.mp4"], "out": tmp_path}
+    options |= {"cache": tmp_path / "flow", "settings": SETTINGS, "flow_estimator": DIS, "max_static": 9}
 
     def engine(function, tasks, lost):
         return (lost(*task) if task[0] == killed else function(*task) for task in tasks)

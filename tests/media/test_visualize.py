@@ -70,7 +70,7 @@ def test_panels_and_sheets_place_pictures_side_by_side():
 
 @pytest.mark.parametrize("fps", [7, 24, 50, 60, 120])
 def test_a_gif_has_the_speed_of_its_video(fps, tmp_path):
-    """W9: browsers slow down pictures that are shown for less than 20 ms."""
+    """Browsers slow down pictures that are shown for less than 20 ms."""
     write_gif(tmp_path / "a.gif", [Image.new("L", (8, 8), 6 * k).convert("P") for k in range(40)], fps)
     with Image.open(tmp_path / "a.gif") as gif:
         times = [picture.info["duration"] for picture in ImageSequence.Iterator(gif)]

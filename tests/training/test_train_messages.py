@@ -99,7 +99,7 @@ def ended_by(
     monkeypatch.setattr(train, "check_checkpoint", lambda *_: 2)
     for name in ("check_strategy", "loggers"):
         monkeypatch.setattr(train, name, lambda *_, **__: None)
-    overrides = SimpleNamespace(task=[])
+    overrides = SimpleNamespace(task=["seed=0"])
     monkeypatch.setattr(train.HydraConfig, "get", lambda: SimpleNamespace(mode=RunMode.RUN, overrides=overrides))
     trainer_settings = {"max_steps": 9}
     cfg = OmegaConf.create({"seed": 0, "data": "data", "model": "model", "trainer": trainer_settings, "callbacks": {}})
@@ -167,3 +167,4 @@ def test_a_resumed_run_says_what_changes_and_keeps_its_earlier_config_and_a_new_
     assert f"going on from {last}, step 2\n  {CHANGE}\n" in capsys.readouterr().out
     assert config.with_suffix(".0.yaml").read_text() == "of the earlier part"
     assert "max_steps: 9" in config.read_text()
+    assert (tmp_path / ".hydra" / "overrides.yaml").read_text() == "- seed=0\n"

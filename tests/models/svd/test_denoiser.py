@@ -234,6 +234,8 @@ def test_folder_round_trip_with_motion_beside_and_diffusers_still_loads_it(
     save_pipeline(tmp_path / "p", base=base, unet=denoiser.unet)
     denoiser.save_motion(tmp_path / "p")
     assert denoiser.unet.dtype == torch.float32, "saving in fp16 must not touch the model"
+    modes = {path.stat().st_mode for path in (tmp_path / "p").rglob("*") if path.is_file()}
+    assert len(modes) == 1, "safetensors files have the mode of the umask too"
     again = Denoiser.from_pretrained(tmp_path / "p", downscale=2, motion=MOTION)
     for (name, a), (_, b) in zip(denoiser.named_parameters(), again.named_parameters(), strict=True):
         torch.testing.assert_close(a.half().float(), b, msg=name)
