@@ -155,7 +155,7 @@ def one_line(error: Exception, cfg: DictConfig | None) -> str | None:
     if text.startswith("Caught ") and "worker process" in text:
         # The message of a loader process is its traceback, whose last line is the error.
         text = text.rsplit("\n", 1)[-1].partition(": ")[2]
-    of_python = isinstance(cause, TypeError | AttributeError | RuntimeError)
+    of_python = isinstance(cause, TypeError | AttributeError | AssertionError | RuntimeError)
     of_python = of_python and not isinstance(cause, OmegaConfBaseException)
     unread = of_python or "could not convert" in text or "invalid literal" in text
     if is_out_of_memory(cause):

@@ -12,7 +12,14 @@ import torch
 from configs import composed
 from torch.utils.data import DataLoader, Dataset
 
-from motionanim.cli.command import is_out_of_memory, memory_advice, one_line_errors, wandb_offline, wandb_unreachable
+from motionanim.cli.command import (
+    is_out_of_memory,
+    memory_advice,
+    one_line,
+    one_line_errors,
+    wandb_offline,
+    wandb_unreachable,
+)
 
 
 class Broken(Dataset):
@@ -37,6 +44,16 @@ def test_a_fault_of_the_code_keeps_its_traceback(fault: type[Exception]) -> None
 
     with pytest.raises(fault, match="impossible"):
         one_line_errors(main)()
+
+
+@pytest.mark.parametrize(
+    "use", ["float(value)", "int(value)", "value < 1", "value.real", "[][:value]", "exec('assert 0')"]
+)
+def test_an_error_of_pythons_own_names_the_setting_of_a_wrong_type(use: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("motionanim.cli.command.wrong_setting", lambda: "steps=ten: must be a number")
+    with pytest.raises(Exception) as raised:  # noqa: PT011  any of Python's own
+        eval(use, {"value": "ten"})
+    assert one_line(raised.value, None) == "steps=ten: must be a number"
 
 
 def test_what_main_returns_is_returned() -> None:

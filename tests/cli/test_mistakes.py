@@ -36,6 +36,7 @@ MISTAKES = [
     ("train", LORA + "trainer.gradient_clip_val=a", r"gradient_clip_val.*a"),
     ("train", LORA + "trainer.devices=0", r"devices.*0"),
     ("train", LORA + "trainer.accumulate_grad_batches=0", r"trainer.accumulate_grad_batches=0: must be above 0"),
+    ("train", LORA + "trainer.val_check_interval=0", r"^error: trainer.val_check_interval=0: must be above 0"),
     ("train", LORA + "model.lr=1e-4x", r"^error: model.lr=1e-4x: must be a number, such as 0.005"),
     ("evaluate", "n=all", r"n=all: must be at least 1 clip"),
     ("train", LORA + "seed=2**64", r"^error: seed=2\*\*64: must be a whole number from 0 to 4294967295"),

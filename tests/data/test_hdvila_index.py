@@ -73,7 +73,9 @@ def test_a_list_is_read_once_and_anew_when_it_changes(layout, tmp_path, monkeypa
     monkeypatch.setattr(hdvila, "_videos", lambda path: reads.append(path) or read(path))
     options = {"jsonl": jsonl, "index": tmp_path / "index"}
     first = hdvila_clips(root, val_share=0.4, **options)
-    again = hdvila_clips(root, val_share=0.8, **options)
+    with caplog.at_level("INFO"):
+        again = hdvila_clips(root, val_share=0.8, **options)
+    assert caplog.text.count(f"the list of clips in {again[0].path} is used") == 1
     assert len(reads) == 1, "another split needs no other index"
     assert sorted([*first[0], *first[1]]) == sorted([*again[0], *again[1]])
     assert caplog.text.count("is made: there is none yet") == 1

@@ -34,7 +34,7 @@ def test_parts_of_a_training_are_one_run_and_offline_where_nothing_answers(
 
 @pytest.mark.parametrize("reason", [None, "refused"])
 def test_evaluations_under_one_label_are_runs_of_their_own(
-    reason: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    reason: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     begun = []
 
@@ -53,3 +53,4 @@ def test_evaluations_under_one_label_are_runs_of_their_own(
     assert ids[0] == ids[2] != ids[1]
     assert {options["mode"] for options in begun} == {"offline" if reason else None}
     assert {options["resume"] for options in begun} == {"allow"}
+    assert ("W&B cannot be reached (refused): ours is logged offline" in capsys.readouterr().out) == bool(reason)
