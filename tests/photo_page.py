@@ -33,7 +33,7 @@ class Photo:
 
     def open(self, url: str) -> "Photo":
         self.page.goto(url)
-        self.page.wait_for_function("document.querySelector('#welcome').hidden")
+        self.page.locator("#welcome").wait_for(state="hidden")
         return self
 
     def at(self, x: float, y: float) -> tuple[float, float]:

@@ -48,7 +48,7 @@ def test_a_drawing_becomes_the_video_of_the_command_line(photo: Photo, site: Sit
     assert (np.abs(seen(photo) - before).max(2) > 8).mean() > 0.002
     photo.page.click("[data-view=drawing]")
     make(photo, frames=16)
-    card = photo.page.locator("#job-list li").first
+    card = photo.page.locator("#job-list li").first  # the newest
     card.locator("video").wait_for(timeout=60_000)
     with photo.page.expect_download() as download:
         card.get_by_role("link", name="MP4").click()
@@ -137,7 +137,7 @@ def test_the_eraser_takes_away_and_the_magic_brush_grows(photo: Photo, tmp_path:
     photo.page.keyboard.press("n")
     photo.page.keyboard.press("m")
     photo.drag((200, 150), (240, 160))
-    photo.page.wait_for_function("document.querySelectorAll('#region-list li').length == 2")
+    photo.page.locator("#region-list li").nth(1).wait_for(timeout=10_000)
     grown = photo.saved(tmp_path / "b.json")["regions"]["region 2"]
     assert all(isinstance(part, list) or set(part) == {"erase"} for part in grown)
 
@@ -187,8 +187,10 @@ def test_the_keyboard_alone_draws_and_animates(photo: Photo, tmp_path: Path) -> 
     (x0, y0), (x1, y1) = arrow["path"]
     assert x1 - x0 > 10
     assert y0 == y1
+    made = photo.page.locator("#job-list li:has(video)")
+    before = made.count()
     keys.press("Control+Enter")
-    photo.page.locator("#job-list li video").first.wait_for(timeout=60_000)
+    made.nth(before).wait_for(timeout=60_000)
 
 
 def test_a_job_can_be_cancelled_and_is_found_again(photo: Photo, site: Site) -> None:
