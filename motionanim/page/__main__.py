@@ -7,6 +7,7 @@ import os
 import socket
 import threading
 import webbrowser
+from contextlib import suppress
 from pathlib import Path
 
 import hydra
@@ -38,8 +39,7 @@ def main(config: DictConfig) -> None:
         image.open("rb").close()
     # What chooses the base goes on to the jobs.
     base = [each for each in HydraConfig.get().overrides.task if each.startswith(("scale=", "scale."))]
-    settings = {name: config[name] for name in DEFAULTS if name in config}
-    defaults = checked(settings)
+    defaults = checked({name: config[name] for name in DEFAULTS if name in config})
     GlobalHydra.instance().clear()  # this command's own composition, so that the jobs' can be made
     server = _listening(config.host, config.port)
     host, port = server.getsockname()[:2]
@@ -50,8 +50,8 @@ def main(config: DictConfig) -> None:
     print(f"{url} shows the page; Ctrl-C ends it", flush=True)
     if config.open:
         threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
-    settings = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3)
-    uvicorn.Server(settings).run(sockets=[server])
+    with suppress(KeyboardInterrupt):  # the usual end
+        uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3)).run(sockets=[server])
 
 
 def _listening(host: str, port: int) -> socket.socket:

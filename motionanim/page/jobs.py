@@ -126,10 +126,7 @@ class Queue:
                     await self._wake.wait()
                     continue
                 job.state, job.stage = "running", "starting"
-                try:
-                    await self._make(job)
-                except OSError as error:
-                    self._end(job, "failed", f"the worker cannot be started: {error.strerror or error}")
+                await self._make(job)
         finally:
             await self._close()
 
@@ -137,7 +134,12 @@ class Queue:
         """Send a job to the worker and follow its reports to the end."""
         start = time.monotonic()
         if self._process is None or self._process.returncode is not None:
-            self._process = await self._started()
+            try:
+                self._process = await self._started()
+            except OSError as error:
+                reason = error.strerror or error
+                self._end(job, "failed", f"the process that makes videos cannot be started ({reason}): try again")
+                return
         if job.unwanted:
             self._end(job, "cancelled")
             return

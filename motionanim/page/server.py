@@ -75,7 +75,7 @@ class Page:
         ]
         answers = {
             ValueError: _mistake, LookupError: _missing, TooLarge: _too_large, OSError: _of_system,
-            RecursionError: _mistake, HTTPException: _of_http,
+            HTTPException: _of_http,
         }  # fmt: skip
         return Guard(Starlette(routes=routes, exception_handlers=answers, lifespan=self._lifespan), hosts)
 
@@ -184,16 +184,18 @@ class Page:
             path = await asyncio.to_thread(self._gallery.file, name)
         if path is None:
             raise LookupError(f"no file {name[:80]} of a video in the folder: the gallery lists them")
-        disposition = "attachment" if "download" in request.query_params else "inline"
-        return FileResponse(
-            path, filename=name, content_disposition_type=disposition, headers={"Cache-Control": "no-cache"}
-        )
+        saved_as = name if "download" in request.query_params else None
+        return FileResponse(path, filename=saved_as, headers={"Cache-Control": "no-cache"})
 
     async def _asked(self, request: Request, keys: set[str]) -> "tuple[Preview, dict[str, Any], Photo]":
         """The JSON object of a request and its photo; waits until fields can be computed."""
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             raise ValueError("Content-Type: must be application/json")
-        asked = json.loads(await body(request, MOST_JSON))
+        content = await body(request, MOST_JSON)
+        try:
+            asked = json.loads(content)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"the request is no usable JSON: {error}") from error
         if not isinstance(asked, dict) or not set(asked) <= keys:
             raise ValueError(f"the request must be an object with {', '.join(sorted(keys))}")
         preview = await self._preview()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from motionanim.cli.command import CONF
-from motionanim.cli.settings import check_seed, quoted
+from motionanim.cli.settings import check_seed, lora_weights, quoted
 
 Settings = dict[str, Any]  # the keys of DEFAULTS
 
@@ -109,7 +109,7 @@ def of_command(config: Mapping[str, Any]) -> Settings:
             "fps": config["fps"],
             "strength": None if isinstance(strength, list) else strength,  # a sweep of several
             "loop": method == "loop" if diffusion else config["eulerian"]["loop"],
-            "loras": {Path(file).name: weight for file, weight in (config["loras"] or {}).items()},
+            "loras": {Path(file).name: weight for file, weight in lora_weights(config["loras"])},
             "seed": config["seed"],
             "size": config["size"],
             "gif": config["gif"],

@@ -15,13 +15,16 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import IO, Any
 
+import motionanim
 from motionanim.animate import composed, run
 from motionanim.animation.loaded import Loaded
 from motionanim.cli.command import one_line, quiet
 from motionanim.cli.settings import readable
 
+PACKAGE = Path(motionanim.__file__).parent
 EVERY = 0.1  # seconds between reports of progress
 
 Tell = Callable[[dict[str, Any]], None]
@@ -63,7 +66,7 @@ def make(arguments: Sequence[str], loaded: Loaded, tell: Tell, stopped: Callable
             tell({"stage": stage, "share": share, "left": left})
 
     def note(message: Warning | str, category: type[Warning], filename: str, *_: Any) -> None:
-        if "motionanim" in filename:  # those of libraries tell an artist nothing
+        if Path(filename).is_relative_to(PACKAGE):  # those of libraries tell an artist nothing
             tell({"note": str(message)})
 
     config = None
