@@ -124,10 +124,7 @@ const state = await api.state().catch((error) => {
 });
 const make = new MakePanel(state);
 const field = new Field({ question, tell, view });
-const particles = new Particles({ canvas: $("#moving").cloneNode(), view, field });
-particles.canvas.id = "particles";
-$("#moving").after(particles.canvas);
-particles.canvas.style.pointerEvents = "none";
+const particles = new Particles({ canvas: $("#particles"), view, field });
 const motion = Motion.make({ canvas: $("#moving"), view, field });
 const tools = new Tools({ board, view, drawing, selection, tell, photo: () => photo, busy });
 new MotionPanel({ drawing, selection, board, span: state.span });
@@ -136,28 +133,33 @@ const results = new Results({ tell, again: tried(again), show: () => openTab("re
 // ---- the preview: what the photo shows while one draws
 
 let shown = "drawing";
-let last = 0, clock = 0;
+let last = null, clock = 0; // time of the last frame of the screen, ms; place in the video, frames
 
 function setView(name) {
   shown = name;
   remember("view", name);
   for (const button of all("[data-view]")) button.setAttribute("aria-pressed", button.dataset.view === name);
-  motion?.clear();
-  particles.clear();
-  if (name !== "drawing") {
-    if (field.current === null) field.ask();
-    requestAnimationFrame(tick);
-  }
+  // Without WebGL the particles stand in for the moving photo.
+  const moving = name === "motion" && motion !== null;
+  $("#moving").hidden = !moving;
+  $("#particles").hidden = name === "drawing" || moving;
+  board.faint = name === "motion";
+  board.paint();
+  if (name === "drawing" || last !== null) return;
+  last = performance.now();
+  requestAnimationFrame(tick);
 }
 
 function tick(now) {
-  if (shown === "drawing") return;
-  const seconds = last === 0 || now - last > 500 ? 0 : (now - last) / 1000, { frames, fps, loop } = make.settings;
+  if (shown === "drawing") {
+    last = null;
+    return;
+  }
+  const seconds = Math.min(Math.max(now - last, 0) / 1000, 0.1), { frames, fps, loop } = make.settings;
   last = now;
   clock = (clock + seconds * fps) % Math.max(frames, 2);
-  // Without WebGL the particles stand in for the moving photo.
-  if (shown === "motion" && motion !== null) motion.paint(clock, frames, loop);
-  else particles.paint(seconds, clock, fps);
+  if ($("#moving").hidden) particles.paint(seconds, clock, fps);
+  else motion.paint(clock, frames, loop);
   requestAnimationFrame(tick);
 }
 

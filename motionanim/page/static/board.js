@@ -15,6 +15,7 @@ export class Board {
     this.proposal = null; // a region to accept or dismiss
     this.cross = null; // the keyboard's place in the photo
     this.hover = null; // { point, radius }: the brush under the pointer
+    this.faint = false; // regions hardly seen, over the photo in motion
     this.asked = false;
     for (const source of [view, drawing, selection]) source.addEventListener("change", () => this.paint());
   }
@@ -57,7 +58,7 @@ export class Board {
     if (this.picture === null) return;
     const { content } = this.drawing;
     for (const name of Object.keys(content.regions)) {
-      pen.globalAlpha = this.selection.region === name ? 0.5 : 0.28;
+      pen.globalAlpha = this.faint ? 0.06 : this.selection.region === name ? 0.45 : 0.28;
       pen.drawImage(this.regions.picture(name).canvas, ...this.frame);
     }
     if (this.proposal !== null) {
@@ -68,7 +69,7 @@ export class Board {
     if (this.stroke !== null) this.paintStroke(pen);
     content.arrows.forEach((arrow, i) => this.paintArrow(pen, arrow, this.selection.arrow === i));
     content.pins.forEach((pin, i) => this.paintPin(pen, pin, this.selection.pin === i));
-    if (this.hover !== null) this.circle(pen, this.hover.point, this.hover.radius * this.view.scale);
+    if (this.hover !== null) this.circle(pen, this.hover.point, this.hover.radius);
     if (this.cross !== null) this.paintCross(pen);
   }
 
@@ -93,8 +94,10 @@ export class Board {
       }
       pen.stroke();
     }
-    if (arrow.kind === "turn" && arrow.center) this.circle(pen, arrow.center, 5);
-    points.forEach((point, i) => this.dot(pen, point, chosen ? 5.5 : i === 0 ? 4 : 0, colour));
+    if (arrow.kind === "turn" && arrow.center) this.circle(pen, arrow.center, 5 / this.view.scale);
+    // The tip has no dot of its own, which would hide its head.
+    points.slice(0, -1).forEach((point, i) => this.dot(pen, point, chosen ? 5.5 : i === 0 ? 4 : 0, colour));
+    if (chosen) this.circle(pen, arrow.path.at(-1), 7 / this.view.scale);
   }
 
   dot(pen, [x, y], radius, colour) {
@@ -126,11 +129,12 @@ export class Board {
     if (corners) points.forEach((point) => this.dot(pen, point, 4, "#ffffff"));
   }
 
+  // `radius` in pixels of the photo.
   circle(pen, point, radius) {
     const [x, y] = this.view.toStage(point);
     for (const [style, width] of [["rgb(0 0 0 / .6)", 3], ["#ffffff", 1.5]]) {
       pen.beginPath();
-      pen.arc(x, y, Math.max(radius, 1), 0, 2 * Math.PI);
+      pen.arc(x, y, Math.max(radius * this.view.scale, 1), 0, 2 * Math.PI);
       pen.strokeStyle = style;
       pen.lineWidth = width;
       pen.stroke();

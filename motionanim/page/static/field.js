@@ -85,7 +85,11 @@ export class Particles {
     const wanted = Math.min(1400, 40 + moving.length);
     while (this.dots.length < wanted) this.dots.push({ age: 1, life: 0 });
     this.dots.length = wanted;
-    const step = Math.min(seconds, 0.1) * framesPerSecond;
+    pen.save();
+    pen.beginPath();
+    pen.rect(view.x, view.y, photo.width * view.scale, photo.height * view.scale);
+    pen.clip();
+    const step = seconds * framesPerSecond;
     pen.lineCap = "round";
     for (const dot of this.dots) {
       if (dot.age >= dot.life) {
@@ -93,8 +97,8 @@ export class Particles {
         Object.assign(dot, { x: ((cell % columns) + Math.random()) / columns, y: (Math.floor(cell / columns) + Math.random()) / rows, age: 0, life: 0.6 + 1.4 * Math.random() });
       }
       const [vx, vy] = at(dot.x, dot.y, frame);
-      dot.age += Math.min(seconds, 0.1);
-      if (vx === 0 && vy === 0) {
+      dot.age += seconds;
+      if ((vx === 0 && vy === 0) || dot.x < 0 || dot.x > 1 || dot.y < 0 || dot.y > 1) {
         dot.age = dot.life;
         continue;
       }
@@ -109,11 +113,6 @@ export class Particles {
       pen.lineTo(x, y);
       pen.stroke();
     }
-  }
-
-  clear() {
-    const pen = this.canvas.getContext("2d");
-    pen.setTransform(1, 0, 0, 1, 0, 0);
-    pen.clearRect(0, 0, this.canvas.width, this.canvas.height);
+    pen.restore();
   }
 }

@@ -192,8 +192,4 @@ export class Motion {
       draw(3);
     }
   }
-
-  clear() {
-    this.gl.clear(this.gl.COLOR_BUFFER_BIT);
-  }
 }
