@@ -312,6 +312,7 @@ openTab("motions");
 showTool();
 setView(remembered("view") ?? "drawing");
 drawing.clear({ width: 1, height: 1 });
-const first = state.photo ?? (await api.photo(remembered("photo")).catch(() => null));
+const former = remembered("photo");
+const first = state.photo ?? (former === null ? null : await api.photo(former).catch(() => null));
 if (first !== null) await tried(show)(first);
 sized();
