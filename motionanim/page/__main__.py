@@ -36,7 +36,10 @@ def main(config: DictConfig) -> None:
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise ValueError(f"folder={config.folder}: must be a folder that can be written")
     if image is not None:
-        image.open("rb").close()
+        try:
+            image.open("rb").close()
+        except OSError as error:
+            raise ValueError(f"image={image} cannot be opened: {error.strerror}; give an image file") from error
     # What chooses the base goes on to the jobs.
     base = [each for each in HydraConfig.get().overrides.task if each.startswith(("scale=", "scale."))]
     defaults = checked({name: config[name] for name in DEFAULTS if name in config})
@@ -61,7 +64,8 @@ def _listening(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
-        raise ValueError(f"port={port}: {host} cannot be listened to ({error.strerror}): give another port") from error
+        reason = os.strerror(error.errno) if error.errno else error
+        raise ValueError(f"port={port}: {host} cannot be listened to ({reason}): give another port") from error
 
 
 if __name__ == "__main__":

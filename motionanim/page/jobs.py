@@ -198,15 +198,16 @@ class Queue:
     async def _close(self) -> None:
         """End the worker: at the end of its input it stops its job at the next report."""
         process = self._process
-        if process is None or process.returncode is not None:
+        if process is None:
             return
-        process.stdin.close()
-        try:
-            await asyncio.wait_for(process.wait(), PATIENCE)
-        except TimeoutError:
-            process.kill()
-            await process.wait()
-            _tidy(self._folder, process.pid)
+        if process.returncode is None:
+            process.stdin.close()
+            try:
+                await asyncio.wait_for(process.wait(), PATIENCE)
+            except TimeoutError:
+                process.kill()
+                await process.wait()
+        _tidy(self._folder, process.pid)
 
 
 def _free(folder: Path, stem: str) -> str:

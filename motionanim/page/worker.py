@@ -91,6 +91,7 @@ def make(arguments: Sequence[str], loaded: Loaded, tell: Tell, stopped: Callable
 def main() -> None:
     """Make videos until the input ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the page too, which ends this process
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # leaves no temporary files
     reports = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print goes to the terminal
     orders, loaded = Orders(sys.stdin), Loaded()

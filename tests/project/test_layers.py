@@ -46,7 +46,7 @@ FENCES = {
     "pyarrow": ("motionanim/data/hdvila_index.py", "tests/", "benchmarks/data_growth.py"),
     "ray": ("motionanim/data/engine.py", "tests/"),
     "webdataset": ("tests/", "benchmarks/"),
-    "starlette": ("motionanim/page/", "tests/page/"),
+    "starlette": ("motionanim/page/", "tests/"),
     "uvicorn": ("motionanim/page/__main__.py",),
     "wandb": ("train.py", "evaluate.py", "motionanim/evaluation/dashboard.py"),
     "wandb_workspaces": ("motionanim/evaluation/dashboard.py", "tests/"),
