@@ -44,7 +44,7 @@ async function busy(work) {
   return work.finally(() => document.body.removeAttribute("aria-busy"));
 }
 
-// ---- the photo and its drawing
+// ---- what the browser keeps
 
 function remember(key, value) {
   try {
@@ -61,6 +61,16 @@ function remembered(key) {
     return null;
   }
 }
+
+// Without a choice the page follows the system.
+const dark = () => (document.documentElement.dataset.theme ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
+function setTheme(name) {
+  document.documentElement.dataset.theme = name;
+  remember("theme", name);
+}
+if (remembered("theme") !== null) setTheme(remembered("theme"));
+
+// ---- the photo and its drawing
 
 async function show(next, content = null) {
   const picture = new Image();
@@ -256,7 +266,7 @@ for (const [id, act] of Object.entries({
   "show-help": actions.help, "new-region": actions.newRegion, remove: () => tools.remove(), propose, reject: endProposal,
   accept: () => { tools.addParts(proposed); endProposal(); },
   copy: tried(async () => { await navigator.clipboard.writeText($("#command").textContent); tell("The command is copied."); }),
-  theme: () => setTheme(document.documentElement.dataset.theme === "dark" ? "light" : "dark"),
+  theme: () => setTheme(dark() ? "light" : "dark"),
 })) $(`#${id}`).addEventListener("click", act);
 $("#help .close").addEventListener("click", () => $("#help").close());
 $("#settings").addEventListener("submit", (event) => { event.preventDefault(); animate(); });
@@ -292,11 +302,6 @@ addEventListener("drop", (event) => {
   takeFiles([...event.dataTransfer.files]);
 });
 
-function setTheme(name) {
-  document.documentElement.dataset.theme = name;
-  remember("theme", name);
-}
-
 // Another tab with this photo keeps its drawing in the same place: the last edit would win without a word.
 const tabs = new BroadcastChannel("motionanim");
 tabs.addEventListener("message", ({ data }) => {
@@ -305,7 +310,6 @@ tabs.addEventListener("message", ({ data }) => {
   if (data.hello) tabs.postMessage({ photo: photo.id });
 });
 
-setTheme(remembered("theme") ?? (matchMedia("(prefers-color-scheme: light)").matches ? "light" : "dark"));
 listShortcuts();
 bindKeys({ drawing, selection, view, tools, show: setView, actions });
 openTab("motions");
@@ -314,5 +318,6 @@ setView(remembered("view") ?? "drawing");
 drawing.clear({ width: 1, height: 1 });
 const former = remembered("photo");
 const first = state.photo ?? (former === null ? null : await api.photo(former).catch(() => null));
+tell("");
 if (first !== null) await tried(show)(first);
 sized();
