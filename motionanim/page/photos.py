@@ -1,6 +1,7 @@
 """The photos of the working folder, known by a prefix of their SHA-256."""
 
 import hashlib
+import io
 import re
 from collections import OrderedDict
 from itertools import count
@@ -86,8 +87,6 @@ class Photos:
 
     def picture(self, photo: Photo) -> bytes:
         """`pixels` as a JPEG file."""
-        import io
-
         file = io.BytesIO()
         Image.fromarray(self.pixels(photo)).save(file, "JPEG", quality=QUALITY, subsampling=0)
         return file.getvalue()

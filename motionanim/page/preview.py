@@ -128,7 +128,7 @@ class Preview:
 
     def check(self, photo: Photo, drawing: Any, settings: Settings) -> None:
         """Raises ValueError if a job could not use the drawing on the photo: before it waits in the queue."""
-        controls = self.parsed(photo, drawing)
+        controls, _ = self._read(photo, drawing, _working(photo, SIDE), None)
         if settings["renderer"] == "eulerian" and not controls.arrows:
             raise ValueError("no arrows: draw what moves and which way")
         if settings["loop"] and any(arrow.kind == "move" for arrow in controls.arrows):
@@ -152,28 +152,25 @@ class Preview:
     def _read(self, photo: Photo, drawing: Any, mapping: Fit, strength: float | None) -> tuple[Controls, list[str]]:
         """The drawing in working pixels, and notes on what looks wrong in it.
 
-        The masks of a photo of 12 megapixels take seconds. So a drawing is read at the working size if nothing has to
-        be said about it, else in the photo's pixels, which messages name.
+        The masks of a photo of 12 megapixels take seconds. So a drawing is read at the working size if it can be used,
+        else in the photo's pixels, which the error names.
         """
-        small = torch.ones(1, mapping.height, mapping.width)
         try:
             shrunk = _shrunk(drawing, photo, mapping)
-            controls = parse_controls(shrunk, small)
-            starts = [tuple(arrow["path"][0]) for arrow in shrunk["arrows"]]
+            controls = parse_controls(shrunk, torch.ones(1, mapping.height, mapping.width))
             # A start that was moved into its region may be too far outside it in the photo's pixels.
-            if [arrow.path[0] for arrow in controls.arrows] == starts and not self._notes(controls, strength):
-                return controls, []
+            if [arrow.path[0] for arrow in controls.arrows] != [tuple(arrow["path"][0]) for arrow in shrunk["arrows"]]:
+                raise ValueError("a start outside its region")
         except (ValueError, LookupError, TypeError, AttributeError, RuntimeError, OverflowError):
-            pass  # read again, for a message in the photo's pixels
-        controls = self.parsed(photo, drawing)
-        return fit_controls(controls, mapping), self._notes(controls, strength)
+            controls = fit_controls(self.parsed(photo, drawing), mapping)
+        return controls, self._notes(controls, mapping, strength)
 
-    def _notes(self, controls: Controls, strength: float | None) -> list[str]:
+    def _notes(self, controls: Controls, mapping: Fit, strength: float | None) -> list[str]:
         span = self._config.controls.span
         if strength is not None:
             median = self._config.scale.median_strength
             controls = at_strength(controls, strength, span=span, median_strength=median)
-        return doubts(controls, span=span, crossings=True)
+        return doubts(controls, span=span, crossings=True, scale=1 / mapping.scale[0])
 
     def _image(self, photo: Photo, mapping: Fit) -> Tensor:
         """The photo (3, h, w) in [-1, 1] at the working size."""

@@ -1,6 +1,7 @@
 """Fields, grown regions and T's proposal, against the code that makes videos."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -150,11 +151,17 @@ def test_a_mistake_names_the_photos_pixels(preview: Preview, photo: Photo, drawi
     assert "\n" not in str(caught.value)
 
 
+NOTES = (r"leaves its region at \((\d+), (\d+)\)", r"is (\d+) px long")
+
+
 def test_notes_name_the_photos_pixels(preview: Preview, photo: Photo) -> None:
-    sky = {"path": [[120, 20], [120, 150]], "region": [[[0, 0], [239, 0], [239, 50], [0, 50]]]}
+    sky = {"path": [[120, 4], [120, 158]], "region": [[[0, 0], [239, 0], [239, 50], [0, 50]]]}
     for side in (64, 512):
         told, _ = read(preview.field(photo, {"arrows": [sky]}, checked({}), side))
-        assert any("leaves its region at (120, 53)" in note for note in told["notes"])
+        (x, y), length = (re.search(pattern, " ".join(told["notes"])).groups() for pattern in NOTES)
+        assert abs(int(x) - 120) <= 2
+        assert abs(int(y) - 53) <= 10, "four pixels of the photo for each at which the field is computed"
+        assert abs(int(length[0]) - 154) <= 2
 
 
 def test_a_mask_file_of_the_folder_is_read(preview: Preview, photo: Photo) -> None:
