@@ -6,6 +6,7 @@ import os
 import secrets
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -119,6 +120,8 @@ class Queue:
     async def run(self) -> None:
         """Make videos until this task is cancelled."""
         try:
+            with suppress(OSError):  # the first job tries again, and says why it cannot
+                self._process = await self._started()  # it imports PyTorch while one draws
             while True:
                 job = next((each for each in self._jobs.values() if each.state == "waiting"), None)
                 if job is None:

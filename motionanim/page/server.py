@@ -84,13 +84,17 @@ class Page:
         self._thread = ThreadPoolExecutor(1, "preview")
         self._ready = self._in_thread(self._prepared)
         self._queue = Queue(self._folder, list(self._base))
-        work = asyncio.create_task(self._queue.run())
+        work = asyncio.create_task(self._work())
         try:
             yield
         finally:
             work.cancel()
             await asyncio.gather(work, return_exceptions=True)
             self._thread.shutdown(wait=False, cancel_futures=True)
+
+    async def _work(self) -> None:
+        await self._ready  # the page comes first: the process that makes videos imports PyTorch too
+        await self._queue.run()
 
     def _in_thread(self, call: Callable[..., Any], *given: Any) -> "asyncio.Future[Any]":
         return asyncio.get_running_loop().run_in_executor(self._thread, call, *given)

@@ -5,6 +5,7 @@ Each line of standard input is an order, {"job": id, "arguments": [...]} with th
 at the end {"done": seconds, "notes"}, {"error"} or {"cancelled"}. The end of the input stops the job and the process.
 """
 
+import importlib
 import json
 import os
 import queue
@@ -99,6 +100,7 @@ def main() -> None:
     def tell(report: dict[str, Any]) -> None:
         print(json.dumps(report), file=reports, flush=True)
 
+    importlib.import_module("motionanim.animation.job")  # with PyTorch, which takes seconds, while one draws
     while (order := orders.jobs.get()) is not None:
         id = order["job"]
         make(order["arguments"], loaded, tell, lambda id=id: orders.ended or id in orders.cancelled)

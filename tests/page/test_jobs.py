@@ -192,15 +192,16 @@ def test_a_job_that_cannot_be_made_says_why_and_the_next_is_made(page: TestClien
 def test_a_full_disk_fails_the_job_and_leaves_nothing_half_written(tmp_path: Path) -> None:
     folder = tmp_path / "work"
     folder.mkdir()
+    draw_photo(folder / "cat.png")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    with client(folder) as page:
-        photo = upload(page, draw_photo(tmp_path / "cat.png"))["id"]
-        resource.setrlimit(resource.RLIMIT_FSIZE, (500, hard))  # the worker inherits it
-        try:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, hard))  # the worker inherits it
+    try:
+        with client(folder) as page:
+            photo = upload(page, folder / "cat.png")["id"]  # the same bytes are not written again
             failed = when(page, start(page, photo), "failed")
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        assert failed["error"].startswith("out=cat-1.mp4 is not written (File too large): free some space")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert failed["error"].startswith("out=cat-1.mp4 is not written (File too large): free some space")
     assert names(folder) == {"cat.png", "cat-1.arrows.json"}
 
 

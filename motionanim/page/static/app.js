@@ -95,6 +95,7 @@ async function show(next, content = null) {
 const takeFiles = tried(async (files) => {
   const drawn = files.find((file) => file.name.toLowerCase().endsWith(".json")), pictures = files.filter((file) => file !== drawn);
   if (pictures.length > 0) {
+    if (pictures[0].size > state.most_bytes) throw new Error(`${pictures[0].name} has more than ${state.most_bytes >> 20} MB: save it smaller, such as a JPEG.`);
     tell(`Reading ${pictures[0].name} …`);
     await show(await busy(api.addPhoto(pictures[0], pictures[0].name || "pasted.png")));
   }
