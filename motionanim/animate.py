@@ -23,6 +23,9 @@ from motionanim.files import output_files
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from motionanim.animation.loaded import Loaded
+    from motionanim.cli.progress import Watch
+
 
 class Animation(NamedTuple):
     """The result of `animate`."""
@@ -43,8 +46,7 @@ def animate(overrides: Sequence[str] = (), **settings: Any) -> Animation:
         ValueError: If an input is unusable; nothing is then written.
     """
     given = [readable(override) for override in overrides]
-    with hydra.initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
-        config = hydra.compose("animate", given)
+    config = composed(given)
     unknown = sorted(set(settings) - set(config))
     if unknown:
         raise ValueError(f"animate knows no {', '.join(unknown)}: see the keys of conf/animate.yaml")
@@ -55,11 +57,22 @@ def animate(overrides: Sequence[str] = (), **settings: Any) -> Animation:
     return run(config, overrides=given, keep=True)
 
 
-def run(config: DictConfig, *, overrides: Sequence[str], keep: bool) -> Animation:
+def composed(overrides: Sequence[str]) -> DictConfig:
+    """conf/animate.yaml with overrides in Hydra's grammar, as the command composes it."""
+    with hydra.initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
+        return hydra.compose("animate", list(overrides))
+
+
+def run(
+    config: DictConfig, *, overrides: Sequence[str], keep: bool, watch: "Watch | None" = None,
+    loaded: "Loaded | None" = None,
+) -> Animation:  # fmt: skip
     """Animate as a composed conf/animate.yaml says; without `keep` the result holds no frames.
 
     Args:
         overrides: The overrides that it was composed with, for the record.
+        watch: Told of the progress instead of the bar; its exception stops the job, which then leaves no file.
+        loaded: Keeps the model for the caller's next job.
     """
     strengths = _check_numbers(config)
     if config.renderer not in ("diffusion", "eulerian"):
@@ -68,7 +81,9 @@ def run(config: DictConfig, *, overrides: Sequence[str], keep: bool) -> Animatio
     from motionanim.animation.job import make
 
     repeat = [override for override in overrides if override.partition("=")[0] not in ("arrows", "out")]
-    frames, record = make(config, strengths=strengths, files=files, repeat=repeat, keep=keep)
+    frames, record = make(
+        config, strengths=strengths, files=files, repeat=repeat, keep=keep, watch=watch, loaded=loaded
+    )
     return Animation(frames, list(files.values()), record)
 
 
@@ -76,7 +91,7 @@ def _check_numbers(config: DictConfig) -> list[float | None]:
     """The strengths. Raises ValueError for a value of the wrong type or out of range."""
     check_seed(config.seed)
     lora_weights(config.loras)
-    for name in ("gif", "png", "progress"):
+    for name in ("gif", "webp", "png", "progress"):
         if not isinstance(config[name], bool):
             raise ValueError(f"{name}={config[name]}: must be true or false")
     for name, least in (("frames", 2), ("height", 1), ("width", 1)):
@@ -112,7 +127,7 @@ def _files(config: DictConfig) -> dict[str, Path]:
             reason = error.strerror if isinstance(error, OSError) else error
             raise ValueError(f"{path} cannot be opened: {reason}; give an image file") from error
     inputs = [Path(str(config[name])) for name in ("image", "mask", "arrows", "refiner") if config[name]]
-    return output_files(Path(config.out), gif=config.gif, png=config.png, inputs=inputs)
+    return output_files(Path(config.out), gif=config.gif, webp=config.webp, png=config.png, inputs=inputs)
 
 
 @command

@@ -29,6 +29,16 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def write_new(path: Path, content: bytes) -> None:
+    """Write a file in one step. Raises FileExistsError if there is one of that name, which stays."""
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        temporary.write_bytes(content)
+        os.link(temporary, path)  # unlike a renaming, it never replaces
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield a new folder beside `path`; on success it replaces `path` with all its files, on failure it is removed."""
@@ -63,7 +73,7 @@ def content_sha256(path: Path) -> str:
     return text_sha256("".join(sorted(f"{each.name} {content_sha256(each)}\n" for each in path.iterdir())))
 
 
-def output_files(out: Path, *, gif: bool, png: bool, inputs: Sequence[Path]) -> dict[str, Path]:
+def output_files(out: Path, *, gif: bool, webp: bool, png: bool, inputs: Sequence[Path]) -> dict[str, Path]:
     """The files that `animate` will write beside the video `out`.
 
     A file that exists may be replaced only if the record beside it names it with its present SHA-256: then an earlier
@@ -75,8 +85,7 @@ def output_files(out: Path, *, gif: bool, png: bool, inputs: Sequence[Path]) -> 
     if out.suffix.lower() != ".mp4":
         raise ValueError(f"out={out}: must end in .mp4")
     files = {"video": out, "record": out.with_suffix(".json"), "picture": out.with_suffix(".png")}
-    if gif:
-        files["gif"] = out.with_suffix(".gif")
+    files |= {name: out.with_suffix(f".{name}") for name, wanted in (("gif", gif), ("webp", webp)) if wanted}
     for path in files.values():
         if path.is_dir():
             raise ValueError(f"out={out}: {path} is a folder, choose another name")

@@ -16,21 +16,21 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from motionanim.animation.drawn import is_refined, plain, read_drawing
+from motionanim.animation.loaded import Loaded
 from motionanim.animation.moving_photo import PIXEL, Scene, photo_frames
 from motionanim.animation.output import overview, write_files
 from motionanim.cli.command import quiet
-from motionanim.cli.progress import Progress
+from motionanim.cli.progress import Progress, Watch
 from motionanim.cli.settings import lora_weights, quoted
 from motionanim.data.video import check_video_size
 from motionanim.files import check_kept, file_sha256
-from motionanim.media.image_io import fit, load_image, load_mask, model_size, stretched
+from motionanim.media.image_io import fit, load_image, model_size, stretched
 from motionanim.models.flow_refiner import FlowRefiner
-from motionanim.motion.controls import at_strength, crop_controls, fit_controls, may_refine
-from motionanim.motion.drawing import Controls, inlined, parse_controls, region_files
-from motionanim.motion.example_arrows import example_arrow
+from motionanim.motion.controls import crop_controls, fit_controls
+from motionanim.motion.drawing import Controls, inlined, region_files
 from motionanim.motion.flow import resize_flow, strength_to_px
-from motionanim.motion.kinds import Parts, doubts
-from motionanim.motion.regions import propose_region
+from motionanim.motion.kinds import Parts
 
 VERSIONS = ("torch", "diffusers", "motionanim")
 
@@ -39,8 +39,9 @@ MAX_PIXELS = 150_000_000
 
 
 def make(
-    config: DictConfig, *, strengths: list[float | None], files: dict[str, Path], repeat: Sequence[str], keep: bool
-) -> tuple[Tensor | None, dict[str, Any]]:
+    config: DictConfig, *, strengths: list[float | None], files: dict[str, Path], repeat: Sequence[str], keep: bool,
+    watch: Watch | None, loaded: Loaded | None,
+) -> tuple[Tensor | None, dict[str, Any]]:  # fmt: skip
     """Animate as a composed conf/animate.yaml says, and write the files.
 
     Args:
@@ -48,14 +49,16 @@ def make(
         files: From `files.output_files`.
         repeat: Hydra overrides of the run, without arrows and out, for the record.
         keep: Return the frames too.
+        watch: Told of the progress instead of the bar.
+        loaded: Keeps the model for the caller's next job; None loads it for this one.
 
     Returns:
         The frames (N, 3, H, W) in [-1, 1], None without `keep` or above MAX_PIXELS in all; and the record.
     """
     photo = load_image(config.image)
     _check_size(config, *photo.shape[1:], videos=len(strengths))
-    controls, notes = _read_drawing(config, photo)
-    arrows = _plain(config.arrows)
+    controls, notes = read_drawing(config, photo)
+    arrows = plain(config.arrows)
     masks = region_files(arrows)
     check_kept(files, masks)
     for note in notes:
@@ -77,9 +80,13 @@ def make(
         read.append(config.refiner)
         notes.append(_proposal(config, image, controls, refiner, files["picture"]))
         warnings.warn(notes[-1], stacklevel=2)
-    with Progress(shown=config.progress, runs=len(strengths)) as progress:
+    with Progress(shown=config.progress and watch is None, runs=len(strengths), watch=watch) as progress:
         progress.expect("frames", config.frames, seconds=PIXEL * image[0].numel())
-        render = _eulerian if config.renderer == "eulerian" else partial(_diffusion, progress=progress)
+        render = (
+            _eulerian
+            if config.renderer == "eulerian"
+            else partial(_diffusion, progress=progress, loaded=loaded or Loaded())
+        )
         videos, shown, details = render(config, image, controls, strengths, refiner)
         pixels = config.frames * len(videos) * shown[0].image[0].numel()
         kept: list[Tensor] | None = [] if keep and pixels <= MAX_PIXELS else None
@@ -96,70 +103,6 @@ def make(
             record=record, kept=kept, progress=progress,
         )  # fmt: skip
     return None if kept is None else torch.stack(kept), record
-
-
-def _plain(value: Any) -> Any:
-    """A value of a config as plain Python values."""
-    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
-
-
-def _read_drawing(config: DictConfig, photo: Tensor) -> tuple[Controls, list[str]]:
-    """The drawing in the photo's pixels, and notes for the user, one line each."""
-    drawn = _plain(config.arrows)
-    mask, notes = torch.ones_like(photo[:1]), []
-    if config.mask == "auto":
-        # The drawing is read twice, because the mask that it must fit is made from it.
-        free = parse_controls(drawn, mask)
-        _undrawn(config, free)
-        mask = propose_region(photo, [arrow.path for arrow in free.arrows if arrow.region is None], free.pins)
-        regions = [arrow.region for arrow in free.arrows if arrow.region is not None]
-        mask = torch.stack([mask, *regions]).amax(0)
-        picture = Path(config.out).with_suffix(".png")
-        notes.append(
-            f"mask=auto: GrabCut proposes that {float(mask.mean()):.0%} of the photo may move; {picture} shows it: "
-            "paint a mask if it is wrong"
-        )
-    elif config.mask is not None:
-        mask = load_mask(config.mask, *photo.shape[1:])
-    controls = parse_controls(drawn, mask)
-    notes += _undrawn(config, controls)
-    span, shown = config.controls.span, controls
-    strengths = list(config.strength) if OmegaConf.is_list(config.strength) else [config.strength]
-    if None not in strengths:
-        shown = at_strength(controls, max(strengths), span=span, median_strength=config.scale.median_strength)
-    return controls, notes + doubts(shown, span=span, crossings=config.controls.field == "eulerian")
-
-
-def _undrawn(config: DictConfig, controls: Controls) -> list[str]:
-    """Notes on a drawing without arrows, one line each.
-
-    Raises:
-        ValueError: With an arrow to copy, if the renderer or the mask needs arrows; or with the embedded base, which
-            turns a photo into blotches without arrows, unless the user asked for that by `arrows=[]`.
-    """
-    if controls.arrows:
-        return []
-    embedded = Path(config.scale.base).is_relative_to(config.paths.assets)
-    asked = OmegaConf.is_list(config.arrows) and len(config.arrows) == 0
-    method, reason = config.long_video._target_.rpartition(".")[2], None
-    if config.renderer == "eulerian":
-        reason = "renderer=eulerian moves along them and nowhere else"
-    elif config.mask == "auto":
-        reason = "mask=auto proposes what they may move"
-    elif embedded and not asked:
-        reason = "left alone, the embedded base turns a photo into blotches (arrows=[] shows it; scale=svd needs none)"
-    if reason is not None:
-        height, width = controls.mask.shape[1:]
-        raise ValueError(
-            f"no arrows: {reason}; draw what moves and which way, [[x0,y0,x1,y1], ...] in the photo's {width}x{height} "
-            f'px, such as arrows="[{str(example_arrow(controls.mask)).replace(" ", "")}]"'
-        )
-    if config.frames > config.scale.num_frames and method in ("continuous", "loop"):
-        return [
-            f"no arrows: after the first {config.scale.num_frames} frames long_video={method} moves little at a low "
-            "long_video.sigma; long_video=direct keeps moving"
-        ]
-    return []
 
 
 def _check_size(config: DictConfig, height: int, width: int, *, videos: int) -> None:
@@ -201,10 +144,8 @@ def _scenes(
 
 
 def _refiner(config: DictConfig, controls: Controls) -> FlowRefiner | None:
-    """T, if it will be used: for flow arrows that neither a mask nor a region bounds."""
-    free = any(arrow.kind == "flow" and arrow.region is None for arrow in controls.arrows)
-    wanted = config.refiner is not None and config.conditioning.refiner and config.mask is None and free
-    if not wanted or not may_refine(config.controls.field, config.controls.entries, config.controls.normalized):
+    """T, if it will be used."""
+    if not is_refined(config, controls):
         return None
     try:
         return FlowRefiner.load(str(config.refiner)).eval()
@@ -242,16 +183,16 @@ def _eulerian(
 
 def _diffusion(
     config: DictConfig, image: Tensor, controls: Controls, strengths: list[float | None], refiner: FlowRefiner | None,
-    *, progress: Progress,
+    *, progress: Progress, loaded: Loaded,
 ) -> Made:  # fmt: skip
     """Videos of the model, at its own size or at the image's."""
     # Imported here: this takes seconds, and mistakes in the settings are found before.
     from motionanim.animation import diffusion
-    from motionanim.sampling.animator import Animator, pick_device
+    from motionanim.sampling.animator import pick_device
 
     quiet()
     settings, count = OmegaConf.to_container(config, resolve=True), config.frames
-    animator, base_fingerprint = Animator.load(
+    animator, base_fingerprint = loaded.animator(
         base=config.scale.base, motion=settings["motion"], sampling=settings["sampling"],
         loras=lora_weights(settings["loras"]),
         context_length=config.scale.num_frames, device=pick_device(),

@@ -1,4 +1,4 @@
-"""The files of `animate`: video, picture, record, and on request a GIF and PNG files; all of them or none."""
+"""The files of `animate`: video, picture, record, and on request a GIF, a WebP and PNG files; all of them or none."""
 
 import json
 import shutil
@@ -9,13 +9,23 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from motionanim.animation.moving_photo import Scene
 from motionanim.cli.progress import Progress
 from motionanim.data.video import write_video
 from motionanim.files import atomic_path, content_sha256, made_before
-from motionanim.media.visualize import draw_controls, flow_to_rgb, gif_picture, panels, write_gif, write_picture
+from motionanim.media.image_io import to_pixels
+from motionanim.media.visualize import (
+    draw_controls,
+    flow_to_rgb,
+    gif_picture,
+    panels,
+    write_gif,
+    write_picture,
+    write_webp,
+)
 from motionanim.motion.kinds import peak_velocity
 
 
@@ -82,8 +92,9 @@ def _write_frames(
     paths: Mapping[str, Path], videos: Sequence[Iterable[Tensor]], num_frames: int, fps: float,
     kept: list[Tensor] | None, progress: Progress,
 ) -> list[Tensor]:  # fmt: skip
-    """Write video, GIF and PNG files; returns panels of five frames."""
+    """Write video, GIF, WebP and PNG files; returns panels of five frames."""
     chosen, shown, coloured = torch.linspace(0, num_frames - 1, 5).round().int().tolist(), [], []
+    exact: list[Image.Image] = []  # of the WebP: 3 bytes per pixel of the video
 
     def passing() -> Iterator[Tensor]:
         for number, parts in enumerate(zip(*videos, strict=True)):
@@ -93,6 +104,8 @@ def _write_frames(
                 write_picture(paths["frames"] / f"{number:05}.png", frame)
             if "gif" in paths:
                 coloured.append(gif_picture(frame))
+            if "webp" in paths:
+                exact.append(Image.fromarray(to_pixels(frame)))
             if kept is not None:
                 kept.append(frame)
             yield frame
@@ -101,4 +114,6 @@ def _write_frames(
     write_video(paths["video"], passing(), fps)
     if "gif" in paths:
         write_gif(paths["gif"], coloured, fps)
+    if "webp" in paths:
+        write_webp(paths["webp"], exact, fps)
     return shown

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -10,6 +11,10 @@ from tqdm import tqdm
 
 DELAY = 3.0  # seconds; shorter jobs show no bar
 EVERY = 0.5, 30.0  # seconds between updates: on a terminal, and in a log file, which keeps each of them
+
+# Told after each report: the stage that runs, the share of the whole job that is done, in [0, 1], and the seconds left;
+# None if a stage has neither a measurement nor a guess, and the share is then 0. An exception stops the job.
+Watch = Callable[[str, float, float | None], None]
 
 
 def now() -> float:
@@ -61,10 +66,12 @@ class Progress:
     Args:
         shown: False prints nothing.
         runs: How often the job repeats all stages, such as once for each video of a sweep.
+        watch: Told of each report, whether the bar is shown or not.
     """
 
-    def __init__(self, *, shown: bool = True, runs: int = 1) -> None:
-        self._runs, self.stages = runs, dict[str, Stage]()
+    def __init__(self, *, shown: bool = True, runs: int = 1, watch: Watch | None = None) -> None:
+        self._runs, self.stages, self._watch = runs, dict[str, Stage](), watch
+        self._counts = shown or watch is not None
         self._start = self._last = now()
         self._bar = tqdm(
             desc="preparing", total=1, disable=not shown, leave=False, delay=DELAY, miniters=0,
@@ -78,22 +85,25 @@ class Progress:
         Only the first announcement of a stage counts. A caller that knows all units announces them before the parts of
         the job, which also announce theirs in case they are used alone.
         """
-        if units > 0 and not self._bar.disable:
+        if units > 0 and self._counts:
             self.stages.setdefault(stage, Stage(units * self._runs, seconds))
 
     def done(self, stage: str, units: float = 1) -> None:
         """Report units as done in the time since the last report."""
-        if self._bar.disable:
+        if not self._counts:
             return
         time = now()
         self.stages.setdefault(stage, Stage(0, 0)).add(units, time - self._last)
         self._last = time
         elapsed, left = time - self._start, self.left
         waiting = [name for name, each in self.stages.items() if each.left != 0]
-        self._bar.set_description_str(stage if stage in waiting or not waiting else waiting[0], refresh=False)
+        stage = stage if stage in waiting or not waiting else waiting[0]
+        self._bar.set_description_str(stage, refresh=False)
         self._bar.set_postfix_str(f"{'?' if left is None else tqdm.format_interval(left)} left", refresh=False)
         self._bar.total = None if left is None else elapsed + left
         self._bar.update(elapsed - self._bar.n)
+        if self._watch is not None:
+            self._watch(stage, 0.0 if left is None else elapsed / max(elapsed + left, 1e-9), left)
 
     @property
     def left(self) -> float | None:

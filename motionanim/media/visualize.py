@@ -1,4 +1,4 @@
-"""Picture files, GIFs, and pictures of flow fields and drawings."""
+"""Picture files, GIFs, animated WebP files, and pictures of flow fields and drawings."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -142,3 +142,16 @@ def write_gif(path: Path | str, pictures: Sequence[Image.Image], fps: float) -> 
     first, *rest = (pictures[number] for number in kept)
     with atomic_path(path) as temporary:
         first.save(temporary, save_all=True, append_images=rest, duration=durations, loop=0)
+
+
+def write_webp(path: Path | str, pictures: Sequence[Image.Image], fps: float) -> None:
+    """Write pictures of one size as a WebP file that repeats for ever; each begins at the millisecond nearest its time.
+
+    The quality is 90 of 100; the same pictures give the same bytes.
+    """
+    starts = [round(1000 * number / fps) for number in range(len(pictures) + 1)]
+    with atomic_path(path) as temporary:
+        pictures[0].save(
+            temporary, save_all=True, append_images=pictures[1:], loop=0, quality=90,
+            duration=[end - start for start, end in pairwise(starts)],
+        )  # fmt: skip

@@ -183,12 +183,13 @@ def rigid_parts(controls: Controls, *, num_frames: int, span: int) -> tuple[tupl
     return moves, turns
 
 
-def doubts(controls: Controls, *, span: int, crossings: bool) -> list[str]:
+def doubts(controls: Controls, *, span: int, crossings: bool, scale: float = 1.0) -> list[str]:
     """Warnings about parts of a drawing that probably look bad, one line each.
 
     Args:
         span: Frames that an arrow of speed 1 takes.
         crossings: Whether the field is steady, so that a path cannot cross itself.
+        scale: Pixels that the warnings name for each pixel of the drawing: that of a photo from which it was shrunk.
     """
     height, found = controls.mask.shape[1], []
     rest = unclaimed(controls)
@@ -196,16 +197,17 @@ def doubts(controls: Controls, *, span: int, crossings: bool) -> list[str]:
         left = _leaves(arrow.path, rest if arrow.region is None else arrow.region) if arrow.kind == "flow" else None
         if left is not None:
             place = "what may move" if arrow.region is None else "its region"
+            x, y = scale * left[0], scale * left[1]
             found.append(
-                f"arrows[{i}] leaves {place} at ({left[0]:.0f}, {left[1]:.0f}): nothing moves outside; draw the "
+                f"arrows[{i}] leaves {place} at ({x:.0f}, {y:.0f}): nothing moves outside; draw the "
                 f"{'mask' if arrow.region is None else 'region'} along all of its path, or end the arrow inside"
             )
         length = path_length(arrow)
         speed = length * arrow.speed / (span - 1)
         if arrow.kind == "flow" and (length > height or speed > FASTEST * height):
             found.append(
-                f"arrows[{i}] is {length:.0f} px long and moves {speed:.1f} px per frame, {speed / height:.0%} of the "
-                f"height: such motion smears; make it shorter, or its speed at most "
+                f"arrows[{i}] is {scale * length:.0f} px long and moves {scale * speed:.1f} px per frame, "
+                f"{speed / height:.0%} of the height: such motion smears; make it shorter, or its speed at most "
                 f"{arrow.speed * FASTEST * height / speed:.2g}"
             )
         if crossings and arrow.kind == "flow" and crosses_itself(arrow.path):

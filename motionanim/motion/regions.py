@@ -1,4 +1,4 @@
-"""Regions of a photo: drawn as polygons or brush strokes, read from a mask file, or proposed from the arrows.
+"""Regions of a photo: drawn as polygons or brush strokes, read from a mask file, proposed from the arrows, or grown.
 
 Points are (x, y) in pixels, origin at the first pixel centre. A region is (1, H, W) float32 in {0, 1}.
 """
@@ -15,11 +15,15 @@ from torch import Tensor
 from motionanim.media.image_io import load_mask, to_pixels
 from motionanim.motion.paths import nearest_on_path
 
-_FORM = "a mask file, or a list of polygons [[x, y], [x, y], [x, y], ...] and strokes {brush: [[x, y], ...], radius: r}"
+_FORM = (
+    "a mask file, or a list of polygons [[x, y], [x, y], [x, y], ...] and strokes {brush: [[x, y], ...], radius: r}; "
+    "{erase: polygon} and {erase: [[x, y], ...], radius: r} remove pixels of the parts before them"
+)
 
 # `propose_region` shrinks the picture to this longer side, so that GrabCut takes about a second.
 _GRABCUT_SIDE = 384
 _GRABCUT_ROUNDS = 5
+_NEAR = 0.15  # of the longer side: the distance from the drawing within which GrabCut prefers inside
 
 
 def read_region(name: str, value: Any, height: int, width: int, folder: Path) -> Tensor:
@@ -28,8 +32,9 @@ def read_region(name: str, value: Any, height: int, width: int, folder: Path) ->
     Args:
         name: Its name in error messages.
         value: The path of a mask file of the photo's size, relative to `folder`. Or a list of polygons, each a list of
-            at least 3 points, and of brush strokes {"brush": [[x, y], ...], "radius": r}; the region is their union. Or
-            one stroke alone. Points may lie up to one frame outside the image.
+            at least 3 points, and of brush strokes {"brush": [[x, y], ...], "radius": r}; the region is their union.
+            {"erase": polygon} and the erased stroke {"erase": [[x, y], ...], "radius": r} remove their pixels from the
+            parts before them. Or one stroke alone. Points may lie up to one frame outside the image.
         height, width: Of the photo.
 
     Returns:
@@ -49,6 +54,9 @@ def read_region(name: str, value: Any, height: int, width: int, folder: Path) ->
     region = torch.zeros(1, height, width)
     for index, part in enumerate(parts):
         where = f"{name}[{index}]" if parts is value else name
+        if isinstance(part, Mapping) and "erase" in part:
+            region *= 1 - _erased(where, part, height, width)
+            continue
         drawn = _stroke if isinstance(part, Mapping) else _polygon
         region = torch.maximum(region, drawn(where, part, height, width))
     if not region.any():
@@ -108,13 +116,19 @@ def _polygon(name: str, value: Any, height: int, width: int) -> Tensor:
     return torch.from_numpy(filled)[None].float()
 
 
-def _stroke(name: str, value: Mapping[str, Any], height: int, width: int) -> Tensor:
-    if set(value) != {"brush", "radius"}:
-        raise ValueError(f"{name} has {', '.join(map(str, value))[:80]}: a stroke has brush and radius")
+def _erased(name: str, value: Mapping[str, Any], height: int, width: int) -> Tensor:
+    if set(value) == {"erase"}:
+        return _polygon(f"{name}: erase", value["erase"], height, width)
+    return _stroke(name, value, height, width, key="erase")
+
+
+def _stroke(name: str, value: Mapping[str, Any], height: int, width: int, *, key: str = "brush") -> Tensor:
+    if set(value) != {key, "radius"}:
+        raise ValueError(f"{name} has {', '.join(map(str, value))[:80]}: a stroke has {key} and radius")
     radius = number(f"{name}: radius", value["radius"])
     if radius <= 0:
         raise ValueError(f"{name}: radius={radius:g} must be above 0 px")
-    line = torch.from_numpy(_points(f"{name}: brush", value["brush"], 1, height, width))
+    line = torch.from_numpy(_points(f"{name}: {key}", value[key], 1, height, width))
     stroke = torch.zeros(1, height, width)
     for part in line.unfold(0, 2, 1).mT if len(line) > 1 else line[None]:
         if len(part) == 2 and part[0].equal(part[1]):
@@ -153,17 +167,14 @@ def propose_region(
     if not arrows:
         raise ValueError("mask=auto needs arrows: the region is proposed from their places")
     height, width = image.shape[1:]
-    shrink = min(1.0, _GRABCUT_SIDE / max(height, width))
-    small = (max(1, round(width * shrink)), max(1, round(height * shrink)))
-    pixels = cv2.resize(cv2.cvtColor(to_pixels(image), cv2.COLOR_RGB2BGR), small, interpolation=cv2.INTER_AREA)
-    scale = np.array([small[0] / width, small[1] / height])
+    pixels, scale = _shrunk(image)
+    small = pixels.shape[1::-1]
     labels = np.full(pixels.shape[:2], cv2.GC_PR_BGD, dtype=np.uint8)
     paths = [torch.from_numpy((np.array(path) + 0.5) * scale - 0.5) for path in arrows]
-    near, core = 0.15 * max(small), max(1.5, 0.01 * max(small))
+    near, core = _NEAR * max(small), _core(labels)
     squared = [nearest_on_path(path, *labels.shape)[0].numpy() for path in paths]
     labels[np.min(squared, axis=0) <= near**2] = cv2.GC_PR_FGD
-    for pin in pins:
-        cv2.circle(labels, _pixel((np.array(pin) + 0.5) * scale - 0.5), round(2 * core), cv2.GC_BGD, -1)
+    _hold(labels, pins, scale)
     starts = np.zeros_like(labels)
     for path in paths:
         half = torch.stack([path[0], (path[0] + path[1]) / 2]) if len(path) == 2 else path[: (len(path) + 1) // 2]
@@ -172,6 +183,65 @@ def propose_region(
         # The start itself always moves, even beside a pin or in a tiny picture.
         x, y = _pixel(path[0].numpy().clip(0, np.array(small) - 1))
         labels[y, x], starts[y, x] = cv2.GC_FGD, 1
+    region = _grabcut(pixels, labels, starts, height, width)
+    for path in arrows:
+        region[0, round(path[0][1]), round(path[0][0])] = 1
+    return region
+
+
+def grow_region(
+    image: Tensor, stroke: Sequence[tuple[float, float]], radius: float, pins: Sequence[tuple[float, float]]
+) -> Tensor:
+    """The thing that a brush stroke marks: GrabCut, started from the stroke.
+
+    All of the stroke counts as inside, the surroundings of pins as outside. Only parts connected with the stroke are
+    kept.
+
+    Args:
+        image: (3, H, W) in [-1, 1].
+        stroke: At least one point (x, y) in px.
+        radius: Of the stroke in px, above 0.
+        pins: Points (x, y) in px.
+
+    Returns:
+        (1, H, W) in {0, 1}; deterministic.
+    """
+    height, width = image.shape[1:]
+    pixels, scale = _shrunk(image)
+    line = np.ones(pixels.shape[:2], dtype=np.uint8)
+    cv2.polylines(line, [np.round((np.array(stroke) + 0.5) * scale - 0.5).astype(np.int32)], False, 0)
+    distance = cv2.distanceTransform(line, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    reach = max(1.0, radius * float(scale.mean()))
+    labels = np.full(line.shape, cv2.GC_PR_BGD, dtype=np.uint8)
+    labels[distance <= reach + _NEAR * max(line.shape)] = cv2.GC_PR_FGD
+    _hold(labels, pins, scale)
+    labels[(distance <= reach) & (labels != cv2.GC_BGD)] = cv2.GC_FGD
+    labels[line == 0] = cv2.GC_FGD  # the line itself moves, even beside a pin
+    return _grabcut(pixels, labels, line == 0, height, width)
+
+
+def _shrunk(image: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """A picture (3, H, W) at GrabCut's size, (h, w, 3) uint8 BGR, and its scale along x and y."""
+    height, width = image.shape[1:]
+    shrink = min(1.0, _GRABCUT_SIDE / max(height, width))
+    small = (max(1, round(width * shrink)), max(1, round(height * shrink)))
+    pixels = cv2.resize(cv2.cvtColor(to_pixels(image), cv2.COLOR_RGB2BGR), small, interpolation=cv2.INTER_AREA)
+    return pixels, np.array([small[0] / width, small[1] / height])
+
+
+def _core(labels: np.ndarray) -> float:
+    """Distance in px from a path or pin that surely belongs to it."""
+    return max(1.5, 0.01 * max(labels.shape))
+
+
+def _hold(labels: np.ndarray, pins: Sequence[tuple[float, float]], scale: np.ndarray) -> None:
+    """Label the surroundings of pins as outside, in place."""
+    for pin in pins:
+        cv2.circle(labels, _pixel((np.array(pin) + 0.5) * scale - 0.5), round(2 * _core(labels)), cv2.GC_BGD, -1)
+
+
+def _grabcut(pixels: np.ndarray, labels: np.ndarray, starts: np.ndarray, height: int, width: int) -> Tensor:
+    """What GrabCut takes as inside and is connected with `starts`, (1, height, width) in {0, 1}."""
     if (labels % 2 == 0).any():  # GrabCut needs at least one pixel that may be outside
         cv2.setRNGSeed(0)
         work = (np.zeros((1, 65)), np.zeros((1, 65)))
@@ -181,8 +251,6 @@ def propose_region(
     inside *= np.isin(pieces, np.unique(pieces[starts > 0]))
     large = cv2.resize(inside.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
     region = (torch.from_numpy(large)[None] > 0.5).float()
-    for path in arrows:
-        region[0, round(path[0][1]), round(path[0][0])] = 1
     return region
 
 

@@ -43,12 +43,15 @@ def moved(made: Animation) -> torch.Tensor:
 
 def test_it_leaves_video_picture_and_what_repeats_it(photo: Path, tiny: list[str]) -> None:
     out = Path("new/out.mp4")
-    made = animate([*tiny[:-1], "long_video=phased"], image=photo, arrows=ARROW, frames=12, out=out, gif=True, png=True)
+    given = {"image": photo, "arrows": ARROW, "frames": 12, "out": out, "gif": True, "webp": True, "png": True}
+    made = animate([*tiny[:-1], "long_video=phased"], **given)
     assert made.frames.shape == (12, 3, 36, 48), "the photo's size"
     assert Video(out).info.num_frames == 12
     assert Video(out).info.fps == pytest.approx(7, rel=1e-3)
     with Image.open(out.with_suffix(".gif")) as gif:
         assert (gif.n_frames, gif.size) == (12, (48, 36))
+    with Image.open(out.with_suffix(".webp")) as webp:
+        assert (webp.n_frames, webp.size) == (12, (48, 36))
     assert len(list((out.with_suffix("")).glob("*.png"))) == 12
     with Image.open(out.with_suffix(".png")) as picture:
         assert picture.height >= 192
@@ -57,7 +60,7 @@ def test_it_leaves_video_picture_and_what_repeats_it(photo: Path, tiny: list[str
     assert record["runs"][0]["calls"] == 3, "gamma 0.8 of 3 steps is all of them"
     assert record["command"]["arrows"] == ARROW
     assert record["sha256"][str(photo)] == file_sha256(photo)
-    assert set(made.files) == {out, *(out.with_suffix(s) for s in (".png", ".json", ".gif", ""))}
+    assert set(made.files) == {out, *(out.with_suffix(s) for s in (".png", ".json", ".gif", ".webp", ""))}
     assert record["files"].keys() == {path.name for path in made.files} - {"out.json"}
 
 

@@ -25,7 +25,7 @@ from motionanim.files import atomic_path, check_own, content_sha256, file_sha256
 from motionanim.media.image_io import from_uint8
 from motionanim.models.weights_io import save_network
 
-RESULTS = ["cat.mp4", "cat.png", "cat.json", "cat.gif", "cat/00000.png"]
+RESULTS = ["cat.mp4", "cat.png", "cat.json", "cat.gif", "cat.webp", "cat/00000.png"]
 
 
 def on_command_line(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
@@ -38,7 +38,7 @@ def test_a_file_that_no_run_made_is_not_replaced(photo: Path) -> None:
     """Neither before the first run nor where it was changed since; a run's own results are replaced."""
 
     def check() -> dict[str, Path]:
-        return output_files(Path("cat.mp4"), gif=True, png=True, inputs=[])
+        return output_files(Path("cat.mp4"), gif=True, webp=True, png=True, inputs=[])
 
     for name in map(Path, RESULTS):
         name.parent.mkdir(exist_ok=True)
@@ -47,8 +47,9 @@ def test_a_file_that_no_run_made_is_not_replaced(photo: Path) -> None:
             check()
         name.unlink()
     for frames in (4, 3):
-        quick(photo, out="cat.mp4", gif=True, png=True, frames=frames)
-        assert {path.suffix for path in check().values() if path.exists()} == {".mp4", ".png", ".json", ".gif", ""}
+        quick(photo, out="cat.mp4", gif=True, webp=True, png=True, frames=frames)
+        made = {path.suffix for path in check().values() if path.exists()}
+        assert made == {".mp4", ".png", ".json", ".gif", ".webp", ""}
     assert sorted(path.name for path in Path("cat").iterdir()) == [f"{i:05}.png" for i in range(3)]
     quick(photo, out="cat.mp4")
     check()  # what the earlier run left besides is known still
@@ -88,13 +89,13 @@ def test_a_full_disk_leaves_the_earlier_files(limit: int, tmp_path: Path) -> Non
     """Really refused by the system, as by a full disk: no file may have more bytes."""
     image, out = tmp_path / "photo.png", tmp_path / "new" / "o.mp4"
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (96, 128, 3), dtype=np.uint8)).save(image)
-    quick(image, png=True, gif=True, out=out)
+    quick(image, png=True, gif=True, webp=True, out=out)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
     try:
         with pytest.raises(OSError, match=r"out=.*o\.mp4 is not written \(File too large\): free some space or choose"):
-            quick(image, png=True, gif=True, out=out, frames=9)
+            quick(image, png=True, gif=True, webp=True, out=out, frames=9)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before

@@ -73,6 +73,7 @@ def test_every_setting_is_read() -> None:
         "data/encode.py",
         "data/prepare/__main__.py",
         "cli/command.py",
+        "page/__main__.py",
     )
     paths = [ROOT / "train.py", ROOT / "evaluate.py", *(ROOT / "motionanim" / name for name in programs)]
     code = "".join(path.read_text() for path in paths)

@@ -83,6 +83,25 @@ def test_in_a_log_there_are_few_lines_and_without_progress_none(
         assert capfd.readouterr().err.count("%|") == shown
 
 
+@pytest.mark.parametrize("shown", [True, False])
+def test_a_watch_is_told_of_each_report_and_may_stop_the_job(clock: list[float], shown: bool) -> None:
+    told = []
+    with Progress(shown=shown, watch=lambda *each: told.append(each)) as bar:
+        bar.expect("denoising", 2)
+        bar.expect("frames", 4, seconds=1.0)
+        job(bar, clock, ("denoising", 2, 0, 3), ("frames", 4, 0, 1))
+    assert told == [
+        ("denoising", 0.3, 7.0), ("frames", 0.6, 4.0),
+        ("frames", 0.7, 3.0), ("frames", 0.8, 2.0), ("frames", 0.9, 1.0), ("frames", 1.0, 0.0),
+    ]  # fmt: skip
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), Progress(shown=shown, watch=stop) as bar:
+        bar.done("frames")
+
+
 OPTIONS = ({}, {"warm_start": True}, {"sigma": None, "gamma": 1.0}, {"shared_noise": "image"}, {"batch_size": 2})
 CASES = [
     (name, options)

@@ -2,12 +2,13 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageSequence
 
 from motionanim.media.image_io import from_uint8, to_pixels, to_uint8
-from motionanim.media.visualize import draw_controls, flow_to_rgb, panels, sheet, write_gif
+from motionanim.media.visualize import draw_controls, flow_to_rgb, panels, sheet, write_gif, write_webp
 
 
 def colour(x, y, **options):
@@ -77,3 +78,19 @@ def test_a_gif_has_the_speed_of_its_video(fps, tmp_path):
     assert min(times) >= 20
     assert sum(times) == pytest.approx(40_000 / fps, abs=5)
     assert len(times) == 40 if fps <= 50 else len(times) < 40
+
+
+@pytest.mark.parametrize("fps", [7, 24, 60])
+def test_a_webp_holds_all_frames_at_the_speed_of_the_video(fps, tmp_path):
+    pictures = [Image.new("RGB", (16, 8), (6 * k, 255 - 6 * k, 90)) for k in range(40)]
+    for name in ("a.webp", "b.webp"):
+        write_webp(tmp_path / name, pictures, fps)
+    assert (tmp_path / "a.webp").read_bytes() == (tmp_path / "b.webp").read_bytes()
+    with Image.open(tmp_path / "a.webp") as webp:
+        assert (webp.n_frames, webp.size, webp.info["loop"]) == (40, (16, 8), 0)
+        times = []
+        for k, picture in enumerate(ImageSequence.Iterator(webp)):
+            off = np.abs(np.asarray(picture.convert("RGB"), int) - np.asarray(pictures[k], int))
+            assert off.max() <= 8
+            times.append(picture.info["duration"])
+    assert sum(times) == round(40_000 / fps)

@@ -55,6 +55,16 @@ def test_a_region_is_the_union_of_its_parts_and_may_leave_the_picture():
     assert read([polygon]).sum() == 11 * 21
 
 
+def test_an_erased_part_removes_what_was_drawn_before_it():
+    polygon = [[10, 5], [50, 5], [50, 35], [10, 35]]
+    line, hole = {"erase": [[20, 20], [40, 20]], "radius": 3}, [[25, 10], [30, 10], [30, 15], [25, 15]]
+    stroke = {"brush": line["erase"], "radius": 3}
+    assert torch.equal(read([polygon, line]), read([polygon]) * (1 - read(stroke)))
+    assert torch.equal(read([polygon, {"erase": hole}]), read([polygon]) * (1 - read([hole])))
+    assert torch.equal(read([polygon, line, stroke]), read([polygon])), "in order: drawn again"
+    assert torch.equal(read([line, {"erase": hole}, polygon]), read([polygon]))
+
+
 def test_a_mask_file_is_relative_to_its_drawing(tmp_path):
     pixels = np.zeros((40, 60), dtype=np.uint8)
     pixels[:10] = 255
@@ -78,6 +88,10 @@ def test_a_mask_file_is_relative_to_its_drawing(tmp_path):
         ({"brush": [[1, 2]]}, "r has brush: a stroke has brush and radius"),
         ({"brush": [[1, 2]], "radius": 0}, "radius=0 must be above 0"),
         ({"brush": [], "radius": 2}, "at least 1 points"),
+        ({"erase": [[1, 2]], "radius": 3}, "r: no pixel is inside"),
+        ([{"erase": [[1, 2], [3, 4]]}], r"r\[0\]: erase=.*: needs a list of at least 3 points"),
+        ([{"erase": [[1, 2]], "radius": -1}], r"r\[0\]: radius=-1 must be above 0"),
+        ([{"erase": [[1, 2]], "brush": [[1, 2]], "radius": 1}], "has erase, brush, radius: a stroke has erase and rad"),
     ],
 )
 def test_a_mistake_is_one_line(value, message):

@@ -15,11 +15,13 @@ DOCUMENTS = [*GUIDES, *sorted((ROOT / "experiments").rglob("*.md")), *sorted((RO
 PROGRAMS = {
     "train.py": "train", "evaluate.py": "evaluate", "motionanim.animate": "animate",
     "motionanim.data.prepare": "prepare", "motionanim.data.encode": "encode", "motionanim.export": "export",
+    "motionanim.page": "page",
 }  # fmt: skip
 ELIDED = {  # a choice that "..." can stand for
     "train.py": ("experiment=motion_lora",),
     "evaluate.py": (),
     "motionanim.animate": ("image=photo.jpg",),
+    "motionanim.page": (),
     "motionanim.data.encode": ("data=folder", "data.root=my_videos"),
 }
 

@@ -9,6 +9,7 @@ PACKAGE = ROOT / "motionanim"
 ENTRY_POINTS = {
     "train.py", "evaluate.py", "motionanim/cli/command.py", "motionanim/animate.py",
     "motionanim/data/prepare/__main__.py", "motionanim/data/encode.py", "motionanim/export.py",
+    "motionanim/page/__main__.py",
 }  # fmt: skip
 
 # A part imports its own folder and parts of lower layers. A module belongs to the longest name that fits it.
@@ -19,7 +20,7 @@ LAYERS = {
     "evaluation.templates": 4,
     "evaluation.report": 5, "evaluation.study": 5,
     "training": 6, "evaluation": 6, "animation": 6,
-    "cli.command": 7, "animation.job": 8, "export": 8, "animate": 9,
+    "cli.command": 7, "animation.job": 8, "export": 8, "animate": 9, "page": 10,
 }  # fmt: skip
 MOST_FILES = 12  # per folder
 
@@ -45,6 +46,8 @@ FENCES = {
     "pyarrow": ("motionanim/data/hdvila_index.py", "tests/", "benchmarks/data_growth.py"),
     "ray": ("motionanim/data/engine.py", "tests/"),
     "webdataset": ("tests/", "benchmarks/"),
+    "starlette": ("motionanim/page/", "tests/"),
+    "uvicorn": ("motionanim/page/__main__.py",),
     "wandb": ("train.py", "evaluate.py", "motionanim/evaluation/dashboard.py"),
     "wandb_workspaces": ("motionanim/evaluation/dashboard.py", "tests/"),
 }  # fmt: skip

@@ -34,7 +34,7 @@ def test_a_wheel_runs_outside_the_checkout(tmp_path: Path) -> None:
     settings = {str(path.relative_to(ROOT)) for path in (ROOT / "conf").rglob("*.yaml")}
     assert packed == {name for name in settings if not name.startswith("conf/local/")}  # git ignores those
     (tmp_path / "work").mkdir()
-    for module in ("animate", "data.prepare", "data.encode", "evaluation.study"):
+    for module in ("animate", "data.prepare", "data.encode", "evaluation.study", "page"):
         done = subprocess.run(
             [sys.executable, "-P", "-m", f"motionanim.{module}", "--help"], cwd=tmp_path / "work", check=True,
             env=os.environ | {"PYTHONPATH": str(tmp_path / "site")}, capture_output=True, text=True,
