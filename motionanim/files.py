@@ -1,5 +1,6 @@
 """Checks before writing, and writing that leaves the earlier version whole after a killed run or on a full disk."""
 
+import errno
 import hashlib
 import json
 import os
@@ -35,6 +36,11 @@ def write_new(path: Path, content: bytes) -> None:
     try:
         temporary.write_bytes(content)
         os.link(temporary, path)  # unlike a renaming, it never replaces
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP):  # of a file system without hard links, as on memory cards
+            raise
+        with open(path, "xb") as file:
+            file.write(content)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -1,6 +1,8 @@
 """Photos: kept once, found again, decoded as the model sees them."""
 
+import errno
 import io
+import os
 from pathlib import Path
 
 import numpy as np
@@ -84,3 +86,16 @@ def test_a_broken_photo_is_not_kept(folder: Path, content: bytes) -> None:
 )
 def test_a_name_is_only_a_name(given: str, kept: str) -> None:
     assert safe_name(given) == kept
+
+
+def test_a_card_without_hard_links_takes_photos_too(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refused)
+    photos, other = Photos(folder), draw_photo(tmp_path / "b.png", seed=1)
+    photos.add("cat.png", draw_photo(tmp_path / "a.png").read_bytes())
+    assert photos.add("cat.png", other.read_bytes()).name == "cat-2.png"
+    assert names(folder) == ["cat-2.png", "cat.png"]
