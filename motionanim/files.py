@@ -40,7 +40,12 @@ def write_new(path: Path, content: bytes) -> None:
         if error.errno not in (errno.EPERM, errno.ENOTSUP):  # of a file system without hard links, as on memory cards
             raise
         with open(path, "xb") as file:
-            file.write(content)
+            try:
+                file.write(content)
+                file.flush()
+            except OSError:
+                path.unlink()
+                raise
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -55,6 +55,15 @@ class Photo:
     def click(self, x: float, y: float) -> None:
         self.page.mouse.click(*self.at(x, y))
 
+    def choose(self, path: Path) -> None:
+        """Open a photo by the button."""
+        with self.page.expect_file_chooser() as chooser:
+            self.page.click("#open")
+        chooser.value.set_files(path)
+        width, height = Image.open(path).size
+        self.page.wait_for_timeout(200)
+        self.page.locator("#stage").and_(self.page.locator(f"[data-photo^='{width}x{height} ']")).wait_for()
+
     def saved(self, path: Path) -> dict:
         """The drawing as the page saves it."""
         with self.page.expect_download() as download:

@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 
 from motionanim.animate import composed
 from motionanim.cli.command import CONF, one_line_errors
-from motionanim.cli.settings import command
+from motionanim.cli.settings import command, quoted
 from motionanim.page.settings import DEFAULTS, checked
 
 
@@ -41,9 +41,11 @@ def main(config: DictConfig) -> None:
         except OSError as error:
             raise ValueError(f"image={image} cannot be opened: {error.strerror}; give an image file") from error
     # What chooses the base goes on to the jobs.
-    base = [each for each in HydraConfig.get().overrides.task if each.startswith(("scale=", "scale."))]
+    base = [_absolute(each) for each in HydraConfig.get().overrides.task if each.startswith(("scale=", "scale."))]
     defaults = checked({name: config[name] for name in DEFAULTS if name in config})
     GlobalHydra.instance().clear()  # this command's own composition, so that the jobs' can be made
+    if config.host in ("0.0.0.0", "::"):
+        raise ValueError(f"host={config.host}: give the one address by which the page is opened, such as 192.168.1.5")
     server = _listening(config.host, config.port)
     host, port = server.getsockname()[:2]
     page = Page(folder, composed(base), base=base, defaults=defaults, image=image)
@@ -57,12 +59,20 @@ def main(config: DictConfig) -> None:
         uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3)).run(sockets=[server])
 
 
+def _absolute(override: str) -> str:
+    """The override with a base's folder from the root: the jobs run in the page's folder."""
+    name, _, value = override.partition("=")
+    return f"{name}={quoted(os.path.abspath(value))}" if name == "scale.base" and Path(value).is_dir() else override
+
+
 def _listening(host: str, port: int) -> socket.socket:
     """A socket that listens. Raises ValueError if the address cannot be used."""
     if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port < 2**16:
         raise ValueError(f"port={port}: must be a whole number from 0 to {2**16 - 1}; 0 takes a free one")
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except socket.gaierror as error:
+        raise ValueError(f"host={host}: no address of this machine ({error.strerror})") from error
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else error
         raise ValueError(f"port={port}: {host} cannot be listened to ({reason}): give another port") from error

@@ -53,7 +53,8 @@ class Gallery:
         except (LookupError, TypeError, AttributeError):  # JSON of another program
             self._read[name] = version, None
         video = self._read[name][1]
-        return None if video is None else video | {"files": self._files(path.stem)}
+        files = self._files(path.stem)
+        return None if video is None or "mp4" not in files else video | {"files": files}
 
     def _shown(self, path: Path, record: Mapping[str, Any], made: float) -> Video:
         """A record as the page shows it; raises one of Python's errors if it is no record."""
@@ -61,15 +62,10 @@ class Gallery:
         image = command["image"]
         if path.with_suffix(".mp4").name not in record["files"] or not isinstance(seconds, int | float):
             raise ValueError(f"{path} is no record of a video")
-        arrows = command["arrows"]
         return {
             "name": path.stem,
-            "video": f"/files/{path.with_suffix('.mp4').name}",
-            "picture": f"/files/{path.with_suffix('.png').name}",
-            "seconds": seconds,
             "made": made,
             "settings": of_command(command),
-            "arrows": {"arrows": arrows} if isinstance(arrows, list) else arrows,
             "image": Path(image).name,
             "photo": record["sha256"][image][:ID_DIGITS] if Path(image).name == image else None,
         }

@@ -18,6 +18,10 @@ HEADERS = {
 class TooLarge(Exception):
     """A body has more bytes than are read."""
 
+    def __init__(self, most: int) -> None:
+        super().__init__(most)
+        self.most = most
+
 
 class Guard:
     """Refuses requests of other origins and adds the headers of `HEADERS` to every answer.
@@ -40,7 +44,9 @@ class Guard:
 
         async def guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(HEADERS)
+                headers = MutableHeaders(scope=message)
+                headers.update(HEADERS)
+                headers.setdefault("Cache-Control", "no-cache")  # scripts of two versions do not fit together
             await send(message)
 
         reason = self._refused(Headers(scope=scope))
@@ -68,10 +74,10 @@ async def body(request: Request, most: int) -> bytes:
     """The body of a request, read in pieces. Raises TooLarge beyond `most` bytes, announced or read."""
     announced = request.headers.get("content-length", "0")
     if not announced.isdecimal() or int(announced) > most:
-        raise TooLarge
+        raise TooLarge(most)
     content = bytearray()
     async for piece in request.stream():
         content += piece
         if len(content) > most:
-            raise TooLarge
+            raise TooLarge(most)
     return bytes(content)

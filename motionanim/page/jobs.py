@@ -6,6 +6,7 @@ import os
 import secrets
 import sys
 import time
+import traceback
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
@@ -30,6 +31,7 @@ class Job:
     id: str
     name: str  # of its files, without suffix
     photo: str  # id
+    drawing: Any  # as it was sent
     settings: Settings
     arguments: list[str]  # of `motionanim.animate`
     created: float  # unix time
@@ -71,7 +73,7 @@ class Queue:
         async with self._claiming:
             name = await asyncio.to_thread(_claimed, self._folder, Path(photo.name).stem, content)
         given = arguments(settings, image=photo.name, name=name, base=self._base)
-        job = Job(secrets.token_hex(8), name, photo.id, settings, given, time.time())
+        job = Job(secrets.token_hex(8), name, photo.id, drawing, settings, given, time.time())
         self._jobs[job.id] = job
         for old in [each.id for each in self._jobs.values() if each.ended][: max(0, len(self._jobs) - MOST_JOBS)]:
             del self._jobs[old]
@@ -103,11 +105,18 @@ class Queue:
         """All jobs, newest first."""
         return [self.shown(job) for job in reversed(self._jobs.values())]
 
+    def drawing(self, id: str) -> Any:
+        """The drawing of a job. Raises LookupError if there is none."""
+        return self._job(id).drawing
+
+    def _job(self, id: str) -> Job:
+        if id not in self._jobs:
+            raise LookupError(f"no job {id[:40]}: the list of jobs has its id")
+        return self._jobs[id]
+
     async def cancel(self, id: str) -> dict[str, Any]:
         """Cancel a job that waits or runs; one that has ended stays as it is. Raises LookupError if there is none."""
-        job = self._jobs.get(id)
-        if job is None:
-            raise LookupError(f"no job {id[:40]}: the list of jobs has its id")
+        job = self._job(id)
         if job.state == "waiting":
             self._end(job, "cancelled")
         elif job.state == "running" and not job.unwanted:
@@ -129,7 +138,11 @@ class Queue:
                     await self._wake.wait()
                     continue
                 job.state, job.stage = "running", "starting"
-                await self._make(job)
+                try:
+                    await self._make(job)
+                except Exception as error:  # such as a folder that is gone: the next job is made all the same
+                    traceback.print_exc()
+                    self._end(job, "failed", f"it could not be made ({error}): see the terminal of the page")
         finally:
             await self._close()
 
@@ -196,7 +209,8 @@ class Queue:
     def _end(self, job: Job, state: str, error: str | None = None) -> None:
         job.state, job.stage, job.left, job.error = state, None, None, error
         if state == "cancelled":
-            (self._folder / (job.name + SUFFIXES["arrows"])).unlink(missing_ok=True)
+            with suppress(OSError):
+                (self._folder / (job.name + SUFFIXES["arrows"])).unlink()
 
     async def _close(self) -> None:
         """End the worker: at the end of its input it stops its job at the next report."""

@@ -4,6 +4,7 @@ import hashlib
 import io
 import re
 from collections import OrderedDict
+from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -54,7 +55,7 @@ class Photos:
             OSError: If it cannot be written.
         """
         id = hashlib.sha256(content).hexdigest()[:ID_DIGITS]
-        if (photo := self._find(id, size=len(content))) is not None:
+        if (photo := self._find(id, [path for path in self.folder.iterdir() if _has(path, len(content))])) is not None:
             return photo
         name = safe_name(name)
         stem, suffix = Path(name).stem, Path(name).suffix
@@ -71,9 +72,15 @@ class Photos:
             path.unlink()
             raise
 
-    def get(self, id: str) -> Photo:
-        """Raises LookupError if no photo of the folder has this id."""
-        photo = self._find(id, size=None)
+    def get(self, id: str, name: str | None = None) -> Photo:
+        """A photo that came before, or after a restart the one of this file name.
+
+        Raises:
+            LookupError: If there is none with this id.
+        """
+        # Only this file is read: a folder may hold thousands of photos.
+        named = [] if name is None or Path(name).name != name else [self.folder / name]
+        photo = self._find(id, named)
         if photo is None:
             raise LookupError(f"no photo {id[:40]} in the folder: open its file again")
         return photo
@@ -91,15 +98,13 @@ class Photos:
         Image.fromarray(self.pixels(photo)).save(file, "JPEG", quality=QUALITY, subsampling=0)
         return file.getvalue()
 
-    def _find(self, id: str, *, size: int | None) -> Photo | None:
-        """The photo of this id, whose file has `size` bytes if that is known."""
+    def _find(self, id: str, paths: Sequence[Path]) -> Photo | None:
+        """The photo of this id, if it is known or among these files."""
         known = self._known.get(id)
         if known is not None and self._hash(self.folder / known.name) == id:
             return known
-        for path in sorted(self.folder.iterdir()):
-            if path.name.startswith(".") or not path.is_file() or not is_photo(path.name):
-                continue
-            if (size is None or path.stat().st_size == size) and self._hash(path) == id:
+        for path in sorted(paths):
+            if not path.name.startswith(".") and is_photo(path.name) and self._hash(path) == id:
                 return self._decoded(id, path.name)
         return None
 
@@ -107,11 +112,11 @@ class Photos:
         """Id of a file, computed once for each of its versions; None if it is gone."""
         try:
             found = path.stat()
+            version = found.st_size, found.st_mtime_ns
+            if self._hashes.get(path.name, ())[:2] != version:
+                self._hashes[path.name] = *version, file_sha256(path)[:ID_DIGITS]
         except OSError:
             return None
-        version = found.st_size, found.st_mtime_ns
-        if self._hashes.get(path.name, ())[:2] != version:
-            self._hashes[path.name] = *version, file_sha256(path)[:ID_DIGITS]
         return self._hashes[path.name][2]
 
     def _decoded(self, id: str, name: str) -> Photo:
@@ -134,6 +139,13 @@ class Photos:
             self._pictures.popitem(last=False)
         self._known[id] = Photo(id, name, width, height)
         return self._known[id]
+
+
+def _has(path: Path, size: int) -> bool:
+    try:
+        return path.is_file() and path.stat().st_size == size
+    except OSError:
+        return False
 
 
 def is_photo(name: str) -> bool:

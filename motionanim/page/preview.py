@@ -58,7 +58,7 @@ class Preview:
             raise ValueError(f"side={str(side)[:40]}: must be a whole number from {SIDES[0]} to {SIDES[1]} px")
         mapping = _working(photo, side)
         controls, notes = self._read(photo, drawing, mapping, settings["strength"])
-        fields, refined = self._fields(photo, controls, mapping, settings)
+        fields = self._fields(photo, controls, mapping, settings)
         parts = looped(fields.parts, settings["frames"]) if settings["loop"] else fields.parts
         scale = np.array(mapping.scale)
         grid = _sized(photo, min(GRID, max(mapping.width, mapping.height)))
@@ -88,7 +88,7 @@ class Preview:
             {"offset": region(move.region), "offsets": (move.offsets.numpy() / scale).round(2).tolist()}
             for move in parts.moves
         ]
-        told |= {"mask": region(controls.mask), "notes": notes, "refined": refined}
+        told["notes"] = notes
         told["seconds"] = round(time.perf_counter() - start, 4)
         text = json.dumps(told).encode()
         text += b" " * (-(4 + len(text)) % 8)
@@ -122,7 +122,7 @@ class Preview:
         asked = Controls(free, controls.pins, torch.ones_like(controls.mask))
         if not is_refined(self._config, asked):
             raise ValueError("T proposes what flow arrows without a region move: draw one, or remove its region")
-        fields, _ = self._fields(photo, asked, mapping, settings)
+        fields = self._fields(photo, asked, mapping, settings)
         speed = torch.linalg.vector_norm(fields.refined, dim=0)
         return _region((speed > MOVES * speed.max())[None].float(), photo)
 
@@ -139,15 +139,14 @@ class Preview:
         drawing = in_folder(drawing, self._photos.folder)
         return parse_controls(drawing, torch.ones(1, photo.height, photo.width))
 
-    def _fields(self, photo: Photo, controls: Controls, mapping: Fit, settings: Settings) -> tuple[Fields, bool]:
-        """The fields of a drawing in working pixels, and whether T made its flow."""
+    def _fields(self, photo: Photo, controls: Controls, mapping: Fit, settings: Settings) -> Fields:
+        """The fields of a drawing in working pixels."""
         refined = is_refined(self._config, controls)
-        fields = motion_field(
+        return motion_field(
             controls, num_frames=settings["frames"], strength=settings["strength"],
             image=self._image(photo, mapping) if refined else None, refiner=self._refiner if refined else None,
             stepwise=False, **self._options,
         )  # fmt: skip
-        return fields, refined and fields.refined is not fields.dense
 
     def _read(self, photo: Photo, drawing: Any, mapping: Fit, strength: float | None) -> tuple[Controls, list[str]]:
         """The drawing in working pixels, and notes on what looks wrong in it.

@@ -69,6 +69,7 @@ class Page:
             Route("/api/proposal", self._proposal, methods=["POST"]),
             Route("/api/jobs", self._jobs),
             Route("/api/jobs", self._add_job, methods=["POST"]),
+            Route("/api/jobs/{id}/drawing", self._drawing),
             Route("/api/jobs/{id}/cancel", self._cancel, methods=["POST"]),
             Route("/api/command", self._command, methods=["POST"]),
             Route("/api/gallery", self._videos),
@@ -99,17 +100,18 @@ class Page:
     def _in_thread(self, call: Callable[..., Any], *given: Any) -> "asyncio.Future[Any]":
         return asyncio.get_running_loop().run_in_executor(self._thread, call, *given)
 
-    def _prepared(self) -> "tuple[Preview, Photo | None]":
-        """What computes fields, and the photo that the page begins with. Importing PyTorch takes seconds."""
+    def _prepared(self) -> "tuple[Preview, Photo | None, str | None]":
+        """What computes fields, and the photo that the page begins with or why there is none."""
         from motionanim.page.preview import Preview
 
-        preview, photo = Preview(self._config, self._photos), None
+        preview, photo, reason = Preview(self._config, self._photos), None, None
         if self._image is not None:
             try:
                 photo = self._photos.add(self._image.name, self._image.read_bytes())
             except (OSError, ValueError) as error:
-                print(f"error: {error}", file=sys.stderr)
-        return preview, photo
+                reason = f"image={self._image}: {error}"
+                print(f"error: {reason}", file=sys.stderr)
+        return preview, photo, reason
 
     async def _preview(self) -> "Preview":
         return (await self._ready)[0]
@@ -118,13 +120,13 @@ class Page:
         return FileResponse(STATIC / "index.html", headers={"Cache-Control": "no-cache"})
 
     async def _state(self, _: Request) -> Response:
-        _, photo = await self._ready
+        _, photo, reason = await self._ready
         loras = await asyncio.to_thread(lambda: sorted(path.name for path in self._folder.glob("*.safetensors")))
         return JSONResponse(
             {
                 "photo": None if photo is None else photo.json(), "defaults": self._defaults, "methods": METHODS,
                 "loras": loras, "span": self._config.controls.span, "most_bytes": MOST_PHOTO,
-                "folder": self._folder.resolve().name, "base": Path(self._config.scale.base).name,
+                "folder": self._folder.resolve().name, "error": reason,
             }
         )  # fmt: skip
 
@@ -136,7 +138,8 @@ class Page:
         return JSONResponse((await self._in_thread(self._photos.add, name, content)).json())
 
     async def _photo(self, request: Request) -> Response:
-        return JSONResponse((await self._in_thread(self._photos.get, request.path_params["id"])).json())
+        name = request.query_params.get("name")
+        return JSONResponse((await self._in_thread(self._photos.get, request.path_params["id"], name)).json())
 
     async def _picture(self, request: Request) -> Response:
         def made() -> bytes:
@@ -174,6 +177,9 @@ class Page:
 
     async def _jobs(self, _: Request) -> Response:
         return JSONResponse({"jobs": self._queue.listed()})
+
+    async def _drawing(self, request: Request) -> Response:
+        return JSONResponse(self._queue.drawing(request.path_params["id"]))
 
     async def _cancel(self, request: Request) -> Response:
         return JSONResponse(await self._queue.cancel(request.path_params["id"]))
@@ -215,7 +221,10 @@ def _missing(_: Request, error: Exception) -> Response:
 
 
 def _too_large(_: Request, error: Exception) -> Response:
-    answer = refusal(f"the file has more than {MOST_PHOTO // 2**20} MB: save it smaller, such as a JPEG", 413)
+    what = "the photo is larger than {} MB: save it smaller, such as a JPEG"
+    if error.most == MOST_JSON:
+        what = "the drawing is larger than {} MB: use fewer and shorter strokes"
+    answer = refusal(what.format(error.most // 2**20), 413)
     answer.headers["Connection"] = "close"  # the rest of the body is not read
     return answer
 

@@ -172,6 +172,44 @@ def test_points_and_arrows_can_be_dragged_and_added(photo: Photo, tmp_path: Path
     np.testing.assert_allclose(np.subtract(moved["path"], arrow["path"]), np.full((3, 2), [10, 20]), atol=1)
 
 
+def test_a_photo_opened_by_the_button_has_its_own_brush_and_drawing(photo: Photo, tmp_path: Path) -> None:
+    draw(photo)
+    drawn = photo.saved(tmp_path / "a.json")
+    for name, width in (("wide.png", 640), ("river.png", 320)):
+        photo.choose(river(tmp_path / name, width=width))
+    assert photo.saved(tmp_path / "b.json") == drawn, "back at the first photo"
+    photo.choose(tmp_path / "wide.png")
+    photo.page.keyboard.press("b")
+    photo.drag((60, 60), (160, 60))
+    ((stroke,),) = photo.saved(tmp_path / "c.json")["regions"].values()
+    assert stroke["radius"] == pytest.approx(0.25 * 640 * 0.4**2, abs=0.1)
+
+
+def test_undo_in_the_middle_of_a_drag_ends_the_drag(photo: Photo, tmp_path: Path) -> None:
+    photo.drag((60, 60), (100, 60))
+    one = photo.saved(tmp_path / "a.json")
+    mouse = photo.page.mouse
+    mouse.move(*photo.at(200, 60))
+    mouse.down()
+    mouse.move(*photo.at(220, 90), steps=3)
+    photo.page.keyboard.press("Control+z")
+    mouse.move(*photo.at(240, 120), steps=3)
+    mouse.up()
+    assert photo.saved(tmp_path / "b.json")["arrows"] == []
+    photo.page.keyboard.press("Control+Shift+z")
+    assert photo.saved(tmp_path / "c.json") == one
+
+
+def test_a_choice_moves_nothing(photo: Photo, tmp_path: Path) -> None:
+    photo.drag((60, 60), (160, 60))
+    drawn = photo.saved(tmp_path / "a.json")
+    photo.page.mouse.move(*photo.at(63, 58))
+    photo.page.mouse.down()
+    photo.page.mouse.move(*photo.at(64, 59))
+    photo.page.mouse.up()
+    assert photo.saved(tmp_path / "b.json") == drawn
+
+
 def test_another_tool_keeps_the_polygon_under_way(photo: Photo, tmp_path: Path) -> None:
     photo.page.keyboard.press("l")
     for corner in ((40, 40), (100, 40), (100, 90)):
@@ -257,6 +295,11 @@ def test_a_job_can_be_cancelled_and_is_found_again(photo: Photo, site: Site) -> 
     stop.wait_for()
     stop.click()
     photo.page.get_by_text("Cancelled; nothing was written.").first.wait_for(timeout=20_000)
+    photo.page.keyboard.press("Control+z")
+    photo.page.locator("#job-list").get_by_role("button", name="Again").first.click()
+    photo.page.locator("#message").filter(has_text="Drawing and settings of").wait_for()
+    assert photo.page.input_value("#settings [name=frames]") == "3000"
+    assert photo.page.locator("#arrow-list .pick").count() == 1
     assert not list(site.folder.glob("**/.*.tmp"))
     assert photo.page.get_by_role("button", name="Cancel").count() == 0
 

@@ -33,12 +33,12 @@ def test_a_photo_is_kept_once_and_found_again(folder: Path, tmp_path: Path) -> N
     assert photos.add("cat.png", other.read_bytes()).name == "cat-2.png"
     assert names(folder) == ["cat-2.png", "cat.png"]
     assert (folder / "cat.png").read_bytes() == first.read_bytes()
-    assert Photos(folder).get(kept.id) == kept, "after a restart"
     (folder / "cat.png").rename(folder / "tom.png")
-    assert photos.get(kept.id).name == "tom.png"
+    assert Photos(folder).get(kept.id, "tom.png").name == "tom.png", "after a restart"
     (folder / "tom.png").write_bytes(other.read_bytes())
-    with pytest.raises(LookupError, match="no photo .* in the folder: open its file again"):
-        photos.get(kept.id)
+    for name in (None, "tom.png", "cat.png", "../a.png"):
+        with pytest.raises(LookupError, match="no photo .* in the folder: open its file again"):
+            photos.get(kept.id, name)
 
 
 def test_a_photo_turned_by_its_camera_is_upright(folder: Path) -> None:

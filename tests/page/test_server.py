@@ -38,7 +38,7 @@ def test_the_state_holds_the_first_photo_and_the_choices(page: TestClient, folde
     assert state["defaults"]["renderer"] == "eulerian"
     assert state["methods"][0] == "continuous"
     assert state["loras"] == ["a.safetensors"]
-    assert (state["span"], state["most_bytes"], state["base"]) == (16, 64 * 2**20, "tiny-svd")
+    assert (state["span"], state["most_bytes"], state["error"]) == (16, 64 * 2**20, None)
     assert state["folder"] == folder.name
 
 
@@ -166,10 +166,11 @@ def test_a_large_body_is_refused_before_it_is_read(page: TestClient) -> None:
 
     announced = page.post("/api/photos", content=pieces(), headers={"Content-Length": str(200 * 2**20)})
     assert announced.status_code == 413
-    assert "more than 64 MB" in announced.json()["error"]
+    assert "the photo is larger than 64 MB" in announced.json()["error"]
     kind = {"Content-Type": "application/json"}
     streamed = page.post("/api/field", content=(bytes(2**20) for _ in range(200)), headers=kind)
     assert streamed.status_code == 413
+    assert "the drawing is larger than 8 MB" in streamed.json()["error"]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,12 @@ export const EMPTY = { arrows: [], pins: [], regions: {} };
 
 const MOST_UNDOS = 500;
 
+// Parts of a region are never changed in place, so that all steps of undo share them.
+function copy({ arrows, pins, regions }) {
+  const lists = Object.entries(regions).map(([name, parts]) => [name, [...parts]]);
+  return { arrows: structuredClone(arrows), pins: [...pins], regions: Object.fromEntries(lists) };
+}
+
 export class Drawing extends EventTarget {
   constructor() {
     super();
@@ -17,7 +23,7 @@ export class Drawing extends EventTarget {
   clear({ width, height }, content = EMPTY) {
     this.width = width;
     this.height = height;
-    this.content = structuredClone(content);
+    this.content = copy(content);
     this.past = [];
     this.future = [];
     this.before = null; // the content before the edit that is under way
@@ -30,7 +36,7 @@ export class Drawing extends EventTarget {
 
   // Edits change `content` in place. Between begin() and commit() they are one step of undo, such as a drag.
   begin() {
-    this.before ??= structuredClone(this.content);
+    this.before ??= copy(this.content);
   }
 
   live(edit) {
@@ -85,7 +91,7 @@ export class Drawing extends EventTarget {
   }
 
   newName() {
-    for (let number = 1; ; number++) if (!(`region ${number}` in this.content.regions)) return `region ${number}`;
+    for (let number = 1; ; number++) if (!Object.hasOwn(this.content.regions, `region ${number}`)) return `region ${number}`;
   }
 
   // What is saved and sent: without keys that have their default value.
@@ -121,9 +127,9 @@ export function read(text) {
   }
   if (Array.isArray(given)) given = { arrows: given };
   if (given === null || typeof given !== "object") throw new Error("This is no arrows.json: it must be a list or an object.");
-  const isPoint = (each) => Array.isArray(each) && each.length === 2 && each.every(Number.isFinite);
   const regions = {};
   for (const [name, region] of Object.entries(given.regions ?? {})) regions[name] = parts(region, `regions.${name}`);
+  if (!Array.isArray(given.arrows ?? [])) throw new Error("arrows must be a list.");
   const arrows = (given.arrows ?? []).map((arrow, i) => {
     if (Array.isArray(arrow) && [4, 5].includes(arrow.length) && arrow.every(Number.isFinite)) {
       const [x0, y0, x1, y1, speed] = arrow;
@@ -133,11 +139,14 @@ export function read(text) {
       throw new Error(`arrows[${i}] has no path of points [x, y].`);
     const made = { kind: "flow", ...arrow };
     if (!KINDS.includes(made.kind)) throw new Error(`arrows[${i}]: its kind must be ${KINDS.join(", ")}.`);
-    if (made.region != null && !(made.region in regions)) {
+    for (const key of ["speed", "period", "phase", "start", "end"])
+      if (made[key] != null && !Number.isFinite(made[key])) throw new Error(`arrows[${i}]: ${key} must be a number.`);
+    if (made.center != null && !isPoint(made.center)) throw new Error(`arrows[${i}]: center must be a point [x, y].`);
+    if (made.region != null && !Object.hasOwn(regions, made.region)) {
       const own = parts(made.region, `arrows[${i}]: region`);
       const same = Object.keys(regions).find((name) => JSON.stringify(regions[name]) === JSON.stringify(own));
       let number = 1;
-      while (`region ${number}` in regions) number++;
+      while (Object.hasOwn(regions, `region ${number}`)) number++;
       made.region = same ?? `region ${number}`;
       regions[made.region] = own;
     }
@@ -151,9 +160,16 @@ export function read(text) {
 function parts(region, name) {
   if (typeof region === "string") throw new Error(`${name} is the file ${region}: the page takes polygons and strokes only.`);
   const list = Array.isArray(region) ? region : [region];
-  for (const part of list)
-    if (!Array.isArray(Array.isArray(part) ? part : part?.brush ?? part?.erase)) throw new Error(`${name} must hold polygons and strokes.`);
+  for (const part of list) {
+    const line = Array.isArray(part) ? part : part?.brush ?? part?.erase;
+    const sized = Array.isArray(part) || (part?.radius === undefined ? part?.brush === undefined : Number.isFinite(part.radius));
+    if (!Array.isArray(line) || line.length === 0 || !line.every(isPoint) || !sized) throw new Error(`${name} must hold polygons and strokes.`);
+  }
   return list;
+}
+
+function isPoint(each) {
+  return Array.isArray(each) && each.length === 2 && each.every(Number.isFinite);
 }
 
 // The places of a path, for hit tests and labels.

@@ -17,7 +17,9 @@ export class Field extends EventTarget {
       this.stale = false;
       const body = this.question();
       try {
-        this.current = body === null ? null : await api.field({ ...body, side: 512 });
+        const answer = body === null ? null : await api.field({ ...body, side: 512 });
+        if (this.question()?.photo !== body?.photo) continue;
+        this.current = answer;
         if (this.wrong || this.current?.notes.length > 0) this.tell(this.current?.notes.join(" ") ?? "", false);
         this.wrong = false;
       } catch (error) {
@@ -30,6 +32,12 @@ export class Field extends EventTarget {
     this.asking = false;
   }
 
+  // Of another photo: the former field means nothing there.
+  forget() {
+    this.current = null;
+    this.dispatchEvent(new Event("change"));
+  }
+
   // Velocity at a place of the photo in frame t, px per frame, as plain numbers; for particles.
   sampler() {
     const field = this.current, { photo } = this.view;
@@ -39,7 +47,7 @@ export class Field extends EventTarget {
     const moving = [];
     for (let i = 0; i < cells; i++) {
       const still = flow[2 * i] === 0 && flow[2 * i + 1] === 0;
-      if (!still || sways.some((each) => each.amplitude[2 * i] !== 0 || each.amplitude[2 * i + 1] !== 0) || field.turns.some((each) => each.region[i] > 0)) moving.push(i);
+      if (!still || sways.some((each) => each.amplitude[2 * i] !== 0 || each.amplitude[2 * i + 1] !== 0) || [...field.turns, ...field.moves].some((each) => each.region[i] > 0)) moving.push(i);
     }
     const at = (x, y, t) => {
       const column = Math.min(Math.max(Math.floor(x * field.width), 0), field.width - 1);
@@ -54,6 +62,10 @@ export class Field extends EventTarget {
         if (region[i] === 0) continue;
         vx -= angle * (y * photo.height - center[1]);
         vy += angle * (x * photo.width - center[0]);
+      }
+      for (const { region, offsets } of field.moves) {
+        const now = Math.min(Math.floor(t), offsets.length - 2);
+        if (region[i] > 0) [vx, vy] = [0, 1].map((axis) => offsets[now + 1][axis] - offsets[now][axis]);
       }
       return [vx, vy];
     };

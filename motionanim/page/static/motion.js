@@ -65,10 +65,15 @@ const REACH = 0.08; // share of the photo's height that the texture travels in o
 const LEAST_TURN = 6; // frames
 
 export class Motion {
-  // `null` where the browser has no WebGL 2.
+  // `null` where the browser has no WebGL 2, or one that does not work.
   static make(parts) {
     const gl = parts.canvas.getContext("webgl2", { premultipliedAlpha: true, preserveDrawingBuffer: true });
-    return gl === null ? null : new Motion({ ...parts, gl });
+    try {
+      return gl === null ? null : new Motion({ ...parts, gl });
+    } catch (error) {
+      console.warn(error);
+      return null;
+    }
   }
 
   constructor({ canvas, gl, view, field }) {

@@ -1,7 +1,7 @@
 // The panel beside the photo: lists and settings of the drawing, and settings of the video.
 
 import { setKind } from "./drawing.js";
-import { removeRegion } from "./tools.js";
+import { removeRegion } from "./edits.js";
 
 const HINTS = {
   flow: "A steady current for as long as the video lasts: water, clouds, smoke.",
@@ -20,11 +20,12 @@ export function element(tag, properties = {}, ...children) {
 }
 
 export class MotionPanel {
-  constructor({ drawing, selection, board, span }) {
-    Object.assign(this, { drawing, selection, board, span });
+  constructor({ drawing, selection, board, tools, span, travels }) {
+    Object.assign(this, { drawing, selection, board, span, travels });
     this.form = $("#inspector");
     this.form.addEventListener("input", (event) => this.typed(event.target));
-    this.form.addEventListener("change", () => drawing.commit());
+    // A field loses the focus, too, when a drag on the photo begins: that edit is then done.
+    this.form.addEventListener("change", () => tools.action === null && drawing.commit());
     this.form.addEventListener("submit", (event) => event.preventDefault());
     for (const source of [drawing, selection]) source.addEventListener("change", () => this.show());
     this.show();
@@ -101,7 +102,10 @@ export class MotionPanel {
     this.drawing.begin();
     this.drawing.live(({ arrows }) => {
       const arrow = arrows[number];
-      if (field.name === "kind") setKind(arrow, field.value, this.span);
+      if (field.name === "kind") {
+        setKind(arrow, field.value, this.span);
+        if (field.value === "move") this.travels();
+      }
       else if (field.name === "region") arrow.region = field.value === "" ? null : field.value.slice(1);
       else if (field.name === "easing") arrow.easing = field.value;
       else if (field.name === "speed") {
@@ -122,7 +126,10 @@ function put(field, value) {
 }
 
 function fill(list, items, none) {
-  // Rebuilt on every change: the focus returns to the same place of the list.
+  // Rebuilt when it changes: the focus returns to the same place of the list.
+  const key = JSON.stringify([none, items.map((item) => item.outerHTML)]);
+  if (list.dataset.key === key) return;
+  list.dataset.key = key;
   const buttons = [...list.querySelectorAll("button")], focused = buttons.indexOf(document.activeElement);
   list.replaceChildren(...(items.length > 0 ? items : [element("li", { className: "none-yet", textContent: none })]));
   if (focused >= 0) list.querySelectorAll("button")[Math.min(focused, list.querySelectorAll("button").length - 1)]?.focus();
@@ -136,7 +143,7 @@ export class MakePanel extends EventTarget {
     const { elements: fields } = this.form;
     fields.method.replaceChildren(...methods.map((name) => element("option", { value: name, textContent: name })));
     this.lorasShown = loras.map((name) => {
-      const weight = element("input", { type: "number", min: -2, max: 2, step: 0.1, value: 0, ariaLabel: `Weight of ${name}` });
+      const weight = element("input", { type: "number", min: -2, max: 2, step: "any", value: 0, ariaLabel: `Weight of ${name}` });
       $("#loras").append(element("label", { className: "row" }, element("span", { textContent: name }), weight));
       return [name, weight];
     });
@@ -151,6 +158,9 @@ export class MakePanel extends EventTarget {
     fields.method.disabled = fields.loop.checked;
     fields.method.title = fields.loop.checked ? "The loop is a method of its own." : "";
     fields.strength.disabled = fields.own.value === "own";
+    // A field that is not shown must not stop the form.
+    fields.width.disabled = fields.height.disabled = fields.size.value !== "set";
+    for (const [, weight] of this.lorasShown) weight.disabled = renderer !== "diffusion";
     $("#size-set").hidden = fields.size.value !== "set";
     const seconds = Number(fields.frames.value) / Number(fields.fps.value);
     $("#duration").textContent = Number.isFinite(seconds) ? `The video lasts ${seconds.toFixed(1)} s.` : "";
@@ -168,6 +178,11 @@ export class MakePanel extends EventTarget {
     if (sides !== null) [fields.height.value, fields.width.value] = sides;
     for (const [name, weight] of this.lorasShown) weight.value = settings.loras?.[name] ?? 0;
     this.changed();
+  }
+
+  // LoRA files of settings that are not in the folder.
+  missing({ loras }) {
+    return Object.keys(loras ?? {}).filter((name) => !this.lorasShown.some(([each]) => each === name));
   }
 
   get settings() {

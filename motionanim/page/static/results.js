@@ -11,10 +11,13 @@ const still = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
 export class Results {
   constructor({ tell, again, show }) {
     Object.assign(this, { tell, again, show, jobs: [], cards: new Map(), ticked: new Set(), timer: null, lost: false });
+    this.started = new Map(); // drawings of the jobs of this page, by id
     $("#compare").addEventListener("click", () => this.compare());
     $("#gallery .close").addEventListener("click", () => $("#gallery").close());
+    $("#gallery").addEventListener("close", () => release($("#gallery .cards")));
+    document.addEventListener("visibilitychange", () => document.hidden || this.look());
     $("#player .close").addEventListener("click", () => $("#player").close());
-    $("#player").addEventListener("close", () => $("#player .side-by-side").replaceChildren());
+    $("#player").addEventListener("close", () => release($("#player .side-by-side")));
     this.look();
   }
 
@@ -23,7 +26,10 @@ export class Results {
     clearTimeout(this.timer);
     try {
       const before = new Map(this.jobs.map((job) => [job.id, job.state]));
-      this.jobs = await api.jobs();
+      const now = await api.jobs(), gone = this.jobs.filter((job) => !now.some((each) => each.id === job.id));
+      // A server that was started again knows nothing of its former jobs.
+      for (const job of gone) if (ACTIVE.includes(job.state)) Object.assign(job, { state: "failed", error: "The server ended before this video was made." });
+      this.jobs = [...now, ...gone];
       if (this.lost) this.tell("The server answers again.");
       this.lost = false;
       this.draw();
@@ -43,6 +49,7 @@ export class Results {
 
   async start(body) {
     const job = await api.start(body);
+    this.started.set(job.id, body.drawing);
     this.show();
     await this.look();
     return job;
@@ -99,8 +106,16 @@ export class Results {
     if (entry.state === undefined || entry.state === "done")
       for (const [kind, name] of Object.entries(entry.files))
         if (kind !== "png") links.append(element("a", { href: `${api.fileUrl(name)}?download`, download: name, textContent: kind.toUpperCase(), ariaLabel: `Download ${name}` }));
-    links.append(element("button", { textContent: "Again with this", ariaLabel: `Again with the drawing and settings of ${entry.name}`, onclick: () => this.again(entry) }));
+    links.append(element("button", { textContent: "Again with this", ariaLabel: `Again with the drawing and settings of ${entry.name}`, onclick: () => this.again(entry, () => this.drawing(entry)) }));
     return links;
+  }
+
+  // The drawing of a job, or of a video of the gallery, which its record holds.
+  async drawing({ id, files }) {
+    if (this.started.has(id)) return this.started.get(id);
+    if (id !== undefined) return api.drawingOf(id);
+    const { arrows } = (await api.record(files.json)).command;
+    return arrows ?? [];
   }
 
   progress(card, job) {
@@ -137,11 +152,11 @@ export class Results {
     $("#gallery").showModal();
     try {
       const entries = await api.gallery();
+      $("#gallery .none").hidden = entries.length > 0;
       list.replaceChildren(...entries.map((entry) => {
         const about = element("div", { className: "about" }, element("h3", { textContent: entry.name }), element("p", { className: "muted", textContent: described(entry.settings) }), this.links(entry));
-        return element("li", {}, video(entry.files.mp4, entry.name), about);
+        return element("li", {}, lazy(video(entry.files.mp4, entry.name)), about);
       }));
-      $("#gallery .none").hidden = entries.length > 0;
     } catch (error) {
       this.tell(error.message, true);
       $("#gallery").close();
@@ -153,6 +168,34 @@ function video(name, label = name) {
   const made = element("video", { src: api.fileUrl(name), controls: true, loop: true, muted: true, playsInline: true, preload: "metadata", autoplay: !still(), ariaLabel: `Video ${label}` });
   made.addEventListener("loadedmetadata", () => made.style.setProperty("--shape", `${made.videoWidth} / ${made.videoHeight}`), { once: true });
   return made;
+}
+
+// Only videos in sight are loaded and play: a folder may hold hundreds.
+const sight = new IntersectionObserver((entries) => {
+  for (const { target, isIntersecting } of entries) {
+    if (isIntersecting) target.src = target.dataset.src;
+    else unload(target);
+  }
+});
+
+function lazy(made) {
+  made.dataset.src = made.src;
+  made.removeAttribute("src");
+  sight.observe(made);
+  return made;
+}
+
+function unload(made) {
+  made.removeAttribute("src");
+  made.load();
+}
+
+function release(list) {
+  for (const made of list.querySelectorAll("video")) {
+    sight.unobserve(made);
+    unload(made);
+  }
+  list.replaceChildren();
 }
 
 function described({ renderer, method, frames, fps, strength, loop, seed, size, loras }) {
