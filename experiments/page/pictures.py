@@ -23,6 +23,7 @@ from motionanim.media.visualize import write_picture
 
 OUT = Path(__file__).resolve().parents[2] / "docs" / "page"
 HEIGHT, WIDTH = 432, 768
+FRAMES = 60
 POSITION = 18  # of the scene: a river between two banks
 RIVER = (60, 200), (350, 290), (700, 330)
 ARROW = (250, 220), (430, 250)
@@ -99,12 +100,9 @@ def make(page: Any, number: int, **fields: object) -> None:
     page.locator("#job-list li:has(video)").nth(number).wait_for(timeout=300_000)
 
 
-def main() -> None:
+def main(chromium: str | None) -> None:
     from playwright.sync_api import sync_playwright
 
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--chromium", default=shutil.which("chromium"))
-    chromium = parser.parse_args().chromium
     with TemporaryDirectory() as work, sync_playwright() as api:
         folder = Path(work)
         scene(folder / "scene.png", POSITION)
@@ -120,11 +118,11 @@ def main() -> None:
             take(page, "drawing")
             page.click("[data-view=motion]")
             take(page, "preview")
-            make(page, 0, frames=60, fps=15)
+            make(page, 0, frames=FRAMES, fps=15)
             page.click("[data-view=drawing]")
             page.click("#tab-make")
             page.check("input[value=diffusion]", force=True)
-            make(page, 1, frames=16, fps=7)
+            make(page, 1, frames=min(FRAMES, 16), fps=7)
             take(page, "result")
             page.click("#show-gallery")
             take(page, "gallery")
@@ -146,4 +144,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--chromium", default=shutil.which("chromium"))
+    main(parser.parse_args().chromium)

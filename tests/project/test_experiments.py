@@ -5,6 +5,7 @@
 
 import importlib.util
 import json
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -144,6 +145,15 @@ def test_video_features_sensitivity(script, tmp_path: Path) -> None:
     report = json.loads((tmp_path / "sensitivity.json").read_text())
     assert len(report["features"]["embedded"]["damage"]) == 12
     assert (tmp_path / "sensitivity.png").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="Chromium is not installed")
+def test_page_pictures(script, tmp_path: Path) -> None:
+    script("page/pictures.py", OUT=tmp_path, FRAMES=2).main(shutil.which("chromium"))
+    assert {path.stem for path in tmp_path.glob("*.webp")} == {
+        "empty", "drawing", "preview", "result", "gallery", "light", "phone",
+    }  # fmt: skip
 
 
 def test_every_script_has_a_test() -> None:
