@@ -81,10 +81,10 @@ def test_draws_belong_to_a_clip_not_to_its_batch(base: Path) -> None:
 
 def test_conditions_are_dropped_at_their_shares_image_parts_together(base: Path) -> None:
     module = lora_module(base)
-    batch = make_batch(batch=2)
+    batch = make_batch(batch=50)
     seen = []
-    for position in range(0, 400, 2):
-        moved = batch._replace(position=torch.tensor([position, position + 1]))
+    for position in range(0, 400, 50):
+        moved = batch._replace(position=torch.arange(position, position + 50))
         condition = module.condition(moved, module.draw(moved, (5, 4, 8, 8)))
         still = module.codec.encode(moved.image[:, None]).expand(-1, 5, -1, -1, -1)
         carried = module.codec.warp_image(moved.image, moved.flow)
