@@ -1,5 +1,6 @@
 """Real classes at tiny size: one random pipeline folder a session, made by the code that makes the embedded base."""
 
+import gc
 import os
 import secrets
 import socket
@@ -8,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import read_once  # noqa: F401  for every composition
 import torch
 from PIL import Image
 from torchvision.models.optical_flow import raft_small
@@ -65,6 +67,10 @@ MOTION = {
     "residual_std": None,
     "median_strength": 0.01,
 }
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # what is imported stays: no later collection need look at it
 
 
 @pytest.fixture(scope="session", autouse=True)

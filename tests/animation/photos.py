@@ -1,12 +1,17 @@
-"""Fixtures of the tests of animate. They cannot lie in a conftest.py here: tests import the module `conftest`."""
+"""Fixtures and a call for tests of animate, in no conftest.py, since tests import another module of that name."""
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
+
+from motionanim.animate import Animation, animate
+
+ARROW = [[20, 12, 26, 12]]
 
 
 @pytest.fixture(autouse=True)
@@ -34,3 +39,9 @@ def tiny(base: Path) -> list[str]:
         f"scale.base={base}", "scale.height=16", "scale.width=16", "scale.num_frames=5", "scale.num_steps=3",
         "scale.motion_channels=8", "scale.median_strength=0.01", "long_video.overlap=2",
     ]  # fmt: skip
+
+
+def quick(photo: Path, **settings: Any) -> Animation:
+    """Without a network."""
+    given = {"image": photo, "arrows": ARROW, "renderer": "eulerian", "refiner": None, "frames": 3, "out": "o.mp4"}
+    return animate(**given | settings)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import MOTION
-from photos import _fresh, photo, tiny  # noqa: F401  fixtures
+from photos import ARROW, _fresh, photo, quick, tiny  # noqa: F401  fixtures
 from PIL import Image
 
 from motionanim.animate import Animation, animate
@@ -24,16 +24,9 @@ from motionanim.files import file_sha256
 from motionanim.models.svd.denoiser import Denoiser
 from motionanim.models.svd.lora import add_lora, save_lora
 
-ARROW = [[20, 12, 26, 12]]
 WHEEL = {"path": [[24, 10], [27, 10.5]], "kind": "turn", "region": {"brush": [[24, 18]], "radius": 9}}
 LEAF = {"path": [[36, 30], [38, 30]], "kind": "sway", "period": 6, "region": {"brush": [[36, 30]], "radius": 5}}
 BOX = {"path": [[12, 12], [36, 12]], "kind": "move", "region": [[[7, 7], [17, 7], [17, 17], [7, 17]]]}
-
-
-def quick(photo: Path, **settings: Any) -> Animation:
-    """Without a network."""
-    given = {"image": photo, "arrows": ARROW, "renderer": "eulerian", "refiner": None, "frames": 3, "out": "o.mp4"}
-    return animate(**given | settings)
 
 
 def moved(made: Animation) -> torch.Tensor:

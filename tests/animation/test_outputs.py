@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
-from photos import _fresh, photo  # noqa: F401  fixtures
+from photos import ARROW, _fresh, photo, quick  # noqa: F401  fixtures
 from PIL import Image
-from test_animate import ARROW, quick
 
 from motionanim import animate as command
 from motionanim.data.video import Video, write_video

@@ -1,5 +1,6 @@
 """Errors of a command become one line and exit code 2; faults of the code keep their traceback; W&B's server."""
 
+import gc
 import http.server
 import re
 import socket
@@ -31,10 +32,14 @@ class Broken(Dataset):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_the_line_is_the_error_itself(workers: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_line_is_the_error_itself(
+    workers: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.1)  # waits so long for the loader's end
     with pytest.raises(SystemExit, match="2"):
         one_line_errors(lambda: next(iter(DataLoader(Broken(), num_workers=workers))))()
     assert capsys.readouterr().err == "error: 3 of 5 clips cannot be used: see rejected.csv\n"
+    gc.collect()  # ends the loader
 
 
 @pytest.mark.parametrize("fault", [AssertionError, RuntimeError], ids=str)

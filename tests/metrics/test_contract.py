@@ -9,8 +9,8 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-import torchvision
-from torch import Tensor, nn
+from small_networks import Encoder, random_alexnet
+from torch import Tensor
 from torch.nn.functional import interpolate
 
 from motionanim.evaluation.report.columns import known_columns
@@ -23,32 +23,6 @@ from motionanim.metrics.temporal import Consistency, Temporal
 from motionanim.models.flow_estimator import DisFlow
 
 COUNT, LENGTH, SIDE = 5, 4, 40
-
-
-def random_alexnet() -> nn.Sequential:
-    with torch.device("meta"):
-        features = torchvision.models.alexnet(weights=None).features  # without the large classifier
-    features = features.to_empty(device="cpu")
-    generator = torch.Generator().manual_seed(0)
-    for parameter in features.parameters():
-        std = (2 / parameter[0].numel()) ** 0.5 if parameter.ndim > 1 else 0.1
-        nn.init.normal_(parameter, std=std, generator=generator)
-    return features
-
-
-class Encoder(nn.Module):
-    """A small CLIP image encoder: patches, a mean, a projection."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.patches, self.project = nn.Conv2d(3, 8, 32, 32), nn.Linear(8, 5)
-        generator = torch.Generator().manual_seed(0)
-        for parameter in self.parameters():
-            nn.init.normal_(parameter, std=0.1, generator=generator)
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        assert pixels.shape[1:] == (3, 224, 224)
-        return self.project(self.patches(pixels).relu().mean((2, 3)))
 
 
 def dis() -> DisFlow:

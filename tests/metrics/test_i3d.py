@@ -246,7 +246,7 @@ def test_the_fingerprint_follows_the_weights_and_safetensors_load_too(state, fea
 
 @pytest.mark.parametrize("change", ["missing", "extra", "shape", "nested", "tensor"])
 def test_weights_of_another_layout_are_refused(state, tmp_path, change):
-    other = dict(state)
+    other = {name: value.new_zeros(()).expand(value.shape) for name, value in state.items()}  # a small file
     if change == "missing":
         del other["logits.conv3d.bias"]
     elif change == "extra":

@@ -5,7 +5,7 @@ from pathlib import Path
 import lpips as reference
 import pytest
 import torch
-from test_contract import Encoder, random_alexnet
+from small_networks import Encoder, random_alexnet
 from torch import nn
 from torchvision.models import vgg16
 from transformers import CLIPImageProcessor

@@ -3,9 +3,9 @@ import math
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from motion_fields import constant, picture, smooth
 
 from motionanim.motion import eulerian
 from motionanim.motion.flow import pixel_grid
@@ -15,19 +15,6 @@ def render(image, flow, *, num_frames=6, loop=False, mask=None, min_density=0.5)
     mask = torch.ones(1, *image.shape[-2:]) if mask is None else mask
     stream = eulerian.frames(image, flow, num_frames=num_frames, loop=loop, mask=mask, min_density=min_density)
     return torch.stack(list(stream))
-
-
-def picture(height, width, seed=0):
-    return torch.rand(3, height, width, generator=torch.Generator().manual_seed(seed)) * 2 - 1
-
-
-def smooth(channels, height, width, seed, cells=3):
-    coarse = torch.randn(1, channels, cells, cells, generator=torch.Generator().manual_seed(seed))
-    return F.interpolate(coarse, size=(height, width), mode="bicubic", align_corners=True)[0]
-
-
-def constant(x, y, height, width):
-    return torch.tensor([float(x), float(y)]).view(2, 1, 1).expand(2, height, width)
 
 
 def vortex(height, width, peak):

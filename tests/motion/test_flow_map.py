@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_eulerian import constant, smooth
-from test_eulerian import picture as noise
+from motion_fields import constant, smooth
+from motion_fields import picture as noise
 
 from motionanim.motion import flow_map
 from motionanim.motion.flow import pixel_grid

@@ -29,8 +29,8 @@ def test_size_and_card() -> None:
 def test_diffusers_loads_and_runs_it() -> None:
     pipeline = StableVideoDiffusionPipeline.from_pretrained(FOLDER)
     pipeline.set_progress_bar_config(disable=True)
-    video = pipeline(torch.rand(1, 3, 224, 224), height=128, width=128, num_inference_steps=2, output_type="pt").frames
-    assert video.shape == (1, 16, 3, 128, 128)
+    video = pipeline(torch.rand(1, 3, 224, 224), height=64, width=64, num_inference_steps=2, output_type="pt").frames
+    assert video.shape == (1, 16, 3, 64, 64)
     assert torch.isfinite(video).all()
 
 

@@ -20,7 +20,7 @@ from motionanim.training.diffusion import DiffusionModule
 from motionanim.training.motion_lora import MotionLoraModule
 from motionanim.training.optim import trapezoid
 from motionanim.training.runs.folder import set_records_aside
-from motionanim.types import ClipBatch
+from motionanim.types import ClipBatch, LatentBatch
 
 
 def test_bfloat16_with_clipped_gradients_trains_by_the_clipped_gradients(base: Path, tmp_path: Path) -> None:
@@ -81,17 +81,19 @@ def test_draws_belong_to_a_clip_not_to_its_batch(base: Path) -> None:
 
 def test_conditions_are_dropped_at_their_shares_image_parts_together(base: Path) -> None:
     module = lora_module(base)
-    batch = make_batch(batch=2)
-    seen = []
-    for position in range(0, 400, 2):
-        moved = batch._replace(position=torch.tensor([position, position + 1]))
-        condition = module.condition(moved, module.draw(moved, (5, 4, 8, 8)))
-        still = module.codec.encode(moved.image[:, None]).expand(-1, 5, -1, -1, -1)
-        carried = module.codec.warp_image(moved.image, moved.flow)
-        field = condition.use_flow.view(-1, 1, 1, 1, 1) > 0
-        torch.testing.assert_close(condition.warped_latents, torch.where(field, carried, still), atol=1e-5, rtol=1e-4)
-        seen.append(torch.stack([condition.use_image, condition.use_flow, condition.use_strength], 1))
-    kept = torch.cat(seen).mean(0)
+    batch = make_batch(batch=20)._replace(position=torch.arange(20))
+    condition = module.condition(batch, module.draw(batch, (5, 4, 8, 8)))
+    still = module.codec.encode(batch.image[:, None]).expand(-1, 5, -1, -1, -1)
+    carried = module.codec.warp_image(batch.image, batch.flow)
+    field = condition.use_flow.view(-1, 1, 1, 1, 1) > 0
+    torch.testing.assert_close(condition.warped_latents, torch.where(field, carried, still), atol=1e-5, rtol=1e-4)
+    assert 0 < field.sum() < 20
+    many, clip = torch.arange(400), make_batch(batch=1)
+    latents, embed = torch.zeros(400, 5, 4, 8, 8), torch.zeros(400, 1, 16)  # known, so that no network is asked
+    rest = (field.expand(400, *field.shape[1:]) for field in (clip.image, embed[:1], clip.flow, clip.fps))
+    known = LatentBatch(latents, latents, *rest, many)
+    condition = module.condition(known, module.draw(known, (5, 4, 8, 8)))
+    kept = torch.stack([condition.use_image, condition.use_flow, condition.use_strength], 1).mean(0)
     torch.testing.assert_close(kept, torch.tensor([0.9, 0.7, 0.9]), atol=0.06, rtol=0)
 
 

@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import functools
+import gc
 import http.server
 import multiprocessing
 import os
@@ -16,7 +17,7 @@ import fsspec
 import pytest
 import torch
 from kill import wait_until
-from test_shards import made, numbers_of, prepared
+from shard_runs import made, numbers_of, prepared
 from torch.utils.data import DataLoader
 
 from motionanim.data.latents import remote, shard_cache, shards
@@ -182,7 +183,8 @@ def test_a_store_that_fails_for_a_while_is_asked_again(server, folder, cache, wa
     assert waits == [1, 2, 4]
 
 
-def test_a_store_that_stops_in_mid_epoch_is_one_clear_error(server, cache, waits):
+def test_a_store_that_stops_in_mid_epoch_is_one_clear_error(server, cache, waits, monkeypatch):
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.1)  # waits so long for the loader's end
     data = prepared(server.url, cache=cache, cache_gb=1, retries=2)
     assert len(numbers_of(data, range(4))) == 4
     server.stop()
@@ -190,6 +192,7 @@ def test_a_store_that_stops_in_mid_epoch_is_one_clear_error(server, cache, waits
     for read in (lambda: numbers_of(data, range(23)), lambda: list(loader)):
         with pytest.raises(ValueError, match=rf"{server.url}/\d+-\d+.tar cannot be reached after 3 tries .*ckpt_path"):
             read()
+    gc.collect()  # ends the loader
 
 
 @pytest.mark.parametrize("cache_gb", [0, 1])

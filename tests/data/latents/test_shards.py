@@ -11,44 +11,12 @@ import webdataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load
+from shard_runs import READING, SIZE, made, numbers_of, prepared, sample
 from torch.utils.data import DataLoader
 
-from motionanim.data.engine import ProcessEngine
-from motionanim.data.latents.prepared import PreparedLatents, encode_clips
+from motionanim.data.latents.prepared import PreparedLatents
 from motionanim.data.latents.shards import ShardLayout, Shards, finished_shard, shard_name, shard_ranges, write_shard
 from motionanim.data.stream import PositionSampler, StreamData, block_shuffled_index, collate
-
-SIZE = {"num_frames": 3, "height": 4, "width": 4}
-READING = {"shuffle_shards": 2, "cache": "unused", "cache_gb": 0, "retries": 1}
-
-
-def sample(number: int) -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(number)
-    return {
-        "latents": torch.randn(3, 4, 2, 2, generator=generator).half(),
-        "flow": torch.randn(2, 2, 4, 4, generator=generator).half(),
-        "image": torch.full((4, 4, 3), number, dtype=torch.uint8),
-        "image_embed": torch.zeros(1, 4, dtype=torch.float16),
-        "fps": torch.tensor(7.0),
-    }
-
-
-def make_shard(numbers: range, folder: Path) -> None:
-    write_shard(folder, numbers, map(sample, numbers))
-
-
-def made(folder: Path, count: int = 23, **changes) -> Path:
-    options = {"shard_clips": 4, "predict": False, "vae": "v", "size": SIZE, "source": {}} | changes
-    encode_clips(make_shard, count=count, folder=folder, engine=ProcessEngine(workers=0), **options)
-    return folder
-
-
-def prepared(folder: Path | str, **changes) -> PreparedLatents:
-    return PreparedLatents(folder, seed=0, **SIZE, **READING | changes)
-
-
-def numbers_of(data: PreparedLatents, positions: range) -> list[int]:
-    return [int(data[position].image[0, 0, 0]) for position in positions]
 
 
 @pytest.fixture
