@@ -9,7 +9,6 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-import read_once  # noqa: F401  for every composition
 import torch
 from PIL import Image
 from torchvision.models.optical_flow import raft_small
