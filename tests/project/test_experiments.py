@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import forked
 import pytest
 import torch
 from flow_runs import drifting
@@ -89,7 +90,12 @@ def test_embedded_base_pictures(script, call, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_embedded_base_conditioning(script, call, tmp_path: Path) -> None:
-    module = script("embedded_base/conditioning.py")
+    def run(*command: str) -> None:
+        done = forked.run(*command, cwd=ROOT)
+        assert done.returncode == 0, done.stderr[-3000:]
+
+    module = script("embedded_base/conditioning.py", call=run)
+    module.train.__globals__["call"] = run  # of make.py
     module.KINDS = {"full": module.KINDS["full"]}
     options = {"start": ASSETS / "tiny-svd", "runs": tmp_path, "steps": 1, "clips": 2, "n": 2, "side": 32}
     call(module, *(word for name, value in options.items() for word in (f"--{name}", value)))
