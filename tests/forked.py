@@ -27,12 +27,15 @@ import motionanim.training.motion_lora, motionanim.training.preview
 for line in sys.stdin:
     job = json.loads(line)
     if isinstance(job, int):
-        ended, status = os.waitpid(job, os.WNOHANG)
+        ended, status, use = os.wait4(job, os.WNOHANG)
+        if ended:
+            print("CPU", use.ru_utime + use.ru_stime, file=open("/work/tmp/slowjobs/cpu.log", "a"))
         print(json.dumps(os.waitstatus_to_exitcode(status) if ended else None), flush=True)
         continue
     child = os.fork()
     if not child:
         os.setpgid(0, 0)
+        os.dup2(os.pipe()[0], 0)  # an input that does not end
         for number in (1, 2):
             os.dup2(os.open(job["files"][number - 1], os.O_WRONLY), number)
         os.chdir(job["cwd"])
@@ -93,6 +96,7 @@ class Process:
         for file in self.files:
             file.touch()
         env = dict(os.environ if env is None else env)
+        print(job["argv"][:3], file=open("/work/tmp/slowjobs/cpu.log", "a"))
         self.pid = _ask({**job, "cwd": str(cwd), "env": env, "files": [str(file) for file in self.files]})
 
     def poll(self) -> int | None:
