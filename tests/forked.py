@@ -27,9 +27,7 @@ import motionanim.training.motion_lora, motionanim.training.preview
 for line in sys.stdin:
     job = json.loads(line)
     if isinstance(job, int):
-        ended, status, use = os.wait4(job, os.WNOHANG)
-        if ended:
-            print("CPU", use.ru_utime + use.ru_stime, file=open("/work/tmp/slowjobs/cpu.log", "a"))
+        ended, status = os.waitpid(job, os.WNOHANG)
         print(json.dumps(os.waitstatus_to_exitcode(status) if ended else None), flush=True)
         continue
     child = os.fork()
@@ -96,7 +94,6 @@ class Process:
         for file in self.files:
             file.touch()
         env = dict(os.environ if env is None else env)
-        print(job["argv"][:3], file=open("/work/tmp/slowjobs/cpu.log", "a"))
         self.pid = _ask({**job, "cwd": str(cwd), "env": env, "files": [str(file) for file in self.files]})
 
     def poll(self) -> int | None:
@@ -129,9 +126,7 @@ def _running(job: dict[str, Any], cwd: Path | str, env: Mapping[str, str] | None
             process.wait()
 
 
-def started(
-    *command: str | Path, cwd: Path, env: Mapping[str, str] | None = None
-) -> AbstractContextManager[Process]:
+def started(*command: str | Path, cwd: Path, env: Mapping[str, str] | None = None) -> AbstractContextManager[Process]:
     """`python *command` as it runs; at the end all of its process group is killed.
 
     Args:
@@ -152,7 +147,9 @@ def call(function: Callable[..., None], *arguments: object, ranks: int) -> None:
             failed = next((process for process in processes if process.poll()), None)
             assert failed is None, failed.read(2)[-3000:]
             time.sleep(0.01)
-        assert [process.code for process in processes] == [0] * ranks, [process.read(2)[-1000:] for process in processes]
+        assert [process.code for process in processes] == [0] * ranks, [
+            process.read(2)[-1000:] for process in processes
+        ]
 
 
 def run(*command: str | Path, cwd: Path, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:

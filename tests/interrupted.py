@@ -49,13 +49,3 @@ def read_errors(process: subprocess.Popen[str] | Process) -> str:
         return process.read(2)
     process.stderr.seek(0)
     return process.stderr.read()
-
-
-def interrupt(
-    command: Sequence[str | Path], how: signal.Signals, *, when: Callable[[], bool], cwd: Path | None = None
-) -> tuple[int, str]:
-    """Start a command and send a signal to all of its processes, as SLURM does, once `when()`: exit code and stderr."""
-    with started(command, cwd=cwd) as process:
-        wait_until(when, process)
-        os.killpg(process.pid, how)
-        return process.wait(timeout=LONGEST), read_errors(process)

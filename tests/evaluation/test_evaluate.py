@@ -113,10 +113,9 @@ def plain_scores(truth: Path, made: Path) -> tuple[float, float]:
 @pytest.mark.slow
 def test_published_systems_score_as_a_plain_script_has_it(shared: Path, tmp_path: Path) -> None:
     root = tmp_path / "short"
-    for path in (shared / "published" / "short").glob("*/*.mp4"):
-        if path.stem in ("00986", "00991"):
-            (root / path.parent.name).mkdir(parents=True, exist_ok=True)
-            (root / path.parent.name / path.name).symlink_to(path)
+    for path in (shared / "published" / "short").glob("*/00986.mp4"):  # one clip takes seconds
+        (root / path.parent.name).mkdir(parents=True)
+        (root / path.parent.name / path.name).symlink_to(path)
     done = forked.run(
         str(ROOT / "evaluate.py"), "benchmark=published", f"benchmark.root={root / 'ground_truth'}",
         "method=published", f"method.folders={root}/*", "reference_rows=[static_copy]", "show=0", "keep_frames=false",
