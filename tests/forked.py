@@ -136,13 +136,16 @@ def started(*command: str | Path, cwd: Path, env: Mapping[str, str] | None = Non
     return _running({"argv": [*map(str, command)]}, cwd, env)
 
 
+def calling(function: Callable[..., None], *arguments: object) -> AbstractContextManager[Process]:
+    """`function(*arguments)` of a module as it runs."""
+    job = {"argv": ["call"], "path": sys.path, "call": pickle.dumps((function, arguments)).hex()}
+    return _running(job, os.getcwd())
+
+
 def call(function: Callable[..., None], *arguments: object, ranks: int) -> None:
     """`function(rank, *arguments)` in as many processes; an error if one of them fails."""
     with ExitStack() as running:
-        processes = []
-        for rank in range(ranks):
-            job = {"argv": ["call"], "path": sys.path, "call": pickle.dumps((function, (rank, *arguments))).hex()}
-            processes.append(running.enter_context(_running(job, os.getcwd())))
+        processes = [running.enter_context(calling(function, rank, *arguments)) for rank in range(ranks)]
         while any(process.poll() is None for process in processes):
             failed = next((process for process in processes if process.poll()), None)
             assert failed is None, failed.read(2)[-3000:]

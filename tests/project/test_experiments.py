@@ -8,7 +8,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import forked
@@ -74,6 +74,7 @@ def test_demo(script, call, tmp_path: Path) -> None:
         *SCALE, "scale.batch_size=2", "trainer.max_steps=1", "trainer.val_check_interval=1", "callbacks.camera.clips=2",
         "callbacks.preview.clips=1", "sampling.num_steps=1", "~logger.wandb",
     ]  # fmt: skip
+    module.subprocess = SimpleNamespace(run=lambda words, cwd, env: forked.run(*words[1:], cwd=cwd, env=env))
     call(module, "--out", tmp_path)
     page = (tmp_path / "index.html").read_text()
     assert page.count("<video") == 5
