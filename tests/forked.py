@@ -6,22 +6,34 @@ The imports take seven seconds, most of the time of a short command.
 import atexit
 import json
 import os
+import pickle
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from typing import Any
 
-# One job per line. The server starts no thread, so that forking is safe.
+# One request per line: a command to start, or the process id of one whose exit code is asked for. The server starts no
+# thread, so that forking is safe.
 SERVER = """
-import json, os, runpy, sys, traceback
+import json, os, pickle, runpy, sys, traceback
 import motionanim.animate, motionanim.data.encode, motionanim.data.prepare.collect, motionanim.evaluation.harness
 import motionanim.training.motion_lora, motionanim.training.preview
 for line in sys.stdin:
     job = json.loads(line)
+    if isinstance(job, int):
+        ended, status = os.waitpid(job, os.WNOHANG)
+        print(json.dumps(os.waitstatus_to_exitcode(status) if ended else None), flush=True)
+        continue
     child = os.fork()
     if not child:
+        os.setpgid(0, 0)
+        os.dup2(os.pipe()[0], 0)  # an input that does not end
         for number in (1, 2):
             os.dup2(os.open(job["files"][number - 1], os.O_WRONLY), number)
         os.chdir(job["cwd"])
@@ -30,7 +42,11 @@ for line in sys.stdin:
         sys.argv = job["argv"]
         status = 0
         try:
-            if sys.argv[0] == "-m":
+            if "call" in job:
+                sys.path[:] = job["path"]
+                function, arguments = pickle.loads(bytes.fromhex(job["call"]))
+                function(*arguments)
+            elif sys.argv[0] == "-m":
                 del sys.argv[0]
                 sys.modules.pop(sys.argv[0], None)  # `python -m` too runs it once more, and warns where it was imported
                 runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
@@ -47,7 +63,8 @@ for line in sys.stdin:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+    os.setpgid(child, child)  # in both, or it could be asked to end before
+    print(child, flush=True)
 """
 
 
@@ -61,24 +78,84 @@ def _server() -> subprocess.Popen[str]:
     return server
 
 
-def run(*command: str, cwd: Path, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """`python *command`, its output captured.
+def _ask(request: object) -> int | None:
+    server = _server()
+    print(json.dumps(request), file=server.stdin, flush=True)
+    answer = server.stdout.readline()
+    assert answer, "the server of commands has died"
+    return json.loads(answer)
+
+
+class Process:
+    """A command that runs, in a process group of its own."""
+
+    def __init__(self, job: dict[str, Any], folder: str, cwd: Path | str, env: Mapping[str, str] | None) -> None:
+        self.files, self.code = [Path(folder, name) for name in ("out", "err")], None
+        for file in self.files:
+            file.touch()
+        env = dict(os.environ if env is None else env)
+        self.pid = _ask({**job, "cwd": str(cwd), "env": env, "files": [str(file) for file in self.files]})
+
+    def poll(self) -> int | None:
+        """Its exit code; None while it runs."""
+        if self.code is None:
+            self.code = _ask(self.pid)
+        return self.code
+
+    def wait(self, timeout: float = 600) -> int:
+        end = time.monotonic() + timeout
+        while self.poll() is None:
+            assert time.monotonic() < end, "it did not end in time"
+            time.sleep(0.01)
+        return self.code
+
+    def read(self, number: int) -> str:
+        """What it has written to standard output (1) or error (2)."""
+        return self.files[number - 1].read_text(encoding="utf-8", errors="replace")
+
+
+@contextmanager
+def _running(job: dict[str, Any], cwd: Path | str, env: Mapping[str, str] | None = None) -> Iterator[Process]:
+    with tempfile.TemporaryDirectory() as folder:
+        process = Process(job, folder, cwd, env)
+        try:
+            yield process
+        finally:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def started(*command: str | Path, cwd: Path, env: Mapping[str, str] | None = None) -> AbstractContextManager[Process]:
+    """`python *command` as it runs; at the end all of its process group is killed.
 
     Args:
         command: A script's path or "-m" and a module, and arguments.
         env: The environment; None for this process's own.
     """
-    server = _server()
-    with tempfile.TemporaryDirectory() as folder:
-        files = [Path(folder, name) for name in ("out", "err")]
-        for file in files:
-            file.touch()
-        job = {
-            "argv": list(command), "cwd": str(cwd), "env": dict(os.environ if env is None else env),
-            "files": [str(file) for file in files],
-        }  # fmt: skip
-        print(json.dumps(job), file=server.stdin, flush=True)
-        status = server.stdout.readline()
-        assert status, "the server of commands has died"
-        out, err = (file.read_text(encoding="utf-8", errors="replace") for file in files)
-    return subprocess.CompletedProcess(command, int(status), out, err)
+    return _running({"argv": [*map(str, command)]}, cwd, env)
+
+
+def calling(function: Callable[..., None], *arguments: object) -> AbstractContextManager[Process]:
+    """`function(*arguments)` of a module as it runs."""
+    job = {"argv": ["call"], "path": sys.path, "call": pickle.dumps((function, arguments)).hex()}
+    return _running(job, os.getcwd())
+
+
+def call(function: Callable[..., None], *arguments: object, ranks: int) -> None:
+    """`function(rank, *arguments)` in as many processes; an error if one of them fails."""
+    with ExitStack() as running:
+        processes = [running.enter_context(calling(function, rank, *arguments)) for rank in range(ranks)]
+        while any(process.poll() is None for process in processes):
+            failed = next((process for process in processes if process.poll()), None)
+            assert failed is None, failed.read(2)[-3000:]
+            time.sleep(0.01)
+        assert [process.code for process in processes] == [0] * ranks, [
+            process.read(2)[-1000:] for process in processes
+        ]
+
+
+def run(*command: str | Path, cwd: Path, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """`python *command`, its output captured."""
+    with started(*command, cwd=cwd, env=env) as process:
+        return subprocess.CompletedProcess(command, process.wait(), process.read(1), process.read(2))

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from forked import Process
+
 LONGEST = 600  # seconds that a busy machine may take for what needs a few
 
 
@@ -30,7 +32,7 @@ def started(
             process.wait()
 
 
-def wait_until(ready: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+def wait_until(ready: Callable[[], bool], process: subprocess.Popen[str] | Process) -> None:
     """Wait for `ready()`; an error if the process ends before, or it takes too long."""
     end = time.monotonic() + LONGEST
     while True:
@@ -39,19 +41,11 @@ def wait_until(ready: Callable[[], bool], process: subprocess.Popen[str]) -> Non
             return
         assert not ended, f"the command ended by itself: {read_errors(process)[-2000:]}"
         assert time.monotonic() < end, "not ready in time"
-        time.sleep(0.05)
+        time.sleep(0.02)
 
 
-def read_errors(process: subprocess.Popen[str]) -> str:
+def read_errors(process: subprocess.Popen[str] | Process) -> str:
+    if isinstance(process, Process):
+        return process.read(2)
     process.stderr.seek(0)
     return process.stderr.read()
-
-
-def interrupt(
-    command: Sequence[str | Path], how: signal.Signals, *, when: Callable[[], bool], cwd: Path | None = None
-) -> tuple[int, str]:
-    """Start a command and send a signal to all of its processes, as SLURM does, once `when()`: exit code and stderr."""
-    with started(command, cwd=cwd) as process:
-        wait_until(when, process)
-        os.killpg(process.pid, how)
-        return process.wait(timeout=LONGEST), read_errors(process)

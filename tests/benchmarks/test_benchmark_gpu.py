@@ -1,5 +1,6 @@
 """benchmarks/gpu.py leaves whole files after a kill, goes on when called again, and gives better weights."""
 
+import argparse
 import json
 import os
 import re
@@ -9,6 +10,8 @@ import sys
 import time
 from pathlib import Path
 
+import forked
+import gpu
 import pytest
 import torch
 from gpu_parts import weights
@@ -109,7 +112,6 @@ def test_the_parts_import_no_package_that_a_bare_machine_lacks():
     assert done.returncode == 0, done.stderr[-1000:]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -120,10 +122,13 @@ def test_the_parts_import_no_package_that_a_bare_machine_lacks():
         (["--take", "nowhere"], "holds no report.md"),
     ],
 )
-def test_mistakes_are_one_line(arguments, words, tmp_path):
-    done = subprocess.run([sys.executable, SCRIPT, *arguments], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert words in done.stderr.splitlines()[-1]
+def test_mistakes_are_one_line(arguments, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *arguments])
+    with pytest.raises(SystemExit) as ended:
+        gpu.main()
+    assert ended.value.code == 2
+    assert words in capsys.readouterr().err.splitlines()[-1]
     assert not list(tmp_path.iterdir())
 
 
@@ -155,6 +160,19 @@ def command(out: Path, minutes: float, *more: str) -> list[str]:
     return [sys.executable, str(SCRIPT), "--device", "cpu", "--minutes", str(minutes), "--out", str(out), *more]
 
 
+def measured(monkeypatch: pytest.MonkeyPatch, out: Path, minutes: float, *more: str) -> None:
+    """Call gpu.py with each of its processes a fork."""
+
+    def run(step: gpu.Step, args: argparse.Namespace, until: float) -> None:
+        part = ["-m", f"gpu_parts.{step.module}", "--out", args.out, "--device", args.device, "--until", str(until)]
+        done = forked.run(*part, *(args.overrides if step.overrides else []), cwd=ROOT)
+        assert done.returncode == 0, done.stderr[-3000:]
+
+    monkeypatch.setattr(gpu, "run_step", run)
+    monkeypatch.setattr(sys, "argv", command(out, minutes, *more)[1:])
+    gpu.main()
+
+
 def children(pid: int) -> list[int]:
     """Processes that descend from `pid`."""
     parents = {}
@@ -169,7 +187,7 @@ def children(pid: int) -> list[int]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks processes up in /proc")
-def test_a_killed_training_goes_on_and_its_weights_can_be_taken(tmp_path):
+def test_a_killed_training_goes_on_and_its_weights_can_be_taken(tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
     family: list[int] = []
 
@@ -185,11 +203,10 @@ def test_a_killed_training_goes_on_and_its_weights_can_be_taken(tmp_path):
     for file in [*first["checkpoint"]["weights"], *first["checkpoint"]["average"]]:
         assert (out / file).is_file()
 
-    done = subprocess.run(command(out, 0.4, *TRAIN, "--parts", "train"), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert len(done.stdout.rpartition("minutes; everything")[2].splitlines()) < 40
+    measured(monkeypatch, out, 0.1, *TRAIN, "--parts", "train")
+    assert len(capsys.readouterr().out.rpartition("minutes; everything")[2].splitlines()) < 40
     assert read_rows(out / "machine.json") == machine
-    other = subprocess.run(command(out, 0.4, "--parts", "train"), capture_output=True, text=True)
+    other = subprocess.run(command(out, 0.1, "--parts", "train"), capture_output=True, text=True)
     assert other.returncode == 2
     assert "was made with other settings (cpu scale.height=32" in other.stderr
     second = read_rows(out / "train.json")
@@ -221,11 +238,8 @@ def test_a_killed_training_goes_on_and_its_weights_can_be_taken(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_short_run_on_a_cpu_measures_the_full_scale(tmp_path):
-    done = subprocess.run(
-        command(tmp_path, 3, *SMALL, "--parts", "machine", "full_scale"), capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+def test_a_short_run_on_a_cpu_measures_the_full_scale(tmp_path, monkeypatch):
+    measured(monkeypatch, tmp_path, 3, *SMALL, "--parts", "machine", "full_scale")
     rows = read_rows(tmp_path / "full_scale.json")
     assert not [row["failed"] for row in rows.values() if "failed" in row]
     call, video = rows["denoiser call"], rows["phased video, whole"]

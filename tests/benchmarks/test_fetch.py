@@ -5,16 +5,18 @@ import fcntl
 import hashlib
 import os
 import re
+import signal
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
+import forked
 import pytest
 from api import candidate, choose
 from download import ATTEMPTS, HttpError, download
 from fetch import FetchReport, Needs, fetch, lock_folder, rejected_path, spares_path
-from kill import ROOT, kill_when
+from interrupted import wait_until
 from pixabay_site import NEEDS, Site, answer, build, client, cut, failing, hit, served, six_videos, stock
 
 from motionanim.evaluation.manifest import manifest_clips, read_manifest, verify, write_manifest
@@ -209,12 +211,8 @@ def test_a_page_in_place_of_a_video_does_not_use_up_spares(site, tmp_path, video
     assert (manifest.read_bytes(), spares_path(manifest).read_bytes()) == before
 
 
-FETCH = """
-import sys
-from pathlib import Path
-from fetch import Needs, fetch
-fetch(Path(sys.argv[1]), Path(sys.argv[2]), needs=Needs(5, 5, 80, 48), workers=2)
-"""
+def fetch_all(manifest: Path, root: Path) -> None:
+    fetch(manifest, root, needs=Needs(5, 5, 80, 48), workers=2)
 
 
 @pytest.mark.slow
@@ -224,10 +222,9 @@ def test_a_killed_run_goes_on(site, tmp_path, videos, fetched):
     manifest, root = build(site, tmp_path, 6), tmp_path / "videos"
     for number in range(2, 6):
         site.next[f"/{number}_small.mp4"] = [stalled(site, videos[number], 600_000)]
-    kill_when(
-        lambda _: sum(part.stat().st_size >= 2**19 for part in root.glob("*.part")) == 2,
-        "-c", FETCH, manifest, root, env={"PYTHONPATH": f"{ROOT}:{ROOT / 'benchmarks' / 'pixabay'}"},
-    )  # fmt: skip
+    with forked.calling(fetch_all, manifest, root) as process:
+        wait_until(lambda: sum(part.stat().st_size >= 2**19 for part in root.glob("*.part")) == 2, process)
+        os.kill(process.pid, signal.SIGKILL)
     site.go_on.set()
     for queue in site.next.values():
         queue.clear()

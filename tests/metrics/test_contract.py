@@ -5,10 +5,10 @@ import json
 import math
 import os
 
+import forked
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from small_networks import Encoder, random_alexnet
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -151,7 +151,7 @@ def process(rank: int, folder: str, fake: Tensor, real: Tensor) -> None:
 def test_two_ranks_of_which_one_has_no_clip_agree_with_one_process(tmp_path) -> None:
     generator = torch.Generator().manual_seed(0)
     fake, real = torch.randn(2, 45, 6, generator=generator, dtype=torch.float64)
-    mp.spawn(process, args=(str(tmp_path), fake, real), nprocs=2)
+    forked.call(process, str(tmp_path), fake, real, ranks=2)
     whole = filled_fvd(fake, real).compute()
     psnr = PSNR(cap=100.0)
     psnr.update(*arguments(psnr))

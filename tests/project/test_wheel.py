@@ -20,6 +20,22 @@ def test_every_part_of_the_package_is_packaged() -> None:
     assert settings["package-dir"] == {"motionanim.conf": "conf"}
 
 
+END = "--- end of a help ---"
+HELP = f"""
+import runpy, sys
+for module in sys.argv[1:]:
+    sys.argv = [module, "--help"]
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        if end.code:
+            raise
+    print("{END}")
+import motionanim.cli.command
+print(motionanim.cli.command.CONF)
+"""
+
+
 @pytest.mark.slow
 def test_a_wheel_runs_outside_the_checkout(tmp_path: Path) -> None:
     wheel = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", tmp_path]
@@ -34,15 +50,12 @@ def test_a_wheel_runs_outside_the_checkout(tmp_path: Path) -> None:
     settings = {str(path.relative_to(ROOT)) for path in (ROOT / "conf").rglob("*.yaml")}
     assert packed == {name for name in settings if not name.startswith("conf/local/")}  # git ignores those
     (tmp_path / "work").mkdir()
-    for module in ("animate", "data.prepare", "data.encode", "evaluation.study", "page"):
-        done = subprocess.run(
-            [sys.executable, "-P", "-m", f"motionanim.{module}", "--help"], cwd=tmp_path / "work", check=True,
-            env=os.environ | {"PYTHONPATH": str(tmp_path / "site")}, capture_output=True, text=True,
-        )  # fmt: skip
-        assert "usage" in done.stdout or "Powered by Hydra" in done.stdout
-    said = "import motionanim.cli.command as e; print(e.CONF)"
-    where = subprocess.run(
-        [sys.executable, "-P", "-c", said], env=os.environ | {"PYTHONPATH": str(tmp_path / "site")}, cwd=tmp_path,
-        capture_output=True, text=True, check=True,
+    modules = ["animate", "data.prepare", "data.encode", "evaluation.study", "page"]
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", HELP, *(f"motionanim.{module}" for module in modules)], check=True,
+        cwd=tmp_path / "work", env=os.environ | {"PYTHONPATH": str(tmp_path / "site")}, capture_output=True, text=True,
     )  # fmt: skip
-    assert where.stdout.strip() == str(tmp_path / "site" / "motionanim" / "conf")
+    *helps, where = done.stdout.split(END)
+    assert len(helps) == len(modules)
+    assert all("usage" in text or "Powered by Hydra" in text for text in helps)
+    assert where.strip() == str(tmp_path / "site" / "motionanim" / "conf")

@@ -4,10 +4,10 @@ import os
 from pathlib import Path
 from typing import Any
 
+import forked
 import lightning as L
 import pytest
 import torch
-import torch.multiprocessing as mp
 from conftest import free_port
 from training_runs import NUMBERS, VALIDATED, RandomClips, fit, make_trainer, saves, stream
 
@@ -128,7 +128,7 @@ def test_two_processes_are_one_with_twice_the_batch(
     kind: str, base: Path, alone: tuple[Path, Record], tmp_path: Path
 ) -> None:
     folder, one = alone
-    mp.spawn(worker, (kind, free_port(), base, tmp_path, folder / "one" / "last.ckpt"), nprocs=2)
+    forked.call(worker, kind, free_port(), base, tmp_path, folder / "one" / "last.ckpt", ranks=2)
     ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
     assert ranks[0]["gradients"].keys() == one.gradients.keys()
     for found in ranks:

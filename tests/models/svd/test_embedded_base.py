@@ -1,27 +1,49 @@
 """experiments/embedded_base/make.py: from nothing to a pipeline folder, and the same one after a kill."""
 
+import runpy
 import shutil
-import signal
-import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import pytest
 from diffusers import StableVideoDiffusionPipeline
-from interrupted import interrupt
+from interrupted import wait_until
 
-SCRIPT = Path(__file__).resolve().parents[3] / "experiments" / "embedded_base" / "make.py"
+ROOT = Path(__file__).resolve().parents[3]
+SCRIPT = ROOT / "experiments" / "embedded_base" / "make.py"
 SMALL = [
     "scale.height=64", "scale.width=64", "scale.num_frames=3", "scale.batch_size=2", "scale.num_workers=0",
     "trainer.val_check_interval=100000", "trainer.accelerator=cpu",
     "trainer.precision=32-true",  # bfloat16 takes minutes on a processor that has no instructions for it
-    "callbacks.checkpoint.every_n_train_steps=2", "logger=csv",
+    "callbacks.checkpoint.every_n_train_steps=1", "logger=csv", "trainer.max_steps=3",
 ]  # fmt: skip
 
 
-def command(runs: Path, out: Path, steps: int) -> list[str]:
-    options = ["--runs", str(runs), "--out", str(out), "--clips", "3"]
-    return [sys.executable, str(SCRIPT), *options, *SMALL, f"trainer.max_steps={steps}"]
+@pytest.fixture
+def make(monkeypatch: pytest.MonkeyPatch):
+    """Run make.py, its stages in forks and list them. The base is killed once the file `until` exists."""
+
+    def main(runs: Path, out: Path, until: Path | None = None) -> list[str]:
+        stages = []
+
+        def call(*command: str) -> None:
+            stages.append(command[1])
+            if command[1] == "motionanim.data.encode":
+                command = (*command, "engine.workers=0")
+            with forked.started(*command, cwd=ROOT) as stage:
+                if until and command[1] == "experiment=tiny_base":
+                    wait_until(until.exists, stage)
+                    raise InterruptedError
+                assert stage.wait() == 0, stage.read(2)[-3000:]
+
+        script = runpy.run_path(str(SCRIPT))
+        script["train"].__globals__["call"] = call
+        monkeypatch.setattr(sys, "argv", ["make.py", "--runs", str(runs), "--out", str(out), "--clips", "3", *SMALL])
+        script["main"]()
+        return stages
+
+    return main
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -29,17 +51,22 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-def test_a_killed_training_makes_the_same_base(tmp_path: Path) -> None:
-    whole = subprocess.run(command(tmp_path / "whole", tmp_path / "a", 4), capture_output=True, text=True)
-    assert whole.returncode == 0, whole.stderr[-3000:]
+def test_a_killed_training_makes_the_same_base(make, tmp_path: Path) -> None:
+    stages = ["experiment=tiny_autoencoder", "motionanim.data.encode", "experiment=tiny_base"]
+    assert make(tmp_path / "whole", tmp_path / "a") == stages
     StableVideoDiffusionPipeline.from_pretrained(tmp_path / "a")
     assert (tmp_path / "a" / "motion" / "motion.safetensors").is_file()
 
     # The stages before the base are done already; the base is killed after its first checkpoint.
     shutil.copytree(tmp_path / "whole", tmp_path / "cut", ignore=shutil.ignore_patterns("tiny_base"))
     checkpoint = tmp_path / "cut" / "tiny_base" / "base" / "checkpoints" / "last.ckpt"
-    interrupt(command(tmp_path / "cut", tmp_path / "b", 4), signal.SIGKILL, when=checkpoint.exists)
-    done = subprocess.run(command(tmp_path / "cut", tmp_path / "b", 4), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "experiment=tiny_autoencoder" not in done.stdout, "a finished stage is skipped"
+    with pytest.raises(InterruptedError):
+        make(tmp_path / "cut", tmp_path / "b", until=checkpoint)
+    assert make(tmp_path / "cut", tmp_path / "b") == stages[1:], "a finished stage is skipped"
     assert files(tmp_path / "a") == files(tmp_path / "b")
+
+
+def test_a_stage_that_fails_ends_the_script_with_its_code() -> None:
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(SCRIPT))["call"]("-c", "raise SystemExit(3)")
+    assert ended.value.code == 3
