@@ -107,16 +107,17 @@ def test_the_gallery_shows_them_and_skips_foreign_files(page: TestClient, photo:
     video = videos[0]
     assert (video["name"], video["photo"], video["image"]) == (made["name"], photo, "my cat's.png")
     assert video["settings"] == made["settings"]
-    assert video["arrows"]["arrows"] == ARROW["arrows"]
     assert video["files"] == made["files"]
-    whole = page.get(video["video"])
+    address = f"/files/{video['files']['mp4']}"
+    whole = page.get(address)
     assert whole.headers["content-type"] == "video/mp4"
     assert "content-disposition" not in whole.headers
-    part = page.get(video["video"], headers={"Range": "bytes=2-5"})
+    part = page.get(address, headers={"Range": "bytes=2-5"})
     assert (part.status_code, part.content) == (206, whole.content[2:6])
-    assert "attachment" in page.get(f"{video['video']}?download").headers["content-disposition"]
-    assert page.get(video["picture"]).headers["content-type"] == "image/png"
+    assert "attachment" in page.get(f"{address}?download").headers["content-disposition"]
+    assert page.get(f"/files/{video['files']['png']}").headers["content-type"] == "image/png"
     assert page.get(f"/files/{made['files']['arrows']}").json() == ARROW
+    assert page.get(f"/api/jobs/{made['id']}/drawing").json() == ARROW
 
 
 def test_two_jobs_are_made_one_after_the_other_and_a_waiting_one_can_be_cancelled(
