@@ -104,7 +104,8 @@ def main(chromium: str | None) -> None:
     from playwright.sync_api import sync_playwright
 
     with TemporaryDirectory() as work, sync_playwright() as api:
-        folder = Path(work)
+        folder = Path(work) / "holiday"
+        folder.mkdir()
         scene(folder / "scene.png", POSITION)
         process, url = serve(folder)
         try:

@@ -182,7 +182,7 @@ make.addEventListener("change", () => {
   remember("settings", make.settings);
   changed();
 });
-view.addEventListener("change", () => ($("#zoom-fit").textContent = `${Math.round(view.scale * 100)} %`));
+view.addEventListener("change", () => ($("#zoom-fit").textContent = photo === null ? "100 %" : `${Math.round(view.scale * 100)} %`));
 
 // ---- making videos
 
