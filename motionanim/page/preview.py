@@ -121,7 +121,7 @@ class Preview:
         free = tuple(arrow for arrow in controls.arrows if arrow.kind == "flow" and arrow.region is None)
         asked = Controls(free, controls.pins, torch.ones_like(controls.mask))
         if not is_refined(self._config, asked):
-            raise ValueError("T proposes what flow arrows without a region move: draw one, or remove its region")
+            raise ValueError("the flow refiner needs a flow arrow without a region: draw one, or remove its region")
         fields = self._fields(photo, asked, mapping, settings)
         speed = torch.linalg.vector_norm(fields.refined, dim=0)
         return _region((speed > MOVES * speed.max())[None].float(), photo)

@@ -99,7 +99,7 @@ def test_a_drawing_for_another_photo_is_one_line(page: TestClient, photo: str, p
         ("field", b'{"photo": "PHOTO", "side": 1e9}', 400, "side=1000000000.0: must be a whole number from 64"),
         ("field", b'{"photo": "PHOTO", "settings": {"frames": 1}}', 400, "frames=1: must be"),
         ("magic", b'{"photo": "PHOTO"}', 400, "regions.stroke: radius: None must be a finite number"),
-        ("proposal", b'{"photo": "PHOTO", "drawing": {}}', 400, "T proposes what flow arrows"),
+        ("proposal", b'{"photo": "PHOTO", "drawing": {}}', 400, "the flow refiner needs a flow arrow"),
         ("jobs", b'{"photo": "PHOTO", "drawing": {}}', 400, "no arrows: draw what moves"),
         ("jobs", b'{"photo": "PHOTO", "drawing": null}', 400, "drawing=None: must be an object"),
         ("jobs/0/cancel", b"", 404, "no job 0"),

@@ -49,7 +49,7 @@ const known = (found) => {
   names.set(found.id, found.name);
   return found;
 };
-export const photo = async (id, name) => known(await json(`/api/photos/${encodeURIComponent(id)}?name=${encodeURIComponent(name)}`));
+export const photo = async (id, name = names.get(id) ?? "") => known(await json(`/api/photos/${encodeURIComponent(id)}?name=${encodeURIComponent(name)}`));
 export const addPhoto = async (file, name) =>
   known(await json(`/api/photos?name=${encodeURIComponent(name)}`, { method: "POST", headers: { "Content-Type": "application/octet-stream" }, body: file }));
 export const magic = async (body) => (await post("/api/magic", body)).json();
