@@ -194,7 +194,7 @@ def test_t_proposes_a_region_for_free_flow_arrows(preview: Preview, photo: Photo
     region = read_region("r", found["region"], 160, 240, Path())
     assert 0 < found["share"] < 1
     assert float(region.mean()) == pytest.approx(found["share"], abs=0.02)
-    with pytest.raises(ValueError, match="T proposes what flow arrows without a region move"):
+    with pytest.raises(ValueError, match="the flow refiner needs a flow arrow without a region"):
         preview.proposal(photo, {"arrows": [BOAT]}, checked({}))
 
 
