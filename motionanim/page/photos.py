@@ -57,7 +57,7 @@ class Photos:
         id = hashlib.sha256(content).hexdigest()[:ID_DIGITS]
         if (photo := self._find(id, [path for path in self.folder.iterdir() if _has(path, len(content))])) is not None:
             return photo
-        name = safe_name(name)
+        given, name = name, safe_name(name)
         stem, suffix = Path(name).stem, Path(name).suffix
         for number in count(1):
             path = self.folder / (name if number == 1 else f"{stem}-{number}{suffix}")
@@ -68,8 +68,10 @@ class Photos:
                 continue
         try:
             return self._decoded(id, path.name)
-        except BaseException:
+        except BaseException as error:
             path.unlink()
+            if isinstance(error, ValueError):
+                raise ValueError(str(error).replace(path.name, given)) from error
             raise
 
     def get(self, id: str, name: str | None = None) -> Photo:

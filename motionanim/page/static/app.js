@@ -6,8 +6,8 @@ import { Drawing, read } from "./drawing.js";
 import { Field, Particles } from "./field.js";
 import { keepDrawing, keptDrawing, remember, remembered } from "./kept.js";
 import { bindKeys, listShortcuts } from "./keys.js";
-import { Motion } from "./motion.js";
 import { MakePanel, MotionPanel } from "./panel.js";
+import { Motion } from "./preview.js";
 import { Results } from "./results.js";
 import { Selection } from "./selection.js";
 import { Shown } from "./shown.js";
@@ -82,7 +82,7 @@ const motion = Motion.make({ canvas: $("#moving"), view, field });
 const shown = new Shown({ board, particles, motion, make, tell });
 const tools = new Tools({ board, view, drawing, selection, tell, photo: () => photo, busy });
 const results = new Results({ tell, again: tried(again), show: () => openTab("results") });
-new MotionPanel({ drawing, selection, board, tools, span: state.span, travels });
+new MotionPanel({ drawing, selection, board, tools, make, span: state.span, travels });
 
 // ---- the photo and its drawing
 
@@ -148,7 +148,7 @@ function pick(accept) {
 function save() {
   if (photo === null) return;
   const url = URL.createObjectURL(new Blob([JSON.stringify(drawing.toJSON(), null, 2) + "\n"], { type: "application/json" }));
-  Object.assign(document.createElement("a"), { href: url, download: "arrows.json" }).click();
+  Object.assign(document.createElement("a"), { href: url, download: drawingFile }).click();
   setTimeout(() => URL.revokeObjectURL(url), 1000);
 }
 
@@ -156,25 +156,31 @@ function save() {
 function travels() {
   if (!make.settings.loop) return;
   make.put({ ...make.settings, loop: false });
-  tell("The video is no longer a loop, because a moved region does not come back.");
+  setTimeout(() => tell("The video is no longer a loop, because a moved region does not come back.")); // after the edit
 }
 
 let waiting = null;
+let drawingFile = "arrows.json"; // that the command reads
 function changed() {
   if (photo === null) return;
   if (drawing.before === null && !keepDrawing(photo.id, drawing.toJSON())) tell("The browser has no room to keep this drawing: save it as a file.", true);
   $("#undo").disabled = drawing.past.length === 0;
   $("#redo").disabled = drawing.future.length === 0;
+  if (!field.wrong) tell(""); // what was said of the drawing before
   field.ask();
   clearTimeout(waiting);
+  $("#command").classList.add("muted"); // it is of the drawing and the settings before
   waiting = setTimeout(tried(showCommand), 300);
 }
 
 async function showCommand() {
   const asked = question();
   if (asked === null) return;
-  const command = await api.command(asked);
-  if (asked.photo === photo?.id) $("#command").textContent = command;
+  const command = $("#settings").checkValidity() ? await api.command(asked) : "A setting is out of range.";
+  if (asked.photo !== photo?.id) return;
+  $("#command").textContent = command;
+  $("#command").classList.remove("muted");
+  drawingFile = /arrows='?([^' ]+)/.exec(command)?.[1] ?? drawingFile;
 }
 
 drawing.addEventListener("change", changed);

@@ -95,9 +95,8 @@ export class Board {
       pen.stroke();
     }
     if (arrow.kind === "turn" && arrow.center) this.circle(pen, arrow.center, 5 / this.view.scale);
-    // The tip has no dot of its own, which would hide its head.
+    // The tip has no dot, which would hide its head.
     points.slice(0, -1).forEach((point, i) => this.dot(pen, point, chosen ? 5.5 : i === 0 ? 4 : 0, colour));
-    if (chosen) this.circle(pen, arrow.path.at(-1), 7 / this.view.scale);
   }
 
   dot(pen, [x, y], radius, colour) {

@@ -126,7 +126,10 @@ export function read(text) {
     throw new Error(`This is no arrows.json: ${error.message}`);
   }
   if (Array.isArray(given)) given = { arrows: given };
+  if (Array.isArray(given?.command?.arrows)) given = { arrows: given.command.arrows }; // the record of a video
+  else if (given?.command?.arrows) given = given.command.arrows;
   if (given === null || typeof given !== "object") throw new Error("This is no arrows.json: it must be a list or an object.");
+  if (!["arrows", "pins", "regions"].some((key) => key in given)) throw new Error("This file holds no drawing: it has no arrows, pins or regions.");
   const regions = {};
   for (const [name, region] of Object.entries(given.regions ?? {})) regions[name] = parts(region, `regions.${name}`);
   if (!Array.isArray(given.arrows ?? [])) throw new Error("arrows must be a list.");

@@ -7,6 +7,9 @@ const NEAR = 11; // CSS pixels within which a point or a line is hit
 const SHORTEST = 5; // CSS pixels; a shorter drag is a click
 const THIN = 1.5; // CSS pixels between two points of a stroke
 
+// Whether a flow arrow may move a region: a region that another kind moves belongs to that arrow alone.
+const open = (arrows, name) => name === null || arrows.every((each) => each.region !== name || (each.kind ?? "flow") === "flow");
+
 export class Edits {
   constructor({ board, view, drawing, selection, tell, photo, busy }) {
     Object.assign(this, { board, view, drawing, selection, tell, photo, busy });
@@ -118,7 +121,8 @@ export class Edits {
         const end = this.drawing.inside(to), long = Math.hypot(end[0] - start[0], end[1] - start[1]) * this.view.scale >= SHORTEST;
         this.drawing.live((content) => {
           content.arrows.length = number;
-          if (long) content.arrows.push({ kind: "flow", path: [start, end], region: this.board.regions.at(start) });
+          const region = this.board.regions.at(start);
+          if (long) content.arrows.push({ kind: "flow", path: [start, end], region: open(content.arrows, region) ? region : null });
         });
       },
       up: () => {

@@ -83,7 +83,10 @@ function floats(halves) {
 export class Particles {
   constructor({ canvas, view, field }) {
     Object.assign(this, { canvas, view, field, dots: [], sampler: null });
-    field.addEventListener("change", () => (this.sampler = field.sampler()));
+    field.addEventListener("change", () => {
+      this.sampler = field.sampler();
+      if (this.sampler === null) this.dots = []; // another photo
+    });
   }
 
   paint(seconds, frame, framesPerSecond) {

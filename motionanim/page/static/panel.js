@@ -20,14 +20,14 @@ export function element(tag, properties = {}, ...children) {
 }
 
 export class MotionPanel {
-  constructor({ drawing, selection, board, tools, span, travels }) {
-    Object.assign(this, { drawing, selection, board, span, travels });
+  constructor({ drawing, selection, board, tools, make, span, travels }) {
+    Object.assign(this, { drawing, selection, board, make, span, travels });
     this.form = $("#inspector");
     this.form.addEventListener("input", (event) => this.typed(event.target));
     // A field loses the focus, too, when a drag on the photo begins: that edit is then done.
     this.form.addEventListener("change", () => tools.action === null && drawing.commit());
     this.form.addEventListener("submit", (event) => event.preventDefault());
-    for (const source of [drawing, selection]) source.addEventListener("change", () => this.show());
+    for (const source of [drawing, selection, make]) source.addEventListener("change", () => this.show());
     this.show();
   }
 
@@ -82,7 +82,9 @@ export class MotionPanel {
     if (arrow === null) return;
     fields.kind.value = kind;
     const needs = ["move", "turn"].includes(kind) && arrow.region == null;
-    $("#kind-hint").textContent = HINTS[kind] + (needs ? " It needs a region: paint one with the magic brush." : "");
+    const { frames, loop } = this.make.settings, fitted = frames / Math.max(1, Math.round(frames / arrow.period));
+    const told = kind === "sway" && loop && fitted !== arrow.period ? ` In a loop of ${frames} frames a swing takes ${Number(fitted.toFixed(1))}.` : "";
+    $("#kind-hint").textContent = HINTS[kind] + told + (needs ? " It needs a region: paint one with the magic brush." : "");
     $("#kind-hint").classList.toggle("bad", needs);
     put(fields.speed, Math.log2(arrow.speed ?? 1));
     $("#speed-value").textContent = `${(arrow.speed ?? 1).toFixed(2)}×`;
@@ -99,13 +101,11 @@ export class MotionPanel {
   typed(field) {
     const number = this.selection.arrow, value = field.value === "" ? null : Number(field.value);
     if (number === null) return;
+    if (field.name === "kind" && field.value === "move") this.travels();
     this.drawing.begin();
     this.drawing.live(({ arrows }) => {
       const arrow = arrows[number];
-      if (field.name === "kind") {
-        setKind(arrow, field.value, this.span);
-        if (field.value === "move") this.travels();
-      }
+      if (field.name === "kind") setKind(arrow, field.value, this.span);
       else if (field.name === "region") arrow.region = field.value === "" ? null : field.value.slice(1);
       else if (field.name === "easing") arrow.easing = field.value;
       else if (field.name === "speed") {
@@ -155,9 +155,8 @@ export class MakePanel extends EventTarget {
   changed() {
     const { elements: fields } = this.form, { renderer } = this.settings;
     for (const part of this.form.querySelectorAll("[data-renderer]")) part.hidden = part.dataset.renderer !== renderer;
-    fields.method.disabled = fields.loop.checked;
-    fields.method.title = fields.loop.checked ? "The loop is a method of its own." : "";
-    fields.strength.disabled = fields.own.value === "own";
+    fields.method.closest("label").hidden = renderer !== "diffusion" || fields.loop.checked; // the loop is a method of its own
+    fields.strength.hidden = fields.strength.disabled = fields.own.value === "own";
     // A field that is not shown must not stop the form.
     fields.width.disabled = fields.height.disabled = fields.size.value !== "set";
     for (const [, weight] of this.lorasShown) weight.disabled = renderer !== "diffusion";

@@ -76,11 +76,14 @@ export class Results {
 
   card(job) {
     const about = element("div", { className: "about" });
-    const title = element("h3", {}, job.name);
+    const title = element("h3", {}, job.name, element("small", { className: "muted", textContent: new Date(1000 * job.created).toLocaleTimeString() }));
     about.append(title);
     if (ACTIVE.includes(job.state)) {
       about.append(element("progress", { max: 1, ariaLabel: `Progress of ${job.name}` }), element("p", { className: "stage muted" }));
-      about.append(element("button", { textContent: "Cancel", ariaLabel: `Cancel ${job.name}`, onclick: () => api.cancel(job.id).then(() => this.look(), (error) => this.tell(error.message, true)) }));
+      about.append(element("button", { textContent: "Cancel", ariaLabel: `Cancel ${job.name}`, onclick: ({ target }) => {
+        Object.assign(target, { disabled: true, textContent: "Cancelling …" });
+        api.cancel(job.id).then(() => this.look(), (error) => this.tell(error.message, true));
+      } }));
       return element("li", {}, about);
     }
     if (job.state !== "done") {
