@@ -189,6 +189,19 @@ def test_a_photo_opened_by_the_button_has_its_own_brush_and_drawing(photo: Photo
     assert stroke["radius"] == pytest.approx(0.25 * 640 * 0.4**2, abs=0.1)
 
 
+def test_a_photo_can_be_pasted(photo: Photo, tmp_path: Path) -> None:
+    content = river(tmp_path / "pasted.png", width=200).read_bytes()
+    photo.page.evaluate(
+        """bytes => {
+            const data = new DataTransfer();
+            data.items.add(new File([new Uint8Array(bytes)], "pasted.png", { type: "image/png" }));
+            dispatchEvent(new ClipboardEvent("paste", { clipboardData: data }));
+        }""",
+        list(content),
+    )
+    photo.page.locator("#stage[data-photo='200x240 pasted.png']").wait_for()
+
+
 def test_undo_in_the_middle_of_a_drag_ends_the_drag(photo: Photo, tmp_path: Path) -> None:
     photo.drag((60, 60), (100, 60))
     one = photo.saved(tmp_path / "a.json")

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pillow_heif
 import pytest
 from page_runs import draw_photo
 from PIL import Image
@@ -99,3 +100,12 @@ def test_a_card_without_hard_links_takes_photos_too(
     photos.add("cat.png", draw_photo(tmp_path / "a.png").read_bytes())
     assert photos.add("cat.png", other.read_bytes()).name == "cat-2.png"
     assert names(folder) == ["cat-2.png", "cat.png"]
+
+
+def test_a_phones_heic_is_kept_and_shown(folder: Path, tmp_path: Path) -> None:
+    with Image.open(draw_photo(tmp_path / "a.png")) as image:
+        pillow_heif.from_pillow(image).save(tmp_path / "a.heic", quality=-1)
+    photos = Photos(folder)
+    photo = photos.add("IMG_1.HEIC", (tmp_path / "a.heic").read_bytes())
+    assert (photo.name, photo.width, photo.height) == ("IMG_1.HEIC", 64, 48)
+    assert Image.open(io.BytesIO(photos.picture(photo))).size == (64, 48)
