@@ -152,7 +152,7 @@ function save() {
   setTimeout(() => URL.revokeObjectURL(url), 1000);
 }
 
-// What travels does not come back, so that it cannot be in a loop.
+// A moved region does not come back, so it cannot be part of a loop.
 function travels() {
   if (!make.settings.loop) return;
   make.put({ ...make.settings, loop: false });
@@ -160,16 +160,16 @@ function travels() {
 }
 
 let waiting = null;
-let drawingFile = "arrows.json"; // that the command reads
+let drawingFile = "arrows.json"; // the file that the shown command reads
 function changed() {
   if (photo === null) return;
+  if (!field.wrong) tell(""); // what was said of the drawing before
   if (drawing.before === null && !keepDrawing(photo.id, drawing.toJSON())) tell("The browser has no room to keep this drawing: save it as a file.", true);
   $("#undo").disabled = drawing.past.length === 0;
   $("#redo").disabled = drawing.future.length === 0;
-  if (!field.wrong) tell(""); // what was said of the drawing before
   field.ask();
   clearTimeout(waiting);
-  $("#command").classList.add("muted"); // it is of the drawing and the settings before
+  $("#command").classList.add("muted"); // until the command of this drawing and these settings comes
   waiting = setTimeout(tried(showCommand), 300);
 }
 
@@ -180,7 +180,7 @@ async function showCommand() {
   if (asked.photo !== photo?.id) return;
   $("#command").textContent = command;
   $("#command").classList.remove("muted");
-  drawingFile = /arrows='?([^' ]+)/.exec(command)?.[1] ?? drawingFile;
+  drawingFile = /arrows=['"]*([^'"]+?\.arrows\.json)/.exec(command)?.[1] ?? "arrows.json";
 }
 
 drawing.addEventListener("change", changed);

@@ -107,7 +107,7 @@ export class Drawing extends EventTarget {
   }
 }
 
-// Another kind for an arrow: keys that the new kind lacks go, those that it needs come.
+// Gives an arrow another kind: removes keys that the new kind does not have, and adds those that it needs.
 export function setKind(arrow, kind, span) {
   for (const key of Object.keys(arrow)) if (!["path", "region", ...KEYS[kind]].includes(key)) delete arrow[key];
   arrow.kind = kind;
@@ -175,7 +175,7 @@ function isPoint(each) {
   return Array.isArray(each) && each.length === 2 && each.every(Number.isFinite);
 }
 
-// The places of a path, for hit tests and labels.
+// The place of a path that is nearest to a point, for hit tests.
 export function nearestOnPath(path, [x, y]) {
   let best = { distance: Infinity };
   for (let i = 0; i + 1 < path.length; i++) {

@@ -7,7 +7,7 @@ const NEAR = 11; // CSS pixels within which a point or a line is hit
 const SHORTEST = 5; // CSS pixels; a shorter drag is a click
 const THIN = 1.5; // CSS pixels between two points of a stroke
 
-// Whether a flow arrow may move a region: a region that another kind moves belongs to that arrow alone.
+// Whether a new flow arrow may take a region: a region with an arrow of another kind belongs to that arrow alone.
 const open = (arrows, name) => name === null || arrows.every((each) => each.region !== name || (each.kind ?? "flow") === "flow");
 
 export class Edits {
@@ -18,7 +18,7 @@ export class Edits {
     this.closed = 0; // when a polygon was closed, ms
   }
 
-  // The end of the drag under way; then what waited for it.
+  // Ends the drag under way, then runs what waited for that.
   end(how) {
     const action = this.action, later = this.later;
     this.action = null;
@@ -32,7 +32,7 @@ export class Edits {
     else this.later.push(act);
   }
 
-  // Before anything that replaces the drawing: a drag of the former one must not go on.
+  // Cancels the drag and the stroke under way. Whatever replaces the drawing calls this first.
   stop() {
     this.end((action) => action.cancel());
     this.board.stroke = null;
@@ -112,7 +112,7 @@ export class Edits {
     } };
   }
 
-  // A new arrow. It moves the region that it begins in.
+  // A new arrow. It takes the region that it begins in, if that is open to it.
   pulling(point) {
     const start = this.drawing.inside(point), number = this.drawing.content.arrows.length;
     this.drawing.begin();

@@ -32,7 +32,7 @@ export class Field extends EventTarget {
     this.asking = false;
   }
 
-  // Of another photo: the former field means nothing there.
+  // Drops the field, when another photo is shown.
   forget() {
     this.current = null;
     this.dispatchEvent(new Event("change"));

@@ -24,7 +24,7 @@ export class MotionPanel {
     Object.assign(this, { drawing, selection, board, make, span, travels });
     this.form = $("#inspector");
     this.form.addEventListener("input", (event) => this.typed(event.target));
-    // A field loses the focus, too, when a drag on the photo begins: that edit is then done.
+    // Not during a drag: when a drag begins, the field loses the focus, and its edit was committed before.
     this.form.addEventListener("change", () => tools.action === null && drawing.commit());
     this.form.addEventListener("submit", (event) => event.preventDefault());
     for (const source of [drawing, selection, make]) source.addEventListener("change", () => this.show());

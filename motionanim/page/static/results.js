@@ -21,7 +21,7 @@ export class Results {
     this.look();
   }
 
-  // Jobs run on without the page, and are found again when the server answers.
+  // Reads the jobs. They run on without the page, and are found again when the server answers.
   async look() {
     clearTimeout(this.timer);
     try {

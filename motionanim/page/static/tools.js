@@ -34,7 +34,7 @@ export class Tools extends Edits {
     return this.photo() !== null;
   }
 
-  // A stroke is never lost by another tool: what is under way ends as it is.
+  // Another tool closes the polygon under way, so that its corners are not lost.
   toolChanged() {
     const { tool } = this.selection;
     if (tool !== this.lastTool) {
