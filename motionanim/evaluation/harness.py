@@ -27,10 +27,11 @@ from motionanim.evaluation.statistics import mean_interval
 from motionanim.files import atomic_path, text_sha256
 from motionanim.media.image_io import from_uint8
 from motionanim.media.visualize import sheet, write_picture
-from motionanim.metrics.fvd import FVD, VARIANTS
+from motionanim.metrics.fvd import FVD, VARIANTS, fvd_key
 from motionanim.types import Sample
 
 GROUPS = 32  # of FVD's jackknife
+FEW_GROUPS, MANY_DIMENSIONS = 8, 1000  # of features so long that 32 sums of their products would fill the memory
 FORMAT = 1  # of the rows and the summary; raise it when older ones can no longer be read
 VERSIONS = ("torch", "diffusers", "torchmetrics", "motionanim")
 
@@ -172,7 +173,7 @@ def summarise(
             reason = next((row["reasons"][key] for row in rows if key in row["reasons"]), None)
             summary[key] = _entry(*mean_interval(known), protocols.get(key), None if known else reason)
     for name, extractor in scorer.features.items():
-        key = f"fvd_{name}"
+        key = fvd_key(name)
         if isinstance(extractor, Missing):
             summary[key] = _no_entry(0, None, extractor.reason)
             continue
@@ -184,9 +185,12 @@ def summarise(
         if len(pairs) < 2:
             summary[key] = _no_entry(len(pairs), protocol, "FVD needs n >= 2 clips")
             continue
-        distance = FVD(dim=extractor.dim, groups=GROUPS, ddof=extractor.protocol["ddof"])
-        fake, real = (torch.stack([from_text(pair[side]) for pair in pairs]) for side in ("fake", "real"))
-        distance.update(fake, real, torch.tensor([row["index"] % GROUPS for row in rows]))
+        groups = GROUPS if extractor.dim < MANY_DIMENSIONS else FEW_GROUPS
+        distance = FVD(dim=extractor.dim, groups=groups, ddof=extractor.protocol["ddof"])
+        # One row of features for each clip, or one for each of its frames, all in the clip's group.
+        fake, real = ([from_text(pair[side]).view(-1, extractor.dim) for pair in pairs] for side in ("fake", "real"))
+        group = torch.tensor([row["index"] % groups for row in rows])
+        distance.update(torch.cat(fake), torch.cat(real), group.repeat_interleave(torch.tensor([*map(len, fake)])))
         found = {part: float(value) for part, value in distance.compute().items()}
         n = len(pairs)
         # With too few clips the correction does not work. The uncorrected distance then stands in, and has another

@@ -19,7 +19,10 @@ from motionanim.types import Sample
 
 
 class Features(Protocol):
-    """A video feature extractor, which maps frames (B, T, 3, H, W) to features (B, dim)."""
+    """A video feature extractor, which maps frames (B, T, 3, H, W) to features (B, dim) of clips.
+
+    One of frames gives (B, F, dim), as many rows of each clip.
+    """
 
     name: str
     dim: int
@@ -58,13 +61,13 @@ class FeatureCache:
         self.folder, self.computed = folder, 0
 
     def get(self, extractor: Features, frames: Tensor) -> Tensor:
-        """(dim,) features of (T, 3, H, W)."""
+        """Features of (T, 3, H, W): (dim,), or (F, dim) of frames."""
         pixels = hashlib.sha256(to_bytes(frames).numpy().tobytes())
         pixels.update(str(tuple(frames.shape)).encode())
         path = self.folder / extractor.fingerprint / f"{pixels.hexdigest()[:32]}.npy"
         try:
             found = torch.from_numpy(np.load(path, allow_pickle=False))
-            if found.shape == (extractor.dim,) and bool(torch.isfinite(found).all()):
+            if found.shape[-1:] == (extractor.dim,) and bool(torch.isfinite(found).all()):
                 return found
         except (OSError, ValueError, EOFError):
             pass  # missing, or cut short by a kill

@@ -3,6 +3,8 @@
 import math
 from typing import Any
 
+import cv2
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,18 +15,22 @@ from motionanim.metrics.motion import (
     MOVED,
     REGION,
     FlowEstimator,
+    asked_paths,
     field_direction_error,
     field_gain,
     flow_epe,
+    grid_points,
     moved_precision_recall,
     region_strength,
     static_change,
     static_drift,
     still_region,
 )
+from motionanim.models.point_tracker import PointTracker
 from motionanim.motion import camera
 
 WITHIN = 30.0  # degrees
+QUERIES, EDGE = 8, 2  # points a side of `PointTracks`, and the px of the mask's edge where none starts
 LEAST_BACKGROUND = 16  # pixels that `motion.camera.camera_residual` needs
 
 
@@ -35,6 +41,17 @@ def background_residual(flow: Tensor, movable: Tensor) -> float:
     """
     background = movable[0] == 0
     return camera.camera_residual(flow, background) if background.sum() >= LEAST_BACKGROUND else float("nan")
+
+
+def check_request(frames: Tensor, flow: Tensor, mask: Tensor) -> None:
+    """Raises ValueError unless frames pass `check_clips`, flow is (B, T-1, 2, H, W), finite, and mask (B, 1, H, W)."""
+    check_clips("frames", frames)
+    count, length, _, *size = frames.shape
+    for name, value, shape in (("flow", flow, (count, length - 1, 2, *size)), ("mask", mask, (count, 1, *size))):
+        if value.shape != shape:
+            raise ValueError(f"{name} of shape {tuple(value.shape)}: must be {shape}, as the frames are")
+    if not bool(torch.isfinite(flow).all()):
+        raise ValueError("flow is not finite: no motion can be compared with it")
 
 
 class Control(ClipMetric):
@@ -78,13 +95,7 @@ class Control(ClipMetric):
         Raises:
             ValueError: If a shape or range is not as above, or the flow is not finite.
         """
-        check_clips("frames", frames)
-        count, length, _, *size = frames.shape
-        for name, value, shape in (("flow", flow, (count, length - 1, 2, *size)), ("mask", mask, (count, 1, *size))):
-            if value.shape != shape:
-                raise ValueError(f"{name} of shape {tuple(value.shape)}: must be {shape}, as the frames are")
-        if not bool(torch.isfinite(flow).all()):
-            raise ValueError("flow is not finite: no motion can be compared with it")
+        check_request(frames, flow, mask)
         clips = zip(*(value.detach().cpu().float() for value in (frames, flow, mask)))
         return torch.tensor([self._score(*clip) for clip in clips], dtype=torch.float64)
 
@@ -111,4 +122,66 @@ class Control(ClipMetric):
             "metric": "control", "flow": self.flow_estimator.name, "region": REGION, "angle_weight": "slower speed",
             "moved": MOVED, "margin": MARGIN, "within": WITHIN,
             "camera": [camera.INLIER_DISTANCE, camera.MAX_POINTS, LEAST_BACKGROUND],
+        }  # fmt: skip
+
+
+class PointTracks(ClipMetric):
+    """Distance of tracked points from the paths that the requested flow asks of them.
+
+    As ObjMC of MotionCtrl (Wang et al., SIGGRAPH 2024), the mean Euclidean distance between asked and tracked places.
+    Here the points are a grid of 8 x 8 over the part that may move. A point counts if it is asked to move, at least
+    `MOVED` widths a frame; a frame from 1 on counts if the path goes so far (`asked_paths`) and the tracker sees the
+    point there. A still copy scores the mean distance of the asked places from the first ones.
+
+    Args:
+        tracker: Such as `LucasKanade`.
+    """
+
+    columns = (
+        Column(
+            "track_error", "Track error", 2, "lower", "control", "px",
+            remark="over points that the tracker follows: read it beside the share of lost ones",
+        ),
+        Column("track_error_diagonal", "Track error", 4, "lower", "control", "diagonals"),
+        Column("track_lost", "Tracks lost", 3, "lower", "control", "share"),
+    )  # fmt: skip
+    needs = ("frames", "flow", "mask")
+
+    def __init__(self, *, tracker: PointTracker, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.tracker = tracker
+
+    def score(self, frames: Tensor, flow: Tensor, mask: Tensor) -> Tensor:
+        """Scores (B, 3), of arguments as `Control` takes them; NaN where no point is asked to move.
+
+        Raises:
+            ValueError: As `check_request`.
+        """
+        check_request(frames, flow, mask)
+        clips = zip(*(value.detach().cpu().float() for value in (frames, flow, mask)))
+        return torch.tensor([self._score(*clip) for clip in clips], dtype=torch.float64)
+
+    def _score(self, frames: Tensor, requested: Tensor, mask: Tensor) -> tuple[float, float, float]:
+        # At the edge a bilinear sample of the flow mixes what moves with what does not.
+        kernel = np.ones((2 * EDGE + 1,) * 2, np.uint8)
+        inner = torch.from_numpy(cv2.erode((mask[0] > 0).byte().numpy(), kernel)) > 0
+        points = grid_points(inner, QUERIES)
+        asked, known = asked_paths(requested, points)
+        height, width = frames.shape[-2:]
+        steps = known[1:].sum(0).clamp_min(1)
+        length = (torch.linalg.vector_norm(asked.diff(dim=0), dim=-1) * known[1:]).sum(0)
+        moves = length >= MOVED * width * steps
+        points, asked, known = points[moves], asked[1:, moves], known[1:, moves]
+        if not known.any():
+            return (float("nan"),) * 3
+        tracked, seen = (part[1:] for part in self.tracker(frames, points))
+        counted = known & seen
+        error = torch.linalg.vector_norm(tracked - asked, dim=-1)[counted].double().mean().item()
+        return error, error / math.hypot(height, width), 1 - (counted.sum() / known.sum()).item()
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        return {
+            "metric": "point_tracks", "tracker": self.tracker.name, "queries": QUERIES, "edge": EDGE,
+            "moved": MOVED, "ends": REGION,
         }  # fmt: skip

@@ -1,13 +1,20 @@
 """New edges: contours that a video shows and its first picture does not. They need no true clip."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
+from motionanim.metrics.base import ClipMetric, Column
+from motionanim.metrics.control import check_request
+from motionanim.motion.flow import follow_points
+
 MARGIN = 3  # px along the region's edge that are left out, because moving and still parts meet there
+FARTHEST = 1 / 16  # of the shorter side: `NewEdges` lets no contour come from farther away
+POINTS = 32  # about so many a side of the grid on which `reach` follows the flow
 
 
 def new_edges(frames: Iterable[Tensor], image: Tensor, mask: Tensor, max_displacement: float) -> Tensor:
@@ -51,3 +58,69 @@ def _contours(frame: Tensor) -> np.ndarray:
 
 def _disc(radius: int) -> np.ndarray:
     return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
+
+
+def reach(flow: Tensor, mask: Tensor) -> Tensor:
+    """How far a flow has carried the movable content from its place in frame 0, at most: (T,) px.
+
+    Args:
+        flow: (T-1, 2, H, W) px per frame.
+        mask: (1, H, W) in {0, 1}; 1 where pixels may move.
+    """
+    height, width = mask.shape[-2:]
+    y, x = (torch.arange(0, side, max(1, side // POINTS)) for side in (height, width))
+    grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)
+    points = grid[mask[0, grid[..., 1], grid[..., 0]] > 0].float()
+    if not len(points):
+        return torch.zeros(len(flow) + 1)
+    paths = follow_points(flow, points)
+    # Content that has left the picture puts no contour into it: a path counts as far as the picture's edge.
+    paths = torch.minimum(paths.clamp_min(0), paths.new_tensor([width - 1, height - 1]))
+    return torch.linalg.vector_norm(paths - paths[0], dim=-1).amax(1).cummax(0).values
+
+
+class NewEdges(ClipMetric):
+    """`new_edges` of the later frames against frame 0, averaged, and of the worst frame.
+
+    Contours may have come from as far as the requested flow's `reach` until then, but not from farther than `FARTHEST`
+    of the shorter side. Without that limit a stream that crosses the picture would make every contour a known one, and
+    a long video that falls apart would score 0. With it, true clips score more than 0 where new content comes in or an
+    object uncovers ground, and give the scale.
+    """
+
+    columns = (
+        Column(
+            "new_edges", "New edges", 4, "lower", "quality", "share",
+            remark="a frozen picture scores 0: compare with true clips",
+        ),
+        Column("new_edges_worst", "New edges, worst frame", 4, "lower", "quality", "share"),
+    )  # fmt: skip
+    needs = ("frames", "flow", "mask")
+
+    def score(self, frames: Tensor, flow: Tensor, mask: Tensor) -> Tensor:
+        """Scores (B, 2); NaN where nothing of the mask is left inside its margin.
+
+        Args:
+            frames: (B, T, 3, H, W) in [-1, 1].
+            flow: (B, T-1, 2, H, W) px per frame, the requested motion.
+            mask: (B, 1, H, W) in {0, 1}; 1 where pixels may move.
+
+        Raises:
+            ValueError: As `check_request`.
+        """
+        check_request(frames, flow, mask)
+        clips = zip(*(value.detach().cpu().float() for value in (frames, flow, mask)))
+        return torch.tensor([self._score(*clip) for clip in clips], dtype=torch.float64)
+
+    def _score(self, frames: Tensor, flow: Tensor, mask: Tensor) -> tuple[float, float]:
+        if not cv2.erode(mask[0].numpy().astype(np.uint8), _disc(MARGIN)).any():
+            return float("nan"), float("nan")
+        limit = FARTHEST * min(frames.shape[-2:])
+        distance = reach(flow, mask).clamp(max=limit).ceil()[1:]
+        later = frames[1:]
+        values = [new_edges(later[distance == r], frames[0], mask, float(r)) for r in distance.unique()]
+        return torch.cat(values).mean().item(), torch.cat(values).max().item()
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        return {"metric": "new_edges", "version": 1, "margin": MARGIN, "farthest": FARTHEST, "reach": POINTS}

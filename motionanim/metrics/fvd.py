@@ -31,15 +31,20 @@ VARIANTS = {
     "disjoint": Variant("disjoint", "half: other real clips", "lower", _HALVES),
     "floor": Variant("floor", "half: real against real", None, _HALVES),
 }
-_KEY = re.compile(rf"fvd_(?P<features>.+?)(_(?P<variant>{'|'.join(VARIANTS)}))?")
+_KEY = re.compile(rf"(?P<kind>fvd|fid)_(?P<features>.+?)(_(?P<variant>{'|'.join(VARIANTS)}))?")
+
+
+def fvd_key(name: str) -> str:
+    """The key of the distance of record on a feature extractor: fvd_NAME; for features of frames, fid_..., NAME."""
+    return name if name.startswith("fid_") else f"fvd_{name}"
 
 
 def fvd_column(key: str) -> Column | None:
-    """The column of fvd_NAME or fvd_NAME_VARIANT, where NAME is a feature extractor; None for other keys."""
+    """The column of an `fvd_key`, with _VARIANT or without; None for other keys."""
     match = _KEY.fullmatch(key)
     if match is None:
         return None
-    name = f"FVD {match['features'].replace('_', ' ')}"
+    name = f"{match['kind'].upper()} {match['features'].replace('_', ' ')}"
     if match["variant"] is None:
         return Column(key, name, 1, "lower", "quality", significant=4)
     variant = VARIANTS[match["variant"]]

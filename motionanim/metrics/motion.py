@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from motionanim.motion.flow import follow_points, sample
+
 # Parts of the metrics' definitions. Lengths are shares of the width, so that they do not depend on the resolution.
 REGION = 0.5  # share of the typical requested speed below which a pixel is too slow to have a direction
 MOVED = 0.002  # per frame; DIS measures 0.0003 on still parts of 64 x 64 px clips, the slowest synthetic object 0.003
@@ -146,6 +148,45 @@ def static_change(frames: Tensor, movable: Tensor) -> float:
     `movable` is 0 nowhere.
     """
     return ((frames[1:] - frames[:1])[..., movable[0] == 0].square().mean().sqrt() / 2).item()
+
+
+def grid_points(region: Tensor, side: int) -> Tensor:
+    """Points of a regular grid, side x side over the bounding box of a region (H, W) bool, that lie inside it: (N, 2).
+
+    Cell centres, px, x and y; N is 0 for an empty region.
+    """
+    if not region.any():
+        return torch.zeros(0, 2)
+    lines = []
+    for axis in (0, 1):
+        places = region.any(axis).nonzero()
+        low, high = float(places[0]) - 0.5, float(places[-1]) + 0.5
+        lines.append(low + (high - low) * (torch.arange(side) + 0.5) / side)
+    points = torch.stack(torch.meshgrid(*lines, indexing="xy"), dim=-1).reshape(-1, 2)
+    x, y = points.round().long().unbind(1)
+    return points[region[y, x]]
+
+
+def asked_paths(requested: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+    """The paths that a flow (T-1, 2, H, W) asks points (N, 2) of frame 0 to take, and as far as they are known.
+
+    A path ends where the content is no longer seen: outside the picture, under a bank, or out of its object. The last
+    two show as a loss of speed that the rest of the picture does not share: below `REGION` times the point's own
+    highest, each relative to the typical speed sum |q|^2 / sum |q| of its frame.
+
+    Returns:
+        Places (T, N, 2), px, and (T, N) bool, True up to the end of each path.
+    """
+    paths = follow_points(requested, points)
+    height, width = requested.shape[-2:]
+    known = ((paths >= 0) & (paths <= paths.new_tensor([width - 1, height - 1]))).all(-1)
+    field = _speed(requested).flatten(1)
+    typical = field.square().sum(1) / field.sum(1).clamp_min(1e-12)
+    steps = [_speed(sample(step[None], place.T[None, :, None]))[0, 0] for step, place in zip(requested, paths)]
+    relative = torch.stack(steps) / typical.clamp_min(1e-12)[:, None]
+    going = relative >= REGION * relative.cummax(0).values
+    known[:-1] &= going
+    return paths, known.int().cummin(0).values.bool()
 
 
 def _speed(flow: Tensor) -> Tensor:

@@ -51,6 +51,22 @@ def steady_field(frames: Tensor, estimate: Callable[[Tensor], Tensor], *, lag: i
     return torch.cat([estimate(frames[start::lag]) for start in starts]).mean(0) / lag
 
 
+def grey_images(frames: Tensor, min_side: int) -> list[np.ndarray]:
+    """Grey 8-bit pictures (h, w) of frames (T, 3, H, W) in [-1, 1], enlarged to a short side of at least `min_side` px.
+
+    OpenCV's searches match patches of a fixed size in px and see little in a small frame.
+    """
+    height, width = frames.shape[-2:]
+    factor = max(1.0, min_side / min(height, width))
+    size = (round(width * factor), round(height * factor))
+    grey = (frames.detach().cpu().float() * 0.5 + 0.5).clamp(0, 1) * 255
+    grey = (grey * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(1).numpy()
+    # Enlarged as float and rounded once: rounding first would leave steps, which a search takes for edges.
+    return [
+        np.rint(cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)).clip(0, 255).astype(np.uint8) for image in grey
+    ]
+
+
 class DisFlow:
     """Dense inverse search (Kroeger et al., ECCV 2016) on grey frames.
 
@@ -79,15 +95,7 @@ class DisFlow:
     def __call__(self, frames: Tensor) -> Tensor:
         _check_frames(frames)
         height, width = frames.shape[-2:]
-        factor = max(1.0, self._min_side / min(height, width))
-        size = (round(width * factor), round(height * factor))
-        grey = (frames.detach().cpu().float() * 0.5 + 0.5).clamp(0, 1) * 255
-        grey = (grey * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(1).numpy()
-        # Enlarged as float and rounded once: rounding first would leave steps, which DIS takes for edges.
-        images = [
-            np.rint(cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)).clip(0, 255).astype(np.uint8)
-            for image in grey
-        ]
+        images = grey_images(frames, self._min_side)
         # A new search object for each clip, because OpenCV's cannot be pickled.
         search = cv2.DISOpticalFlow_create(self._preset)
         flows = np.stack([search.calc(first, second, None) for first, second in pairwise(images)])

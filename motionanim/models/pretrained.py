@@ -71,6 +71,13 @@ WEIGHTS = {
         "e6d1bd7789aa45192b3bf90570a789b478bae1b74ebcce7eddd908e83a2b7c31",
         605, "MIT (OpenAI CLIP; this copy is marked Apache-2.0)", "CLIP consistency: ViT-B/32 image encoder",
     ),
+    # TensorFlow's graph of 2015, ported for FID.
+    "inception-fid": Weights(
+        "pt_inception-2015-12-05-6726825d.pth",
+        "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth",
+        "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
+        96, "Apache-2.0 (TensorFlow; ported by pytorch-fid)", "FID of frames: Inception-v3",
+    ),
     "raft-small": Weights(
         "raft_small_C_T_V2-01064c6d.pth", _TORCHVISION + "raft_small_C_T_V2-01064c6d.pth",
         "01064c6dba73b0fc9fc8edf772248560a00a3acfd62ac6677e9eeebad9680e27",

@@ -161,6 +161,23 @@ def _follow(offset: Tensor, way: Tensor) -> Tensor:
     return warp(offset, way) + way
 
 
+def follow_points(flow: Tensor, points: Tensor) -> Tensor:
+    """Carry points of frame 0 along a flow, bilinearly; outside the picture the flow of its border goes on.
+
+    Args:
+        flow: (T-1, 2, H, W), px per frame.
+        points: (N, 2), px, x and y in frame 0.
+
+    Returns:
+        (T, N, 2), px, the places of the points in each frame.
+    """
+    places = [points.float()]
+    for step in flow:
+        where = places[-1].T[None, :, None]  # (1, 2, 1, N)
+        places.append(places[-1] + sample(step[None], where)[0, :, 0].T.float())
+    return torch.stack(places)
+
+
 def motion_strength(flow: Tensor) -> Tensor:
     """Motion strength (Eq. 8): the mean L2 norm of the flow over frames and pixels.
 
