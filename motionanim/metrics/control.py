@@ -182,6 +182,6 @@ class PointTracks(ClipMetric):
     @property
     def protocol(self) -> dict[str, Any]:
         return {
-            "metric": "point_tracks", "tracker": self.tracker.name, "queries": QUERIES, "edge": EDGE,
+            "metric": "point_tracks", "version": 1, "tracker": self.tracker.name, "queries": QUERIES, "edge": EDGE,
             "moved": MOVED, "ends": REGION,
         }  # fmt: skip

@@ -176,4 +176,4 @@ class ClipDrift(ClipConsistency):
 
     @property
     def protocol(self) -> dict[str, Any]:
-        return {**super().protocol, "metric": "clip_to_first", "pairs": "frame 0"}
+        return {**super().protocol, "metric": "clip_to_first", "version": 1, "pairs": "frame 0"}

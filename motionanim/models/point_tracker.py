@@ -117,7 +117,8 @@ class CoTracker:
         if not path.is_file():
             raise ValueError(
                 f"CoTracker weights {path} do not exist: get scaled_offline.pth from "
-                "huggingface.co/facebook/cotracker3 and give its path, or use motionanim.models.point_tracker.LucasKanade, which needs none"
+                "huggingface.co/facebook/cotracker3 and give its path, or use "
+                "motionanim.models.point_tracker.LucasKanade, which needs none"
             )
         try:
             from cotracker.predictor import CoTrackerPredictor
@@ -126,7 +127,7 @@ class CoTracker:
                 "CoTracker needs its authors' package: install it from github.com/facebookresearch/co-tracker, or use "
                 "motionanim.models.point_tracker.LucasKanade"
             ) from error
-        predictor = CoTrackerPredictor(checkpoint=None, offline=True, window_len=60, v2=False)
+        predictor = CoTrackerPredictor(checkpoint=None, window_len=60, v2=False)
         try:
             predictor.model.load_state_dict(read(path))
         except RuntimeError as error:

@@ -15,12 +15,15 @@ from torch.nn.functional import interpolate
 
 from motionanim.evaluation.report.columns import known_columns
 from motionanim.metrics.base import ClipMetric
-from motionanim.metrics.control import Control
+from motionanim.metrics.control import Control, PointTracks
+from motionanim.metrics.drift import ClipDrift, Drift
+from motionanim.metrics.edges import NewEdges
 from motionanim.metrics.frame import PSNR, SSIM
 from motionanim.metrics.fvd import FVD
 from motionanim.metrics.perceptual import LPIPS, ClipConsistency
 from motionanim.metrics.temporal import Consistency, Temporal
 from motionanim.models.flow_estimator import DisFlow
+from motionanim.models.point_tracker import LucasKanade
 
 COUNT, LENGTH, SIDE = 5, 4, 40
 
@@ -37,6 +40,10 @@ METRICS = {
     "control": lambda: Control(flow_estimator=dis()),
     "consistency": lambda: Consistency(flow_estimator=dis()),
     "temporal": Temporal,
+    "tracks": lambda: PointTracks(tracker=LucasKanade(min_side=64, window=9, levels=2, tolerance=0.5)),
+    "new_edges": NewEdges,
+    "drift": Drift,
+    "clip_drift": lambda: ClipDrift(encoder=Encoder(), batch=3),
 }
 
 

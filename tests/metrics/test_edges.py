@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from motionanim.metrics.edges import new_edges
+from motionanim.data.synthetic.clips import SyntheticClips
+from motionanim.metrics.edges import FARTHEST, NewEdges, new_edges, reach
 
 
 def smooth(height, width, seed=0):
@@ -56,3 +57,60 @@ def test_a_plain_picture_has_none_and_bad_input_is_an_error():
     for region, displacement, message in ((mask, -1, "max_displacement=-1"), (0 * mask, 1, "nothing is left")):
         with pytest.raises(ValueError, match=message):
             new_edges([plain], plain, region, displacement)
+
+
+def test_the_reach_is_the_farthest_way_of_what_may_move():
+    flow = torch.zeros(6, 2, 40, 60)
+    flow[:, 0, :20], flow[:, 1, 20:] = 2.0, -9.0
+    mask = torch.zeros(1, 40, 60)
+    mask[:, 4:16, 10:30] = 1
+    assert reach(flow, mask).tolist() == pytest.approx([0, 2, 4, 6, 8, 10, 12], abs=1e-4)
+    back = torch.cat([flow[:3], -flow[:3]])
+    assert reach(back, mask).tolist() == pytest.approx([0, 2, 4, 6, 6, 6, 6], abs=1e-4)
+    mask = torch.zeros(1, 40, 60)
+    mask[:, 4:16, 50:] = 1
+    assert reach(flow, mask).tolist() == pytest.approx([0, 2, 4, 6, 8, 9, 9], abs=1e-4)  # up to the picture's edge
+    assert reach(flow, 0 * mask).tolist() == [0] * 7
+
+
+def test_the_class_scores_each_frame_by_the_reach_until_then():
+    image, mask = smooth(64, 80), torch.ones(1, 64, 80)
+    flow = torch.full((5, 2, 64, 80), 0.5)
+    seam = image.clone()
+    seam[:, :, 40:] -= 0.4
+    frames = torch.stack([image, image, seam, image, seam.roll(3, 1), image]).clamp(-1, 1)
+    far = reach(flow, mask).clamp(max=FARTHEST * 64).ceil()
+    each = [new_edges(frames[t : t + 1], image, mask, float(far[t])).item() for t in range(1, 6)]
+    assert each[1] > each[0] == each[2] == 0
+    mean, worst = NewEdges().score(frames[None], flow[None], mask[None])[0].tolist()
+    assert (mean, worst) == (pytest.approx(sum(each) / 5), pytest.approx(max(each)))
+    assert NewEdges().score(frames[None], flow[None], 0 * mask[None]).isnan().all()
+
+
+def test_a_long_video_that_falls_apart_has_new_edges_however_far_its_flow_goes():
+    half, mask = 0.3 * smooth(64, 80), torch.ones(1, 64, 80)
+    wide = torch.cat([half, half.flip(2)], dim=2)  # goes on without a seam
+    flow = torch.zeros(24, 2, 64, 80)
+    flow[:, 0] = 4.0
+    true = torch.stack([wide.roll(4 * t, 2)[..., :80] for t in range(25)])
+    coarse = torch.rand(1, 3, 8, 10, generator=torch.Generator().manual_seed(2)) - 0.5
+    broken = true.clone()
+    broken[12:] += F.interpolate(coarse, size=(64, 80), mode="nearest")[0]
+    scores = NewEdges().score(torch.stack([true, broken]), flow.expand(2, -1, -1, -1, -1), mask.expand(2, -1, -1, -1))
+    assert scores[0, 0] < 0.1
+    assert scores[1, 0] > 3 * scores[0, 0]
+    still = true[:1].expand(25, -1, -1, -1)
+    assert NewEdges().score(still[None], flow[None], mask[None])[0].tolist() == [0, 0]
+
+
+def test_true_clips_have_few_new_edges_and_a_pasted_rectangle_more():
+    world = SyntheticClips(seed=2, length=4, num_frames=9, height=64, width=64, fps=7, moving_camera=0.0, split="val")
+    clip = world.clip(1)
+    pasted = clip.frames.clone()
+    y, x = (int(side.float().mean()) for side in (clip.mask[0] > 0).nonzero().unbind(1))
+    pasted[5:, :, y - 6 : y + 6, x - 6 : x + 6] = 1.0
+    true, wrong = (
+        NewEdges().score(frames[None], clip.flow[None], clip.mask[None])[0] for frames in (clip.frames, pasted)
+    )
+    assert true[1] < 0.02
+    assert (wrong > true + 0.05).all()

@@ -101,9 +101,7 @@ def test_the_error_is_the_mean_distance_of_told_places() -> None:
 
 
 def test_true_clips_are_followed_and_still_and_opposite_ones_are_off_by_the_way() -> None:
-    world = SyntheticClips(
-        seed=2, length=16, num_frames=12, height=96, width=96, fps=7, moving_camera=0.0, split="val"
-    )
+    world = SyntheticClips(seed=2, length=16, num_frames=12, height=96, width=96, fps=7, moving_camera=0.0, split="val")
     found = metric()
     rows, still, opposite, ways = [], [], [], []
     for position in (1, 3, 4, 9, 12, 13):

@@ -1,0 +1,78 @@
+"""The FID of frames, from the harness, against torchmetrics with the same feature network."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from evaluation_runs import run, synthetic
+from torch import Tensor, nn
+from torchmetrics.image.fid import FrechetInceptionDistance
+
+from motionanim.evaluation.methods import Reference
+from motionanim.evaluation.report.columns import column_of
+from motionanim.evaluation.scoring import FeatureCache, Scorer
+from motionanim.metrics.fvd import fvd_key, is_fvd
+
+N = 12
+
+
+class Small(nn.Module):
+    """A feature network of single pictures (N, 3, H, W) to (N, 3), in float64."""
+
+    num_features = 3
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        pictures = pictures.double()
+        return torch.stack(
+            [pictures[:, 0].mean((1, 2)), pictures[:, 1].std((1, 2)), pictures.diff(dim=3).abs().mean((1, 2, 3))], dim=1
+        )
+
+
+class Frames:
+    """`Small` on frames 1 and later, as a feature extractor of the harness."""
+
+    name, dim, min_frames, fingerprint, protocol = "fid_small", 3, 2, "small-v1", {"ddof": 1}
+
+    def __init__(self) -> None:
+        self.network = Small()
+
+    def __call__(self, frames: Tensor) -> Tensor:
+        return self.network(frames[:, 1:].flatten(0, 1)).float().unflatten(0, (len(frames), -1))
+
+
+@pytest.mark.parametrize("kind", ["static_copy", "real"])
+def test_each_frame_is_a_row_and_the_number_is_torchmetrics(tmp_path: Path, kind: str) -> None:
+    score = Scorer({}, {"fid_small": Frames()}, FeatureCache(tmp_path / "features"))
+    benchmark = synthetic(N)
+    method = Reference(label=kind, kind=kind)
+    found = run(tmp_path, method, benchmark=benchmark, score=score).result["metrics"]
+    reference = FrechetInceptionDistance(feature=Small()).set_dtype(torch.float64)
+    for index in range(N):
+        clip = benchmark.clip(index)
+        for frames, real in ((clip.frames, True), (method(clip, 0).frames, False)):
+            pixels = ((frames + 1) * 127.5).round() / 127.5 - 1
+            reference.update(pixels[1:], real=real)
+    expected = float(reference.compute())
+    assert found["fid_small_plain"]["mean"] == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    assert found["fid_small"]["n"] == N
+    assert score.cache.computed == N
+    again = Scorer({}, {"fid_small": Frames()}, FeatureCache(tmp_path / "features"))
+    other = run(tmp_path, Reference(label="shuffled", kind="shuffled"), benchmark=benchmark, score=again)
+    assert again.cache.computed == 0
+    # A set of frames does not know their order, which shuffling changes.
+    assert abs(other.result["metrics"]["fid_small_plain"]["mean"]) < 1e-6
+
+
+def test_the_interval_leaves_out_clips_with_all_their_frames(tmp_path: Path) -> None:
+    score = Scorer({}, {"fid_small": Frames()}, FeatureCache(tmp_path / "features"))
+    found = run(tmp_path, Reference(label="s", kind="static_copy"), benchmark=synthetic(N), score=score)
+    entry = found.result["metrics"]["fid_small"]
+    assert entry["low"] < entry["mean"] < entry["high"]
+
+
+def test_keys_and_columns_of_frames_are_called_fid() -> None:
+    assert (fvd_key("i3d_ours"), fvd_key("fid_inception")) == ("fvd_i3d_ours", "fid_inception")
+    assert column_of("fid_inception").header == "FID inception ↓"
+    assert column_of("fid_inception_disjoint").group == "frechet"
+    assert is_fvd("fid_inception")
+    assert not is_fvd("fid_inception_plain")
