@@ -5,11 +5,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from motionanim.evaluation.report.blocks import blocks, rank
 from motionanim.evaluation.report.document import all_keys, build
-from motionanim.evaluation.report.page import html
+from motionanim.evaluation.report.formats import comma_separated, html, latex, markdown
 from motionanim.evaluation.report.runs import find_runs, names, read_runs
-from motionanim.evaluation.report.tables import blocks, rank
-from motionanim.evaluation.report.text import comma_separated, latex, markdown
 from motionanim.files import atomic_path
 
 FILES = ("report.md", "report.csv", "report.tex", "report.html")
