@@ -10,11 +10,11 @@ from scipy import stats
 from motionanim.evaluation.report.blocks import blocks
 from motionanim.evaluation.report.runs import names, read_runs
 
-CLIPS = [f"{index:06}" for index in range(12)]
+CLIPS = [f"{index:06}" for index in range(64)]
 
 
 def run(root: Path, name: str, values: dict[str, list[float | None]], **changes) -> Path:
-    """A run folder as evaluate.py leaves it: `values` a list over clips by key."""
+    """A run folder as evaluate.py leaves it: `values` a list over clips by key, `entries` of the summary as given."""
     folder = root / name
     (folder / "strips").mkdir(parents=True)
     n = len(next(iter(values.values())))
@@ -30,6 +30,7 @@ def run(root: Path, name: str, values: dict[str, list[float | None]], **changes)
         left_out = [mean + step for step in np.random.default_rng(2).normal(0, 1, n)]
         metrics[key] = {"mean": mean, "low": None, "high": None, "n": n, "protocol": "f1", "reason": None,
                         "left_out": left_out, "share": [1 / n] * n}  # fmt: skip
+    metrics |= changes.pop("entries", {})
     settings = {"seed": 0} | ({"kind": "real"} if changes.get("reference") else {})
     result = {
         "format": 2, "label": name, "benchmark": "synthetic16", "n": n, "reference": False, "saw_motion": False,

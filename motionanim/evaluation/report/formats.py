@@ -156,10 +156,10 @@ def _texts(row: list[object]) -> list[object]:
             for value in row]  # fmt: skip
 
 
-def paper_text(document: Document) -> str:
-    """The tables for a paper as Markdown and as LaTeX, for the screen."""
+def for_a_paper(document: Document) -> tuple[str, str]:
+    """The tables for a paper alone, as Markdown and as LaTeX."""
     tables = [table for section in document.sections for table in section.tables if table.title.endswith(FOR_A_PAPER)]
-    return "\n".join("\n".join([*_md_table(table), *_tex_table(table)]) for table in tables)
+    return tuple("\n".join(line for table in tables for line in kind(table)) + "\n" for kind in (_md_table, _tex_table))
 
 
 def html(document: Document, strips: int) -> str:
