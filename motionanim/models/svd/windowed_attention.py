@@ -50,7 +50,9 @@ def temporal_windows(denoiser: Denoiser, length: int, stride: int) -> Iterator[N
 
     The nearer a frame is to the centre of a window, the more it weighs there (`centred_weights`), as in the authors'
     code. They average before the output projection, which gives the same, because it is linear and the weights add up
-    to 1. A clip of `length` frames is denoised as without windows.
+    to 1. Their version for AnimateDiff numbers the frames of each window anew, which takes the whole temporal block
+    into the windows; on the embedded base the video is no better. A clip of `length` frames is denoised as without
+    windows.
 
     Args:
         length: Frames of a window, the L of training.
