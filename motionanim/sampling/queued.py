@@ -26,7 +26,9 @@ def fifo(video: VideoModel, *, num_partitions: int, lookahead_denoising: bool) -
 
     With lookahead a window spans L frames as well, but only its noisier half is kept, so that every frame is denoised
     behind L // 2 cleaner ones. Before the video those are copies of the first frame, which stands still there. For an
-    odd L, where the authors' code is not defined, the kept half is the larger one.
+    odd L, where the authors' code is not defined, the kept half is the larger one. That half is the farther one from
+    the window's image, which is its first frame, and there an image model is less sure: on the embedded base lookahead
+    leaves grain. The authors' bases make videos from text, where no side is surer.
 
     Args:
         num_partitions: n, at least 1; more steps make the noise within a window more alike.
