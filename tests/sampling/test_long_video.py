@@ -348,3 +348,19 @@ def test_windows_see_their_part_of_the_motion() -> None:
 def test_options_out_of_range_are_named(method, options, settings, message) -> None:
     with pytest.raises(ValueError, match=message):
         run(method, options=options, **settings)
+
+
+@pytest.mark.parametrize("frames", [3, 8, N])
+@pytest.mark.parametrize("method", METHODS)
+def test_as_many_calls_are_announced_as_are_made(method: str, frames: int) -> None:
+    announced: list[float] = []
+
+    class Told:
+        def expect(self, what: str, calls: float) -> None:
+            announced.append(calls)
+
+        def done(self, what: str, calls: float) -> None:
+            pass
+
+    _, record = run(method, frames=frames, progress=Told())
+    assert announced == [pytest.approx(record.calls)]
