@@ -184,6 +184,13 @@ def test_windows_keep_every_frame_once(total: int, offset: int, length: int) -> 
     )
 
 
+def test_the_borders_of_windows_move_from_round_to_round() -> None:
+    assert _windows(14, 6, 0) == [(0, 3), (3, 3), (6, 2), (8, 6)]
+    assert _windows(14, 6, 1) == [(0, 1), (1, 3), (4, 3), (7, 1), (8, 6)]
+    assert _windows(14, 6, 2) == [(0, 2), (2, 3), (5, 3), (8, 6)]
+    assert _windows(14, 6, 3) == _windows(14, 6, 0)
+
+
 @pytest.mark.parametrize("method", ["fifo", "zigzag"])
 def test_other_seeds_make_other_videos(method: str) -> None:
     first, second = (run(method, generator=torch.Generator().manual_seed(seed))[0] for seed in (0, 1))

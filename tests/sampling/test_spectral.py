@@ -1,9 +1,11 @@
 """FreeLong's temporal attention: its filter, its local window, and what remains of it at either end."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
+from conftest import MOTION
 from diffusers.models.attention_processor import AttnProcessor2_0
 from long_video_runs import condition
 from torch import Tensor
@@ -60,17 +62,17 @@ def test_a_frame_looks_at_frames_around_it(total: int, length: int) -> None:
         assert row.nonzero().flatten().tolist() == list(range(first, end))
 
 
-@pytest.mark.parametrize("motion", [True, False])
-def test_attention_is_blended_at_the_lower_resolution_and_local_at_the_largest(
-    denoiser: Denoiser, motion: bool
-) -> None:
-    """Each temporal attention by hand from its own input, with Eq. 4 and without."""
-    denoiser.eval()
+@pytest.mark.parametrize("keys", ["latents", "field", None])
+def test_attention_is_blended_at_the_lower_resolution_and_local_at_the_largest(base: Path, keys: str | None) -> None:
+    """Each temporal attention by hand from its own input, with both readings of Eq. 4 and without it."""
+    torch.manual_seed(0)  # of the motion weights
+    motion = MOTION | {"motion_keys": keys or "latents"}
+    denoiser = Denoiser.from_pretrained(base, downscale=2, motion=motion).eval()
     for parameters in denoiser.motion.values.parameters():
         torch.nn.init.normal_(parameters, std=0.3, generator=torch.Generator().manual_seed(1))
     attentions = [module for name, module in denoiser.unet.named_modules() if name.endswith(".attn1")]
     attentions = [module for module in attentions if module.processor.__class__.__name__ == "MotionAttention"]
-    if not motion:
+    if keys is None:
         for module in attentions:
             module.set_processor(AttnProcessor2_0())
     z, sigma = torch.randn(2, 9, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.full((2,), 3.0)
@@ -89,11 +91,14 @@ def test_attention_is_blended_at_the_lower_resolution_and_local_at_the_largest(
         assert torch.equal(denoiser(z, sigma, condition(9, 2)), plain), "the context leaves nothing behind"
         sizes = {out.shape[0] for _, _, out in seen}
         assert len(sizes) > 1, "several resolutions"
-        mask, context = local_frames(9, 5), denoiser.context(condition(9, 2))
-        with denoiser.motion.using(context):
+        with denoiser.motion.using(denoiser.context(condition(9, 2))):
             for module, given, out in seen:
-                masks = mask if motion else mask.expand(len(given) * module.heads, -1, -1)
-                local = module(given, attention_mask=masks)
+                local = torch.empty_like(out)
+                for frame in range(9):
+                    first = min(max(frame - 2, 0), 4)
+                    near = slice(first, first + 5)
+                    place = {"frames": near} if keys else {}
+                    local[:, frame] = module(given[:, near], **place)[:, frame - first]
                 wanted = local
                 if len(given) < max(sizes):
                     side = int((len(given) // 2) ** 0.5)
