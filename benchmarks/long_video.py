@@ -29,7 +29,7 @@ from motionanim.sampling.animator import Animator
 from motionanim.types import ClipBatch
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
-METHODS = ("direct", "gen_l_video", "freenoise", "phased", "fifo", "continuous", "loop")
+METHODS = ("direct", "gen_l_video", "freenoise", "freelong", "phased", "fifo", "zigzag", "continuous", "loop")
 COLUMNS = (
     "calls", "seconds", "of direct's", "sigma at the split", "seam ratio", "wrap ratio", "periodicity, dB",
     "largest step of sharpness at a segment start, %",

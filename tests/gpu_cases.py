@@ -19,7 +19,8 @@ from motionanim.sampling.animator import Animator
 from motionanim.sampling.chained import continuous, direct, loop
 from motionanim.sampling.guidance import guided
 from motionanim.sampling.phased import phased
-from motionanim.sampling.windowed import fifo, freenoise, gen_l_video
+from motionanim.sampling.queued import fifo, zigzag
+from motionanim.sampling.windowed import freelong, freenoise, gen_l_video
 from motionanim.training.diffusion import DiffusionModule
 from motionanim.training.motion_lora import MotionLoraModule
 
@@ -29,7 +30,10 @@ PHASED = {
     "guide_later": True, "batch_size": 2,
 }  # fmt: skip
 LONG_VIDEO = {
-    "direct": direct, "fifo": fifo, "gen_l_video": partial(gen_l_video, context_stride=3, batch_size=1),
+    "direct": direct, "fifo": partial(fifo, num_partitions=1, lookahead_denoising=True),
+    "zigzag": partial(zigzag, zigzag_width=2, sigma=0.5),
+    "freelong": partial(freelong, context_stride=2, d_s=0.25, d_t=0.25),
+    "gen_l_video": partial(gen_l_video, context_stride=3, batch_size=1),
     "freenoise": partial(freenoise, context_stride=2), "continuous": partial(continuous, **CHAINED),
     "loop": partial(loop, **CHAINED), "phased": partial(phased, **PHASED),
 }  # fmt: skip

@@ -10,16 +10,19 @@ from torch import Tensor
 
 from motionanim.models.schedule import karras_sigmas
 from motionanim.models.svd.denoiser import Denoiser
+from motionanim.models.svd.spectral_attention import spectral_blend
 from motionanim.models.svd.windowed_attention import temporal_windows
 from motionanim.sampling.chained import continuous, direct, loop
 from motionanim.sampling.guidance import unguided
 from motionanim.sampling.phased import phased
+from motionanim.sampling.queued import fifo, zigzag
 from motionanim.sampling.video import VideoModel
-from motionanim.sampling.windowed import fifo, freenoise, gen_l_video
+from motionanim.sampling.windowed import freelong, freenoise, gen_l_video
 from motionanim.types import Condition
 
 L, T, N = 5, 10, 23
-SIGMAS = karras_sigmas(T, sigma_min=0.002, sigma_max=700.0, rho=7.0)
+SCHEDULE = {"sigma_min": 0.002, "sigma_max": 700.0, "rho": 7.0}
+SIGMAS = karras_sigmas(T, **SCHEDULE)
 PHASED = {
     "gamma": 0.8, "sigma": None, "omega": 0.2, "shuffle": "segment", "renormalize": True, "shared_noise": "segment",
     "guide_later": True, "batch_size": 8,
@@ -30,7 +33,9 @@ METHODS = {
     "phased": partial(phased, **PHASED),
     "gen_l_video": partial(gen_l_video, context_stride=3, batch_size=4),
     "freenoise": partial(freenoise, context_stride=2),
-    "fifo": fifo,
+    "freelong": partial(freelong, context_stride=2, d_s=0.25, d_t=0.25),
+    "fifo": partial(fifo, num_partitions=2, lookahead_denoising=True),
+    "zigzag": partial(zigzag, zigzag_width=2, sigma=0.5),
     "continuous": partial(continuous, **CHAINED),
     "loop": partial(loop, **CHAINED),
 }
@@ -99,6 +104,14 @@ class ToyVideo(VideoModel):
         if isinstance(self.network, Denoiser):
             return temporal_windows(self.network, self.context_length, stride)
         return nullcontext()
+
+    def spectral_blend(self, *, d_s: float, d_t: float):
+        if isinstance(self.network, Denoiser):
+            return spectral_blend(self.network, self.context_length, d_s=d_s, d_t=d_t)
+        return nullcontext()
+
+    def levels(self, steps: int) -> Tensor:
+        return karras_sigmas(steps, **SCHEDULE)
 
 
 def run(method, network=toy, *, frames=N, given=None, video=ToyVideo, options=None, **settings):

@@ -6,6 +6,7 @@ that only moves leaves them as they are, and blur, blocks, noise and a change of
 picture changes them too, so true clips give the scale.
 """
 
+import math
 from itertools import pairwise
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from motionanim.metrics.base import ClipMetric, Column
+from motionanim.metrics.base import ClipMetric, Column, Direction, Range
 from motionanim.metrics.frame import check_clips
 from motionanim.metrics.perceptual import ClipConsistency, clip_pixels
 
@@ -111,10 +112,10 @@ def _wasserstein(first: np.ndarray, second: np.ndarray) -> float:
 _STILL = "a frozen picture scores 0: compare with true clips"
 
 
-def _curve(key: str, name: str, digits: int, direction: Any, remark: str) -> tuple[Column, ...]:
+def _curve(key: str, name: str, digits: int, direction: Direction, remark: str, legal: Range) -> tuple[Column, ...]:
     """Columns KEY_25 to KEY_100, a curve against time."""
     return tuple(
-        Column(f"{key}_{end}", f"{name}, to {end} % of the time", digits, direction, "long", remark=remark)
+        Column(f"{key}_{end}", f"{name}, to {end} % of the time", digits, direction, "long", remark=remark, range=legal)
         for end in QUARTERS
     )
 
@@ -126,9 +127,17 @@ class Drift(ClipMetric):
     """
 
     columns = (
-        *_curve("drift", "Texture drift", 3, "lower", _STILL),
-        Column("colour_drift", "Colour drift", 2, "lower", "long", "ΔE", remark=_STILL),
-        Column("sharpness_drift", "Sharpness, last over first", 3, "one", "long", remark="a frozen picture scores 1"),
+        *_curve("drift", "Texture drift", 3, "real", _STILL, (0, math.inf)),
+        Column("colour_drift", "Colour drift", 2, "real", "long", "ΔE", remark=_STILL, range=(0, math.inf)),
+        Column(
+            "sharpness_drift",
+            "Sharpness, last over first",
+            3,
+            "real",
+            "long",
+            remark="a frozen picture scores 1",
+            range=(0, math.inf),
+        ),
     )
     needs = ("frames", "period")
 
@@ -166,7 +175,7 @@ class ClipDrift(ClipConsistency):
     DINO features. Arguments as of `ClipConsistency`.
     """
 
-    columns = _curve("clip_to_first", "CLIP similarity to frame 0", 4, "higher", "a frozen picture scores 1")
+    columns = _curve("clip_to_first", "CLIP similarity to frame 0", 4, "real", "a frozen picture scores 1", (-1, 1))
 
     def score(self, frames: Tensor) -> Tensor:
         check_clips("frames", frames)

@@ -1,5 +1,6 @@
 """New edges: contours that a video shows and its first picture does not. They need no true clip."""
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -90,10 +91,10 @@ class NewEdges(ClipMetric):
 
     columns = (
         Column(
-            "new_edges", "New edges", 4, "lower", "quality", "share",
+            "new_edges", "New edges", 4, "real", "quality", "share", range=(0, math.inf),
             remark="a frozen picture scores 0: compare with true clips",
         ),
-        Column("new_edges_worst", "New edges, worst frame", 4, "lower", "quality", "share"),
+        Column("new_edges_worst", "New edges, worst frame", 4, "real", "quality", "share", range=(0, math.inf)),
     )  # fmt: skip
     needs = ("frames", "flow", "mask")
 

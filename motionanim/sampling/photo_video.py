@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from motionanim.cli.progress import Progress
+from motionanim.models.schedule import karras_sigmas
 from motionanim.models.svd.codec import Codec
 from motionanim.models.svd.denoiser import Denoiser
+from motionanim.models.svd.spectral_attention import spectral_blend
 from motionanim.models.svd.windowed_attention import temporal_windows
 from motionanim.motion.flow import motion_strength, trace_back
 from motionanim.sampling.guidance import Estimate, guided, unguided
@@ -127,3 +129,10 @@ class PhotoVideo(VideoModel):
 
     def temporal_windows(self, stride: int) -> AbstractContextManager[None]:
         return temporal_windows(self.network, self.context_length, stride)
+
+    def spectral_blend(self, *, d_s: float, d_t: float) -> AbstractContextManager[None]:
+        return spectral_blend(self.network, self.context_length, d_s=d_s, d_t=d_t)
+
+    def levels(self, steps: int) -> Tensor:
+        s = self.sampling
+        return karras_sigmas(steps, sigma_min=s["sigma_min"], sigma_max=s["sigma_max"], rho=s["rho"])

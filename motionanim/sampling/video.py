@@ -124,6 +124,18 @@ class VideoModel(ABC):
     def temporal_windows(self, stride: int) -> AbstractContextManager[None]:
         """Within, temporal attention runs in windows of L frames, `stride` frames apart: FreeNoise."""
 
+    @abstractmethod
+    def spectral_blend(self, *, d_s: float, d_t: float) -> AbstractContextManager[None]:
+        """Within, temporal attention blends that over all frames with that over L near ones: FreeLong.
+
+        Args:
+            d_s, d_t: Cut-offs of its low-pass filter in space and time, in shares of the highest frequency.
+        """
+
+    @abstractmethod
+    def levels(self, steps: int) -> Tensor:
+        """Noise levels (steps + 1,) of a whole run of `steps` steps, by the schedule of `sigmas`."""
+
     def with_flow(self, flow: Tensor) -> Self:
         """The same video with another flow (B, any, 2, H, W); both are counted together."""
         other = copy.copy(self)
@@ -149,7 +161,8 @@ class VideoModel(ABC):
         """Guidance of windows of `length` frames from frames `starts` on, B clips each: (len(starts) * B, length).
 
         SVD's ramp goes over the whole video, or over L frames if it is shorter. If it began anew in every window, each
-        window would begin less sharp than the one before has ended. Frames past the end have that of the last.
+        window would begin less sharp than the one before has ended. Frames past the end have that of the last, frames
+        before the start that of the first.
 
         Args:
             level: The ramp's mean for all frames.
@@ -160,7 +173,7 @@ class VideoModel(ABC):
         if level:
             scales = torch.tensor([sum(self.guidance) / 2])
         places = torch.tensor(list(starts))[:, None] + torch.arange(length)
-        scale = scales[places.clamp(max=len(scales) - 1)].repeat_interleave(self.batch, 0)
+        scale = scales[places.clamp(0, len(scales) - 1)].repeat_interleave(self.batch, 0)
         return scale.to(self.condition.flow.device)
 
     def sample(self, denoise: Denoise, z: Tensor, sigmas: Tensor | None = None, watch: Watch | None = None) -> Tensor:

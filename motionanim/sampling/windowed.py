@@ -1,11 +1,8 @@
-"""Long videos by windows over one long latent video, after others: Gen-L-Video, FreeNoise, FIFO-Diffusion."""
-
-import math
+"""Long videos by windows over one long latent video, after others: Gen-L-Video, FreeNoise, FreeLong."""
 
 import torch
 from torch import Tensor
 
-from motionanim.models.schedule import euler_step
 from motionanim.sampling.samplers import initial_latents
 from motionanim.sampling.video import Record, VideoModel
 from motionanim.types import Condition
@@ -67,7 +64,10 @@ def gen_l_video(video: VideoModel, *, context_stride: int, batch_size: int) -> t
 
 
 def rescheduled_noise(noise: Tensor, total: int, stride: int, generator: torch.Generator) -> Tensor:
-    """FreeNoise's noise: (B, L, C, h, w) to (B, total, C, h, w), each stride a shuffle of the frames L before it."""
+    """FreeNoise's noise: (B, L, C, h, w) to (B, total, C, h, w), each stride a shuffle of the frames L before it.
+
+    The noise of every L frames that start at a multiple of the stride is then that of the first L, in another order.
+    """
     length = noise.shape[1]
     frames = list(noise.unbind(1))
     for first in range(length, total, stride):
@@ -77,9 +77,13 @@ def rescheduled_noise(noise: Tensor, total: int, stride: int, generator: torch.G
 
 
 def freenoise(video: VideoModel, *, context_stride: int) -> tuple[Tensor, Record]:
-    """FreeNoise (Qiu et al. 2024): all frames in one pass, from reshuffled noise, with windowed temporal attention.
+    """FreeNoise (Qiu et al., ICLR 2024): all frames in one pass, from reshuffled noise, with attention in windows.
 
-    An N-frame pass counts N / L calls. Memory grows with N.
+    Noise and attention (`temporal_windows`) are the authors'. SVD forces three differences: the noise is scaled to its
+    largest sigma, the input image, moved along the field, is the condition of all frames, and frame numbers are scaled
+    to those of training. A last window ends with the video, which the authors' windows leave uncovered where the
+    stride does not fit. Their motion injection is for text prompts. An N-frame pass counts N / L calls. Memory grows
+    with N.
 
     Args:
         context_stride: Frames from one attention window to the next and between reshuffles, in [1, L].
@@ -87,54 +91,38 @@ def freenoise(video: VideoModel, *, context_stride: int) -> tuple[Tensor, Record
     Raises:
         ValueError: If an option is out of range.
     """
+    with video.temporal_windows(context_stride):
+        return _one_pass(video, context_stride)
+
+
+def freelong(video: VideoModel, *, context_stride: int, d_s: float, d_t: float) -> tuple[Tensor, Record]:
+    """FreeLong (Lu et al., NeurIPS 2024): all frames in one pass, attention blended by frequency (`spectral_blend`).
+
+    It starts from FreeNoise's noise, as the authors' code. SVD forces the same differences as in `freenoise`. An
+    N-frame pass counts N / L calls, though its temporal attention runs twice. Memory grows with N.
+
+    Args:
+        context_stride: Frames between reshuffles of the noise, in [1, L].
+        d_s, d_t: Cut-offs of the low-pass filter in space and time, in shares of the highest frequency, at least 0.
+
+    Raises:
+        ValueError: If an option is out of range.
+    """
+    for name, value in (("d_s", d_s), ("d_t", d_t)):
+        if not value >= 0:
+            raise ValueError(f"{name}={value}: must be at least 0, a share of the highest frequency")
+    with video.spectral_blend(d_s=d_s, d_t=d_t):
+        return _one_pass(video, context_stride)
+
+
+def _one_pass(video: VideoModel, stride: int) -> tuple[Tensor, Record]:
+    """All frames at once from FreeNoise's noise."""
     length = video.context_length
     total = max(video.num_frames, length)
-    window_starts(total, length, context_stride)
+    window_starts(total, length, stride)
     video.meter.expect(video.calls(video.sigmas) * total / length)
-    noise = rescheduled_noise(video.noise(length), total, context_stride, video.generator)
-    with video.meter.stage("denoise"), video.temporal_windows(context_stride):
+    noise = rescheduled_noise(video.noise(length), total, stride, video.generator)
+    with video.meter.stage("denoise"):
         denoise = video.denoiser(video.condition_of(0, total))
         z = video.sample(denoise, initial_latents(noise, video.sigmas))
     return z[:, : video.num_frames], video.meter.record(())
-
-
-def fifo(video: VideoModel) -> tuple[Tensor, Record]:
-    """FIFO-Diffusion (Kim et al. 2024), experimental: a queue of T frames at rising noise; each call frees one frame.
-
-    The queue starts from one clip at the model's own length. With T <= L it is one window: T + N calls; a longer one is
-    cut into ceil(T / L) windows. The model was not trained on frames of unequal noise.
-
-    Raises:
-        ValueError: If T is below 2, or the sampler is not Euler's.
-    """
-    length, batch, sigmas, steps = video.context_length, video.batch, video.sigmas, len(video.sigmas) - 1
-    if video.sampler != "euler":
-        raise ValueError(
-            f"sampling.sampler={video.sampler}: the frames of fifo's queue are at unequal noise levels, for which only "
-            "Euler's step is defined here: set sampling.sampler=euler"
-        )
-    if steps < 2:
-        raise ValueError(f"num_steps={steps}: fifo needs at least 2, a frame of its queue for each")
-    windows = math.ceil(steps / length)
-    video.meter.expect(steps + video.num_frames * windows)
-    with video.meter.stage("first clip"):
-        z = video.start(length)
-        clip = video.sample(video.denoiser(video.condition_of(0, length), video.ramp([0], length)), z)
-    # The oldest frame stands first and is the cleanest: frame i is at sigmas[T-1-i].
-    levels, below = sigmas[:-1].flip(0).to(clip), sigmas[1:].flip(0).to(clip)
-    places = torch.arange(steps).clamp(max=length - 1)
-    queue = clip[:, places.to(clip.device)] + levels.view(-1, 1, 1, 1) * video.noise(steps)
-    size = math.ceil(steps / windows)
-    parts = [slice(first, min(first + size, steps)) for first in range(0, steps, size)]
-    frames = []
-    with video.meter.stage("queue"), torch.no_grad():
-        for out in range(video.num_frames):
-            denoised = []
-            for part in parts:
-                start, count = out + part.start, part.stop - part.start
-                denoise = video.denoiser(video.condition_of(start, count), video.ramp([start], count))
-                denoised.append(denoise(queue[:, part], levels[part].expand(batch, -1)))
-            queue = euler_step(queue, torch.cat(denoised, dim=1), levels.expand(batch, -1), below.expand(batch, -1))
-            frames.append(queue[:, 0])
-            queue = torch.cat([queue[:, 1:], video.start(1)], dim=1)
-    return torch.stack(frames, dim=1), video.meter.record(())

@@ -53,20 +53,20 @@ def test_each_frame_is_a_row_and_the_number_is_torchmetrics(tmp_path: Path, kind
             pixels = ((frames + 1) * 127.5).round() / 127.5 - 1
             reference.update(pixels[1:], real=real)
     expected = float(reference.compute())
-    assert found["fid_small_plain"]["mean"] == pytest.approx(expected, rel=1e-4, abs=1e-6)
-    assert found["fid_small"]["n"] == N
+    assert found["fid_small"]["mean"] == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    assert found["fid_small"]["n"] == 4 * N
     assert score.cache.computed == N
     again = Scorer({}, {"fid_small": Frames()}, FeatureCache(tmp_path / "features"))
     other = run(tmp_path, Reference(label="shuffled", kind="shuffled"), benchmark=benchmark, score=again)
     assert again.cache.computed == 0
     # A set of frames does not know their order, which shuffling changes.
-    assert abs(other.result["metrics"]["fid_small_plain"]["mean"]) < 1e-6
+    assert abs(other.result["metrics"]["fid_small"]["mean"]) < 1e-6
 
 
 def test_the_interval_leaves_out_clips_with_all_their_frames(tmp_path: Path) -> None:
     score = Scorer({}, {"fid_small": Frames()}, FeatureCache(tmp_path / "features"))
     found = run(tmp_path, Reference(label="s", kind="static_copy"), benchmark=synthetic(N), score=score)
-    entry = found.result["metrics"]["fid_small"]
+    entry = found.result["metrics"]["fid_small_corrected"]
     assert entry["low"] < entry["mean"] < entry["high"]
 
 
@@ -75,4 +75,4 @@ def test_keys_and_columns_of_frames_are_called_fid() -> None:
     assert column_of("fid_inception").header == "FID inception ↓"
     assert column_of("fid_inception_disjoint").group == "frechet"
     assert is_fvd("fid_inception")
-    assert not is_fvd("fid_inception_plain")
+    assert not is_fvd("fid_inception_corrected")

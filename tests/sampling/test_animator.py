@@ -16,12 +16,16 @@ from motionanim.models.svd.motion_adapter import MotionContext
 from motionanim.sampling.animator import Animator, LongVideo
 from motionanim.sampling.chained import continuous, direct, loop
 from motionanim.sampling.moving_image import MovingImage
+from motionanim.sampling.queued import fifo, zigzag
 from motionanim.sampling.samplers import holding
-from motionanim.sampling.windowed import fifo, freenoise, gen_l_video
+from motionanim.sampling.windowed import freelong, freenoise, gen_l_video
 
 CHAINED = {"overlap": 2, "gamma": None, "sigma": 2.0, "warm_start": True, "anchor": False}
 METHODS = {
-    "direct": direct, "fifo": fifo, "gen_l_video": partial(gen_l_video, context_stride=3, batch_size=1),
+    "direct": direct, "fifo": partial(fifo, num_partitions=1, lookahead_denoising=True),
+    "zigzag": partial(zigzag, zigzag_width=2, sigma=0.5),
+    "freelong": partial(freelong, context_stride=2, d_s=0.25, d_t=0.25),
+    "gen_l_video": partial(gen_l_video, context_stride=3, batch_size=1),
     "freenoise": partial(freenoise, context_stride=2), "continuous": partial(continuous, **CHAINED),
     "loop": partial(loop, **CHAINED),
 }  # fmt: skip
@@ -159,15 +163,14 @@ def test_a_decoder_in_bfloat16_makes_nearly_the_same_video(base: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_compiler_sees_hooks_processors_and_windows_of_the_motion_conditioning(base: Path) -> None:
+@pytest.mark.parametrize("method", ["freenoise", "freelong"])
+def test_the_compiler_sees_hooks_processors_and_windows_of_the_motion_conditioning(base: Path, method: str) -> None:
     traced, plain = load(base), load(base)
     traced.denoiser.unet.compile(backend="eager")  # captures the graph and runs it as it is
-    torch.testing.assert_close(
-        sample(traced, "freenoise", frames=7), sample(plain, "freenoise", frames=7), atol=1e-5, rtol=0
-    )
+    torch.testing.assert_close(sample(traced, method, frames=7), sample(plain, method, frames=7), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("method", ["gen_l_video", "freenoise", "fifo", "continuous", "loop"])
+@pytest.mark.parametrize("method", ["gen_l_video", "freenoise", "freelong", "fifo", "zigzag", "continuous", "loop"])
 def test_every_window_is_warped_from_the_photo_itself(base: Path, method: str) -> None:
     """With a denoiser that believes its prediction, every frame is the photo warped there once."""
     animator = load(base, guidance=1.0, residual_std=0.6)
@@ -185,7 +188,7 @@ def test_every_window_is_warped_from_the_photo_itself(base: Path, method: str) -
     expected = animator.codec.decode(latents)
     sure = {"loop": slice(1, 9)}.get(method, slice(0, 12))  # its closing segment has two ends to meet
     torch.testing.assert_close(made[:, sure], expected[:, sure], atol=1e-3, rtol=0)
-    if method not in ("loop", "freenoise"):  # the latter has one window of all frames
+    if method not in ("loop", "freenoise", "freelong"):  # the latter two have one window of all frames
         for k in (0, 3):
             assert min((seen - latents[0, k]).abs().max() for seen in images) < 1e-3, "a window's own image"
 

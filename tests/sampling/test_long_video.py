@@ -14,8 +14,9 @@ from motionanim.models.schedule import karras_sigmas
 from motionanim.models.svd.denoiser import Denoiser
 from motionanim.sampling.chained import _cross_faded, continuous, direct, loop
 from motionanim.sampling.phased import fresh_noise, phased
+from motionanim.sampling.queued import fifo, zigzag
 from motionanim.sampling.split import phase_split, split_at
-from motionanim.sampling.windowed import freenoise, gen_l_video
+from motionanim.sampling.windowed import freelong, freenoise, gen_l_video
 from motionanim.types import Condition
 
 
@@ -47,7 +48,11 @@ def test_one_frame_is_no_video() -> None:
         ("phased", T + 4 * (T - 8)),
         ("gen_l_video", 7 * T),  # starts 0, 3, ..., 15, 18
         ("freenoise", T * N / L),
-        ("fifo", T + 2 * N),  # a queue of 10 frames is two windows of 5
+        ("freelong", T * N / L),
+        ("fifo", T + (T - L + N) * 4),  # a queue of 10 frames, of which each of four windows of 5 lowers up to 3
+        # 11 levels, 7 above 0.5. The queue grows from 3 blocks of 2 frames to 7: 16 rounds until 12 blocks are out.
+        # Windows of 5, of which 2 are kept. Then four steps of 24 frames.
+        ("zigzag", (T + 1) + (2 + 3 + 4 + 5 + 12 * 6) + 4 * 11),
         ("continuous", T + 6 * (T + 1 - 7)),  # strides of 3: 5 + 6 * 3 = 23; 7 sigmas are above 2, which is one more
         ("loop", T + 7 * (T + 1 - 7)),
     ],
@@ -58,9 +63,13 @@ def test_calls_are_those_of_the_table(method: str, calls: float) -> None:
 
 def test_calls_at_the_papers_size() -> None:
     sigmas = karras_sigmas(25, sigma_min=0.002, sigma_max=700.0, rho=7.0)
-    wanted = {"direct": 125, "phased": 45, "gen_l_video": 250, "freenoise": 125, "fifo": 150}
+    wanted = {"direct": 125, "phased": 45, "gen_l_video": 250, "freenoise": 125, "freelong": 125, "fifo": 275}
+    at_size = {
+        "gen_l_video": partial(gen_l_video, context_stride=12, batch_size=4),
+        "fifo": partial(fifo, num_partitions=1, lookahead_denoising=True),
+    }
     for name, calls in wanted.items():
-        method = partial(gen_l_video, context_stride=12, batch_size=4) if name == "gen_l_video" else name
+        method = at_size.get(name, name)
         assert run(method, frames=125, sigmas=sigmas, context_length=25)[1].calls == calls, name
 
 
@@ -327,10 +336,31 @@ def test_windows_see_their_part_of_the_motion() -> None:
         (continuous, CHAINED | {"overlap": 5}, {}, r"overlap=5: must be in \[1, 4\]"),
         (loop, CHAINED | {"overlap": 0}, {}, "overlap=0"),
         (loop, CHAINED, {"context_length": 3}, "a loop needs windows of at least 4"),
-        ("fifo", {}, {"sigmas": SIGMAS[-2:]}, "num_steps=1: fifo needs at least 2"),
+        (freelong, {"context_stride": 2, "d_s": -0.1, "d_t": 0.25}, {}, "d_s=-0.1: must be at least 0"),
+        (freelong, {"context_stride": 6, "d_s": 0.25, "d_t": 0.25}, {}, "context_stride=6"),
+        (fifo, {"num_partitions": 0, "lookahead_denoising": True}, {}, "num_partitions=0: must be at least 1"),
         ("fifo", {}, {"sampler": "heun"}, "set sampling.sampler=euler"),
+        ("zigzag", {}, {"sampler": "dpmpp_2m"}, "set sampling.sampler=euler"),
+        (zigzag, {"zigzag_width": 6, "sigma": 0.5}, {}, r"zigzag_width=6: must be in \[1, 5\]"),
+        (zigzag, {"zigzag_width": 2, "sigma": 700.0}, {}, "sigma=700.0: must be below 700"),
     ],
 )
 def test_options_out_of_range_are_named(method, options, settings, message) -> None:
     with pytest.raises(ValueError, match=message):
         run(method, options=options, **settings)
+
+
+@pytest.mark.parametrize("frames", [3, 8, N])
+@pytest.mark.parametrize("method", METHODS)
+def test_as_many_calls_are_announced_as_are_made(method: str, frames: int) -> None:
+    announced: list[float] = []
+
+    class Told:
+        def expect(self, what: str, calls: float) -> None:
+            announced.append(calls)
+
+        def done(self, what: str, calls: float) -> None:
+            pass
+
+    _, record = run(method, frames=frames, progress=Told())
+    assert announced == [pytest.approx(record.calls)]

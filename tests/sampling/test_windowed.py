@@ -1,4 +1,4 @@
-"""Overlapping windows: Gen-L-Video, FreeNoise, FIFO, and attention within windows."""
+"""Overlapping windows: Gen-L-Video, FreeNoise, and attention within windows."""
 
 import math
 
@@ -31,7 +31,7 @@ def test_windows_leave_no_frame_out(length: int, extra: int, stride: int) -> Non
 
 def test_one_window_is_the_plain_run(denoiser: Denoiser) -> None:
     plain = run(direct, denoiser, frames=L)[0]
-    for method in ("gen_l_video", "freenoise"):
+    for method in ("gen_l_video", "freenoise", "freelong"):
         torch.testing.assert_close(run(method, denoiser, frames=L)[0], plain, atol=2e-4, rtol=1e-3)
 
 
@@ -77,6 +77,15 @@ def test_reshuffled_noise_keeps_every_frame_equally_often() -> None:
     longer = rescheduled_noise(noise, 24, 4, torch.Generator().manual_seed(0)).flatten()
     assert longer[:8].tolist() == list(range(8))
     assert sorted(longer.tolist()) == sorted([*range(8)] * 3)
+
+
+@pytest.mark.parametrize(("length", "stride"), [(8, 4), (25, 4), (5, 2), (6, 6)])
+def test_every_window_has_the_first_windows_noise_in_another_order(length: int, stride: int) -> None:
+    noise = torch.arange(float(length)).view(1, length, 1, 1, 1)
+    longer = rescheduled_noise(noise, 3 * length + 1, stride, torch.Generator().manual_seed(0)).flatten().tolist()
+    windows = [longer[first : first + length] for first in range(0, 2 * length, stride)]
+    assert all(sorted(window) == list(range(length)) for window in windows)
+    assert windows[-1] != windows[0]
 
 
 def test_frames_of_unequal_noise_are_each_denoised_at_their_own(denoiser: Denoiser) -> None:

@@ -126,10 +126,15 @@ class MotionAttention:
         attn: Attention,
         hidden_states: Tensor,
         encoder_hidden_states: None = None,
-        attention_mask: None = None,
+        attention_mask: Tensor | None = None,
         frames: slice = slice(None),
     ) -> Tensor:
-        """Attend over (B * pixels, T, width); `frames` says which of the clip's frames these are."""
+        """Attend over (B * pixels, T, width).
+
+        Args:
+            attention_mask: (T, T) booleans, true where the frame of the row looks at the frame of the column.
+            frames: Which of the clip's frames these are.
+        """
         batch, length, _ = hidden_states.shape
         heads = (batch, length, attn.heads, -1)
         query = attn.to_q(hidden_states).view(heads).transpose(1, 2)
@@ -139,12 +144,14 @@ class MotionAttention:
         motion_tokens = self.conditioner.now.tokens[batch][:, frames]
         motion_value = motion.to_v(motion_tokens).view(heads).transpose(1, 2).to(value.dtype)
         if motion.to_k is None:
-            both = F.scaled_dot_product_attention(query, key, torch.cat([value, motion_value], dim=-1))
+            values = torch.cat([value, motion_value], dim=-1)
+            both = F.scaled_dot_product_attention(query, key, values, attn_mask=attention_mask)
             out, motion_out = both.transpose(1, 2).unflatten(-1, (2, -1)).unbind(-2)
         else:
             motion_key = motion.to_k(motion_tokens).view(heads).transpose(1, 2).to(key.dtype)
-            out = F.scaled_dot_product_attention(query, key, value).transpose(1, 2)
-            motion_out = F.scaled_dot_product_attention(query, motion_key, motion_value).transpose(1, 2)
+            out = F.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask).transpose(1, 2)
+            motion_out = F.scaled_dot_product_attention(query, motion_key, motion_value, attn_mask=attention_mask)
+            motion_out = motion_out.transpose(1, 2)
         out = attn.to_out[1](attn.to_out[0](out.flatten(2)))
         return (out + motion.to_out(motion_out.flatten(2))) / attn.rescale_output_factor
 

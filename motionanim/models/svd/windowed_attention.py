@@ -1,4 +1,8 @@
-"""Temporal attention in windows, for videos longer than the training's (FreeNoise, Qiu et al. 2024)."""
+"""Temporal attention for videos longer than in training: FreeNoise's windows (Qiu et al. 2024), and what others share.
+
+SVD embeds the number of each frame, 0 ... L-1 in training, by a sinusoid and two learned layers, and adds it before the
+temporal block. Frame numbers of a longer video are scaled into that range, because the layers have seen no others.
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,33 +15,51 @@ from torch import Tensor, nn
 from motionanim.models.svd.denoiser import Denoiser
 from motionanim.models.svd.motion_adapter import MotionAttention
 
+Forward = Callable[..., Tensor]
+
+
+@contextmanager
+def temporal_attention(
+    denoiser: Denoiser, length: int, replaced: Callable[[TransformerSpatioTemporalModel, Attention], Forward]
+) -> Iterator[None]:
+    """Within, every temporal self-attention has another forward, and frame numbers are scaled into 0 ... length-1.
+
+    Args:
+        length: L, frames of training.
+        replaced: The new forward of an attention, given its transformer too. It takes (B * pixels, T, channels).
+    """
+    hooks, attentions = [], []
+    for transformer in denoiser.unet.modules():
+        if isinstance(transformer, TransformerSpatioTemporalModel):
+            hooks.append(transformer.time_proj.register_forward_pre_hook(_squeezed(length)))
+            for block in transformer.temporal_transformer_blocks:
+                block.attn1.forward = replaced(transformer, block.attn1)
+                attentions.append(block.attn1)
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for attention in attentions:
+            del attention.forward  # uncovers the class's own
+
 
 @contextmanager
 def temporal_windows(denoiser: Denoiser, length: int, stride: int) -> Iterator[None]:
     """Within, every temporal self-attention looks at windows of `length` frames, averaged where they overlap.
 
     The nearer a frame is to the centre of a window, the more it weighs there (`centred_weights`), as in the authors'
-    code. Frame numbers are scaled into 0 ... length-1, because the position embedding was trained on no others. A clip
-    of `length` frames is denoised as without windows.
+    code. They average before the output projection, which gives the same, because it is linear and the weights add up
+    to 1. Their version for AnimateDiff numbers the frames of each window anew, which takes the whole temporal block
+    into the windows; on the embedded base the video is no better. A clip of `length` frames is denoised as without
+    windows.
 
     Args:
         length: Frames of a window, the L of training.
         stride: Frames from one window to the next, in [1, length].
     """
-    positions, attentions = [], []
-    for name, module in denoiser.unet.named_modules():
-        if isinstance(module, TransformerSpatioTemporalModel):
-            positions.append(module.time_proj.register_forward_pre_hook(_squeezed(length)))
-        elif name.endswith(".attn1") and ".temporal_transformer_blocks." in name:
-            attentions.append(module)
-            module.forward = _windowed(module, length, stride)
-    try:
+    with temporal_attention(denoiser, length, lambda _, attention: _windowed(attention, length, stride)):
         yield
-    finally:
-        for hook in positions:
-            hook.remove()
-        for module in attentions:
-            del module.forward  # uncovers the class's own
 
 
 def centred_weights(count: int) -> Tensor:
@@ -54,7 +76,7 @@ def _squeezed(length: int) -> Callable[[nn.Module, tuple[Tensor]], tuple[Tensor]
     return hook
 
 
-def _windowed(attention: Attention, length: int, stride: int) -> Callable[..., Tensor]:
+def _windowed(attention: Attention, length: int, stride: int) -> Forward:
     whole = attention.forward
 
     def forward(hidden_states: Tensor, *args: Tensor | None, **options: Tensor | None) -> Tensor:
