@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from motionanim.data.video import write_video
-from motionanim.evaluation.benchmark import Benchmark, EvalClip, digest
+from motionanim.evaluation.benchmark import Benchmark, EvalClip, TrueClips, digest
 from motionanim.evaluation.methods import Method, MethodOutput
 from motionanim.evaluation.rows import Rows
 from motionanim.evaluation.scoring import Missing, Scorer, from_text, to_bytes
@@ -28,6 +28,7 @@ from motionanim.files import atomic_path, text_sha256
 from motionanim.media.image_io import from_uint8
 from motionanim.media.visualize import sheet, write_picture
 from motionanim.metrics.fvd import FVD, VARIANTS
+from motionanim.metrics.fvd import distance as distance_between
 from motionanim.types import Sample
 
 GROUPS = 32  # of FVD's jackknife
@@ -90,7 +91,7 @@ def evaluate(
                 f"benchmark.reading.num_frames={benchmark.reading.num_frames}: {name} needs at least "
                 f"{extractor.min_frames}; raise it, or leave it out with ~metrics.features.{name}"
             )
-    label = method.label + benchmark.request.label
+    label = method.label + ("" if benchmark.request is None else benchmark.request.label)
     identity = digest(FORMAT, benchmark.settings, method.identity, settings, seed)
     # The place is part of the folder's name, because two folders of clips may have the same settings.
     folder = root / f"{_plain(label)}-{digest(identity, benchmark.place, method.place)[:8]}"
@@ -106,14 +107,14 @@ def evaluate(
             continue
         clip = benchmark.clip(index)
         kept = folder / "frames" / f"{_plain(clip.id)[:80]}-{keys[index]}.npz"
-        output = _load(kept) if row is not None else None
+        output = _load(kept) if row is not None and not method.place else None
         if output is None:
             start = time.perf_counter()
             output = method(clip, seed + index)
             seconds, made = time.perf_counter() - start if method.timed else None, made + 1
             _check(label, clip, output)
             output = output._replace(frames=_rounded(output.frames))
-            if options.keep_frames:
+            if options.keep_frames and not method.place:  # others lie in their own files
                 _save(kept, output)
             if index < options.show:
                 _picture(folder, clip, output)
@@ -124,7 +125,7 @@ def evaluate(
         real = _rounded(clip.frames) if clip.own_motion else None
         # A reference row has no segments. It is measured where the methods have their seams, to give them a scale.
         starts = tuple(range(window, len(output.frames), window)) if method.reference else output.segment_starts
-        scores = scorer(Sample(output.frames, real, flow, clip.mask, starts, window))
+        scores = scorer(Sample(output.frames, real, flow, clip.mask, starts, output.window or window, output.loop))
         scored += 1
         rows.append(
             {"clip": clip.id, "key": keys[index], "index": index, **cost, "metrics": scores.values,
@@ -138,10 +139,11 @@ def evaluate(
     commits = ", ".join(sorted({row["commit"] or "unknown" for row in done}))
     result = {
         "format": FORMAT, "label": label, "benchmark": benchmark.name, "n": len(done),
-        "reference": method.reference, "saw_motion": method.saw_motion, **about,
+        "reference": method.reference, "saw_motion": method.saw_motion, "saw_mask": method.saw_mask,
+        "lossless": method.lossless, "reading": benchmark.stated, **about,
         "repeated": {"true clips": benchmark.repeated, "made clips": method.repeated},
         "settings": dict(settings), "identity": method.identity, "seed": seed, "keys": keys, "protocols": wanted,
-        "metrics": summarise(done, scorer, clips, window), "cost": _cost(done),
+        "metrics": summarise(done, scorer, clips, window, benchmark.truth), "cost": _cost(done),
         "versions": {name: version(name) for name in VERSIONS} | {"python": platform.python_version()},
         "hardware": _hardware(), "commit": commits, "time": time.strftime("%Y-%m-%dT%H:%M:%S"),
     }  # fmt: skip
@@ -153,15 +155,17 @@ def evaluate(
 
 
 def summarise(
-    rows: list[dict[str, Any]], scorer: Scorer, clips: Sequence[str], window: int
+    rows: list[dict[str, Any]], scorer: Scorer, clips: Sequence[str], window: int, truth: TrueClips | None = None
 ) -> dict[str, dict[str, Any]]:
     """Mean, 95 % interval, n and protocol of every key; null with a reason where there is none.
 
     Args:
         clips: The identities of the clips, which are part of the protocol of each number, as is the window.
+        truth: The true clips that all clips together are compared with, if they are not paired. Their identities then
+            replace those of the clips.
     """
     summary: dict[str, dict[str, Any]] = {}
-    what = (clips, window)
+    what = (clips if truth is None else truth.identities, window)
     protocols = {key: digest(protocol, what) for key, protocol in scorer.protocol_of().items()}
     for metric in scorer.metrics.values():
         if isinstance(metric, Missing):
@@ -183,6 +187,13 @@ def summarise(
             continue
         if len(pairs) < 2:
             summary[key] = _no_entry(len(pairs), protocol, "FVD needs n >= 2 clips")
+            continue
+        if truth is not None:
+            fake = torch.stack([from_text(pair["fake"]) for pair in pairs])
+            sides = fake, truth.features(extractor, scorer.cache.get)
+            sums = [(torch.tensor(len(x)), x.sum(0), x.T @ x) for x in (side.double() for side in sides)]
+            value = float(distance_between(*sums, ddof=extractor.protocol["ddof"]))
+            summary[key] = _entry(value, None, None, len(pairs), digest(protocol, "value"), None)
             continue
         distance = FVD(dim=extractor.dim, groups=GROUPS, ddof=extractor.protocol["ddof"])
         fake, real = (torch.stack([from_text(pair[side]) for pair in pairs]) for side in ("fake", "real"))
