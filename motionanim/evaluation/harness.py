@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
@@ -31,6 +32,7 @@ from motionanim.metrics.fvd import FVD, VARIANTS
 from motionanim.metrics.fvd import distance as distance_between
 from motionanim.types import Sample
 
+STRIP = 256  # px, longest side of a frame in a strip
 GROUPS = 32  # of FVD's jackknife
 FORMAT = 1  # of the rows and the summary; raise it when older ones can no longer be read
 VERSIONS = ("torch", "diffusers", "torchmetrics", "motionanim")
@@ -265,10 +267,22 @@ def _load(path: Path) -> MethodOutput | None:
 
 def _picture(folder: Path, clip: EvalClip, output: MethodOutput) -> None:
     name = _slug(clip.id)
-    write_picture(folder / "strips" / f"{name}.png", sheet([clip.frames, output.frames], columns=8))
+    rows = [
+        _shrunk(frames, STRIP) for frames in (clip.frames, output.frames)
+    ]  # large ones take megabytes in the report
+    write_picture(folder / "strips" / f"{name}.png", sheet(rows, columns=8))
     height, width = output.frames.shape[-2:]
     even = output.frames[..., : height // 2 * 2, : width // 2 * 2]  # H.264 needs even sides
     write_video(folder / "videos" / f"{name}.mp4", even, clip.fps)
+
+
+def _shrunk(frames: Tensor, most: int) -> Tensor:
+    """Frames (T, 3, H, W) with a longer side of at most `most` px."""
+    scale = most / max(frames.shape[-2:])
+    if scale >= 1:
+        return frames
+    size = [max(1, round(side * scale)) for side in frames.shape[-2:]]
+    return F.interpolate(frames, size=size, mode="bilinear", antialias=True)
 
 
 def _plain(text: str) -> str:

@@ -1,29 +1,42 @@
 """Scoring given folders: what is read of them by default, against short scripts of PyAV and scikit-image; mistakes."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import av
+import forked
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from evaluation_runs import Mean, run, scorer
+from evaluation_runs import READING, SIDE, Mean, request, run, scorer
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 
 from motionanim.data.folder import picture_folders
 from motionanim.data.video import VideoError, write_video
+from motionanim.evaluation.benchmark import VideoBenchmark
 from motionanim.evaluation.folders.external import External, externals
 from motionanim.evaluation.folders.given import GivenClips, given_clips
 from motionanim.evaluation.folders.source import PictureFolder, find_sources
 from motionanim.evaluation.methods import Reference
+from motionanim.files import file_sha256
 from motionanim.metrics.frame import PSNR, SSIM
 from motionanim.metrics.fvd import distance
+from motionanim.metrics.i3d import I3DFeatures
 
+ROOT = Path(__file__).resolve().parents[2]
 AUTO = dict.fromkeys(("num_frames", "height", "width", "fps"), "auto") | {"shape": "stretch", "slower": "repeat"}
+
+
+class Still:
+    name = "still"
+
+    def __call__(self, frames: Tensor) -> Tensor:
+        return torch.full((len(frames) - 1, 2, *frames.shape[2:]), 0.5)
 
 
 def clip(seed: int, frames: int = 12, *, height: int = 32, width: int = 48) -> Tensor:
@@ -347,3 +360,148 @@ def test_a_damaged_picture_is_named_when_it_is_read(root: Path) -> None:
     path.write_bytes(path.read_bytes()[:-500])
     with pytest.raises(VideoError, match=r"frame_3\.png cannot be read"):
         PictureFolder(root / "p" / "clip0").read(np.arange(12), height=32, width=48)
+
+
+def test_a_folder_of_pictures_is_a_benchmark_and_n_leaves_clips_out(root: Path) -> None:
+    for index in range(3):
+        write_pictures(root / "pictures" / f"clip{index}", clip(index, 6, height=SIDE, width=SIDE))
+        write_pictures(root / "made" / f"clip{index}", clip(index, 6, height=SIDE, width=SIDE))
+    options = {
+        "name": "folder", "manifest": None, "reading": READING, "flow_estimator": Still(), "min_motion": 0.002,
+        "request": request(),
+    }  # fmt: skip
+    benchmark = VideoBenchmark(root=str(root / "pictures"), n=2, **options)
+    assert benchmark.ids == ["clip0", "clip1"]
+    assert torch.allclose(benchmark.clip(1).frames, clip(1, 6, height=SIDE, width=SIDE)[:5], atol=0.01)
+    (method,) = externals(folders=str(root / "made"), side={}, benchmark=benchmark, truth=str(root / "pictures"))
+    result = run(root, method, benchmark=benchmark).result
+    assert result["metrics"]["psnr"]["mean"] == 100
+    assert (result["lossless"], result["saw_mask"], result["reading"]["sizes"]) == (True, False, [f"{SIDE}x{SIDE}"])
+    (root / "pictures" / "method.json").write_text('{"fps": 14}')  # every second picture at 7 a second
+    faster = VideoBenchmark(root=str(root / "pictures"), n=2, **options | {"reading": READING._replace(num_frames=3)})
+    assert torch.allclose(faster.clip(1).frames, clip(1, 6, height=SIDE, width=SIDE)[::2], atol=0.01)
+    assert faster.identity(0) != benchmark.identity(0)
+
+
+def test_clips_of_too_few_frames_have_no_distance_and_say_why(tmp_path: Path) -> None:
+    score = scorer(tmp_path)
+    score.features["mean"].min_frames = 9
+    score.leave_out_short(9)
+    assert isinstance(score.features["mean"], Mean)
+    score.leave_out_short(8)
+    assert run(tmp_path, score=score).result["metrics"]["fvd_mean"]["reason"] == "needs 9 frames, and the clips have 8"
+
+
+def command(cwd: Path, *arguments: str, code: int = 0) -> str:
+    """What evaluate.py prints."""
+    done = forked.run(str(ROOT / "evaluate.py"), *arguments, "wandb=false", "progress=false", cwd=cwd)
+    assert done.returncode == code, done.stderr[-2000:]
+    return done.stderr if code else done.stdout
+
+
+def results(cwd: Path) -> dict[str, dict]:
+    found = [json.loads(path.read_text()) for path in cwd.glob("runs/evaluate/*/*/result.json")]
+    return {result["label"]: result for result in found}
+
+
+@pytest.mark.slow
+def test_the_command_scores_two_folders_and_says_how(root: Path) -> None:
+    told = command(root, "truth=truth", "videos=[res/a,res/b]", "metrics=frame", "show=1")
+    assert "by time at 8 frames a second" in told
+    found = results(root)
+    assert found.keys() == {"static copy", "real", "shuffled", "a", "b"}  # no motion is asked, so none is flipped
+    assert {result["n"] for result in found.values()} == {3}
+    assert (root / "runs" / "evaluate" / f"{root.name}_truth" / "report" / "report.html").is_file()
+    assert "a: 0 clips made, 0 scored" in command(root, "truth=truth", "videos=res/*", "metrics=frame", "show=1")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["truth=truth"], "error: videos= is missing"),
+        (["videos=res/a"], "error: truth= is missing"),
+        (["truth=truth", "videos=res/a", "method=ours"], "error: method= beside truth= and videos=.*benchmark=folder"),
+        (["truth=truth", "videos=nowhere"], "error: videos=nowhere: no such folder"),
+        (
+            ["truth=truth", "videos=res"],
+            "error: res has no video for clip0, clip1, clip2 and videos of no clip: a/clip0",
+        ),
+        (["benchmark=folder", "benchmark.root=truth", "n=3", "method=external", "method.folders=nowhere"], "nowhere"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_found_before_any_row_is_made(
+    root: Path, arguments: list[str], message: str
+) -> None:
+    told = command(root, *arguments, "metrics=frame", code=2)
+    assert re.search(message, told)
+    assert "Traceback" not in told
+    assert len(told.strip().splitlines()) == 1
+    assert not list(root.glob("runs/evaluate/*/*"))
+
+
+def published(shared: Path, name: str, clips: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """True and made frames as a short script has them: 14 at 7 a second, made ones stretched to the true size."""
+    pairs = []
+    for path in sorted((shared / "published" / "short" / "ground_truth").glob("*.mp4"))[:clips]:
+        true, made = decoded(path), decoded(path.parents[1] / name / path.name)
+        rates = {"ground_truth": 30, "paper": 7, "gen2": 8}
+        near = [[int(np.ceil(k / 7 * rates[each] - 0.5)) for k in range(14)] for each in ("ground_truth", name)]
+        pairs.append((true[near[0]], resized(made[near[1]], *true.shape[1:3])))
+    return pairs
+
+
+@pytest.mark.slow
+def test_published_videos_score_at_their_own_size_as_a_short_script_has_it(shared: Path, tmp_path: Path) -> None:
+    root = shared / "published" / "short"
+    folders = f"videos=[{root}/paper,{root}/gen2]"
+    command(tmp_path, f"truth={root}/ground_truth", folders, "n=1", "metrics=frame", "reference_rows=[]", "show=0")
+    found = results(tmp_path)
+    for name in ("paper", "gen2"):
+        psnr, ssim = by_hand(published(shared, name, 1))
+        assert found[name]["metrics"]["psnr"]["mean"] == pytest.approx(psnr, abs=1e-3)
+        assert found[name]["metrics"]["ssim"]["mean"] == pytest.approx(ssim, abs=1e-3)
+        assert found[name]["reading"]["taken"] == "by time at 7 frames a second (files have 7, 8, 30)"
+
+
+@pytest.mark.slow
+@pytest.mark.weights
+def test_published_videos_have_the_lpips_and_fvd_of_a_short_script(shared: Path, tmp_path: Path) -> None:
+    lpips, scipy = pytest.importorskip("lpips"), pytest.importorskip("scipy.linalg")
+    files = {
+        "i3d": shared / "weights" / "i3d_kinetics400.pth",
+        "lpips": shared / "weights" / "lpips_alexnet_features.pth",
+    }
+    sums = {name: file_sha256(path) for name, path in files.items()}
+    root = shared / "published" / "short"
+    command(
+        tmp_path, f"truth={root}/ground_truth", f"videos=[{root}/paper,{root}/gen2]", "reference_rows=[]", "show=0", "keep_frames=false",
+        f"+metrics.clip.lpips.backbone.path={files['lpips']}", f"+metrics.clip.lpips.backbone.sha256={sums['lpips']}",
+        f"+metrics.features.i3d_ours.weights.path={files['i3d']}",
+        f"+metrics.features.i3d_ours.weights.sha256={sums['i3d']}",
+        "~metrics.clip.control", "~metrics.clip.consistency", "~metrics.clip.ssim", "~metrics.features.embedded",
+    )  # fmt: skip
+    found = results(tmp_path)["paper"]["metrics"]
+    pairs = published(shared, "paper", 3)
+
+    net = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False).eval()
+    state = torch.load(files["lpips"], weights_only=True)
+    own = [name for name, _ in net.net.named_parameters()]
+    values = {re.sub(r"slice\d\.", "features.", name): name for name in own}
+    net.net.load_state_dict({values[name]: value for name, value in state.items() if name in values})
+
+    def score(x: np.ndarray, y: np.ndarray) -> float:
+        one, two = (torch.from_numpy(each).permute(2, 0, 1)[None].float() / 127.5 - 1 for each in (x, y))
+        return float(net(one, two).detach())
+
+    distances = [np.mean([score(x, y) for x, y in zip(true[1:], made[1:])]) for true, made in pairs]
+    assert found["lpips"]["mean"] == pytest.approx(float(np.mean(distances)), abs=1e-3)
+
+    extractor = I3DFeatures(weights=files["i3d"], protocol="ours", batch=1)
+    real, fake = (
+        np.stack([extractor(torch.from_numpy(pair[k]).permute(0, 3, 1, 2)[None] / 127.5 - 1)[0].numpy() for pair in pairs])
+        for k in (0, 1)
+    )  # fmt: skip
+    root_of_product = scipy.sqrtm(np.cov(real.T.astype(float)) @ np.cov(fake.T.astype(float)))
+    fvd = np.square(real.mean(0) - fake.mean(0)).sum() + np.trace(np.cov(real.T)) + np.trace(np.cov(fake.T))
+    assert found["fvd_i3d_ours"]["mean"] == pytest.approx(fvd - 2 * np.trace(root_of_product).real, rel=1e-3)
