@@ -486,7 +486,8 @@ def test_published_videos_have_the_lpips_and_fvd_of_a_short_script(shared: Path,
         tmp_path, f"truth={root}/ground_truth", f"videos=[{root}/paper,{root}/gen2]", "reference_rows=[]", "show=0",
         "benchmark.reading.height=256", "benchmark.reading.width=256",
         f"+metrics.clip.lpips.backbone.path={alexnet}", f"+metrics.clip.lpips.backbone.sha256={file_sha256(alexnet)}",
-        f"+metrics.features.i3d_ours.weights.path={i3d}", f"+metrics.features.i3d_ours.weights.sha256={file_sha256(i3d)}",
+        f"+metrics.features.i3d_ours.weights.path={i3d}",
+        f"+metrics.features.i3d_ours.weights.sha256={file_sha256(i3d)}",
         "~metrics.clip.control", "~metrics.clip.consistency", "~metrics.features.embedded",
     )  # fmt: skip
     found = results(tmp_path)["paper"]["metrics"]
