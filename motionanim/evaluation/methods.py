@@ -35,8 +35,8 @@ class Method(Protocol):
     label: str  # the row's name
     reference: bool  # a reference row: it shows what the metrics say of something known and is never ranked
     saw_motion: bool  # it was given the true motion instead of a few arrows
-    saw_mask: bool  # it was given the true clip's mask of what moves
-    lossless: bool  # its videos are scored as they were made, not as a lossy file holds them
+    saw_mask: bool  # it was given the true clip's mask beside its arrows
+    lossless: bool  # its frames were never in a compressed file
     timed: bool  # its videos are made here, so their time is measured
     repeated: int  # videos with a lower frame rate than is read, so that some of their frames are repeated
     identity: dict[str, Any]  # plain values that determine its output besides its config
@@ -84,8 +84,8 @@ class Ours(_Made):
         self.input = MethodInput(
             request=request, controls=controls, refiner=refiner, use_refiner=use_refiner, mask=mask
         )
-        self.label, self.saw_motion, self.saw_mask = label + self.input.label, request == "exact", mask
-        self.long_video = long_video
+        self.label, self.saw_motion, self.long_video = label + self.input.label, request == "exact", long_video
+        self.saw_mask = mask
         pairs = lora_weights(loras)
         # A base without motion weights gets random ones behind a zero layer: seeded, so that every run has the same.
         with torch.random.fork_rng(devices=[]):

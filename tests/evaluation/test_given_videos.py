@@ -43,7 +43,9 @@ def clip(seed: int, frames: int = 12, *, height: int = 32, width: int = 48) -> T
     """Random smooth colours that change over time."""
     generator = torch.Generator().manual_seed(seed)
     small = torch.rand(1, 3, frames // 3, 5, 6, generator=generator)
-    return F.interpolate(small, size=(frames, height, width), mode="trilinear")[0].movedim(0, 1) * 1.8 - 0.9
+    # Aligned corners, so that no frame equals frame 0: such frames do not count.
+    large = F.interpolate(small, size=(frames, height, width), mode="trilinear", align_corners=True)
+    return large[0].movedim(0, 1) * 1.8 - 0.9
 
 
 def to_bytes(frames: Tensor) -> np.ndarray:
@@ -508,4 +510,4 @@ def test_published_videos_have_the_lpips_and_fvd_of_a_short_script(shared: Path,
     covariances = [np.cov(side.T) for side in (real, fake)]
     overlap = np.trace(linalg.sqrtm(covariances[0] @ covariances[1])).real
     fvd = np.square(real.mean(0) - fake.mean(0)).sum() + sum(map(np.trace, covariances)) - 2 * overlap
-    assert found["fvd_i3d_ours_plain"]["mean"] == pytest.approx(fvd, rel=1e-3)
+    assert found["fvd_i3d_ours"]["mean"] == pytest.approx(fvd, rel=1e-3)
