@@ -485,7 +485,7 @@ def test_published_videos_have_the_lpips_and_fvd_of_a_short_script(shared: Path,
     alexnet, i3d = (shared / "weights" / f"{name}.pth" for name in ("lpips_alexnet_features", "i3d_kinetics400"))
     root = shared / "published" / "short"
     command(
-        tmp_path, f"truth={root}/ground_truth", f"videos=[{root}/paper,{root}/gen2]", "reference_rows=[]", "show=0",
+        tmp_path, f"truth={root}/ground_truth", f"videos={root}/paper", "reference_rows=[]", "show=0",
         "benchmark.reading.height=256", "benchmark.reading.width=256",
         f"+metrics.clip.lpips.backbone.path={alexnet}", f"+metrics.clip.lpips.backbone.sha256={file_sha256(alexnet)}",
         f"+metrics.features.i3d_ours.weights.path={i3d}",
