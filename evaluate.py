@@ -2,8 +2,10 @@
 
 python evaluate.py benchmark=synthetic16 method=ours
 python evaluate.py -m sweep=gamma
+python evaluate.py truth=DIR videos=DIR
 """
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,16 +39,22 @@ NOT_SETTINGS = ("label", "base", "refiner", "loras", "folders", "side")
 @one_line_errors
 def main(cfg: DictConfig) -> None:
     quiet()
-    scorer = build_scorer(cfg)
+    # Everything is read and checked before any work, so that a wrong folder is found at once.
     benchmark = hydra.utils.instantiate(cfg.benchmark, _convert_="all")
+    todo = list(methods(cfg, benchmark))
+    scorer = build_scorer(cfg)
+    if benchmark.request is None:
+        print("\n".join(f"{cfg.name}: {note}" for note in benchmark.stated["notes"]))
+        if not cfg.metrics.required:
+            scorer.leave_out_short(benchmark.reading.num_frames)
     options = Options(keep_frames=cfg.keep_frames, show=cfg.show, progress=cfg.progress)
     root, sweep = Path(cfg.paths.run), HydraConfig.get().runtime.choices.get("sweep")
     finished = []
-    for method, settings in methods(cfg, benchmark):
+    for method, settings in todo:
         axes = {} if method.reference or cfg.axes is None else OmegaConf.to_container(cfg.axes, resolve=True)
         done = evaluate(
-            benchmark, method, scorer, root=root, seed=cfg.seed, window=cfg.scale.num_frames, settings=settings,
-            about={"sweep": sweep, "axes": axes}, options=options,
+            benchmark.of(method.place), method, scorer, root=root, seed=cfg.seed, window=cfg.scale.num_frames,
+            settings=settings, about={"sweep": sweep, "axes": axes}, options=options,
         )  # fmt: skip
         print(f"{done.label}: {done.made} clips made, {done.scored} scored: {done.folder}")
         finished.append(done)
@@ -64,15 +72,38 @@ def methods(cfg: DictConfig, benchmark: Benchmark) -> Iterator[tuple[Method, dic
     """The reference rows and then the method or methods, each with the settings that determine its videos."""
     for name in cfg.reference_rows:
         node = compose(f"method/{name}").method
+        if node.kind == "flipped" and benchmark.request is None:
+            continue  # there is no motion to oppose
         yield hydra.utils.instantiate(node), {"kind": node.kind}
     given = {}
     if "folders" in cfg.method:
-        given = {"reading": benchmark.reading, "clips": benchmark.ids, "truth": cfg.benchmark.get("root") or ""}
+        truth = cfg.benchmark.get("root") or cfg.benchmark.get("truth") or ""
+        given = {"benchmark": benchmark, "truth": truth}
     made = hydra.utils.instantiate(cfg.method, _convert_="all", **given)
     settings = OmegaConf.to_container(cfg.method, resolve=True)
     settings = {key: value for key, value in settings.items() if key not in NOT_SETTINGS}
     for method in made if isinstance(made, list) else [made]:
         yield method, settings
+
+
+def scores_given_videos(arguments: list[str]) -> list[str]:
+    """The arguments of a command line, with score=given if they name truth= or videos=.
+
+    Raises:
+        ValueError: If one of the two is missing, or a benchmark or a method is chosen beside them.
+    """
+    names = [argument.partition("=")[0] for argument in arguments]
+    if not {"truth", "videos"} & set(names) or "score" in names:
+        return arguments
+    for name, other in (("truth", "videos"), ("videos", "truth")):
+        if name not in names:
+            raise ValueError(f"{name}= is missing: truth=DIR videos=DIR scores given videos, and {other}= is given")
+    if chosen := {"benchmark", "method"} & set(names):
+        raise ValueError(
+            f"{min(chosen)}= beside truth= and videos=: these score given videos. To score a method on clips of your "
+            "own, give benchmark=folder benchmark.root=DIR method=..."
+        )
+    return ["score=given", *arguments]
 
 
 def build_scorer(cfg: DictConfig) -> Scorer:
@@ -136,4 +167,9 @@ def log(cfg: DictConfig, done: Finished) -> None:
 
 
 if __name__ == "__main__":
+    try:
+        sys.argv[1:] = scores_given_videos(sys.argv[1:])
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
     main()

@@ -129,3 +129,4 @@ class Sample(NamedTuple):
     mask: Tensor | None  # (1, H, W) float32 in {0, 1}; 1 where pixels may move
     segment_starts: tuple[int, ...]  # first frames of the segments after the first
     period: int  # L, frames of one window of the model
+    loop: bool = False  # whether the last frame shall lead back to the first

@@ -81,6 +81,8 @@ OmegaConf.register_new_resolver("package", lambda path: str(Path(__file__).paren
 OmegaConf.register_new_resolver("unless", lambda other, value: value if other is None else None, replace=True)
 # ${of_base:${scale.base},channels,64} is the value with which the base's motion weights were trained, else 64.
 OmegaConf.register_new_resolver("of_base", motion_setting, replace=True)
+# ${place:${truth}} is the name of a folder, with that of the folder it lies in.
+OmegaConf.register_new_resolver("place", lambda path: "_".join(Path(path or "").resolve().parts[-2:]), replace=True)
 OmegaConf.register_new_resolver("wandb_offline", wandb_offline, replace=True)
 OmegaConf.register_new_resolver("run_name", run_name, replace=True, use_cache=True)
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,10 @@ SUFFIXES = frozenset({
     ".3g2", ".3gp", ".asf", ".avi", ".divx", ".flv", ".gif", ".m2ts", ".m2v", ".m4v", ".mkv", ".mov", ".mp4", ".mpe",
     ".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv",
 })  # fmt: skip
+
+# Of pictures that may be the frames of a clip; the first are stored without loss.
+LOSSLESS = frozenset({".bmp", ".png", ".ppm", ".tif", ".tiff"})
+PICTURES = LOSSLESS | {".jpeg", ".jpg", ".webp"}
 
 
 def folder_clips(root: str | Path | None, *, val_share: float) -> tuple[Names, Names]:
@@ -50,6 +55,29 @@ def folder_names(root: str | Path | None) -> Iterator[str]:
     if others:
         listed = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(8))
         logger.info("%s: left out as no videos by their suffix: %s", root, listed)
+
+
+def picture_folders(root: str | Path) -> dict[str, list[str]]:
+    """The folders below `root` that hold pictures, by their path relative to it: the frames of one clip each.
+
+    Returns:
+        The pictures' names in each folder, ordered as people count: frame_2 before frame_10. `root` itself is ".".
+
+    Raises:
+        ValueError: If `root` is no folder.
+    """
+    root, found = check_root(root), {}
+    for folder, files in _walk(root):
+        pictures = [name for name in files if os.path.splitext(name)[1].lower() in PICTURES]
+        if pictures:
+            found[os.path.relpath(folder, root)] = sorted(pictures, key=_counted)
+    return found
+
+
+def _counted(name: str) -> tuple[list[str | int], str]:
+    """Sorts numbers in names by value. Texts and numbers alternate, so that two names compare part by part."""
+    parts = re.split("([0-9]+)", name)
+    return [int(part) if place % 2 else part.lower() for place, part in enumerate(parts)], name
 
 
 def _walk(root: Path) -> Iterator[tuple[str, list[str]]]:

@@ -1,20 +1,20 @@
 """Benchmarks: clips, each with the motion that methods are to make of its first frame."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor
 
-from motionanim.data.folder import folder_names
 from motionanim.data.stream import rng
 from motionanim.data.synthetic.clips import SyntheticClips
-from motionanim.data.video import Video
+from motionanim.evaluation.folders.side import read_side
+from motionanim.evaluation.folders.source import find_sources, open_source, source_sha256
 from motionanim.evaluation.manifest import manifest_clips
 from motionanim.evaluation.reading import Reading, read_clip
-from motionanim.files import file_sha256, text_sha256
+from motionanim.files import text_sha256
 from motionanim.motion.drawing import Arrow
 from motionanim.motion.example_arrows import choose_starts, follow, thinned
 from motionanim.motion.flow import with_strength
@@ -25,18 +25,32 @@ class EvalClip(NamedTuple):
 
     id: str
     frames: Tensor  # (T, 3, H, W) in [-1, 1]: the true clip; methods see only frame 0
-    flow: Tensor  # (T-1, 2, H, W) px per frame: the requested motion
-    mask: Tensor  # (1, H, W) in {0, 1}; 1 where pixels may move
+    flow: Tensor | None  # (T-1, 2, H, W) px per frame: the requested motion; None if videos are given, not asked for
+    mask: Tensor | None  # (1, H, W) in {0, 1}; 1 where pixels may move; None as `flow`
     arrows: tuple[Arrow, ...]  # a few points of `flow`, as a user would draw them
     fps: float
-    own_motion: bool  # False if the requested motion is not the clip's own; then `frames` are no truth to compare with
+    own_motion: bool  # False if `frames` are no truth to compare with: another motion is requested, or none is paired
+
+
+class TrueClips(Protocol):
+    """The true clips of a comparison of sets, which has no pairs of a true and a made clip."""
+
+    ids: Sequence[str]
+    identities: Sequence[str]  # as `Benchmark.identity`
+
+    def features(self, extractor: Any, get: Callable[[Any, Tensor], Tensor]) -> Tensor:
+        """(N, dim); `get` maps an extractor and the frames of one clip to its features."""
 
 
 class Benchmark(Protocol):
     name: str
     ids: Sequence[str]  # unique
-    reading: Reading
-    request: "Request"
+    left_out: Sequence[str]  # further clips of the folder, beyond the first n
+    reading: Reading  # of the number of frames; the sizes of clips may differ
+    readings: Mapping[str, Reading]  # of each clip, by its id
+    stated: dict[str, Any]  # for reports: fields of `Reading`, None where clips differ; sizes, taken, notes in words
+    truth: TrueClips | None  # what all clips together are compared with; None if each has its own true clip
+    request: "Request | None"  # None if no motion is requested
     settings: tuple[Any, ...]  # all that determines the clips, except their number and the content of files
     place: str  # folder of the files; "" without files
     repeated: int  # clips with a lower frame rate than is read, so that some of their frames are repeated
@@ -46,6 +60,9 @@ class Benchmark(Protocol):
         """A hash of all that determines a clip, without making it."""
 
     def clip(self, index: int) -> EvalClip: ...
+
+    def of(self, folder: str) -> "Benchmark":
+        """The clips that the videos in a folder are scored on: these, except in a comparison of sets."""
 
 
 def digest(*parts: Any) -> str:
@@ -110,7 +127,16 @@ class Request:
         return EvalClip(clip, frames, flow, mask, tuple(arrows), fps, own)
 
 
-class SyntheticBenchmark:
+class _ForAll:
+    """A benchmark that all methods share."""
+
+    truth = None
+
+    def of(self, folder: str) -> Self:
+        return self
+
+
+class SyntheticBenchmark(_ForAll):
     """Held-out clips of the procedural world, whose motion is known exactly.
 
     Args:
@@ -131,9 +157,10 @@ class SyntheticBenchmark:
         size = {"num_frames": reading.num_frames, "height": reading.height, "width": reading.width, "fps": reading.fps}
         self.clips = SyntheticClips(length=n, **size, **world)
         self.ids = [f"{index:06}" for index in range(n)]
+        self.readings, self.stated = dict.fromkeys(self.ids, reading), reading.stated
         self.settings = (name, size, world, request.identity)
 
-    place, repeated, procedural = "", 0, True
+    place, repeated, left_out, procedural = "", 0, (), True
 
     def identity(self, index: int) -> str:
         return digest(self.settings, index)
@@ -143,11 +170,11 @@ class SyntheticBenchmark:
         return self.request(self.ids[index], index, clip.frames, clip.flow, clip.mask, self.clips.fps)
 
 
-class VideoBenchmark:
+class VideoBenchmark(_ForAll):
     """Real clips, whose motion is estimated from their own frames.
 
     Args:
-        root: Folder of videos.
+        root: Folder of videos, or of folders of pictures, whose rate may be given as `fps` in root/method.json.
         manifest: File that names and hashes the videos of `root` that belong to the benchmark; None takes all videos.
         n: Takes the first n clips; None takes all.
         reading: How frames are taken from a file.
@@ -178,30 +205,30 @@ class VideoBenchmark:
         if n is not None and n < 1:
             raise ValueError(f"n={n}: must be at least 1 clip, or null for all")
         self.place = str(Path(root).resolve())
-        if manifest is None:
-            found = [(str(Path(file).with_suffix("")), Path(root, file)) for file in folder_names(root)]
-        else:
-            found = manifest_clips(manifest, root, n=n)
+        self._rate = read_side(root, {}).get("fps") if manifest is None else None
+        found = list(find_sources(root).items()) if manifest is None else manifest_clips(manifest, root, n=n)
         if n is not None and len(found) < n:
             raise ValueError(f"n={n}: {root} has {len(found)} clips; lower it, or null for all")
         self.ids, self.paths = [clip for clip, _ in found[:n]], [path for _, path in found[:n]]
-        twice = sorted({clip for clip in self.ids if self.ids.count(clip) > 1})
-        if twice:
-            raise ValueError(f"{root} has two clips named {', '.join(twice[:5])}: names without suffix must differ")
+        self.left_out = [clip for clip, _ in found[len(self.ids) :]]
         for path in self.paths:
             # Checked here, so that a long run does not fail at its last clip. This reads no frames.
-            places = reading.indices(Video(path))
+            places = reading.indices(open_source(path), rate=self._rate)
             self.repeated += len(set(places.tolist())) < len(places)
+        self.readings, self.stated = dict.fromkeys(self.ids, reading), reading.stated
         self.settings = (name, reading.identity, flow_estimator.name, min_motion, request.identity)
+        if self._rate is not None:
+            self.settings += (self._rate,)
 
     def identity(self, index: int) -> str:
         if index not in self._hashes:
-            self._hashes[index] = file_sha256(self.paths[index])
+            self._hashes[index] = source_sha256(self.paths[index])
         return digest(self.settings, index, self._hashes[index])
 
     def clip(self, index: int) -> EvalClip:
-        frames = read_clip(self.paths[index], self.reading)
+        frames = read_clip(self.paths[index], self.reading, rate=self._rate)
         flow = self.estimate(frames)
         speed = torch.linalg.vector_norm(flow, dim=1).mean(0, keepdim=True)
         mask = (speed > self.min_motion * flow.shape[-1]).float()
-        return self.request(self.ids[index], index, frames, flow * mask, mask, self.reading.rate(self.paths[index]))
+        fps = self.reading.rate(self.paths[index], self._rate)
+        return self.request(self.ids[index], index, frames, flow * mask, mask, fps)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
@@ -28,6 +29,7 @@ from motionanim.media.image_io import from_uint8
 from motionanim.media.visualize import sheet, write_picture
 from motionanim.types import Sample
 
+STRIP = 256  # px, longest side of a frame in a strip
 FORMAT = 2  # of the summary; raise it when older ones can no longer be read
 MADE = 1  # of the made videos; raise it when older ones must be made again
 VERSIONS = ("torch", "diffusers", "torchmetrics", "motionanim")
@@ -88,7 +90,7 @@ def evaluate(
                 f"benchmark.reading.num_frames={benchmark.reading.num_frames}: {name} needs at least "
                 f"{extractor.min_frames}; raise it, or leave it out with ~metrics.features.{name}"
             )
-    label = method.label + benchmark.request.label
+    label = method.label + ("" if benchmark.request is None else benchmark.request.label)
     identity = digest(MADE, benchmark.settings, method.identity, settings, seed)
     # The place is part of the folder's name, because two folders of clips may have the same settings.
     folder = root / f"{_plain(label)}-{digest(identity, benchmark.place, method.place)[:8]}"
@@ -104,14 +106,15 @@ def evaluate(
             continue
         clip = benchmark.clip(index)
         kept = folder / "frames" / f"{_plain(clip.id)[:80]}-{keys[index]}.npz"
-        output = _load(kept) if row is not None else None
+        output = _load(kept) if row is not None and not method.place else None
         if output is None:
             start = time.perf_counter()
             output = method(clip, seed + index)
             seconds, made = time.perf_counter() - start if method.timed else None, made + 1
             _check(label, clip, output)
             output = output._replace(frames=_rounded(output.frames))
-            if options.keep_frames and not method.reference:  # a reference row is made again in no time
+            # A reference row is made again in no time, and given videos lie in their own files.
+            if options.keep_frames and not method.reference and not method.place:
                 _save(kept, output)
             if index < options.show:
                 _picture(folder, clip, output)
@@ -123,7 +126,7 @@ def evaluate(
         real = _rounded(clip.frames) if clip.own_motion else None
         # A reference row has no segments. It is measured where the methods have their seams, to give them a scale.
         starts = tuple(range(window, len(output.frames), window)) if method.reference else output.segment_starts
-        scores = scorer(Sample(output.frames, real, flow, clip.mask, starts, window))
+        scores = scorer(Sample(output.frames, real, flow, clip.mask, starts, output.window or window, output.loop))
         scored += 1
         rows.append(
             {"clip": clip.id, "key": keys[index], "index": index, **making, "metrics": scores.values,
@@ -137,11 +140,13 @@ def evaluate(
     result = {
         "format": FORMAT, "label": label, "benchmark": benchmark.name, "n": len(done),
         "reference": method.reference, "saw_motion": method.saw_motion, "saw_mask": method.saw_mask,
-        "lossless": method.lossless, "reading": benchmark.reading._asdict(), "window": window, **about,
+        "lossless": method.lossless, "reading": benchmark.stated, "window": window, **about,
         "repeated": {"true clips": benchmark.repeated, "made clips": method.repeated},
         "settings": dict(settings), "identity": method.identity, "seed": seed, "keys": keys, "protocols": wanted,
         "measures": scorer.protocols, "pictures": {name: _slug(name) for name in benchmark.ids[: options.show]},
-        "metrics": summarise(done, scorer, clips, window, procedural=benchmark.procedural), "cost": _cost(done),
+        "metrics": summarise(
+            done, scorer, clips, window, procedural=benchmark.procedural, truth=benchmark.truth
+        ), "cost": _cost(done),
         "versions": {name: version(name) for name in VERSIONS} | {"python": platform.python_version()},
         **{name: _all(done, name) for name in ("hardware", "commit", "scored_commit")},
         "time": time.strftime("%Y-%m-%dT%H:%M:%S"),
@@ -201,10 +206,22 @@ def _load(path: Path) -> MethodOutput | None:
 
 def _picture(folder: Path, clip: EvalClip, output: MethodOutput) -> None:
     name = _slug(clip.id)
-    write_picture(folder / "strips" / f"{name}.png", sheet([clip.frames, output.frames], columns=8))
+    rows = [
+        _shrunk(frames, STRIP) for frames in (clip.frames, output.frames)
+    ]  # large ones take megabytes in the report
+    write_picture(folder / "strips" / f"{name}.png", sheet(rows, columns=8))
     height, width = output.frames.shape[-2:]
     even = output.frames[..., : height // 2 * 2, : width // 2 * 2]  # H.264 needs even sides
     write_video(folder / "videos" / f"{name}.mp4", even, clip.fps)
+
+
+def _shrunk(frames: Tensor, most: int) -> Tensor:
+    """Frames (T, 3, H, W) with a longer side of at most `most` px."""
+    scale = most / max(frames.shape[-2:])
+    if scale >= 1:
+        return frames
+    size = [max(1, round(side * scale)) for side in frames.shape[-2:]]
+    return F.interpolate(frames, size=size, mode="bilinear", antialias=True)
 
 
 def _plain(text: str) -> str:

@@ -1,22 +1,17 @@
-"""Methods that are compared: our model, baselines without a network, other systems' videos, and reference rows."""
+"""Methods that are compared: our model, baselines without a network, and reference rows.
 
-import glob
-import json
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
+`evaluation.folders.external` has the videos of other systems.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from motionanim.cli.settings import lora_weights
-from motionanim.data.folder import folder_names
-from motionanim.data.video import Video
 from motionanim.evaluation.benchmark import EvalClip
 from motionanim.evaluation.method_input import MethodInput, RequestKind
-from motionanim.evaluation.reading import Reading, read_clip
-from motionanim.files import file_sha256
 from motionanim.models.svd.codec import PREDICTION
 from motionanim.models.weights_io import weights_fingerprint
 from motionanim.motion.controls import Fields
@@ -32,6 +27,8 @@ class MethodOutput(NamedTuple):
     calls: float | None = None  # denoiser calls
     segment_starts: tuple[int, ...] = ()
     split_sigma: float | None = None
+    window: int | None = None  # frames of one window of the method; None: those of our model
+    loop: bool = False  # whether the last frame shall lead back to the first
 
 
 class Method(Protocol):
@@ -184,126 +181,3 @@ class Reference(_Made):
             order = 1 + torch.randperm(len(frames) - 1, generator=torch.Generator().manual_seed(seed))
             return MethodOutput(torch.cat([frames[:1], frames[order]]))
         return MethodOutput(frames, -clip.flow if self.kind == "flipped" else None)
-
-
-# The fields of method.json and their types.
-_SIDE = {"label": str, "saw_motion": bool, "fps": (int, float), "source": str, "size": list, "seconds": (int, float)}
-
-
-class External:
-    """Videos of another system: FOLDER/CLIP.mp4 for every clip of the benchmark, and optionally FOLDER/method.json.
-
-    method.json may hold `label`, `saw_motion`, `fps` (the true rate, if the file's is wrong), `source`, and `size` and
-    `seconds`, which are checked against the files.
-
-    Args:
-        folder: The videos, named by clip.
-        side: Overrides values of method.json.
-        reading: How the benchmark reads frames.
-        clips: Ids of the benchmark's clips.
-
-    Raises:
-        ValueError: If a video is missing or of no clip, or method.json is not as above or does not fit the files.
-        motionanim.data.video.VideoError: If a video cannot be read or is too short.
-    """
-
-    reference, timed, repeated, saw_mask, lossless = False, False, 0, False, False
-
-    def __init__(self, *, folder: str, side: Mapping[str, Any], reading: Reading, clips: Sequence[str]) -> None:
-        found: dict[str, Path] = {}
-        for name in folder_names(folder):
-            clip = str(Path(name).with_suffix(""))
-            if clip in found:
-                raise ValueError(f"{folder} has two videos named {clip}: names without suffix must differ")
-            found[clip] = Path(folder, name)
-        for what, names in (("no video for", set(clips) - set(found)), ("videos of no clip:", set(found) - set(clips))):
-            if names:
-                listed = ", ".join(sorted(names)[:5]) + (" ..." if len(names) > 5 else "")
-                raise ValueError(
-                    f"{folder} has {what} {listed}: a method needs exactly the benchmark's {len(clips)} clips"
-                )
-        side = _side(Path(folder, "method.json"), side)
-        self.label = side.get("label") or Path(folder).name
-        self.saw_motion, self._rate = side.get("saw_motion", False), side.get("fps")
-        self.paths, self.reading = found, reading
-        for clip in clips:
-            # Checked here, so that a long run does not fail at its last clip. This reads no frames.
-            video = Video(found[clip])
-            places = reading.indices(video, rate=self._rate)
-            self.repeated += len(set(places.tolist())) < len(places)
-            _check_side(side, video)
-        self.files = {clip: file_sha256(found[clip]) for clip in clips}
-        self.identity, self.place = {"side": side}, str(Path(folder).resolve())
-
-    def __call__(self, clip: EvalClip, seed: int) -> MethodOutput:
-        return MethodOutput(read_clip(self.paths[clip.id], self.reading, rate=self._rate))
-
-
-def _check_side(side: dict[str, Any], video: Video) -> None:
-    """Raises ValueError if method.json and a video disagree."""
-    height, width = video.size()
-    if "size" in side and list(side["size"]) != [width, height]:
-        raise ValueError(
-            f"{video.path} is {width}x{height} px and method.json says size={side['size']} [width, height]"
-        )
-    seconds = video.info.seconds * video.info.fps / side.get("fps", video.info.fps)
-    if "seconds" in side and abs(side["seconds"] - seconds) > 0.05 * seconds:
-        raise ValueError(f"{video.path} lasts {seconds:.2f} s and method.json says seconds={side['seconds']}")
-
-
-def externals(
-    *,
-    folders: str | Sequence[str],
-    side: Mapping[str, Mapping[str, Any]],
-    reading: Reading,
-    clips: Sequence[str],
-    truth: str,
-) -> list[External]:
-    """A method for each folder.
-
-    Args:
-        folders: A folder, a pattern such as results/*, or a list of either; the folder `truth` is left out.
-        side: Overrides of method.json, by name of the folder.
-        reading, clips: As in `External`.
-        truth: Folder of the true clips.
-
-    Raises:
-        ValueError: If a pattern matches no folder or two folders share a name, or as `External`.
-    """
-    found: dict[str, Path] = {}
-    for pattern in [folders] if isinstance(folders, str) else folders:
-        # The name of an existing folder is no pattern, even with brackets: res [v2].
-        names = [pattern] if Path(pattern).is_dir() else sorted(glob.glob(pattern))
-        matches = [Path(name) for name in names if Path(name).is_dir()]
-        if not matches:
-            raise ValueError(f"method.folders={pattern}: no such folder; give the folder of a method's videos")
-        for match in matches:
-            if match.resolve() == Path(truth).resolve():
-                continue
-            name = match.resolve().name
-            if found.setdefault(name, match) != match:
-                raise ValueError(f"{found[name]} and {match} share a name, so their rows would too; rename one")
-    return [
-        External(folder=str(path), side=side.get(name, {}), reading=reading, clips=clips)
-        for name, path in found.items()
-    ]
-
-
-def _side(path: Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    side: Any = {}
-    if path.exists():
-        try:
-            side = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{path} cannot be read as JSON: {' '.join(str(error).split())[:120]}") from error
-    if not isinstance(side, dict):
-        raise ValueError(f"{path}: must be an object with any of {', '.join(_SIDE)}")
-    side |= overrides
-    for key, value in side.items():
-        kind = _SIDE.get(key)
-        if kind is None or not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
-            raise ValueError(f"{path}: {key}={value!r} is not one of {', '.join(_SIDE)}, or of another type")
-    for key in ("fps", "seconds"):
-        if key in side and not 0 < side[key] < math.inf:
-            raise ValueError(f"{path}: {key}={side[key]} must be a finite number above 0")
-    return side

@@ -49,7 +49,9 @@ class Scores(NamedTuple):
 
 
 # Why a field of a sample may be None.
-_LACKING = {"real": "another motion than the clips' own was requested"}
+_NO_MOTION = "no motion was requested: the videos are given"
+_LACKING = {"real": "another motion than the clips' own was requested", "flow": _NO_MOTION, "mask": _NO_MOTION}
+_UNPAIRED = "the videos are not paired with true clips"
 
 
 class FeatureCache:
@@ -121,10 +123,19 @@ class Scorer:
         known = self.fingerprints
         return {key: known[name] for name, m in self.metrics.items() if name in known for key in m.keys}
 
+    def leave_out_short(self, num_frames: int) -> None:
+        """Make the extractors that need more frames `Missing`."""
+        for name, extractor in self.features.items():
+            if not isinstance(extractor, Missing) and num_frames < extractor.min_frames:
+                why = f"needs {extractor.min_frames} frames, and the clips have {num_frames}"
+                self.features[name] = Missing((), why)
+                self.__dict__.pop("fingerprints", None)  # computed anew
+
     @torch.no_grad()
     def __call__(self, sample: Sample) -> Scores:
         values: dict[str, float | None] = {}
         reasons: dict[str, str] = {}
+        unpaired = sample.real is None and sample.flow is None
         for metric in self.metrics.values():
             if isinstance(metric, Missing):
                 values |= dict.fromkeys(metric.keys)
@@ -133,7 +144,8 @@ class Scorer:
             lacking = [name for name in metric.needs if getattr(sample, name) is None]
             if lacking:
                 values |= dict.fromkeys(metric.keys)
-                reasons |= dict.fromkeys(metric.keys, _LACKING[lacking[0]])
+                why = _UNPAIRED if unpaired and lacking[0] == "real" else _LACKING[lacking[0]]
+                reasons |= dict.fromkeys(metric.keys, why)
                 continue
             given = (getattr(sample, name) for name in metric.needs)
             scored = metric.score(*(part[None] if isinstance(part, Tensor) else part for part in given))
@@ -143,7 +155,10 @@ class Scorer:
                     reasons[key] = "not defined: no segment borders, nothing that moves, or nothing that stands still"
         features = {}
         for name, extractor in self.features.items():
-            if isinstance(extractor, Missing) or sample.real is None:
+            if isinstance(extractor, Missing) or (sample.real is None and not unpaired):
+                continue
+            if unpaired:  # cached, because the true clips are scored too
+                features[name] = {"fake": to_text(self.cache.get(extractor, sample.frames))}
                 continue
             features[name] = {
                 "fake": to_text(extractor(sample.frames[None])[0]),

@@ -1,12 +1,13 @@
 """The summary of a run: from its rows, one per clip, to a number of every key with its interval and protocol."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from motionanim.evaluation.benchmark import digest
+from motionanim.evaluation.benchmark import TrueClips, digest
 from motionanim.evaluation.scoring import Missing, Scorer, from_text
 from motionanim.evaluation.statistics import Interval, mean_interval
 from motionanim.metrics.fvd import CORRECTED, FVD, VARIANTS, fvd_key, group_of
@@ -17,7 +18,13 @@ PROCEDURAL = "its features were trained on the procedural world and mean nothing
 
 
 def summarise(
-    rows: Sequence[dict[str, Any]], scorer: Scorer, clips: Sequence[str], window: int, *, procedural: bool
+    rows: Sequence[dict[str, Any]],
+    scorer: Scorer,
+    clips: Sequence[str],
+    window: int,
+    *,
+    procedural: bool,
+    truth: TrueClips | None,
 ) -> dict[str, dict[str, Any]]:
     """Mean, 95 % interval, n and protocol of every key; null with a reason where there is none.
 
@@ -27,9 +34,11 @@ def summarise(
         rows: One per clip.
         clips: The identities of the clips, which are part of the protocol of each number, as is the window.
         procedural: Whether the clips are of the procedural world.
+        truth: The true clips that all clips together are compared with, if they are not paired. Their identities then
+            replace those of the clips.
     """
     summary: dict[str, dict[str, Any]] = {}
-    what = (clips, window)
+    what = (clips if truth is None else truth.identities, window)
     protocols = {key: digest(protocol, what) for key, protocol in scorer.protocol_of().items()}
     for metric in scorer.metrics.values():
         if isinstance(metric, Missing):
@@ -53,19 +62,29 @@ def summarise(
         if len(pairs) < 2:
             summary[key] = _nothing("FVD needs n >= 2 clips", protocol, len(pairs))
             continue
+        if truth is not None and len(truth.ids) < 2:
+            summary[key] = _nothing("FVD needs at least 2 true clips", protocol, len(pairs))
+            continue
         count = GROUPS if extractor.dim < MANY_DIMENSIONS else FEW_GROUPS
         distance = FVD(dim=extractor.dim, groups=count, ddof=extractor.protocol["ddof"])
-        groups = torch.tensor([group_of(row["clip"], count) for row in rows])
-        for side in ("fake", "real"):
-            # One row of features for each clip, or one for each of its frames, all in the clip's group.
-            features = [from_text(pair[side]).view(-1, extractor.dim) for pair in pairs]
-            times = torch.tensor([len(each) for each in features])
-            distance.update(torch.cat(features), groups.repeat_interleave(times), real=side == "real")
+        names = [row["clip"] for row in rows]
+        _add(distance, names, [from_text(pair["fake"]) for pair in pairs], real=False)
+        if truth is None:
+            _add(distance, names, [from_text(pair["real"]) for pair in pairs], real=True)
+        else:
+            _add(distance, truth.ids, truth.features(extractor, scorer.cache.get), real=True)
         entries = fvd_entries(key, distance, protocol)
         if extractor.protocol.get("domain") == "procedural" and not procedural:
             entries = {key: {**entry, "unranked": PROCEDURAL} for key, entry in entries.items()}
         summary |= entries
     return summary
+
+
+def _add(distance: FVD, clips: Sequence[str], features: Iterable[Tensor], *, real: bool) -> None:
+    """Add clips with one vector of features each, or one for each frame, which is then in its clip's group."""
+    for clip, each in zip(clips, features, strict=True):
+        rows = each.view(-1, distance.dim)
+        distance.update(rows, torch.full((len(rows),), group_of(clip, distance.groups)), real=real)
 
 
 def fvd_entries(key: str, distance: FVD, protocol: str) -> dict[str, dict[str, Any]]:

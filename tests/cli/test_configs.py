@@ -19,12 +19,12 @@ GIVEN = {
     "train": ["experiment=motion_lora"], "animate": ["image=none"], "evaluate": [], "prepare": ["root=none"],
     "encode": ["out=none"],
 }  # fmt: skip
-FOLDERS = ["method.folders=none", "+method.reading=null", "+method.clips=[]", "+method.truth=none"]
+FOLDERS = ["method.folders=none", "+method.benchmark=null", "+method.truth=none"]
 NEEDED = {
     "benchmark=folder": ["benchmark.root=none"], "benchmark=published": ["benchmark.root=none"],
     "method=external": FOLDERS, "method=published": FOLDERS,
 }  # fmt: skip
-ALONE = ("experiment", "model", "sweep", "hydra")  # they set others, or are set by them
+ALONE = ("experiment", "model", "sweep", "score", "hydra")  # they set others, or are set by them
 
 
 def targets(node: Any) -> Iterator[dict[str, Any]]:
@@ -46,6 +46,7 @@ def compositions() -> Iterator[tuple[str, list[str]]]:
     yield from (("train", [f"experiment={name}"]) for name in EXPERIMENTS)
     yield "train", ["experiment=flow_refiner", "model=flow_refiner_paper"]
     yield from (("evaluate", [f"sweep={name}"]) for name in choices("sweep"))
+    yield "evaluate", ["score=given", "truth=a", "videos=b", *FOLDERS[1:]]
 
 
 @pytest.mark.parametrize(("config", "words"), list(compositions()), ids=str)

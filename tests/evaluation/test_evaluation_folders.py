@@ -9,7 +9,8 @@ from torch import Tensor
 
 from motionanim.data.video import VideoError, write_video
 from motionanim.evaluation.benchmark import VideoBenchmark
-from motionanim.evaluation.methods import External, Reference, externals
+from motionanim.evaluation.folders.external import External, externals
+from motionanim.evaluation.methods import Reference
 from motionanim.evaluation.reading import read_clip
 from motionanim.evaluation.report.runs import read_run
 
@@ -89,7 +90,7 @@ def folder_benchmark(root: Path, **changes) -> VideoBenchmark:
 def test_a_folder_is_a_benchmark_and_its_copy_scores_perfectly(videos: Path) -> None:
     benchmark = folder_benchmark(videos / "truth")
     assert benchmark.ids == ["clip0", "clip1", "clip2"]
-    method = External(folder=str(videos / "other"), side={}, reading=READING, clips=benchmark.ids)
+    method = External(folder=str(videos / "other"), side={}, readings=benchmark.readings)
     done = run(videos, method, benchmark=benchmark)
     assert done.result["metrics"]["psnr"]["mean"] >= 99
     assert done.result["repeated"] == {"true clips": 0, "made clips": 0}
@@ -102,7 +103,7 @@ def test_clips_that_are_slower_than_what_is_read_are_counted(videos: Path) -> No
     for name in ("truth/clip1", "other/clip0", "other/clip2"):
         ramp(videos / f"{name}.mp4", 8, 4, height=64, width=64)
     benchmark = folder_benchmark(videos / "truth")
-    method = External(folder=str(videos / "other"), side={}, reading=READING, clips=benchmark.ids)
+    method = External(folder=str(videos / "other"), side={}, readings=benchmark.readings)
     assert run(videos, method, benchmark=benchmark).result["repeated"] == {"true clips": 1, "made clips": 2}
 
 
@@ -123,21 +124,20 @@ def test_clips_that_are_slower_than_what_is_read_are_counted(videos: Path) -> No
 def test_a_folder_that_does_not_fit_the_benchmark_is_an_error(videos: Path, spoil, message: str) -> None:
     spoil(videos / "other")
     with pytest.raises(ValueError, match=message):
-        External(folder=str(videos / "other"), side={}, reading=READING, clips=["clip0", "clip1", "clip2"])
+        External(folder=str(videos / "other"), side={}, readings=dict.fromkeys(["clip0", "clip1", "clip2"], READING))
 
 
 def test_folders_by_pattern_leave_the_truth_out_and_take_overrides(videos: Path) -> None:
     (videos / "other" / "method.json").write_text('{"label": "Other", "seconds": 0.71}')
-    found = externals(
-        folders=str(videos / "*"), side={"other": {"saw_motion": True}}, reading=READING,
-        clips=["clip0", "clip1", "clip2"], truth=str(videos / "truth"),
-    )  # fmt: skip
+    benchmark = folder_benchmark(videos / "truth")
+    side = {"other": {"saw_motion": True}}
+    found = externals(folders=str(videos / "*"), side=side, benchmark=benchmark, truth=str(videos / "truth"))
     assert [(method.label, method.saw_motion) for method in found] == [("Other", True)]
     (videos / "other").rename(videos / "res [v2]")
-    name = {"folders": str(videos / "res [v2]"), "side": {}, "reading": READING, "truth": ""}
-    assert [method.label for method in externals(clips=["clip0", "clip1", "clip2"], **name)] == ["Other"]
+    name = {"folders": str(videos / "res [v2]"), "side": {}, "truth": ""}
+    assert [method.label for method in externals(benchmark=benchmark, **name)] == ["Other"]
     with pytest.raises(ValueError, match="no such folder"):
-        externals(folders=str(videos / "none*"), side={}, reading=READING, clips=[], truth="")
+        externals(folders=str(videos / "none*"), side={}, benchmark=benchmark, truth="")
 
 
 def test_folders_of_other_clips_are_other_runs_with_other_protocols(videos: Path) -> None:

@@ -64,8 +64,9 @@ def referee_table(runs: Sequence[Run], names: Names) -> Table:
     for run in runs:
         record, reading = run.record, run.record["reading"]
         told = [
-            run.benchmark, run.n, reading["num_frames"], f"{reading['width']} x {reading['height']}",
-            reading["fps"] or "each file's own", reading["shape"], _given(run),
+            run.benchmark, run.n, reading["num_frames"],
+            ", ".join(reading.get("sizes") or [f"{reading['width']} x {reading['height']}"]),
+            reading.get("taken") or reading["fps"] or "each file's own", reading["shape"], _given(run),
             "lossless" if run.lossless else "compressed files", record["seed"],
             *(record.get(key) for key in ("hardware", "commit", "scored_commit", "versions", "time")), run.folder.name,
         ]  # fmt: skip
