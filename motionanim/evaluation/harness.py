@@ -184,7 +184,8 @@ def summarise(
         if len(pairs) < 2:
             summary[key] = _no_entry(len(pairs), protocol, "FVD needs n >= 2 clips")
             continue
-        distance = FVD(dim=extractor.dim, groups=GROUPS, ddof=extractor.protocol["ddof"])
+        between = getattr(extractor, "between", None)
+        distance = FVD(dim=extractor.dim, groups=GROUPS, ddof=extractor.protocol["ddof"], between=between)
         fake, real = (torch.stack([from_text(pair[side]) for pair in pairs]) for side in ("fake", "real"))
         distance.update(fake, real, torch.tensor([row["index"] % GROUPS for row in rows]))
         found = {part: float(value) for part, value in distance.compute().items()}

@@ -19,7 +19,10 @@ from motionanim.types import Sample
 
 
 class Features(Protocol):
-    """A video feature extractor, which maps frames (B, T, 3, H, W) to features (B, dim)."""
+    """A video feature extractor, which maps frames (B, T, 3, H, W) to features (B, dim).
+
+    One with an attribute `between` names the distance of two sets of its features (see `FVD`); others have Fréchet's.
+    """
 
     name: str
     dim: int

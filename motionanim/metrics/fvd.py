@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple, Self
 
 import torch
@@ -31,6 +32,8 @@ VARIANTS = {
     "disjoint": Variant("disjoint", "half: other real clips", "lower", _HALVES),
     "floor": Variant("floor", "half: real against real", None, _HALVES),
 }
+# Extractors whose distance has a name of its own; other distances are "FVD" and the extractor's name.
+_NAMES = {"videomae": "FVD VideoMAE", "jedi": "JEDi", "fvmd": "FVMD"}
 _KEY = re.compile(rf"fvd_(?P<features>.+?)(_(?P<variant>{'|'.join(VARIANTS)}))?")
 
 
@@ -39,7 +42,7 @@ def fvd_column(key: str) -> Column | None:
     match = _KEY.fullmatch(key)
     if match is None:
         return None
-    name = f"FVD {match['features'].replace('_', ' ')}"
+    name = _NAMES.get(match["features"], f"FVD {match['features'].replace('_', ' ')}")
     if match["variant"] is None:
         return Column(key, name, 1, "lower", "quality", significant=4)
     variant = VARIANTS[match["variant"]]
@@ -82,6 +85,7 @@ class FVD(SumMetric):
         dim: D, length of a feature, at least 1.
         groups: G of the jackknife, even and at least 2; 32 is usual.
         ddof: Covariances divide by n - ddof, 0 or 1, as the features' protocol says.
+        between: Another distance of two sets in place of Fréchet's, such as that of `published.jedi`.
 
     Raises:
         ValueError: If an argument is not as above.
@@ -91,7 +95,9 @@ class FVD(SumMetric):
     total: Tensor  # (2, G, D), fake and real
     outer: Tensor  # (2, G, D, D)
 
-    def __init__(self, *, dim: int, groups: int, ddof: int) -> None:
+    def __init__(
+        self, *, dim: int, groups: int, ddof: int, between: Callable[[Sums, Sums], Tensor] | None = None
+    ) -> None:
         super().__init__()
         if dim < 1:
             raise ValueError(f"dim={dim}: must be at least 1")
@@ -100,6 +106,7 @@ class FVD(SumMetric):
         if ddof not in (0, 1):
             raise ValueError(f"ddof={ddof}: must be 0 or 1")
         self.dim, self.groups, self.ddof = dim, groups, ddof
+        self.between = between or partial(distance, ddof=ddof)
         self.add_sum("count", groups)
         self.add_sum("total", 2, groups, dim)
         self.add_sum("outer", 2, groups, dim, dim)
@@ -160,9 +167,7 @@ class FVD(SumMetric):
         def without(whole: Sums, side: int, group: int) -> Sums:
             return whole[0] - count[group], whole[1] - total[side, group], whole[2] - outer[side, group]
 
-        def between(first: Sums, second: Sums) -> Tensor:
-            return distance(first, second, ddof=self.ddof)
-
+        between = self.between
         fake, real = sums(0, _ALL), sums(1, _ALL)
         fake_even, fake_odd, real_even, real_odd = (sums(side, half) for side in (0, 1) for half in (_EVEN, _ODD))
         value = between(fake, real)

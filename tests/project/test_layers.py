@@ -30,7 +30,7 @@ FENCES = {
     "av": ("motionanim/data/video/", "tests/", "benchmarks/"),
     "imageio_ffmpeg": ("benchmarks/",),
     "pillow_heif": ("motionanim/media/image_io.py", "benchmarks/fuzz.py", "tests/"),
-    "timm": ("motionanim/models/pretrained.py",),
+    "timm": ("motionanim/models/pretrained.py", "motionanim/models/video_transformer.py"),
     "diffusers": (
         "motionanim/models/svd/", "motionanim/training/patch_pca.py", "motionanim/cli/command.py", "tests/",
         "benchmarks/",
