@@ -13,7 +13,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 Direction = Literal["higher", "lower", "one"]  # the better end; "one": the nearer to 1, the better
-Group = Literal["quality", "frechet", "control", "long", "frame0", "cost", "other"]  # a table of the report
+Group = Literal["quality", "frechet", "control", "long", "vbench", "frame0", "cost", "other"]  # a table of the report
 
 _ARROWS = {"higher": "↑", "lower": "↓", "one": "→1", None: ""}
 

@@ -5,19 +5,13 @@ Both cut a clip into patches of a few pixels and 2 frames and pass them through 
 read from the weights.
 """
 
-import pickle
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from timm.layers import Mlp
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
-
-from motionanim.models.pretrained import MissingWeights, folder
 
 _EPS = 1e-6  # of the encoders' layer norms, in both papers' code
 _TRAINED = (8, 16, 16)  # VideoMAE-v2's patches of 16 frames of 224 px: steps, rows, columns
@@ -174,46 +168,3 @@ def _fill(name: str, module: nn.Module, state: dict[str, Tensor]) -> None:
     except RuntimeError as error:
         raise ValueError(f"weights of {name} do not fit: {' '.join(str(error).split())[:200]}") from error
     module.float().eval().requires_grad_(False)
-
-
-def locate(path: Path | str | None, *, file: str, url: str) -> Path:
-    """Where weights are: `path`, or `file` in the folder of weights.
-
-    Raises:
-        MissingWeights: If there is no such file.
-    """
-    place = folder() / file if path is None else Path(path).expanduser()
-    if not place.is_file():
-        raise MissingWeights(
-            f"{place} does not exist: fetch {url} and put it as {file} into {folder()} (MOTIONANIM_WEIGHTS names "
-            "another folder), or give its path as `weights`",
-            short=f"no weights: {file}",
-        )
-    return place
-
-
-def read_part(path: Path, parts: Sequence[str]) -> dict[str, Tensor]:
-    """A state dict out of a checkpoint, on the CPU, without running code from the file.
-
-    Args:
-        path: .safetensors with the state dict, or a file saved by torch with the state dict, maybe under a key.
-        parts: Keys it may be under; the first one found counts.
-
-    Raises:
-        ValueError: If the file is damaged, holds code, or holds no such state dict.
-    """
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"{path} holds more than weights, and nothing else of it is loaded: on a machine that you trust it with, "
-            "save its state dict alone as .safetensors"
-        ) from error
-    except (OSError, RuntimeError, EOFError, LookupError, ValueError, SafetensorError) as error:
-        raise ValueError(f"{path} cannot be read as a checkpoint ({type(error).__name__})") from error
-    found = next((state[part] for part in parts if part in state), state) if isinstance(state, dict) else None
-    if not isinstance(found, dict) or not found or not all(isinstance(value, Tensor) for value in found.values()):
-        raise ValueError(f"{path} has no state dict under any of {', '.join(parts)}")
-    return found

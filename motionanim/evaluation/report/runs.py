@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from motionanim.evaluation.report.columns import place
+from motionanim.evaluation.report.further import further
 
 FORMAT = 1
 
@@ -128,6 +129,11 @@ def read_run(folder: Path) -> Run:
             )
             for key, score in record["metrics"].items()
         }
+        clips = _read_clips(folder / "clips.jsonl", record["keys"], record["protocols"])
+        for key, (score, values) in further(folder, record["keys"]).items():
+            scores[key] = Score(*score)
+            for clip, value in values.items():
+                clips[clip][key] = value
         return Run(
             folder=folder,
             label=str(record["label"]),
@@ -139,7 +145,7 @@ def read_run(folder: Path) -> Run:
             axes=dict(record["axes"]),
             scores=dict(sorted(scores.items(), key=lambda item: place(item[0]))),
             cost={key: _number(value) for key, value in record["cost"].items()},
-            clips=_read_clips(folder / "clips.jsonl", record["keys"], record["protocols"]),
+            clips=clips,
             record=record,
         )
     except (KeyError, TypeError, AttributeError) as error:

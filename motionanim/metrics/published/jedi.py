@@ -1,4 +1,4 @@
-"""JEDi (Luo et al., "Beyond FVD", ICLR 2025): maximum mean discrepancy of V-JEPA's features, by a polynomial kernel.
+"""JEDi (Luo et al. 2024, "Beyond FVD", arXiv 2410.05203): maximum mean discrepancy of V-JEPA's features, by a polynomial kernel.
 
 It needs fewer clips than a Fréchet distance and supposes no Gaussians. The numbers are those of videojedi 1.1.0.
 """
@@ -11,7 +11,8 @@ from torch import Tensor
 from motionanim.files import file_sha256
 from motionanim.metrics.fvd import Sums
 from motionanim.metrics.published.base import PublishedFeatures, stretched
-from motionanim.models.video_transformer import VJEPA, locate, read_part
+from motionanim.models.checkpoint import locate, read_part
+from motionanim.models.video_transformer import VJEPA
 
 ENCODER, PROBE = "vith16.pth.tar", "ssv2-probe.pth.tar"
 _URL = "https://dl.fbaipublicfiles.com/jepa/vith16/"

@@ -1,8 +1,14 @@
+import argparse
+import collections
 import json
+import os
 
+import hydra
 import numpy as np
 import pytest
 import torch
+from configs import _fresh_hydra, composed  # noqa: F401  the fixture clears Hydra's global state
+from evaluation_runs import Mean, run
 from published_reference import (
     DIM,
     FILE,
@@ -21,11 +27,14 @@ from published_reference import (
 )
 from safetensors.torch import save_file
 
+from motionanim.evaluation.scoring import FeatureCache, Scorer, from_text
 from motionanim.media.image_io import from_uint8
+from motionanim.metrics.frame import PSNR
 from motionanim.metrics.fvd import FVD, fvd_column
 from motionanim.metrics.published.content_debiased import VideoMAEFeatures
 from motionanim.metrics.published.fvmd import FVMDFeatures, fvmd, motion_histograms
 from motionanim.metrics.published.jedi import VJEPAFeatures, jedi
+from motionanim.models.checkpoint import read_part
 from motionanim.models.pips import PIPs
 from motionanim.models.pretrained import MissingWeights
 
@@ -220,18 +229,68 @@ def test_heads_that_do_not_divide_the_width_are_refused(videomae_file):
         VideoMAEFeatures(videomae_file, heads=7, batch=1)
 
 
-class Code:
-    """An object that a checkpoint must not bring along."""
-
-
-def test_a_checkpoint_with_code_is_not_run(tmp_path):
+@pytest.mark.parametrize("parts", [("model", "module"), ("target_encoder",), ("classifier",)])
+def test_a_file_without_a_state_dict_is_refused(tmp_path, parts):
     path = tmp_path / "weights.pth"
-    torch.save({"model": videomae_weights(), "args": Code()}, path)
-    with pytest.raises(ValueError, match="save its state dict alone"):
-        VideoMAEFeatures(path, heads=HEADS, batch=1)
-    path.write_bytes(b"no checkpoint")
-    with pytest.raises(ValueError, match="weights.pth"):
-        VideoMAEFeatures(path, heads=HEADS, batch=1)
+    for content in ({}, [torch.ones(1)], {parts[0]: {"a": 1}}, {parts[0]: {}}):
+        torch.save(content, path)
+        with pytest.raises(ValueError, match=f"no state dict.*{parts[-1]}"):
+            read_part(path, parts)
+    for suffix in (".pth", ".safetensors"):
+        path.with_suffix(suffix).write_bytes(b"no checkpoint")
+        with pytest.raises(ValueError, match="cannot be read as a checkpoint"):
+            read_part(path.with_suffix(suffix), parts)
+
+
+class Trap:
+    """Makes a folder where it is unpickled."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+def test_training_state_beside_the_weights_is_left_out_and_its_code_never_runs(tmp_path):
+    state, trap = videomae_weights(), tmp_path / "trapped"
+    extra = {
+        "trap": Trap(trap), "args": argparse.Namespace(lr=1e-3), "step": np.float64(3), "method": "".join,
+        "history": collections.deque([1, 2]), "counts": collections.Counter("aab"),
+        "optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}},
+    }  # fmt: skip
+    path = tmp_path / "weights.pth"
+    torch.save({"model": state, **extra}, path)
+    found = read_part(path, ("model",))
+    assert not trap.exists()
+    assert found.keys() == state.keys()
+    assert all(torch.equal(found[name], value) for name, value in state.items())
+    torch.save({"model": state, **extra}, path, _use_new_zipfile_serialization=False)
+    with pytest.raises(ValueError, match="cannot be read"):
+        read_part(path, ("model",))
+    assert not trap.exists()
+
+
+def test_the_harness_uses_the_distance_that_the_features_name(tmp_path):
+    class Named(Mean):
+        name, fingerprint, between = "jedi", "named-v1", staticmethod(jedi)
+
+    done = run(tmp_path, score=Scorer({"psnr": PSNR(cap=100.0)}, {"jedi": Named()}, FeatureCache(tmp_path / "f")))
+    sums = []
+    for side in ("fake", "real"):
+        each = torch.stack([from_text(row["features"]["jedi"][side]) for row in done.rows]).double()
+        sums.append((torch.tensor(float(len(each))), each.sum(0), each.T @ each))
+    assert done.result["metrics"]["fvd_jedi_plain"]["mean"] == pytest.approx(jedi(*sums).item())
+
+
+def test_metrics_published_names_extractors_that_are_null_without_weights(tmp_path, monkeypatch):
+    monkeypatch.setenv("MOTIONANIM_WEIGHTS", str(tmp_path))
+    nodes = composed("metrics=published", config="evaluate").metrics.features
+    assert {"i3d_ours", "embedded", "videomae", "jedi", "fvmd"} == set(nodes)
+    for name in ("videomae", "jedi", "fvmd"):
+        assert hydra.utils.get_class(nodes[name]["_target_"]).name == name
+        with pytest.raises(hydra.errors.InstantiationException, match="fetch https://"):
+            hydra.utils.instantiate(nodes[name])
 
 
 def test_reports_call_the_distances_by_their_names():
