@@ -1,6 +1,7 @@
-"""JEDi (Luo et al. 2024, "Beyond FVD", arXiv 2410.05203): maximum mean discrepancy of V-JEPA's features, by a polynomial kernel.
+"""JEDi (Luo et al. 2024, "Beyond FVD", arXiv 2410.05203): maximum mean discrepancy of features of V-JEPA.
 
-It needs fewer clips than a Fréchet distance and supposes no Gaussians. The numbers are those of videojedi 1.1.0.
+The kernel is a polynomial. The distance needs fewer clips than Fréchet's and supposes no Gaussians. The numbers are
+those of videojedi 1.1.0.
 """
 
 from pathlib import Path
