@@ -1,13 +1,14 @@
 """Benchmarks and runs that the tests of the harness share."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from motionanim.evaluation.benchmark import Request, SyntheticBenchmark
+from motionanim.evaluation.benchmark import EvalClip, Request, SyntheticBenchmark
 from motionanim.evaluation.harness import Finished, Options, evaluate
-from motionanim.evaluation.methods import Reference
+from motionanim.evaluation.methods import MethodOutput
 from motionanim.evaluation.reading import Reading
 from motionanim.evaluation.scoring import FeatureCache, Scorer
 from motionanim.metrics.frame import PSNR
@@ -39,13 +40,28 @@ class Mean:
         return torch.cat([frames.mean((1, 3, 4)), frames.diff(dim=1).abs().mean((1, 2, 3, 4))[:, None]], dim=1)
 
 
+class Noisy:
+    """A method: the true clip with noise. `spread` is its only setting."""
+
+    reference, saw_motion, saw_mask, lossless, timed, repeated = False, False, False, True, True, 0
+    files: Mapping[str, str] = {}
+    place = ""
+
+    def __init__(self, spread: float = 0.2, label: str = "noisy") -> None:
+        self.spread, self.label, self.identity = spread, label, {"spread": spread}
+
+    def __call__(self, clip: EvalClip, seed: int) -> MethodOutput:
+        noise = torch.randn(clip.frames.shape, generator=torch.Generator().manual_seed(seed))
+        return MethodOutput((clip.frames + self.spread * noise).clamp(-1, 1))
+
+
 def scorer(folder: Path, **metrics) -> Scorer:
     return Scorer(metrics or {"psnr": PSNR(cap=100.0)}, {"mean": Mean()}, FeatureCache(folder / "features"))
 
 
 def run(folder: Path, method=None, *, benchmark=None, score=None, keep_frames: bool = True, **changes) -> Finished:
     return evaluate(
-        benchmark or synthetic(), method or Reference(label="shuffled", kind="shuffled"), score or scorer(folder),
+        benchmark or synthetic(), method or Noisy(), score or scorer(folder),
         root=folder / "runs", seed=0, window=5, settings=changes.get("settings", {}), about={"sweep": None, "axes": {}},
         options=Options(keep_frames=keep_frames, show=1, progress=False),
     )  # fmt: skip

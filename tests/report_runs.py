@@ -7,14 +7,14 @@ import numpy as np
 from PIL import Image
 from scipy import stats
 
+from motionanim.evaluation.report.blocks import blocks
 from motionanim.evaluation.report.runs import names, read_runs
-from motionanim.evaluation.report.tables import blocks
 
-CLIPS = [f"{index:06}" for index in range(6)]
+CLIPS = [f"{index:06}" for index in range(64)]
 
 
 def run(root: Path, name: str, values: dict[str, list[float | None]], **changes) -> Path:
-    """A run folder as evaluate.py leaves it: `values` a list over clips by key."""
+    """A run folder as evaluate.py leaves it: `values` a list over clips by key, `entries` of the summary as given."""
     folder = root / name
     (folder / "strips").mkdir(parents=True)
     n = len(next(iter(values.values())))
@@ -27,10 +27,17 @@ def run(root: Path, name: str, values: dict[str, list[float | None]], **changes)
         reason = None if known else "the mask is empty"
         metrics[key] = {"mean": mean, "low": low, "high": high, "n": len(known), "protocol": "p1", "reason": reason}
     for key, mean in changes.pop("fvd", {}).items():
-        metrics[key] = {"mean": mean, "low": mean - 5, "high": mean + 6, "n": n, "protocol": "f1", "reason": None}
+        left_out = [mean + step for step in np.random.default_rng(2).normal(0, 1, n)]
+        metrics[key] = {"mean": mean, "low": None, "high": None, "n": n, "protocol": "f1", "reason": None,
+                        "left_out": left_out, "share": [1 / n] * n}  # fmt: skip
+    metrics |= changes.pop("entries", {})
+    settings = {"seed": 0} | ({"kind": "real"} if changes.get("reference") else {})
     result = {
-        "format": 1, "label": name, "benchmark": "synthetic16", "n": n, "reference": False, "saw_motion": False,
-        "sweep": None, "axes": {}, "settings": {"seed": 0}, "metrics": metrics, "cost": {"calls": 56.0, "seconds": 3.2},
+        "format": 2, "label": name, "benchmark": "synthetic16", "n": n, "reference": False, "saw_motion": False,
+        "saw_mask": False, "lossless": True, "window": 16, "pictures": {CLIPS[0]: CLIPS[0]},
+        "reading": {"num_frames": 16, "height": 64, "width": 96, "fps": 7.0, "shape": "stretch", "slower": "repeat"},
+        "measures": {"psnr": {"metric": "psnr", "cap_db": 100.0}}, "scored_commit": "7be769a", "seed": 0,
+        "sweep": None, "axes": {}, "settings": settings, "metrics": metrics, "cost": {"calls": 56.0, "seconds": 3.2},
         "versions": {"torch": "2"}, "hardware": "2 cores", "commit": "7be769a", "time": "2026-11-22T14:00:00",
         "keys": [f"k{index}" for index in range(n)], "protocols": {"psnr": "p1"},
     }  # fmt: skip

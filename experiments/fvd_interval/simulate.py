@@ -14,23 +14,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from motionanim.metrics.frechet import frechet_distance, jackknife
-from motionanim.metrics.fvd import FVD, distance
+from motionanim.metrics.fvd import FVD
 
 GROUPS, PAIRED = 32, 0.5  # correlation of a pair's two features
-
-
-def jackknifed(fake: Tensor, real: Tensor, group: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Corrected value and interval by the jackknife, for any n."""
-
-    def sums(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return torch.tensor(len(x)), x.sum(0), x.T @ x
-
-    def between(keep: Tensor) -> Tensor:
-        return distance(sums(fake[keep]), sums(real[keep]), ddof=1)
-
-    groups = group.unique()
-    left_out = torch.stack([between(group != k) for k in groups])
-    return jackknife(between(group >= 0), left_out, torch.bincount(group)[groups])
 
 
 def simulate(dim: int, n: int, power: float, equal: bool, draws: int) -> dict[str, float]:
@@ -54,10 +40,11 @@ def simulate(dim: int, n: int, power: float, equal: bool, draws: int) -> dict[st
         own = PAIRED * shared + (1 - PAIRED**2) ** 0.5 * normal(n, dim)
         fake, real = mean + own @ shape.T, shared * spread
         metric = FVD(dim=dim, groups=GROUPS, ddof=1)
-        metric.update(fake, real, group)
+        metric.update(fake, group, real=False)
+        metric.update(real, group, real=True)
         scores = metric.compute()
-        given = bool(scores["low"].isfinite())
-        ends = (scores["corrected"], scores["low"], scores["high"]) if given else jackknifed(fake, real, group)
+        given, used = bool(scores["low"].isfinite()), scores["share"] > 0
+        ends = jackknife(scores["value"], scores["left_out"][used], scores["share"][used])
         found.append(torch.stack([scores["value"], *ends]))
     value, corrected, low, high = torch.stack(found).T
     inside = ((low <= truth) & (truth <= high)).double().mean()

@@ -40,6 +40,7 @@ class Benchmark(Protocol):
     settings: tuple[Any, ...]  # all that determines the clips, except their number and the content of files
     place: str  # folder of the files; "" without files
     repeated: int  # clips with a lower frame rate than is read, so that some of their frames are repeated
+    procedural: bool  # whether the clips are of the procedural world
 
     def identity(self, index: int) -> str:
         """A hash of all that determines a clip, without making it."""
@@ -132,7 +133,7 @@ class SyntheticBenchmark:
         self.ids = [f"{index:06}" for index in range(n)]
         self.settings = (name, size, world, request.identity)
 
-    place, repeated = "", 0
+    place, repeated, procedural = "", 0, True
 
     def identity(self, index: int) -> str:
         return digest(self.settings, index)
@@ -157,6 +158,8 @@ class VideoBenchmark:
         ValueError: If there are fewer than n clips or two with one name.
         motionanim.data.video.VideoError: If a clip cannot be read or is too short.
     """
+
+    procedural = False
 
     def __init__(
         self,

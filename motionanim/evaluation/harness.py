@@ -1,14 +1,13 @@
 """Runs a method on a benchmark: one row per clip, a summary, and pictures. A stopped run resumes."""
 
 import json
-import math
 import os
 import platform
 import re
 import subprocess
 import time
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,16 +21,15 @@ from motionanim.data.video import write_video
 from motionanim.evaluation.benchmark import Benchmark, EvalClip, digest
 from motionanim.evaluation.methods import Method, MethodOutput
 from motionanim.evaluation.rows import Rows
-from motionanim.evaluation.scoring import Missing, Scorer, from_text, to_bytes
-from motionanim.evaluation.statistics import mean_interval
+from motionanim.evaluation.scoring import Missing, Scorer, to_bytes
+from motionanim.evaluation.summary import summarise
 from motionanim.files import atomic_path, text_sha256
 from motionanim.media.image_io import from_uint8
 from motionanim.media.visualize import sheet, write_picture
-from motionanim.metrics.fvd import FVD, VARIANTS
 from motionanim.types import Sample
 
-GROUPS = 32  # of FVD's jackknife
-FORMAT = 1  # of the rows and the summary; raise it when older ones can no longer be read
+FORMAT = 2  # of the summary; raise it when older ones can no longer be read
+MADE = 1  # of the made videos; raise it when older ones must be made again
 VERSIONS = ("torch", "diffusers", "torchmetrics", "motionanim")
 
 
@@ -91,7 +89,7 @@ def evaluate(
                 f"{extractor.min_frames}; raise it, or leave it out with ~metrics.features.{name}"
             )
     label = method.label + benchmark.request.label
-    identity = digest(FORMAT, benchmark.settings, method.identity, settings, seed)
+    identity = digest(MADE, benchmark.settings, method.identity, settings, seed)
     # The place is part of the folder's name, because two folders of clips may have the same settings.
     folder = root / f"{_plain(label)}-{digest(identity, benchmark.place, method.place)[:8]}"
     rows, wanted = Rows(folder / "clips.jsonl"), scorer.fingerprints
@@ -113,13 +111,15 @@ def evaluate(
             seconds, made = time.perf_counter() - start if method.timed else None, made + 1
             _check(label, clip, output)
             output = output._replace(frames=_rounded(output.frames))
-            if options.keep_frames:
+            # A reference row is made again in no time. The true clips are kept for the bridge to VBench.
+            if options.keep_frames and (not method.reference or getattr(method, "kind", None) == "real"):
                 _save(kept, output)
             if index < options.show:
                 _picture(folder, clip, output)
-            cost = {"seconds": seconds, "calls": output.calls, "split_sigma": output.split_sigma}
+            making = {"seconds": seconds, "calls": output.calls, "split_sigma": output.split_sigma,
+                      "hardware": _hardware(), "commit": commit}  # fmt: skip
         else:
-            cost = {name: row[name] for name in ("seconds", "calls", "split_sigma")}
+            making = {name: row.get(name) for name in ("seconds", "calls", "split_sigma", "hardware", "commit")}
         flow = clip.flow if output.flow is None else output.flow
         real = _rounded(clip.frames) if clip.own_motion else None
         # A reference row has no segments. It is measured where the methods have their seams, to give them a scale.
@@ -127,23 +127,25 @@ def evaluate(
         scores = scorer(Sample(output.frames, real, flow, clip.mask, starts, window))
         scored += 1
         rows.append(
-            {"clip": clip.id, "key": keys[index], "index": index, **cost, "metrics": scores.values,
-             "reasons": scores.reasons, "features": scores.features, "protocols": wanted, "commit": commit}
+            {"clip": clip.id, "key": keys[index], "index": index, **making, "metrics": scores.values,
+             "reasons": scores.reasons, "features": scores.features, "protocols": wanted, "scored_commit": commit}
         )  # fmt: skip
     if world > 1:
         rows = Rows(rows.path)
     done = [rows.by_key.get(key) for key in keys]
     if any(row is None or not wanted.items() <= row["protocols"].items() for row in done):
         return Finished(label, folder, None, [], made, scored)
-    commits = ", ".join(sorted({row["commit"] or "unknown" for row in done}))
     result = {
         "format": FORMAT, "label": label, "benchmark": benchmark.name, "n": len(done),
-        "reference": method.reference, "saw_motion": method.saw_motion, **about,
+        "reference": method.reference, "saw_motion": method.saw_motion, "saw_mask": method.saw_mask,
+        "lossless": method.lossless, "reading": benchmark.reading._asdict(), "window": window, **about,
         "repeated": {"true clips": benchmark.repeated, "made clips": method.repeated},
         "settings": dict(settings), "identity": method.identity, "seed": seed, "keys": keys, "protocols": wanted,
-        "metrics": summarise(done, scorer, clips, window), "cost": _cost(done),
+        "measures": scorer.protocols, "pictures": {name: _slug(name) for name in benchmark.ids[: options.show]},
+        "metrics": summarise(done, scorer, clips, window, procedural=benchmark.procedural), "cost": _cost(done),
         "versions": {name: version(name) for name in VERSIONS} | {"python": platform.python_version()},
-        "hardware": _hardware(), "commit": commits, "time": time.strftime("%Y-%m-%dT%H:%M:%S"),
+        **{name: _all(done, name) for name in ("hardware", "commit", "scored_commit")},
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S"),
     }  # fmt: skip
     sigmas = {row["split_sigma"] for row in done} - {None}
     result["axes"] = dict(result.get("axes") or {}) | ({"sigma": sigmas.pop()} if len(sigmas) == 1 else {})
@@ -152,64 +154,9 @@ def evaluate(
     return Finished(label, folder, result, done, made, scored)
 
 
-def summarise(
-    rows: list[dict[str, Any]], scorer: Scorer, clips: Sequence[str], window: int
-) -> dict[str, dict[str, Any]]:
-    """Mean, 95 % interval, n and protocol of every key; null with a reason where there is none.
-
-    Args:
-        clips: The identities of the clips, which are part of the protocol of each number, as is the window.
-    """
-    summary: dict[str, dict[str, Any]] = {}
-    what = (clips, window)
-    protocols = {key: digest(protocol, what) for key, protocol in scorer.protocol_of().items()}
-    for metric in scorer.metrics.values():
-        if isinstance(metric, Missing):
-            summary |= {key: _no_entry(0, None, metric.reason) for key in metric.keys}
-            continue
-        for key in metric.keys:
-            known = [row["metrics"][key] for row in rows if row["metrics"].get(key) is not None]
-            reason = next((row["reasons"][key] for row in rows if key in row["reasons"]), None)
-            summary[key] = _entry(*mean_interval(known), protocols.get(key), None if known else reason)
-    for name, extractor in scorer.features.items():
-        key = f"fvd_{name}"
-        if isinstance(extractor, Missing):
-            summary[key] = _no_entry(0, None, extractor.reason)
-            continue
-        protocol = digest(extractor.fingerprint, what)
-        pairs = [row["features"].get(name) for row in rows]
-        if None in pairs:
-            summary[key] = _no_entry(0, protocol, "no true clips of the requested motion")
-            continue
-        if len(pairs) < 2:
-            summary[key] = _no_entry(len(pairs), protocol, "FVD needs n >= 2 clips")
-            continue
-        between = getattr(extractor, "between", None)
-        distance = FVD(dim=extractor.dim, groups=GROUPS, ddof=extractor.protocol["ddof"], between=between)
-        fake, real = (torch.stack([from_text(pair[side]) for pair in pairs]) for side in ("fake", "real"))
-        distance.update(fake, real, torch.tensor([row["index"] % GROUPS for row in rows]))
-        found = {part: float(value) for part, value in distance.compute().items()}
-        n = len(pairs)
-        # With too few clips the correction does not work. The uncorrected distance then stands in, and has another
-        # protocol.
-        main = "corrected" if math.isfinite(found["low"]) else "value"
-        summary[key] = _entry(found[main], found["low"], found["high"], n, digest(protocol, main), None)
-        for suffix, variant in VARIANTS.items():
-            why = None if math.isfinite(found[variant.part]) else "half of the clips are fewer than 2"
-            summary[f"{key}_{suffix}"] = _entry(found[variant.part], None, None, n, protocol, why)
-    return summary
-
-
-def _no_entry(n: int, protocol: str | None, reason: str) -> dict[str, Any]:
-    return _entry(None, None, None, n, protocol, reason)
-
-
-def _entry(
-    mean: float | None, low: float | None, high: float | None, n: int, protocol: str | None, reason: str | None
-) -> dict[str, Any]:
-    values = {name: value if value is not None and math.isfinite(value) else None
-              for name, value in (("mean", mean), ("low", low), ("high", high))}  # fmt: skip
-    return {**values, "n": n, "protocol": protocol, "reason": reason}
+def _all(rows: list[dict[str, Any]], name: str) -> str:
+    """All values of a field, which differ if a run was resumed elsewhere."""
+    return ", ".join(sorted({row.get(name) or "unknown" for row in rows}))
 
 
 def _cost(rows: list[dict[str, Any]]) -> dict[str, float | None]:

@@ -38,6 +38,8 @@ class Method(Protocol):
     label: str  # the row's name
     reference: bool  # a reference row: it shows what the metrics say of something known and is never ranked
     saw_motion: bool  # it was given the true motion instead of a few arrows
+    saw_mask: bool  # it was given the true clip's mask beside its arrows
+    lossless: bool  # its frames were never in a compressed file
     timed: bool  # its videos are made here, so their time is measured
     repeated: int  # videos with a lower frame rate than is read, so that some of their frames are repeated
     identity: dict[str, Any]  # plain values that determine its output besides its config
@@ -50,7 +52,7 @@ class Method(Protocol):
 class _Made:
     """Attributes of the methods that make their videos here."""
 
-    reference, saw_motion, timed, repeated = False, False, True, 0
+    reference, saw_motion, saw_mask, lossless, timed, repeated = False, False, False, True, True, 0
     files: Mapping[str, str] = {}
     place = ""
 
@@ -86,6 +88,7 @@ class Ours(_Made):
             request=request, controls=controls, refiner=refiner, use_refiner=use_refiner, mask=mask
         )
         self.label, self.saw_motion, self.long_video = label + self.input.label, request == "exact", long_video
+        self.saw_mask = mask
         pairs = lora_weights(loras)
         # A base without motion weights gets random ones behind a zero layer: seeded, so that every run has the same.
         with torch.random.fork_rng(devices=[]):
@@ -128,6 +131,7 @@ class Warp(_Made):
     def __init__(self, *, label: str, request: RequestKind, **options: Any) -> None:
         self.input = MethodInput(request=request, **options)
         self.label, self.saw_motion = label + self.input.label, request == "exact"
+        self.saw_mask = self.input.gives_mask
         self.identity = {**self.input.identity, "prediction": PREDICTION}
 
     def __call__(self, clip: EvalClip, seed: int) -> MethodOutput:
@@ -203,7 +207,7 @@ class External:
         motionanim.data.video.VideoError: If a video cannot be read or is too short.
     """
 
-    reference, timed, repeated = False, False, 0
+    reference, timed, repeated, saw_mask, lossless = False, False, 0, False, False
 
     def __init__(self, *, folder: str, side: Mapping[str, Any], reading: Reading, clips: Sequence[str]) -> None:
         found: dict[str, Path] = {}

@@ -1,6 +1,7 @@
 """Scores a made clip by all metrics, and caches the features of true clips."""
 
 import base64
+import functools
 import hashlib
 import math
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from motionanim.evaluation.benchmark import digest
+from motionanim.evaluation.code import code_of
 from motionanim.files import atomic_path
 from motionanim.media.image_io import to_uint8
 from motionanim.metrics.base import ClipMetric
@@ -103,10 +105,16 @@ class Scorer:
             raise ValueError(f"metrics: {', '.join(twice)} would be measured twice; leave one of the two out")
 
     @property
+    def protocols(self) -> dict[str, dict[str, Any]]:
+        """The settings of each metric and extractor whose weights are here, by name."""
+        parts = (*self.metrics.items(), *self.features.items())
+        return {name: part.protocol for name, part in parts if not isinstance(part, Missing)}
+
+    @functools.cached_property
     def fingerprints(self) -> dict[str, str]:
-        """The hash of each metric's protocol and each extractor's fingerprint, by name."""
-        clip = {name: digest(m.protocol) for name, m in self.metrics.items() if not isinstance(m, Missing)}
-        return clip | {name: f.fingerprint for name, f in self.features.items() if not isinstance(f, Missing)}
+        """A hash of each metric and extractor, by name: its protocol and its code."""
+        clip = {name: digest(m.protocol, code_of(type(m))) for name, m in self.metrics.items() if _here(m)}
+        return clip | {name: digest(f.fingerprint, code_of(type(f))) for name, f in self.features.items() if _here(f)}
 
     def protocol_of(self) -> dict[str, str]:
         """The fingerprint of each key."""
@@ -142,6 +150,10 @@ class Scorer:
                 "real": to_text(self.cache.get(extractor, sample.real)),
             }
         return Scores(values, reasons, features)
+
+
+def _here(part: Any) -> bool:
+    return not isinstance(part, Missing)
 
 
 def to_bytes(frames: Tensor) -> Tensor:

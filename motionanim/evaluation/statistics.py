@@ -1,12 +1,17 @@
-"""Intervals of means, and rank correlation."""
+"""Intervals of means, differences between methods and their verdicts, and rank correlation."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, SupportsFloat
 
 import numpy as np
+import torch
 from scipy import stats
 
+from motionanim.metrics.base import Range
+from motionanim.metrics.frechet import jackknife
+
 LEAST_LEVELS = 5  # levels of strength that a rank correlation needs
+LEVEL = 0.01  # a verdict's chance of a false alarm among all comparisons of one table
 
 
 class Interval(NamedTuple):
@@ -18,11 +23,25 @@ class Interval(NamedTuple):
     n: int  # number of values
 
 
-def mean_interval(values: Iterable[SupportsFloat]) -> Interval:
+class Difference(NamedTuple):
+    """The difference of a method to another one on the same clips, with its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+    n: int  # common clips
+    p: float  # two-sided probability of a difference as large where there is none
+    effect: float  # Cohen's d of the paired differences; of FVD, the difference as a share of the baseline's value
+
+
+def mean_interval(values: Iterable[SupportsFloat], bounds: Range | None = None) -> Interval:
     """Mean of independent values, such as one a clip, and its 95 % interval by Student's t.
 
     Args:
         values: Numbers or 0-dimensional tensors. NaN stands for a missing value and does not count.
+        bounds: The least and the greatest legal value. The interval is cut there, because no mean lies beyond. Where
+            all values are equal, t has no width, and Wilson's interval of a proportion (JASA 1927) takes its place: no
+            values in the range vary more than those of a proportion.
 
     Returns:
         The interval. Low and high are NaN with fewer than 2 values or an infinite one; the mean of no values is NaN.
@@ -30,15 +49,95 @@ def mean_interval(values: Iterable[SupportsFloat]) -> Interval:
     Example:
         >>> mean_interval([1.0, 2.0, 3.0, float("nan")])  # t of 2 degrees of freedom is 4.303
         Interval(mean=2.0, low=-0.4841377117..., high=4.4841377117..., n=3)
+        >>> mean_interval([1.0] * 48, bounds=(0.0, 1.0))
+        Interval(mean=1.0, low=0.925899..., high=1.0, n=48)
     """
-    known = np.array([float(value) for value in values])
-    known = known[~np.isnan(known)]
+    known = _known(values)
     n, nan = len(known), float("nan")
     mean = float(known.mean()) if n else nan
     if n < 2 or not np.isfinite(known).all():
         return Interval(mean, nan, nan, n)
+    low, high = bounds if bounds is not None else (-np.inf, np.inf)
+    if np.isfinite([low, high]).all() and np.ptp(known) == 0 and low <= mean <= high:
+        share = (mean - low) / (high - low)
+        z2 = stats.norm.ppf(0.975) ** 2
+        middle = (share + z2 / (2 * n)) / (1 + z2 / n)
+        reach = np.sqrt(z2 * (share * (1 - share) / n + z2 / (4 * n * n))) / (1 + z2 / n)
+        ends = (low + (high - low) * float(np.clip(middle + side * reach, 0, 1)) for side in (-1, 1))
+        return Interval(mean, *ends, n)
     reach = float(stats.t.ppf(0.975, n - 1) * known.std(ddof=1) / np.sqrt(n))
-    return Interval(mean, mean - reach, mean + reach, n)
+    return Interval(mean, max(mean - reach, min(low, mean)), min(mean + reach, max(high, mean)), n)
+
+
+def paired_difference(differences: Iterable[SupportsFloat]) -> Difference:
+    """Mean of a method's scores minus another's on the same clips, by Student's paired t-test.
+
+    Args:
+        differences: One a clip; NaN does not count.
+
+    Returns:
+        The difference; all but the mean and n are NaN with fewer than 2 clips or an infinite value. Clips that all
+        differ by the same have p 0, and p 1 if they do not differ.
+    """
+    known, nan = _known(differences), float("nan")
+    mean, low, high, n = mean_interval(known)
+    if not np.isfinite(low):
+        return Difference(mean, nan, nan, n, nan, nan)
+    spread = float(known.std(ddof=1))
+    if spread == 0:
+        return Difference(mean, mean, mean, n, float(mean == 0), 0.0 if mean == 0 else float(np.copysign(np.inf, mean)))
+    p = 2 * float(stats.t.sf(abs(mean) * np.sqrt(n) / spread, n - 1))
+    return Difference(mean, low, high, n, p, mean / spread)
+
+
+def fvd_difference(
+    value: float, left_out: Sequence[float], other: float, other_left_out: Sequence[float], share: Sequence[float],
+    n: int,
+) -> Difference:  # fmt: skip
+    """FVD of a method minus that of another one on the same clips, by the delete-a-group jackknife of the difference.
+
+    Groups of clips that are hard for both methods move both FVDs alike, so the difference is known far better than
+    either. It is the difference of the uncorrected FVDs of n clips, whatever n. In simulations of equal methods p is
+    below 0.05 in at most 5 of 100 draws, also with fewer clips than dimensions.
+
+    Args:
+        value, other: The uncorrected FVDs.
+        left_out, other_left_out: (G,) the FVDs without each group; NaN for a group without clips.
+        share: (G,) the groups' shares of the clips.
+        n: Number of clips.
+
+    Returns:
+        The difference; all but the mean and n are NaN with fewer than 3 groups.
+    """
+    parts = torch.tensor([left_out, other_left_out, share], dtype=torch.float64)
+    parts = parts[:, parts.isfinite().all(0) & (parts[2] > 0)]
+    mean, nan, groups = value - other, float("nan"), parts.shape[1]
+    if groups < 3:
+        return Difference(mean, nan, nan, n, nan, nan)
+    _, low, high = jackknife(torch.tensor(mean, dtype=torch.float64), parts[0] - parts[1], parts[2])
+    reach, effect = float(high - low) / 2, mean / other if other else nan
+    if reach == 0:
+        return Difference(mean, mean, mean, n, float(mean == 0), effect)
+    p = 2 * float(stats.t.sf(abs(mean) / reach * stats.t.ppf(0.975, groups - 1), groups - 1))
+    return Difference(mean, mean - reach, mean + reach, n, p, effect)
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Adjusted p-values of several comparisons (Holm, Scand. J. Statistics 1979); NaN stays and does not count.
+
+    With verdicts where the adjusted value is below a level, the chance of any false alarm is at most that level.
+    """
+    order = [index for index in np.argsort(p) if not np.isnan(p[index])]
+    adjusted, most = [float("nan")] * len(p), 0.0
+    for position, index in enumerate(order):
+        most = max(most, min(1.0, (len(order) - position) * p[index]))
+        adjusted[index] = most
+    return adjusted
+
+
+def _known(values: Iterable[SupportsFloat]) -> np.ndarray:
+    found = np.array([float(value) for value in values])
+    return found[~np.isnan(found)]
 
 
 def spearman(x: Iterable[SupportsFloat], y: Iterable[SupportsFloat]) -> float:

@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-Direction = Literal["higher", "lower", "one"]  # the better end; "one": the nearer to 1, the better
+# The better end; "real": the nearer to the score of the true clips, the better.
+Direction = Literal["higher", "lower", "real"]
 Group = Literal["quality", "frechet", "control", "long", "vbench", "frame0", "cost", "other"]  # a table of the report
 
-_ARROWS = {"higher": "↑", "lower": "↓", "one": "→1", None: ""}
+_ARROWS = {"higher": "↑", "lower": "↓", "real": "→ real", None: ""}
+Range = tuple[float, float]  # the least and the greatest legal value
 
 
 class Column(NamedTuple):
@@ -29,6 +31,7 @@ class Column(NamedTuple):
     unit: str = ""
     remark: str = ""  # a note under the table
     significant: int = 0  # prints at least so many significant digits, for numbers of any scale
+    range: Range = (-math.inf, math.inf)  # of legal values, where intervals end
 
     @property
     def label(self) -> str:
@@ -38,15 +41,23 @@ class Column(NamedTuple):
     def header(self) -> str:
         return " ".join(filter(None, (self.label, _ARROWS[self.direction])))
 
-    def loss(self, value: float) -> float:
+    def loss(self, value: float, real: float | None = None) -> float:
         """The value on a scale where less is better.
 
+        Args:
+            value: A score.
+            real: The score of the true clip, for columns with the direction "real".
+
         Raises:
-            ValueError: If the column has no better end.
+            ValueError: If the column has no better end, or its better end is not known.
         """
         if self.direction is None:
             raise ValueError(f"{self.key}: no end of it is the better one, so nothing can be ranked by it")
-        return {"higher": -value, "lower": value, "one": abs(value - 1)}[self.direction]
+        if self.direction == "real":
+            if real is None:
+                raise ValueError(f"{self.key}: best is the score of the true clips, which is not known here")
+            return abs(value - real)
+        return -value if self.direction == "higher" else value
 
     def print(self, value: float, *, sign: bool = False) -> str:
         digits = self.digits

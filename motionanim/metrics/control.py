@@ -25,6 +25,7 @@ from motionanim.metrics.motion import (
 from motionanim.motion import camera
 
 WITHIN = 30.0  # degrees
+_FROZEN = "a frozen picture scores 0"
 LEAST_BACKGROUND = 16  # pixels that `motion.camera.camera_residual` needs
 
 
@@ -49,17 +50,17 @@ class Control(ClipMetric):
     """
 
     columns = (
-        Column("flow_epe", "Flow error", 3, "lower", "control", "px/frame"),
-        Column("direction_error", "Direction error", 1, "lower", "control", "°"),
-        Column("within_30", "Within 30°", 3, "higher", "control", "share"),
-        Column("speed_gain", "Speed gain", 3, "one", "control"),
-        Column("requested_strength", "Requested strength", 3, None, "control", "px/frame"),
-        Column("realised_strength", "Realised strength", 3, None, "control", "px/frame"),
-        Column("static_drift", "Static drift", 4, "lower", "control", remark="a frozen picture scores 0"),
-        Column("static_change", "Static change", 4, "lower", "control", remark="a frozen picture scores 0"),
-        Column("moved_precision", "Moved, precision", 3, "higher", "control"),
-        Column("moved_recall", "Moved, recall", 3, "higher", "control"),
-        Column("camera_residual", "Camera residual", 5, "lower", "control", "diagonals/frame"),
+        Column("flow_epe", "Flow error", 3, "lower", "control", "px/frame", range=(0, math.inf)),
+        Column("direction_error", "Direction error", 1, "lower", "control", "°", range=(0, 180)),
+        Column("within_30", "Within 30°", 3, "higher", "control", "share", range=(0, 1)),
+        Column("speed_gain", "Speed gain", 3, "real", "control"),
+        Column("requested_strength", "Requested strength", 3, None, "control", "px/frame", range=(0, math.inf)),
+        Column("realised_strength", "Realised strength", 3, None, "control", "px/frame", range=(0, math.inf)),
+        Column("static_drift", "Static drift", 4, "lower", "control", remark=_FROZEN, range=(0, math.inf)),
+        Column("static_change", "Static change", 4, "lower", "control", remark=_FROZEN, range=(0, 1)),
+        Column("moved_precision", "Moved, precision", 3, "higher", "control", range=(0, 1)),
+        Column("moved_recall", "Moved, recall", 3, "higher", "control", range=(0, 1)),
+        Column("camera_residual", "Camera residual", 5, "lower", "control", "diagonals/frame", range=(0, math.inf)),
     )
     needs = ("frames", "flow", "mask")
 

@@ -4,6 +4,7 @@ Frame 0 of an animated image is the condition image, so a score that counts it i
 over frames 1 to T-1; the mean that counts frame 0 has the key KEY_with_frame0.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from motionanim.metrics.base import ClipMetric, Column
 _WINDOW, _SIGMA = 11, 1.5
 _K1, _K2 = 0.01, 0.03
 _RANGE = 2.0
+STILL = {"still_frames": "left out"}  # of the protocols of `both_conventions`
 _TOLERANCE = 1e-3  # frames that were resized or decoded may leave [-1, 1] by this
 
 
@@ -99,10 +101,24 @@ def _ssim_map(x: Tensor, y: Tensor, window: list[float]) -> Tensor:
     return luminance * (2 * covariance + c2) / (variances + c2)
 
 
-def both_conventions(per_frame: Tensor) -> Tensor:
-    """Scores (B, T) of frames to scores (B, 2) of clips, float64: without frame 0, and with it."""
-    per_frame = per_frame.double()
-    return torch.stack([per_frame[:, 1:].mean(1), per_frame.mean(1)], dim=1)
+def both_conventions(per_frame: Tensor, real: Tensor) -> Tensor:
+    """Means over frames, without frame 0 and with it. Frames at which the true clip still equals its frame 0 are out.
+
+    A copy of the condition image is perfect there, whatever the method: one still clip at a cap of 100 dB would move
+    the mean PSNR of a benchmark by more than methods differ.
+
+    Args:
+        per_frame: (B, T) scores.
+        real: (B, T, 3, H, W), the true frames.
+
+    Returns:
+        (B, 2) float64; NaN where the true clip stands still throughout.
+    """
+    moves = (real[:, 1:] != real[:, :1]).flatten(2).any(2)
+    later = torch.where(moves, per_frame[:, 1:].double(), torch.nan)
+    known = torch.cat([per_frame[:, :1].double(), later], dim=1)
+    both = torch.stack([later.nanmean(1), known.nanmean(1)], dim=1)
+    return torch.where(moves.any(1, keepdim=True), both, torch.nan)
 
 
 def both_columns(column: Column) -> tuple[Column, Column]:
@@ -121,7 +137,7 @@ class PSNR(ClipMetric):
         ValueError: If `cap` is infinite, or below 60 dB: rounding to 8 bits alone gives 58.9 dB.
     """
 
-    columns = both_columns(Column("psnr", "PSNR", 2, "higher", "quality", "dB"))
+    columns = both_columns(Column("psnr", "PSNR", 2, "higher", "quality", "dB", range=(0, math.inf)))
     needs = ("frames", "real")
 
     def __init__(self, *, cap: float, **kwargs: Any) -> None:
@@ -131,25 +147,25 @@ class PSNR(ClipMetric):
         self.cap = float(cap)
 
     def score(self, frames: Tensor, real: Tensor) -> Tensor:
-        return both_conventions(psnr(frames, real).clamp(max=self.cap))
+        return both_conventions(psnr(frames, real).clamp(max=self.cap), real)
 
     @property
     def protocol(self) -> dict[str, Any]:
-        return {"metric": "psnr", "per": "frame", "colour": "rgb", "cap_db": self.cap}
+        return {"metric": "psnr", "per": "frame", "colour": "rgb", "cap_db": self.cap, **STILL}
 
 
 class SSIM(ClipMetric):
     """`ssim` over clips."""
 
-    columns = both_columns(Column("ssim", "SSIM", 3, "higher", "quality"))
+    columns = both_columns(Column("ssim", "SSIM", 3, "higher", "quality", range=(-1, 1)))
     needs = ("frames", "real")
 
     def score(self, frames: Tensor, real: Tensor) -> Tensor:
-        return both_conventions(ssim(frames, real))
+        return both_conventions(ssim(frames, real), real)
 
     @property
     def protocol(self) -> dict[str, Any]:
         return {
             "metric": "ssim", "per": "frame", "colour": "rgb", "border": "valid",
-            "window": _WINDOW, "sigma": _SIGMA, "k1": _K1, "k2": _K2,
+            "window": _WINDOW, "sigma": _SIGMA, "k1": _K1, "k2": _K2, **STILL,
         }  # fmt: skip

@@ -53,7 +53,7 @@ def _positive(eigenvalues: Tensor) -> Tensor:
     return torch.where(eigenvalues > rounding, eigenvalues, 0)
 
 
-def jackknife(value: Tensor, left_out: Tensor, counts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def jackknife(value: Tensor, left_out: Tensor, share: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Remove the bias in 1/n of an estimate and give its 95 % interval, by the delete-a-group jackknife.
 
     Groups may differ in size (Busing, Meijer and van der Leeden, Statistics and Computing 1999). The interval is
@@ -62,12 +62,12 @@ def jackknife(value: Tensor, left_out: Tensor, counts: Tensor) -> tuple[Tensor, 
     Args:
         value: () estimate from all groups.
         left_out: (G,) estimate without each group.
-        counts: (G,) sizes of the groups, G at least 2, none empty.
+        share: (G,) the groups' shares of the clips, above 0, G at least 2.
 
     Returns:
         The corrected estimate and the low and high end of its interval, () float64. All may be negative.
     """
-    groups, share = len(counts), counts.double() / counts.sum()
+    groups, share = len(share), share.double()
     pseudo = value / share - (1 / share - 1) * left_out
     corrected = groups * value - ((1 - share) * left_out).sum()
     error = ((pseudo - corrected).square() * share / (1 - share)).mean().sqrt()

@@ -14,7 +14,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
 from motionanim.metrics.base import ClipMetric, Column
-from motionanim.metrics.frame import both_columns, both_conventions, check_clips, check_pair
+from motionanim.metrics.frame import STILL, both_columns, both_conventions, check_clips, check_pair
 from motionanim.models.weights_io import exact_float32, weights_fingerprint
 
 
@@ -99,7 +99,7 @@ class LPIPS(_Network):
         ValueError: If `net` or `batch` is not as above, or the backbone is another network's.
     """
 
-    columns = both_columns(Column("lpips", "LPIPS", 3, "lower", "quality"))
+    columns = both_columns(Column("lpips", "LPIPS", 3, "lower", "quality", range=(0, float("inf"))))
     needs = ("frames", "real")
 
     def __init__(self, *, net: Literal["alex", "vgg"], backbone: nn.Sequential, batch: int, **kwargs: Any) -> None:
@@ -125,11 +125,18 @@ class LPIPS(_Network):
         def run(made: Tensor, true: Tensor) -> Tensor:
             return lpips(made, true, self.network, taps, [head.to(made.device) for head in self.heads])
 
-        return both_conventions(self.in_parts(run, frames, real))
+        return both_conventions(self.in_parts(run, frames, real), real)
 
     @property
     def protocol(self) -> dict[str, Any]:
-        return {"metric": "lpips", "per": "frame", "net": self.net, "version": "0.1", "weights": self.fingerprint}
+        return {
+            "metric": "lpips",
+            "per": "frame",
+            "net": self.net,
+            "version": "0.1",
+            "weights": self.fingerprint,
+            **STILL,
+        }
 
 
 def clip_pixels(images: Tensor) -> Tensor:
@@ -171,6 +178,7 @@ class ClipConsistency(_Network):
         Column(
             "clip_consistency", "CLIP consistency", 4, "higher", "quality",
             remark="saturates, and a frozen picture scores 1: read it beside the static copy and a motion score",
+            range=(-1, 1),
         ),
     )  # fmt: skip
     needs = ("frames",)

@@ -1,5 +1,6 @@
 """Seams, loops and flicker: functions on frames (T, 3, H, W) in [-1, 1], and their metric classes."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ LEAST_CHANGE = 1 / (255 * 6**0.5)
 LEAST_ERROR = 1e-10  # least squared error of frames in [-1, 1], which is 106 dB
 # How far the flow of a pixel and the flow back may differ (Sundaram, Brox and Keutzer, ECCV 2010).
 OCCLUSION_SHARE, OCCLUSION_SLACK = 0.01, 0.5
+_FROZEN = "a frozen picture scores 0"
 
 
 def frame_changes(frames: Tensor) -> Tensor:
@@ -24,7 +26,7 @@ def frame_changes(frames: Tensor) -> Tensor:
 
 
 def seam_ratio(frames: Tensor, segment_starts: Sequence[int]) -> float:
-    """Mean change into the first frame of a segment over the median of all other changes: 1 is smooth.
+    """Mean change into the first frame of a segment over the mean of all other changes: 1 is smooth.
 
     Args:
         frames: (T, 3, H, W).
@@ -41,7 +43,7 @@ def seam_ratio(frames: Tensor, segment_starts: Sequence[int]) -> float:
         )
     seam = torch.zeros(len(changes), dtype=torch.bool)
     seam[torch.tensor(list(starts)) - 1] = True
-    return _ratio(changes[seam].mean(), changes[~seam].median())
+    return _ratio(changes[seam].mean(), changes[~seam].mean())
 
 
 def wrap_ratio(frames: Tensor) -> float:
@@ -135,9 +137,15 @@ class Temporal(ClipMetric):
     """`seam_ratio`, `wrap_ratio` and `periodicity` over clips; a video of one segment has only `wrap_ratio`."""
 
     columns = (
-        Column("seam_ratio", "Seam ratio", 2, "one", "long"),
+        Column("seam_ratio", "Seam ratio", 2, "real", "long", range=(0, math.inf)),
         Column(
-            "wrap_ratio", "Wrap ratio", 2, "one", "long", remark="1 is a perfect loop; no loop is asked of other modes"
+            "wrap_ratio",
+            "Wrap ratio",
+            2,
+            None,
+            "long",
+            remark="1 is a perfect loop, which is asked of loops only",
+            range=(0, math.inf),
         ),
         Column("periodicity", "Periodicity", 2, None, "long", "dB", remark="high for a video that begins again"),
     )
@@ -166,15 +174,15 @@ class Temporal(ClipMetric):
 
     @property
     def protocol(self) -> dict[str, Any]:
-        return {"metric": "temporal", "least_change": LEAST_CHANGE, "least_error": LEAST_ERROR}
+        return {"metric": "temporal", "version": 2, "least_change": LEAST_CHANGE, "least_error": LEAST_ERROR}
 
 
 class Consistency(ClipMetric):
     """`warp_error` and `flicker` over clips, with forward and backward flow estimated on the scored frames."""
 
     columns = (
-        Column("warp_error", "Warping error", 4, "lower", "quality", remark="a frozen picture scores 0"),
-        Column("flicker", "Flicker", 4, "lower", "quality", remark="a frozen picture scores 0"),
+        Column("warp_error", "Warping error", 4, "lower", "quality", remark=_FROZEN, range=(0, 1)),
+        Column("flicker", "Flicker", 4, "lower", "quality", remark=_FROZEN, range=(0, 1)),
     )
     needs = ("frames",)
 
@@ -200,5 +208,5 @@ class Consistency(ClipMetric):
     def protocol(self) -> dict[str, Any]:
         return {
             "metric": "consistency", "flow": self.flow_estimator.name, "reference": "itself",
-            "flicker": "steady", "occlusion": [OCCLUSION_SHARE, OCCLUSION_SLACK],
+            "flicker": "steady", "version": 1, "occlusion": [OCCLUSION_SHARE, OCCLUSION_SLACK],
         }  # fmt: skip

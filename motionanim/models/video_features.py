@@ -128,6 +128,7 @@ class VideoFeatures(nn.Module):
         size = self.network.size
         return {
             "features": self.name,
+            "domain": "procedural",
             "fingerprint": self.fingerprint,
             "dim": self.dim,
             "resize": f"stretch to {size}x{size}, bilinear, antialias",

@@ -1,5 +1,6 @@
 """The harness: rows survive a kill, reference rows have known scores, and numbers do not depend on how work is cut."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -11,6 +12,8 @@ import pytest
 import torch
 from evaluation_runs import READING, Mean, numbers, request, run, scorer, synthetic
 
+from motionanim import metrics
+from motionanim.evaluation import harness
 from motionanim.evaluation.benchmark import SyntheticBenchmark
 from motionanim.evaluation.methods import MethodOutput, Reference
 from motionanim.evaluation.report.runs import read_run
@@ -68,7 +71,7 @@ def test_reference_rows_have_the_scores_that_they_must(tmp_path: Path) -> None:
         for kind in ("real", "static_copy", "shuffled")
     )
     assert real["ssim"]["mean"] == pytest.approx(1)
-    assert real["fvd_mean_plain"]["mean"] == pytest.approx(0, abs=1e-6)
+    assert real["fvd_mean"]["mean"] == pytest.approx(0, abs=1e-6)
     assert still["ssim"]["mean"] < 1
     assert shuffled["ssim"]["mean"] < 1
     assert still["ssim_with_frame0"]["mean"] > still["ssim"]["mean"]
@@ -140,14 +143,100 @@ def test_other_settings_get_another_folder_and_the_first_clips_pictures(tmp_path
     assert os.listdir(two.folder / "videos") == ["000000.mp4"]
 
 
-def test_folders_of_the_time_before_a_renaming_are_read_and_resumed(tmp_path: Path) -> None:
+def test_a_summary_of_an_older_format_is_refused_and_its_videos_are_scored_again(tmp_path: Path) -> None:
     done = run(tmp_path)
     result = json.loads((done.folder / "result.json").read_text())
-    result["control"] = result.pop("reference")
-    (done.folder / "result.json").write_text(json.dumps(result))
-    assert read_run(done.folder).reference
+    (done.folder / "result.json").write_text(json.dumps(result | {"format": 1}))
+    with pytest.raises(ValueError, match="has format 1 and this version reads 2: evaluate again"):
+        read_run(done.folder)
     again = run(tmp_path, score=two_metrics(tmp_path))
     assert (again.made, again.scored) == (0, 3)
+
+
+GLOW = """from motionanim.metrics.base import ClipMetric, Column
+
+
+class Glow(ClipMetric):
+    columns = (Column("glow", "Glow", 1, "lower", "quality"),)
+    needs = ("frames",)
+    protocol = {"metric": "glow"}
+
+    def score(self, frames):
+        return frames.double().mean((1, 2, 3, 4))[:, None]
+"""
+
+
+def test_rows_of_other_code_are_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody edits a metric between two runs and does not think of a version."""
+    from motionanim.evaluation import code
+
+    (tmp_path / "glow.py").write_text(GLOW)
+    monkeypatch.setattr(metrics, "__path__", [*metrics.__path__, str(tmp_path)])
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+
+    def score(text: str):
+        (tmp_path / "glow.py").write_text(text)
+        code._hashed.cache_clear()
+        sys.modules.pop("motionanim.metrics.glow", None)
+        return scorer(tmp_path, glow=importlib.import_module("motionanim.metrics.glow").Glow())
+
+    first = run(tmp_path, score=score(GLOW))
+    same = run(
+        tmp_path, score=score(GLOW.replace("    needs", "    # What it needs.\n    needs").replace("\n\n\n", "\n\n"))
+    )
+    other = run(tmp_path, score=score(GLOW.replace("[:, None]", "[:, None] + 1000")))
+    assert (first.scored, same.scored, other.scored) == (3, 0, 3)
+    assert other.result["metrics"]["glow"]["mean"] == pytest.approx(first.result["metrics"]["glow"]["mean"] + 1000)
+    protocols = [done.result["metrics"]["glow"]["protocol"] for done in (first, same, other)]
+    assert protocols[0] == protocols[1] != protocols[2], "a report does not rank the two"
+    monkeypatch.undo()
+    sys.modules.pop("motionanim.metrics.glow", None)
+
+
+def test_the_code_of_a_metric_includes_what_it_imports(monkeypatch: pytest.MonkeyPatch) -> None:
+    from motionanim.evaluation import code
+    from motionanim.motion import flow
+
+    before = {kind: code.code_of(kind) for kind in (PSNR, Temporal)}
+    changed = flow.__file__
+    read = Path.read_text
+    monkeypatch.setattr(Path, "read_text", lambda p, **k: read(p, **k) + ("\nNEW = 1\n" if str(p) == changed else ""))
+    code._hashed.cache_clear()
+    assert code.code_of(Temporal) != before[Temporal], "it warps by motion/flow.py"
+    assert code.code_of(PSNR) == before[PSNR]
+    monkeypatch.undo()
+    code._hashed.cache_clear()
+
+
+def test_a_resumed_run_keeps_the_machine_that_made_each_clip(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(harness, "_hardware", lambda: "the first")
+    run(tmp_path)
+    monkeypatch.setattr(harness, "_hardware", lambda: "the second")
+    assert run(tmp_path, score=two_metrics(tmp_path)).result["hardware"] == "the first", (
+        "measured again, not made again"
+    )
+    assert run(tmp_path, benchmark=synthetic(4)).result["hardware"] == "the first, the second"
+
+
+def test_reference_rows_keep_no_lossless_frames(tmp_path: Path) -> None:
+    assert not (run(tmp_path, Reference(label="real", kind="real")).folder / "frames").exists()
+    assert (run(tmp_path).folder / "frames").exists()
+
+
+def test_an_fvd_of_features_of_the_procedural_world_is_not_ranked_on_real_clips(tmp_path: Path) -> None:
+    class Ours(Mean):
+        protocol = Mean.protocol | {"domain": "procedural"}
+
+    class RealClips(SyntheticBenchmark):
+        procedural = False
+
+    score = Scorer({"psnr": PSNR(cap=100.0)}, {"mean": Ours()}, FeatureCache(tmp_path / "features"))
+    real = RealClips(name="tiny", n=3, reading=READING, world={"seed": 5, "moving_camera": 0.0, "split": "val"},
+                     request=request())  # fmt: skip
+    for benchmark, ranked in ((synthetic(), True), (real, False)):
+        found = run(tmp_path / str(ranked), score=score, benchmark=benchmark).result["metrics"]
+        assert ("unranked" not in found["fvd_mean"]) == ranked
+        assert ("unranked" not in found["fvd_mean_floor"]) == ranked
 
 
 def test_reference_rows_are_measured_at_the_seams_of_methods(tmp_path: Path) -> None:
@@ -217,6 +306,8 @@ MEMORY = """
 import resource, sys
 from pathlib import Path
 from evaluation_runs import READING, run, request
+from motionanim import metrics
+from motionanim.evaluation import harness
 from motionanim.evaluation.benchmark import SyntheticBenchmark
 
 def peak(n):

@@ -93,7 +93,7 @@ def test_a_folder_is_a_benchmark_and_its_copy_scores_perfectly(videos: Path) -> 
     done = run(videos, method, benchmark=benchmark)
     assert done.result["metrics"]["psnr"]["mean"] >= 99
     assert done.result["repeated"] == {"true clips": 0, "made clips": 0}
-    assert done.result["metrics"]["fvd_mean_plain"]["mean"] == pytest.approx(0, abs=1e-6)
+    assert done.result["metrics"]["fvd_mean"]["mean"] == pytest.approx(0, abs=1e-6)
     with pytest.raises(ValueError, match=r"n=4: .* has 3 clips"):
         folder_benchmark(videos / "truth", n=4)
 

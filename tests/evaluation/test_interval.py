@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from motionanim.evaluation.statistics import mean_interval, spearman
+from motionanim.evaluation.statistics import fvd_difference, holm, mean_interval, paired_difference, spearman
 
 
 @settings(max_examples=30, deadline=None)
@@ -41,3 +41,46 @@ def test_spearman_is_of_ranks() -> None:
     assert math.isnan(spearman([], []))
     with pytest.raises(ValueError, match="shorter|longer"):
         spearman(x, [1.0])
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.floats(0, 1, width=16), min_size=2, max_size=20))
+def test_intervals_stay_in_the_range_and_have_a_width(values: list[float]) -> None:
+    found = mean_interval(values, (0.0, 1.0))
+    assert 0 <= found.low <= found.mean + 1e-12
+    assert found.mean - 1e-12 <= found.high <= 1
+    assert found.low < found.high
+
+
+@pytest.mark.parametrize(("share", "n"), [(1.0, 48), (0.0, 10), (0.5, 6)])
+def test_equal_values_have_wilsons_interval(share: float, n: int) -> None:
+    found = mean_interval([share] * n, (0.0, 1.0))
+    expected = stats.binomtest(round(share * n), n).proportion_ci(0.95, method="wilson")
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+    twice = mean_interval([2 * share - 1] * n, (-1.0, 1.0))
+    assert (twice.low, twice.high) == pytest.approx((2 * expected.low - 1, 2 * expected.high - 1))
+    assert mean_interval([3.0] * n, (0.0, math.inf))[1:3] == (3.0, 3.0), "no proportion of an open range"
+
+
+def test_paired_differences_are_scipys_t_test() -> None:
+    values = np.random.default_rng(0).normal(0.4, 1, 20)
+    found, expected = paired_difference([*values, math.nan]), stats.ttest_1samp(values, 0)
+    assert (found.p, found.effect, found.n) == pytest.approx((expected.pvalue, values.mean() / values.std(ddof=1), 20))
+    assert paired_difference([0.5] * 4)[3:] == (4, 0.0, math.inf)
+    assert paired_difference([0.0] * 4)[3:] == (4, 1.0, 0.0)
+    assert math.isnan(paired_difference([1.0]).p)
+
+
+def test_equal_fvds_do_not_differ_and_groups_without_clips_do_not_count() -> None:
+    left_out = [10.0, 12.0, math.nan, 11.0, 9.0]
+    share = [0.25, 0.25, 0.0, 0.25, 0.25]
+    same = fvd_difference(10.0, left_out, 10.0, left_out, share, 8)
+    assert (same.mean, same.p) == (0.0, 1.0)
+    shifted = fvd_difference(12.0, [value + 2 for value in left_out], 10.0, left_out, share, 8)
+    assert (shifted.low, shifted.high, shifted.p, shifted.effect) == (2.0, 2.0, 0.0, 0.2)
+    assert math.isnan(fvd_difference(1.0, [1.0, 2.0], 2.0, [1.0, 2.0], [0.5, 0.5], 2).p)
+
+
+def test_holm_leaves_missing_ones_out() -> None:
+    assert holm([0.01, math.nan, 0.02, 0.5]) == pytest.approx([0.03, math.nan, 0.04, 0.5], nan_ok=True)
+    assert holm([0.04, 0.03]) == pytest.approx([0.06, 0.06]), "never below the one before"

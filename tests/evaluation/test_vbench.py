@@ -193,7 +193,7 @@ def test_what_cannot_be_written_is_said_before_any_work(tmp_path, capsys):
 
 def test_more_is_better_but_for_the_dynamic_degree():
     assert column_of("vbench/i2v_subject").direction == "higher"
-    assert column_of("vbench/dynamic_degree").direction is None
+    assert column_of("vbench/dynamic_degree").direction == "real"
     assert column_of("vbench/scene").direction is None
 
 

@@ -15,9 +15,10 @@ from motionanim.metrics.fvd import is_fvd
         ("psnr", "PSNR (dB) ↑", "higher", "quality", 24.126, "24.13"),
         ("psnr_with_frame0", "PSNR (dB) ↑", "higher", "frame0", -0.001, "0.00"),
         ("fvd_i3d_ours", "FVD i3d ours ↓", "lower", "quality", 310.26, "310.3"),
+        ("fvd_i3d_ours_corrected", "FVD i3d ours, bias removed ↓", "lower", "quality", -0.31, "-0.3100"),
         ("fvd_i3d_ours_disjoint", "FVD i3d ours, half: other real clips ↓", "lower", "frechet", 0.012345, "0.01235"),
         ("fvd_embedded_floor", "FVD embedded, half: real against real", None, "frechet", 31.416, "31.42"),
-        ("seam_ratio", "Seam ratio →1", "one", "long", 1.234, "1.23"),
+        ("seam_ratio", "Seam ratio → real", "real", "long", 1.234, "1.23"),
         ("something_new", "something_new", None, "other", 0.5, "0.5000"),
     ],
 )
@@ -31,10 +32,15 @@ def test_keys_are_ordered_by_table_fvd_first_and_losses_put_the_best_first() -> 
     keys = ["zzz", "seam_ratio", "psnr", "fvd_embedded", "flow_epe", "ssim"]
     assert sorted(keys, key=place) == ["fvd_embedded", "psnr", "ssim", "flow_epe", "seam_ratio", "zzz"]
     assert is_fvd("fvd_i3d_ours")
-    assert not is_fvd("fvd_i3d_ours_plain")
+    assert not is_fvd("fvd_i3d_ours_corrected")
     assert sorted([20.0, 24.0], key=column_of("psnr").loss) == [24.0, 20.0]
     assert sorted([0.3, 0.1], key=column_of("lpips").loss) == [0.1, 0.3]
-    assert sorted([0.2, 1.1, 3.0], key=column_of("speed_gain").loss) == [1.1, 0.2, 3.0]
+    gain = column_of("speed_gain")
+    assert sorted([0.2, 0.9, 1.0], key=lambda value: gain.loss(value, 0.87)) == [0.9, 1.0, 0.2], (
+        "the true clips have 0.87"
+    )
+    with pytest.raises(ValueError, match="score of the true clips"):
+        gain.loss(0.9)
     with pytest.raises(ValueError, match="no end of it"):
         column_of("periodicity").loss(1.0)
 

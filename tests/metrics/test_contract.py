@@ -128,7 +128,8 @@ def test_the_protocol_is_plain_and_reports_know_the_columns(metric: ClipMetric) 
 
 def filled_fvd(fake: Tensor, real: Tensor) -> FVD:
     fvd = FVD(dim=fake.shape[1], groups=32, ddof=1)
-    fvd.update(fake, real, torch.arange(len(fake)) % 32)
+    for features, true in ((fake, False), (real, True)):
+        fvd.update(features, torch.arange(len(fake)) % 32, real=true)
     return fvd
 
 

@@ -81,7 +81,24 @@ def test_the_numbers_of_record_leave_frame_0_out() -> None:
         record, with_frame0 = metric.score(made, real).T
         torch.testing.assert_close(record, per_frame[:, 1:].double().mean(1))
         torch.testing.assert_close(with_frame0, per_frame.double().mean(1))
-    assert both_conventions(torch.zeros(2, 3)).dtype == torch.float64
+    assert both_conventions(torch.zeros(2, 4), real).dtype == torch.float64
+
+
+def test_frames_at_which_the_true_clip_stands_still_do_not_count() -> None:
+    """A copy of frame 0 is perfect there: at a cap of 100 dB one still clip in eight would add 9 dB to a mean of 27."""
+    made, real = pair(clips=2, frames=4)
+    real[0, 1:] = real[0, :1]  # a clip that stands still
+    real[1, 2] = real[1, 0]  # a clip that comes back once
+    made[:, 0] = real[:, 0]
+    for metric, per_frame in ((PSNR(cap=100.0), psnr(made, real).clamp(max=100)), (SSIM(), ssim(made, real))):
+        (still, still_with), (record, with_frame0) = metric.score(made, real)
+        assert still.isnan()
+        assert still_with.isnan()
+        torch.testing.assert_close(record, per_frame[1, [1, 3]].double().mean())
+        torch.testing.assert_close(with_frame0, per_frame[1, [0, 1, 3]].double().mean())
+        metric.update(made, real)
+        assert metric.compute()[metric.keys[0]] == record
+        assert metric.protocol["still_frames"] == "left out"
 
 
 def test_the_cap_bounds_a_copied_frame_and_is_part_of_the_protocol() -> None:

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from motionanim.metrics.frechet import frechet_distance, jackknife, moments
-from motionanim.metrics.fvd import FVD
+from motionanim.metrics.fvd import FVD, group_of
 
 GROUPS = 32
-KEYS = ["value", "corrected", "low", "high", "half", "disjoint", "floor", "n"]
+KEYS = ["value", "corrected", "low", "high", "half", "disjoint", "floor", "n", "n_real"]
 
 
 def cloud(count, dim, seed, shift=0.0, scale=1.0):
@@ -39,15 +39,22 @@ def metric(dim=6, ddof=1, groups=GROUPS):
     return FVD(dim=dim, groups=groups, ddof=ddof)
 
 
+def add(fvd, fake, real, group):
+    fvd.update(fake, group, real=False)
+    fvd.update(real, group, real=True)
+
+
 def filled(fake, real, positions=None, **options):
     fvd = metric(dim=fake.shape[1], **options)
     positions = torch.arange(len(fake)) if positions is None else positions
-    fvd.update(fake, real, positions % fvd.groups)
+    add(fvd, fake, real, positions % fvd.groups)
     return fvd
 
 
 def same(first, second, rel=1e-9):
-    assert list(first) == list(second) == KEYS
+    assert list(first) == list(second) == [*KEYS, "left_out", "share"]
+    torch.testing.assert_close(first["left_out"], second["left_out"], rtol=rel, atol=0, equal_nan=True)
+    torch.testing.assert_close(first["share"], second["share"])
     for key in KEYS:
         assert first[key].item() == pytest.approx(second[key].item(), rel=rel, nan_ok=True), key
 
@@ -104,7 +111,7 @@ def test_moments_are_numpys(ddof):
 def test_the_jackknife_of_a_mean_is_the_mean_with_its_standard_error():
     values = torch.randn(24, generator=torch.Generator().manual_seed(11), dtype=torch.float64)
     left_out = (values.sum() - values) / 23
-    corrected, low, high = jackknife(values.mean(), left_out, torch.ones(24))
+    corrected, low, high = jackknife(values.mean(), left_out, torch.ones(24) / 24)
     half_width = 2.0687 * values.std() / math.sqrt(24)  # Student's t, 23 degrees of freedom
     assert corrected.item() == pytest.approx(values.mean().item())
     assert low.item() == pytest.approx((values.mean() - half_width).item(), rel=1e-4)
@@ -114,7 +121,7 @@ def test_the_jackknife_of_a_mean_is_the_mean_with_its_standard_error():
 def test_the_jackknife_takes_a_bias_in_one_over_n_off_exactly_for_groups_of_any_size():
     counts = torch.tensor([1.0, 2.0, 5.0, 3.0], dtype=torch.float64)
     n = counts.sum()
-    assert [part.item() for part in jackknife(7 + 3 / n, 7 + 3 / (n - counts), counts)] == pytest.approx([7, 7, 7])
+    assert [part.item() for part in jackknife(7 + 3 / n, 7 + 3 / (n - counts), counts / n)] == pytest.approx([7, 7, 7])
 
 
 def draws(dim, count, repeats, same_distribution):
@@ -158,9 +165,8 @@ def test_every_number_is_what_it_says():
     # Positions below 70 modulo 32: groups 0 to 5 hold three clips, and even positions are even groups.
     group = torch.arange(70) % GROUPS
     left_out = torch.tensor([between(fake[group != g], real[group != g]) for g in range(GROUPS)], dtype=torch.float64)
-    corrected, low, high = jackknife(
-        torch.tensor(between(fake, real), dtype=torch.float64), left_out, torch.bincount(group)
-    )
+    share = torch.bincount(group).double() / 70
+    corrected, low, high = jackknife(torch.tensor(between(fake, real), dtype=torch.float64), left_out, share)
     expected = {
         "value": between(fake, real),
         "corrected": corrected.item(),
@@ -170,9 +176,33 @@ def test_every_number_is_what_it_says():
         "disjoint": (between(fake[::2], real[1::2]) + between(fake[1::2], real[::2])) / 2,
         "floor": between(real[::2], real[1::2]),
         "n": 70,
+        "n_real": 70,
     }
-    assert {key: value.item() for key, value in result.items()} == pytest.approx(expected, rel=1e-8)
-    assert all(value.dtype == torch.float64 and value.ndim == 0 for value in result.values())
+    assert {key: result[key].item() for key in KEYS} == pytest.approx(expected, rel=1e-8)
+    torch.testing.assert_close(result["left_out"], left_out)
+    torch.testing.assert_close(result["share"], share)
+    assert all(value.dtype == torch.float64 for value in result.values())
+
+
+def test_sets_of_different_size_need_no_pairs():
+    fake, real = cloud(30, 6, seed=34, shift=0.5), cloud(45, 6, seed=35)
+    fvd = metric()
+    fvd.update(fake, torch.arange(30) % GROUPS, real=False)
+    fvd.update(real, torch.arange(45) % GROUPS, real=True)
+    result = fvd.compute()
+    assert result["value"].item() == pytest.approx(between(fake, real))
+    assert (result["n"].item(), result["n_real"].item()) == (30, 45)
+    assert result["low"] < result["corrected"] < result["high"]
+
+
+def test_the_group_of_a_clip_is_independent_of_its_place_and_category():
+    """Categories dealt in turn: a group by place would hold even categories only, and a floor would see that."""
+    names = [f"{index:06}" for index in range(4000)]
+    groups = torch.tensor([group_of(name, GROUPS) for name in names])
+    assert torch.bincount(groups, minlength=GROUPS).min() > 80  # 125 in the mean
+    for category in range(20):
+        even = (groups[category::20] % 2 == 0).double().mean().item()
+        assert even == pytest.approx(0.5, abs=0.15), "five standard deviations"
 
 
 def test_ddof_0_divides_by_n():
@@ -189,7 +219,7 @@ def test_streamed_in_any_order_merged_reset_and_cast_are_one(kind):
     stream = filled(real, fake)
     stream.reset()
     for position in order.split(1):
-        stream.update(fake[position], real[position], position % GROUPS)
+        add(stream, fake[position], real[position], position % GROUPS)
         stream.to(kind)  # the sums stay in float64
     same(stream.compute(), whole)
     part, rest = order[:10], order[10:]
@@ -227,7 +257,7 @@ def test_one_group_or_only_even_ones_leave_numbers_undefined():
 def test_fewer_than_two_clips_and_bad_arguments_are_an_error():
     one = filled(torch.ones(1, 6), torch.ones(1, 6))
     for fvd, count in ((metric(), 0), (one, 1)):
-        with pytest.raises(ValueError, match=f"FVD of {count} clips.*at least 2"):
+        with pytest.raises(ValueError, match=f"FVD of {count} generated and {count} real clips.*2 of each"):
             fvd.compute()
     for bad in ({"dim": 0}, {"groups": 3}, {"groups": 0}, {"ddof": 2}):
         with pytest.raises(ValueError, match=r"(dim|groups|ddof)=\d"):
@@ -235,15 +265,14 @@ def test_fewer_than_two_clips_and_bad_arguments_are_an_error():
 
 
 BAD = {
-    "features too short": (torch.ones(2, 5), torch.ones(2, 5), torch.tensor([0, 1])),
-    "another number of real clips": (torch.ones(2, 6), torch.ones(1, 6), torch.tensor([0, 1])),
-    "no batch": (torch.ones(6), torch.ones(6), torch.tensor([0])),
-    "too few groups": (torch.ones(2, 6), torch.ones(2, 6), torch.tensor([0])),
-    "group too high": (torch.ones(2, 6), torch.ones(2, 6), torch.tensor([0, 32])),
-    "group too low": (torch.ones(2, 6), torch.ones(2, 6), torch.tensor([-1, 0])),
-    "group no integer": (torch.ones(2, 6), torch.ones(2, 6), torch.tensor([0.0, 1.0])),
-    "fake not finite": (torch.tensor([[1.0] * 6, [math.nan] * 6]), torch.ones(2, 6), torch.tensor([0, 1])),
-    "real not finite": (torch.ones(2, 6), torch.full((2, 6), math.inf), torch.tensor([0, 1])),
+    "features too short": (torch.ones(2, 5), torch.tensor([0, 1])),
+    "no batch": (torch.ones(6), torch.tensor([0])),
+    "too few groups": (torch.ones(2, 6), torch.tensor([0])),
+    "group too high": (torch.ones(2, 6), torch.tensor([0, 32])),
+    "group too low": (torch.ones(2, 6), torch.tensor([-1, 0])),
+    "group no integer": (torch.ones(2, 6), torch.tensor([0.0, 1.0])),
+    "not a number": (torch.tensor([[1.0] * 6, [math.nan] * 6]), torch.tensor([0, 1])),
+    "infinite": (torch.full((2, 6), math.inf), torch.tensor([0, 1])),
 }
 
 
@@ -251,5 +280,5 @@ BAD = {
 def test_bad_features_are_an_error_and_not_added(bad):
     fvd = metric()
     with pytest.raises(ValueError, match=r"must be|not finite"):
-        fvd.update(*BAD[bad])
+        fvd.update(*BAD[bad], real=True)
     assert fvd.count.sum() == 0

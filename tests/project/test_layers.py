@@ -16,11 +16,12 @@ ENTRY_POINTS = {
 LAYERS = {
     "types": 0, "files": 0, "cli.settings": 0, "cli.progress": 0,
     "media": 1, "data.video": 2, "motion": 2, "models": 3,
-    "data": 4, "metrics": 4, "sampling": 4, "evaluation.statistics": 4, "evaluation.manifest": 4,
-    "evaluation.templates": 4,
-    "evaluation.report": 5, "evaluation.study": 5,
-    "training": 6, "evaluation": 6, "animation": 6,
-    "cli.command": 7, "animation.job": 8, "export": 8, "animate": 9, "page": 10,
+    "data": 4, "metrics": 4, "sampling": 4, "evaluation.manifest": 4, "evaluation.templates": 4,
+    "evaluation.vbench.scores": 4,
+    "evaluation.statistics": 5,
+    "evaluation.report": 6, "evaluation.study": 6,
+    "training": 7, "evaluation": 7, "animation": 7,
+    "cli.command": 8, "animation.job": 9, "export": 9, "animate": 10, "page": 11,
 }  # fmt: skip
 MOST_FILES = 12  # per folder
 

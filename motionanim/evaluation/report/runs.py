@@ -7,10 +7,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from motionanim.evaluation.report.columns import place
-from motionanim.evaluation.report.further import further
+from motionanim.evaluation.report.columns import column_of, place
+from motionanim.evaluation.statistics import mean_interval
+from motionanim.evaluation.vbench.scores import scores_of
 
-FORMAT = 1
+FORMAT = 2
 
 
 class Score(NamedTuple):
@@ -22,6 +23,7 @@ class Score(NamedTuple):
     n: int = 0
     protocol: str | None = None
     reason: str | None = None  # why there is no number
+    unranked: str | None = None  # why the number must not be ranked
 
     @property
     def terms(self) -> tuple[str | None, int]:
@@ -38,6 +40,8 @@ class Run(NamedTuple):
     n: int  # clips
     reference: bool  # a reference row, never ranked
     saw_motion: bool  # was given the true motion
+    saw_mask: bool  # was given the true mask
+    lossless: bool  # its frames were never in a compressed file
     sweep: str | None  # the axis of `axes` that its sweep varies
     axes: dict[str, Any]
     scores: dict[str, Score]
@@ -56,6 +60,16 @@ class Run(NamedTuple):
         return Score(None, reason="not among the metrics of this run")
 
     @property
+    def given(self) -> int:
+        """What of the true clip it was given: 2 its motion, 1 its mask, 0 neither."""
+        return 2 if self.saw_motion else int(self.saw_mask)
+
+    @property
+    def kind(self) -> str | None:
+        """Which reference row it is: "real", "static_copy" ...; None for methods."""
+        return self.record["settings"].get("kind") if self.reference else None
+
+    @property
     def series(self) -> str:
         """The label without the value of the swept axis, which the runs of one sweep have in common."""
         if self.sweep is None:
@@ -64,9 +78,10 @@ class Run(NamedTuple):
         return re.sub(value, "", self.label).strip() or self.label
 
     @property
-    def strips(self) -> list[Path]:
-        """Pictures of single clips, the true frames above the made ones, named by clip."""
-        return sorted((self.folder / "strips").glob("*.png"))
+    def strips(self) -> dict[str, Path]:
+        """Pictures by clip, the true frames above the made ones. Those of an earlier run may lie beside them."""
+        places = {clip: self.folder / "strips" / f"{name}.png" for clip, name in self.record["pictures"].items()}
+        return {clip: place for clip, place in places.items() if place.is_file()}
 
 
 def _number(value: Any) -> float | None:
@@ -126,12 +141,14 @@ def read_run(folder: Path) -> Run:
                 int(score["n"]),
                 score["protocol"],
                 score["reason"],
+                score.get("unranked"),
             )
             for key, score in record["metrics"].items()
         }
         clips = _read_clips(folder / "clips.jsonl", record["keys"], record["protocols"])
-        for key, (score, values) in further(folder, record["keys"]).items():
-            scores[key] = Score(*score)
+        for key, (protocol, values, reason) in scores_of(folder, record["keys"]).items():
+            found = mean_interval(values.values(), column_of(key).range)
+            scores[key] = Score(*map(_number, found[:3]), n=found.n, protocol=protocol, reason=reason)
             for clip, value in values.items():
                 clips[clip][key] = value
         return Run(
@@ -139,8 +156,10 @@ def read_run(folder: Path) -> Run:
             label=str(record["label"]),
             benchmark=str(record["benchmark"]),
             n=int(record["n"]),
-            reference=bool(record["reference"] if "reference" in record else record["control"]),  # its older name
+            reference=bool(record["reference"]),
             saw_motion=bool(record["saw_motion"]),
+            saw_mask=bool(record["saw_mask"]),
+            lossless=bool(record["lossless"]),
             sweep=record["sweep"] if record["sweep"] in record["axes"] else None,  # a sweep over a list has no axis
             axes=dict(record["axes"]),
             scores=dict(sorted(scores.items(), key=lambda item: place(item[0]))),

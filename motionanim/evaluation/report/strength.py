@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from motionanim.evaluation.report.blocks import Block
 from motionanim.evaluation.report.runs import Run
-from motionanim.evaluation.report.tables import DASH, Block, Cell, Row, Table
+from motionanim.evaluation.report.tables import DASH, Cell, Row, Table
 from motionanim.evaluation.statistics import LEAST_LEVELS, Interval, mean_interval, strength_spearman
 from motionanim.metrics.base import Column
 
 REQUESTED, REALISED = "requested_strength", "realised_strength"
-CORRELATION = Column("strength_spearman", "Strength, rank correlation", 3, "higher", "control")
+CORRELATION = Column("strength_spearman", "Strength, rank correlation", 3, "higher", "control", range=(-1, 1))
 
 
 class Curve(NamedTuple):
@@ -40,7 +41,11 @@ def curves(runs: Sequence[Run]) -> list[Curve]:
                     clips.setdefault(clip, []).append((requested, realised))
         clips = {clip: sorted(points) for clip, points in clips.items()}
         enough = [points for points in clips.values() if len({level for level, _ in points}) >= LEAST_LEVELS]
-        correlation = mean_interval(strength_spearman(*zip(*points)) for points in enough) if enough else None
+        correlation = (
+            mean_interval((strength_spearman(*zip(*points)) for points in enough), CORRELATION.range)
+            if enough
+            else None
+        )
         if clips:
             found.append(Curve(label, len(here), clips, correlation))
     return found
@@ -53,7 +58,7 @@ def strength_table(block: Block, found: Sequence[Curve]) -> Table:
         cell = Cell(DASH, notes=(1,))
         if curve.correlation is not None and curve.correlation.n:
             mean, low, high, _ = curve.correlation
-            interval = f"[{CORRELATION.print(max(low, -1))}, {CORRELATION.print(min(high, 1))}]" if low == low else ""
+            interval = f"[{CORRELATION.print(low)}, {CORRELATION.print(high)}]" if low == low else ""
             cell = Cell(CORRELATION.print(mean), interval, value=mean)
         clips, levels = (Cell(str(count), value=count) for count in (len(curve.clips), curve.levels))
         rows.append(Row(curve.label, [clips, levels, cell]))

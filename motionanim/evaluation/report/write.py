@@ -5,14 +5,13 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from motionanim.evaluation.report.blocks import blocks, rank
 from motionanim.evaluation.report.document import all_keys, build
-from motionanim.evaluation.report.page import html
+from motionanim.evaluation.report.formats import comma_separated, for_a_paper, html, latex, markdown
 from motionanim.evaluation.report.runs import find_runs, names, read_runs
-from motionanim.evaluation.report.tables import blocks, rank
-from motionanim.evaluation.report.text import comma_separated, latex, markdown
 from motionanim.files import atomic_path
 
-FILES = ("report.md", "report.csv", "report.tex", "report.html")
+FILES = ("report.md", "report.csv", "report.tex", "report.html", "paper.md", "paper.tex")
 
 
 def write_report(
@@ -24,7 +23,9 @@ def write_report(
     skip_unfinished: bool = False,
     strips: int = 4,
 ) -> Path:
-    """Write report.md, report.csv, report.tex, report.html and plots/ into a folder.
+    """Write report.md, report.csv, report.tex, report.html and plots/ into a folder, and paper.md and paper.tex.
+
+    The last two hold the tables for a paper alone.
 
     Args:
         folders: Run folders, or folders of run folders.
@@ -70,6 +71,7 @@ def write_report(
         "report.csv": comma_separated(found, called, all_keys(document.runs)),
         "report.tex": latex(document),
         "report.html": html(document, strips),
+        **dict(zip(("paper.md", "paper.tex"), for_a_paper(document))),
     }
     for name, text in texts.items():
         with atomic_path(out / name) as temporary:

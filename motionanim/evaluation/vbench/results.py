@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from motionanim.evaluation.benchmark import digest
-from motionanim.evaluation.report.further import FILE
-from motionanim.evaluation.report.further import FORMAT as SCORES_FORMAT
 from motionanim.evaluation.vbench.layout import FORMAT, INDEX
+from motionanim.evaluation.vbench.scores import FILE
+from motionanim.evaluation.vbench.scores import FORMAT as SCORES_FORMAT
 from motionanim.files import atomic_path
 from motionanim.metrics.published.vbench import DIMENSIONS, I2V, PREFIX
 

@@ -20,7 +20,7 @@ DIMENSIONS = {
     "background_consistency": Dimension("background"),
     "temporal_flickering": Dimension("flickering", remark="a still picture scores 1"),
     "motion_smoothness": Dimension("smoothness", remark="a still picture scores 1"),
-    "dynamic_degree": Dimension("dynamic degree", remark="share of clips that move much; more is not better here"),
+    "dynamic_degree": Dimension("dynamic degree", remark="share of clips that move much"),
     "aesthetic_quality": Dimension("aesthetics"),
     "imaging_quality": Dimension("imaging", scale=100.0),
 }
@@ -28,13 +28,15 @@ I2V = {"i2v_subject": Dimension("I2V subject"), "i2v_background": Dimension("I2V
 
 
 def vbench_column(key: str) -> Column | None:
-    """The column of vbench/DIMENSION; None for other keys. The dynamic degree of an image animation has no better end,
-    so it is never ranked, unlike in VBench."""
+    """The column of vbench/DIMENSION; None for other keys.
+
+    The best dynamic degree is that of the true clips, unlike in VBench, where more is better.
+    """
     if not key.startswith(PREFIX):
         return None
     name = key.removeprefix(PREFIX)
     dimension = (DIMENSIONS | I2V).get(name)
     if dimension is None:
         return Column(key, f"VBench {name}", 4, None, "vbench")
-    direction = None if name == "dynamic_degree" else "higher"
-    return Column(key, f"VBench {dimension.title}", 4, direction, "vbench", remark=dimension.remark)
+    direction = "real" if name == "dynamic_degree" else "higher"
+    return Column(key, f"VBench {dimension.title}", 4, direction, "vbench", remark=dimension.remark, range=(0, 1))

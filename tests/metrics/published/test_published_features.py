@@ -280,7 +280,7 @@ def test_the_harness_uses_the_distance_that_the_features_name(tmp_path):
     for side in ("fake", "real"):
         each = torch.stack([from_text(row["features"]["jedi"][side]) for row in done.rows]).double()
         sums.append((torch.tensor(float(len(each))), each.sum(0), each.T @ each))
-    assert done.result["metrics"]["fvd_jedi_plain"]["mean"] == pytest.approx(jedi(*sums).item())
+    assert done.result["metrics"]["fvd_jedi"]["mean"] == pytest.approx(jedi(*sums).item())
 
 
 def test_metrics_published_names_extractors_that_are_null_without_weights(tmp_path, monkeypatch):
@@ -295,7 +295,7 @@ def test_metrics_published_names_extractors_that_are_null_without_weights(tmp_pa
 
 def test_reports_call_the_distances_by_their_names():
     assert fvd_column("fvd_jedi").name == "JEDi"
-    assert fvd_column("fvd_fvmd_plain").name == "FVMD, uncorrected"
+    assert fvd_column("fvd_fvmd_floor").name == "FVMD, half: real against real"
     assert fvd_column("fvd_i3d_ours").name == "FVD i3d ours"
 
 

@@ -4,14 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from motionanim.evaluation.statistics import mean_interval
-
 FILE, FORMAT = "vbench.json", 1
 _STALE = "VBench saw other clips than the run has now: write and score them again"
 
 
-def further(folder: Path, keys: list[str]) -> dict[str, tuple[tuple[Any, ...], dict[str, float]]]:
-    """The fields of `runs.Score` and the scores by clip of each further key; empty if there is no file.
+def scores_of(folder: Path, keys: list[str]) -> dict[str, tuple[str, dict[str, float], str | None]]:
+    """The protocol and the scores by clip of each key, and why there are none; empty if there is no file.
 
     Args:
         folder: Of the run.
@@ -35,10 +33,5 @@ def further(folder: Path, keys: list[str]) -> dict[str, tuple[tuple[Any, ...], d
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} cannot be read: remove it, or read VBench's results again") from error
     if stale:
-        return {key: ((None, None, None, 0, protocol, _STALE), {}) for key, (protocol, _) in found.items()}
-    return {key: ((*_interval(values), protocol, None), values) for key, (protocol, values) in found.items()}
-
-
-def _interval(values: dict[str, float]) -> tuple[float, float | None, float | None, int]:
-    mean, low, high, n = mean_interval(values.values())
-    return (mean, low, high, n) if n > 1 else (mean, None, None, n)
+        return {key: (protocol, {}, _STALE) for key, (protocol, _) in found.items()}
+    return {key: (protocol, values, None) for key, (protocol, values) in found.items()}

@@ -1,0 +1,103 @@
+"""The table for a paper and the tables for its referee."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from motionanim.evaluation.report.blocks import Block, Names, best, row_name
+from motionanim.evaluation.report.columns import column_of
+from motionanim.evaluation.report.plots.figure import main_fvd
+from motionanim.evaluation.report.runs import Run
+from motionanim.evaluation.report.tables import DASH, PRINTED, Cell, Notes, Row, Table, header, part_of, score_cell
+
+PAPER = Path(__file__).parents[2] / "assets" / "paper.json"
+FOR_A_PAPER = "for a paper"  # end of the title of its table
+LONG = 32  # frames from which Table 2 stands beside a benchmark, not Table 1
+# The columns of the paper's tables by key, and those without which they crown a frozen or a broken video.
+_COLUMNS = ("psnr", "ssim", "lpips", "clip_consistency", "seconds")
+_BESIDE = ("direction_error", "speed_gain", "flicker")
+_BESIDE_LONG = ("speed_gain", "seam_ratio", "flicker")
+
+
+def paper_table(block: Block, names: Names) -> Table:
+    """One figure a cell, to be copied into a paper, with the paper's own numbers underneath."""
+    long = _frames(block.runs) >= LONG
+    printed = json.loads(PAPER.read_text(encoding="utf-8"))["tables"][1 if long else 0]
+    fvd = main_fvd(block.runs)
+    keys = [*([fvd] if fvd else []), *_COLUMNS, *(_BESIDE_LONG if long else _BESIDE)]
+    columns = [column_of(key) for key in keys if any(run.score(key).mean is not None for run in block.runs)]
+    notes, bold = Notes(), {each.key: best(block, each, names) for each in columns}
+    rows = [
+        Row(
+            row_name(run, names),
+            [
+                score_cell(run.score(each.key), each, run.folder in bold[each.key], notes)._replace(interval="")
+                for each in columns
+            ],
+            part_of(run),
+        )
+        for run in block.runs
+    ]
+    keys_printed = ["fvd" if column.key == fvd else column.key for column in columns]
+    for row in printed["rows"]:
+        values = dict(zip(printed["keys"], row["values"]))
+        rows.append(Row(row["name"], [Cell(values.get(key, DASH)) for key in keys_printed], PRINTED))
+    n = ", ".join(sorted({str(run.n) for run in block.runs}, key=int))
+    remarks = [f"n = {n} clips of {_frames(block.runs)} frames. {printed['source']}"]
+    return Table(
+        f"{block.title}: for a paper", [header(each, block, names, notes) for each in columns], rows, notes, remarks
+    )
+
+
+def _frames(runs: Sequence[Run]) -> int:
+    return max(int(run.record["reading"]["num_frames"]) for run in runs)
+
+
+def referee_table(runs: Sequence[Run], names: Names) -> Table:
+    """What every row was given, how its videos were read and made, and by which code on which machine."""
+    columns = [
+        "benchmark", "n", "frames", "size, px", "frames a second", "another aspect ratio", "given", "pixels", "seed",
+        "made on", "made by commit", "scored by commit", "versions", "written", "folder",
+    ]  # fmt: skip
+    rows = []
+    for run in runs:
+        record, reading = run.record, run.record["reading"]
+        told = [
+            run.benchmark, run.n, reading["num_frames"], f"{reading['width']} x {reading['height']}",
+            reading["fps"] or "each file's own", reading["shape"], _given(run),
+            "lossless" if run.lossless else "compressed files", record["seed"],
+            *(record.get(key) for key in ("hardware", "commit", "scored_commit", "versions", "time")), run.folder.name,
+        ]  # fmt: skip
+        rows.append(Row(row_name(run, names), [Cell(_plain(text)) for text in told], part_of(run)))
+    return Table("Runs", [Cell(column) for column in columns], rows, [], [])
+
+
+def _given(run: Run) -> str:
+    if run.reference:
+        return "the true clip"
+    return ("the first frame, and arrows if it takes them", "first frame, arrows and true mask", "true motion")[
+        run.given
+    ]
+
+
+def protocol_table(runs: Sequence[Run], names: Names) -> Table:
+    """The settings of every metric and feature extractor, weights included; several rows where runs differ."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for run in runs:
+        for name, protocol in (run.record.get("measures") or {}).items():
+            found.setdefault((name, _plain(protocol)), []).append(names[run.folder])
+    several = [name for name, _ in found]
+    rows = []
+    for (name, protocol), who in sorted(found.items()):
+        told = "all" if several.count(name) == 1 else ", ".join(who)
+        rows.append(Row(name, [Cell(protocol), Cell(told)]))
+    return Table("Metrics", [Cell("settings"), Cell("of rows")], rows, [], [])
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_plain(inner)}" for key, inner in value.items())
+    if isinstance(value, list | tuple):
+        return " ".join(map(_plain, value))
+    return DASH if value is None else str(value)

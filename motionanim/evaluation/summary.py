@@ -1,0 +1,101 @@
+"""The summary of a run: from its rows, one per clip, to a number of every key with its interval and protocol."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from motionanim.evaluation.benchmark import digest
+from motionanim.evaluation.scoring import Missing, Scorer, from_text
+from motionanim.evaluation.statistics import Interval, mean_interval
+from motionanim.metrics.fvd import CORRECTED, FVD, VARIANTS, group_of
+
+GROUPS = 32  # of FVD's jackknife
+PROCEDURAL = "its features were trained on the procedural world and mean nothing for real videos"
+
+
+def summarise(
+    rows: Sequence[dict[str, Any]], scorer: Scorer, clips: Sequence[str], window: int, *, procedural: bool
+) -> dict[str, dict[str, Any]]:
+    """Mean, 95 % interval, n and protocol of every key; null with a reason where there is none.
+
+    An entry with `unranked` is a number that must not be ranked, for that reason.
+
+    Args:
+        rows: One per clip.
+        clips: The identities of the clips, which are part of the protocol of each number, as is the window.
+        procedural: Whether the clips are of the procedural world.
+    """
+    summary: dict[str, dict[str, Any]] = {}
+    what = (clips, window)
+    protocols = {key: digest(protocol, what) for key, protocol in scorer.protocol_of().items()}
+    for metric in scorer.metrics.values():
+        if isinstance(metric, Missing):
+            summary |= {key: _nothing(metric.reason) for key in metric.keys}
+            continue
+        for column in metric.columns:
+            known = [row["metrics"][column.key] for row in rows if row["metrics"].get(column.key) is not None]
+            reason = next((row["reasons"][column.key] for row in rows if column.key in row["reasons"]), None)
+            found = mean_interval(known, column.range)
+            summary[column.key] = _entry(found, protocols.get(column.key), None if known else reason)
+    for name, extractor in scorer.features.items():
+        key = f"fvd_{name}"
+        if isinstance(extractor, Missing):
+            summary[key] = _nothing(extractor.reason)
+            continue
+        protocol = digest(scorer.fingerprints[name], what)
+        pairs = [row["features"].get(name) for row in rows]
+        if None in pairs:
+            summary[key] = _nothing("no true clips of the requested motion", protocol)
+            continue
+        if len(pairs) < 2:
+            summary[key] = _nothing("FVD needs n >= 2 clips", protocol, len(pairs))
+            continue
+        between = getattr(extractor, "between", None)
+        distance = FVD(dim=extractor.dim, groups=GROUPS, ddof=extractor.protocol["ddof"], between=between)
+        groups = torch.tensor([group_of(row["clip"], GROUPS) for row in rows])
+        for side in ("fake", "real"):
+            distance.update(torch.stack([from_text(pair[side]) for pair in pairs]), groups, real=side == "real")
+        entries = fvd_entries(key, distance, protocol)
+        if extractor.protocol.get("domain") == "procedural" and not procedural:
+            entries = {key: {**entry, "unranked": PROCEDURAL} for key, entry in entries.items()}
+        summary |= entries
+    return summary
+
+
+def fvd_entries(key: str, distance: FVD, protocol: str) -> dict[str, dict[str, Any]]:
+    """The entries of an FVD: as published under `key`, corrected with its interval, and the variants.
+
+    The entry of `key` has `left_out` and `share`, from which the report takes paired differences.
+    """
+    found = distance.compute()
+    numbers = {part: float(value) for part, value in found.items() if value.ndim == 0}
+    n = int(numbers["n"])
+    nan = math.nan
+    groups = {part: [_finite(value) for value in found[part].tolist()] for part in ("left_out", "share")}
+    entries = {key: _entry(Interval(numbers["value"], nan, nan, n), protocol, None) | groups}
+    interval = Interval(numbers["corrected"], numbers["low"], numbers["high"], n)
+    if math.isnan(numbers["low"]):
+        why = f"no correction with n={n}: without any group, more clips must remain than features, {distance.dim}"
+        interval = interval._replace(mean=nan)
+    else:
+        why = None
+    entries[f"{key}_{CORRECTED}"] = _entry(interval, protocol, why)
+    for suffix, variant in VARIANTS.items():
+        why = None if math.isfinite(numbers[variant.part]) else "half of the clips are fewer than 2"
+        entries[f"{key}_{suffix}"] = _entry(Interval(numbers[variant.part], nan, nan, n), protocol, why)
+    return entries
+
+
+def _nothing(reason: str, protocol: str | None = None, n: int = 0) -> dict[str, Any]:
+    return _entry(Interval(math.nan, math.nan, math.nan, n), protocol, reason)
+
+
+def _entry(found: Interval, protocol: str | None, reason: str | None) -> dict[str, Any]:
+    values = {name: _finite(value) for name, value in found._asdict().items() if name != "n"}
+    return {**values, "n": found.n, "protocol": protocol, "reason": reason}
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

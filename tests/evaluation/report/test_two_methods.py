@@ -1,0 +1,72 @@
+"""The report's verdicts on two synthetic methods whose true difference is known."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from report_runs import loaded, run
+
+from motionanim.evaluation.report.columns import column_of
+from motionanim.evaluation.report.comparisons import compare
+from motionanim.evaluation.summary import fvd_entries
+from motionanim.metrics.fvd import FVD, group_of
+
+N, DIM, DRAWS, SHIFT = 64, 12, 100, 0.25
+# Videos have clips of 20 categories, dealt in turn, that differ far more than methods do.
+CATEGORIES = 20
+
+
+def draw(root: Path, shift: float, seed: int) -> dict[str, str]:
+    """Verdicts on b against a in one draw: b's features lie `shift` further off, its PSNR is 10 `shift` dB lower."""
+    generator = np.random.default_rng(seed)
+    category = 3 * generator.normal(size=(CATEGORIES, DIM))[np.arange(N) % CATEGORIES]
+    real = category + generator.normal(size=(N, DIM))
+    clip_psnr = 27 + 6 * generator.normal(size=N) + 8 * generator.exponential(size=N)  # skewed, as easy clips make it
+    groups = torch.tensor([group_of(f"{index:06}", 32) for index in range(N)])
+    for name, off in (("a", 0.0), ("b", shift)):
+        fake = 0.8 * real + 0.6 * generator.normal(size=(N, DIM)) + 0.5 + off
+        fvd = FVD(dim=DIM, groups=32, ddof=1)
+        for features, true in ((fake, False), (real, True)):
+            fvd.update(torch.from_numpy(features), groups, real=true)
+        psnr = clip_psnr - 10 * off + generator.normal(size=N) + 0.5 * generator.exponential(size=N)
+        run(
+            root / f"{shift}-{seed}", name, {"psnr": list(psnr)}, entries=fvd_entries("fvd_i3d_ours", fvd, "f1"),
+        )  # fmt: skip
+    (block,), called = loaded(root / f"{shift}-{seed}", against="a")
+    b = block.methods[1].folder
+    return {key: compare(block, column_of(key), called)[b].verdict for key in ("psnr", "fvd_i3d_ours")}
+
+
+@pytest.mark.slow
+def test_verdicts_are_right_where_methods_differ_and_absent_where_they_do_not(tmp_path: Path) -> None:
+    differ = [draw(tmp_path, SHIFT, seed) for seed in range(DRAWS)]
+    equal = [draw(tmp_path, 0.0, DRAWS + seed) for seed in range(DRAWS)]
+    for key in ("psnr", "fvd_i3d_ours"):
+        right = sum(verdicts[key] == "worse" for verdicts in differ)
+        silent = sum(verdicts[key] == "" for verdicts in equal)
+        assert right >= 95, (key, right)
+        assert silent >= 95, (key, silent)
+
+
+def test_one_draw_is_decided_and_one_is_not(tmp_path: Path) -> None:
+    assert draw(tmp_path, SHIFT, 0) == {"psnr": "worse", "fvd_i3d_ours": "worse"}
+    assert draw(tmp_path, 0.0, 0) == {"psnr": "", "fvd_i3d_ours": ""}
+
+
+def test_the_floor_of_categories_dealt_in_turn_is_that_of_clips_in_any_order() -> None:
+    """Groups by place would compare even categories with odd ones, whose clips differ far more than clips of one do."""
+    category = 3 * np.random.default_rng(0).normal(size=(CATEGORIES, DIM))
+    real = category[np.arange(2000) % CATEGORIES] + np.random.default_rng(1).normal(size=(2000, DIM))
+    floors = {}
+    for name, groups in (
+        ("hash", [group_of(f"{index:06}", 32) for index in range(2000)]),
+        ("place", [index % 32 for index in range(2000)]),
+        ("chance", np.random.default_rng(2).integers(0, 32, 2000).tolist()),
+    ):
+        fvd = FVD(dim=DIM, groups=32, ddof=1)
+        for true in (False, True):
+            fvd.update(torch.from_numpy(real), torch.tensor(groups), real=true)
+        floors[name] = fvd.compute()["floor"].item()
+    assert floors["hash"] < 3 * floors["chance"]
+    assert floors["place"] > 10 * floors["chance"]
