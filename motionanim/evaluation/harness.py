@@ -111,8 +111,7 @@ def evaluate(
             seconds, made = time.perf_counter() - start if method.timed else None, made + 1
             _check(label, clip, output)
             output = output._replace(frames=_rounded(output.frames))
-            # A reference row is made again in no time. The true clips are kept for the bridge to VBench.
-            if options.keep_frames and (not method.reference or getattr(method, "kind", None) == "real"):
+            if options.keep_frames and not method.reference:  # a reference row is made again in no time
                 _save(kept, output)
             if index < options.show:
                 _picture(folder, clip, output)

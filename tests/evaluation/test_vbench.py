@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from evaluation_runs import run as evaluated
 from report_runs import around, run
 
-from motionanim.data.video import Video
-from motionanim.evaluation.methods import Reference
+from motionanim.data.video import Video, write_video
 from motionanim.evaluation.report.columns import column_of
 from motionanim.evaluation.report.runs import read_run
 from motionanim.evaluation.report.write import write_report
@@ -53,11 +53,17 @@ def scored(out: Path, name: str, values: dict[str, list[float]], **changes) -> P
     return path
 
 
+def true_videos(folder: Path) -> Path:
+    for index, clip in enumerate(NASTY):
+        write_video(folder / f"{clip}.mp4", torch.full((2, 3, 40, 48), index / 6), 8)
+    return folder
+
+
 @pytest.fixture
 def written(tmp_path):
     """The folder of two runs' videos, and the runs."""
     runs = [kept(run(tmp_path / "runs", name, {"psnr": around(24)})) for name in ("ours $HOME", "theirs")]
-    write(runs, tmp_path / "vb", images=runs[0], fps=8)
+    write(runs, tmp_path / "vb", images=true_videos(tmp_path / "true"), fps=8)
     return tmp_path / "vb", runs
 
 
@@ -109,7 +115,7 @@ def test_frames_of_odd_sides_lose_a_line(tmp_path):
 
 
 def test_a_real_run_gives_its_rate_and_its_frames(tmp_path):
-    done = evaluated(tmp_path, Reference(label="real", kind="real"))
+    done = evaluated(tmp_path)
     assert main(["write", str(done.folder), "--out", str(tmp_path / "vb")]) == 0
     assert Video(tmp_path / "vb" / "00" / "videos" / "0000-0.mp4").info.fps == pytest.approx(7)
     assert not (tmp_path / "vb" / "00" / "info.json").exists()
@@ -176,11 +182,12 @@ def test_a_damaged_file_of_scores_is_named(written):
 
 def test_what_cannot_be_written_is_said_before_any_work(tmp_path, capsys):
     folder = kept(run(tmp_path, "a", {"psnr": around(24)}))
-    other = kept(run(tmp_path, "b", {"psnr": around(24)}), clips=[f"other {clip}" for clip in NASTY])
+    other = tmp_path / "other"
+    write_video(other / "other.mp4", torch.zeros(2, 3, 32, 32), 8)
     for arguments, message in (
         ([str(folder)], "--fps"),
         ([str(folder), "--fps", "0"], "above 0"),
-        ([str(folder), "--fps", "8", "--images", str(other)], "has no clip 'a/b c-0'"),
+        ([str(folder), "--fps", "8", "--images", str(other)], "has no video of clip 'a/b c-0'"),
         ([str(run(tmp_path, "c", {"psnr": around(24)})), "--fps", "8"], "keep_frames=true"),
     ):
         assert main(["write", *arguments, "--out", str(tmp_path / "vb")]) == 2
@@ -203,7 +210,7 @@ def test_vbench_itself_reads_the_layout(tmp_path, images):
     pytest.importorskip("vbench")
     pytest.importorskip("vbench2_beta_i2v")
     folder = kept(run(tmp_path, "ours $HOME", {"psnr": around(24)}))
-    write([folder], tmp_path / "v b", images=folder if images else None, fps=8)
+    write([folder], tmp_path / "v b", images=true_videos(tmp_path / "true") if images else None, fps=8)
     script = tmp_path / "v b" / "score.py"
     wanted = json.dumps([*DIMENSIONS, *(I2V if images else ())])
     script.write_text(script.read_text().replace(wanted, '["temporal_flickering"]'))

@@ -1,6 +1,6 @@
 """Score our runs by VBench: write their videos as it reads them, and read its results into the report.
 
-python -m motionanim.evaluation.vbench write runs/evaluate/a/* --images runs/evaluate/a/real-1234abcd --out vb
+python -m motionanim.evaluation.vbench write runs/evaluate/a/* --images my_videos --out vb
 python vb/score.py            in an environment of its own that has `vbench`
 python -m motionanim.evaluation.vbench read vb
 python -m motionanim.evaluation.report runs/evaluate/a
@@ -26,8 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     writing.add_argument("folders", nargs="+", type=Path, help="run folders that evaluate.py left, or folders of them")
     writing.add_argument("--out", type=Path, required=True, help="folder to make; must not exist")
     writing.add_argument(
-        "--images", type=Path, metavar="RUN",
-        help="run whose first frames are the condition images, such as the row `real`: adds VBench-I2V",
+        "--images", type=Path, metavar="FOLDER",
+        help="the true videos, named by clip, whose first frames are the condition images: adds VBench-I2V",
     )  # fmt: skip
     writing.add_argument("--fps", type=float, help="rate of the videos (default: that of each run's own videos)")
     reading = sub.add_parser("read", help="read the results into the runs' folders")

@@ -19,7 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from motionanim.data.folder import folder_names
 from motionanim.data.video import Video, write_video
+from motionanim.evaluation.reading import Reading, read_clip
 from motionanim.evaluation.report.runs import Run, read_runs
 from motionanim.evaluation.rows import Rows
 from motionanim.files import atomic_folder
@@ -76,23 +78,22 @@ def write(folders: Sequence[Path], out: Path, *, images: Path | None = None, fps
     Args:
         folders: Run folders that keep their frames, or folders of them.
         out: Folder to make; it must not exist.
-        images: Folder of a run whose first frames are the condition images, such as that of the row `real`; None leaves
-            out the dimensions of VBench-I2V.
+        images: Folder of the true videos, named by clip, whose first frames are the condition images; None leaves out
+            the dimensions of VBench-I2V.
         fps: Rate of the videos, above 0, which the dynamic degree depends on; None takes that of each run's own videos.
 
     Returns:
         The number of videos.
 
     Raises:
-        ValueError: If `out` exists, a run is unfinished or lacks frames, its rate is unknown, or the run of the images
-            has other clips.
+        ValueError: If `out` exists, a run is unfinished or lacks frames, its rate is unknown, or `images` lacks a clip.
     """
     if out.exists():
         raise ValueError(f"--out {out} exists: choose another folder")
     if fps is not None and not 0 < fps < float("inf"):
         raise ValueError(f"--fps {fps}: must be above 0")
     runs, _ = read_runs(folders, skip_unfinished=False)
-    firsts = _keys(read_runs([images], skip_unfinished=False)[0][0]) if images is not None else {}
+    firsts = {} if images is None else {str(Path(name).with_suffix("")): name for name in folder_names(images)}
     rates = [_rate(run) if fps is None else fps for run in runs]
     entries, count = [], 0
     with atomic_folder(out) as partial:
@@ -108,11 +109,11 @@ def write(folders: Sequence[Path], out: Path, *, images: Path | None = None, fps
                 if images is None:
                     continue
                 if clip not in firsts:
-                    raise ValueError(f"--images {images} has no clip {clip!r} of {run.folder}")
+                    raise ValueError(f"--images {images} has no video of clip {clip!r} of {run.folder}")
                 if clip not in pictures:
                     pictures[clip] = f"{len(pictures):04}.png"
-                    first = _frames(images, firsts[clip], clip)[0]
-                    write_picture(partial / "images" / pictures[clip], first)
+                    reading = Reading(num_frames=1, height=height, width=width, fps=None, shape="crop")
+                    write_picture(partial / "images" / pictures[clip], read_clip(images / firsts[clip], reading)[0])
                 # VBench-I2V joins a folder of its own to the name, which an absolute path replaces.
                 picture = str(out.resolve() / "images" / pictures[clip])
                 info.append({"prompt_en": stem, "dimension": [*DIMENSIONS, *I2V], "image_name": picture})
