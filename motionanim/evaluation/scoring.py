@@ -23,7 +23,8 @@ from motionanim.types import Sample
 class Features(Protocol):
     """A video feature extractor, which maps frames (B, T, 3, H, W) to features (B, dim) of clips.
 
-    One of frames gives (B, F, dim), as many rows of each clip.
+    One of frames gives (B, F, dim), as many rows of each clip. One with an attribute `between` names the distance of
+    two sets of its features (see `FVD`); others have Fréchet's.
     """
 
     name: str

@@ -66,7 +66,8 @@ def summarise(
             summary[key] = _nothing("FVD needs at least 2 true clips", protocol, len(pairs))
             continue
         count = GROUPS if extractor.dim < MANY_DIMENSIONS else FEW_GROUPS
-        distance = FVD(dim=extractor.dim, groups=count, ddof=extractor.protocol["ddof"])
+        between = getattr(extractor, "between", None)
+        distance = FVD(dim=extractor.dim, groups=count, ddof=extractor.protocol["ddof"], between=between)
         names = [row["clip"] for row in rows]
         _add(distance, names, [from_text(pair["fake"]) for pair in pairs], real=False)
         if truth is None:

@@ -14,7 +14,7 @@ from torchmetrics import Metric
 
 # The better end; "real": the nearer to the score of the true clips, the better.
 Direction = Literal["higher", "lower", "real"]
-Group = Literal["quality", "frechet", "control", "long", "frame0", "cost", "other"]  # a table of the report
+Group = Literal["quality", "frechet", "control", "long", "vbench", "frame0", "cost", "other"]  # a table of the report
 
 _ARROWS = {"higher": "↑", "lower": "↓", "real": "→ real", None: ""}
 Range = tuple[float, float]  # the least and the greatest legal value

@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple, Self
 
 import torch
@@ -33,6 +34,8 @@ VARIANTS = {
     "disjoint": Variant("disjoint", "half: other real clips", "lower", _HALVES),
     "floor": Variant("floor", "half: real against real", None, _HALVES),
 }
+# Extractors whose distance has a name of its own; other distances are "FVD" and the extractor's name.
+_NAMES = {"videomae": "FVD VideoMAE", "jedi": "JEDi", "fvmd": "FVMD"}
 _KEY = re.compile(rf"(?P<kind>fvd|fid)_(?P<features>.+?)(_(?P<variant>{'|'.join([CORRECTED, *VARIANTS])}))?")
 _AS_PUBLISHED = "as published FVDs are: biased upwards, so it compares at equal n only"
 
@@ -47,9 +50,11 @@ def fvd_column(key: str) -> Column | None:
     match = _KEY.fullmatch(key)
     if match is None:
         return None
-    name, which = f"{match['kind'].upper()} {match['features'].replace('_', ' ')}", match["variant"]
+    name, which = match["features"], match["variant"]
+    least = -math.inf if name == "fvmd" else 0  # see `published.fvmd`
+    name = _NAMES.get(name, f"{match['kind'].upper()} {name.replace('_', ' ')}")
     if which is None:
-        return Column(key, name, 1, "lower", "quality", remark=_AS_PUBLISHED, significant=4, range=(0, math.inf))
+        return Column(key, name, 1, "lower", "quality", remark=_AS_PUBLISHED, significant=4, range=(least, math.inf))
     if which == CORRECTED:
         return Column(key, f"{name}, bias removed", 1, "lower", "quality", significant=4)
     variant = VARIANTS[which]
@@ -105,6 +110,7 @@ class FVD(SumMetric):
         dim: D, length of a feature, at least 1.
         groups: G of the jackknife, even and at least 2; 32 is usual.
         ddof: Covariances divide by n - ddof, 0 or 1, as the features' protocol says.
+        between: Another distance of two sets in place of Fréchet's, such as that of `published.jedi`.
 
     Raises:
         ValueError: If an argument is not as above.
@@ -114,7 +120,9 @@ class FVD(SumMetric):
     total: Tensor  # (2, G, D)
     outer: Tensor  # (2, G, D, D)
 
-    def __init__(self, *, dim: int, groups: int, ddof: int) -> None:
+    def __init__(
+        self, *, dim: int, groups: int, ddof: int, between: Callable[[Sums, Sums], Tensor] | None = None
+    ) -> None:
         super().__init__()
         if dim < 1:
             raise ValueError(f"dim={dim}: must be at least 1")
@@ -123,6 +131,7 @@ class FVD(SumMetric):
         if ddof not in (0, 1):
             raise ValueError(f"ddof={ddof}: must be 0 or 1")
         self.dim, self.groups, self.ddof = dim, groups, ddof
+        self.between = between or partial(distance, ddof=ddof)
         self.add_sum("count", 2, groups)
         self.add_sum("total", 2, groups, dim)
         self.add_sum("outer", 2, groups, dim, dim)
@@ -183,9 +192,7 @@ class FVD(SumMetric):
         def without(whole: Sums, side: int, group: int) -> Sums:
             return whole[0] - count[side, group], whole[1] - total[side, group], whole[2] - outer[side, group]
 
-        def between(first: Sums, second: Sums) -> Tensor:
-            return distance(first, second, ddof=self.ddof)
-
+        between = self.between
         fake, real = sums(0, _ALL), sums(1, _ALL)
         fake_even, fake_odd, real_even, real_odd = (sums(side, half) for side in (0, 1) for half in (_EVEN, _ODD))
         value, share = between(fake, real), count.sum(0) / count.sum()

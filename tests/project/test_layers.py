@@ -17,6 +17,7 @@ LAYERS = {
     "types": 0, "files": 0, "cli.settings": 0, "cli.progress": 0,
     "media": 1, "data.video": 2, "motion": 2, "models": 3,
     "data": 4, "metrics": 4, "sampling": 4, "evaluation.manifest": 4, "evaluation.templates": 4,
+    "evaluation.vbench.scores": 4,
     "evaluation.statistics": 5,
     "evaluation.report": 6, "evaluation.study": 6,
     "training": 7, "evaluation": 7, "animation": 7,
@@ -30,7 +31,7 @@ FENCES = {
     "av": ("motionanim/data/video/", "tests/", "benchmarks/"),
     "imageio_ffmpeg": ("benchmarks/",),
     "pillow_heif": ("motionanim/media/image_io.py", "benchmarks/fuzz.py", "tests/"),
-    "timm": ("motionanim/models/pretrained.py",),
+    "timm": ("motionanim/models/pretrained.py", "motionanim/models/video_transformer.py"),
     "diffusers": (
         "motionanim/models/svd/", "motionanim/training/patch_pca.py", "motionanim/cli/command.py", "tests/",
         "benchmarks/",

@@ -7,6 +7,7 @@ from functools import cache
 from motionanim import metrics
 from motionanim.metrics.base import ClipMetric, Column
 from motionanim.metrics.fvd import fvd_column
+from motionanim.metrics.published.vbench import vbench_column
 
 # Groups become tables, in this order.
 GROUPS = {
@@ -14,6 +15,7 @@ GROUPS = {
     "frechet": "Fréchet video distance, other numbers",
     "control": "Controllability",
     "long": "Long video",
+    "vbench": "VBench",
     "frame0": "Counting frame 0, the condition image",
     "cost": "Cost",
     "other": "Other numbers, not ranked",
@@ -38,7 +40,7 @@ def known_columns() -> dict[str, Column]:
 
 def column_of(key: str) -> Column:
     """The column of a key. An unknown key is named by itself and never ranked."""
-    if found := known_columns().get(key) or fvd_column(key):
+    if found := known_columns().get(key) or fvd_column(key) or vbench_column(key):
         return found
     if key.startswith("axes/"):
         return Column(key, key.removeprefix("axes/"), 3, None, "cost")

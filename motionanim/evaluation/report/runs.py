@@ -7,7 +7,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from motionanim.evaluation.report.columns import place
+from motionanim.evaluation.report.columns import column_of, place
+from motionanim.evaluation.statistics import mean_interval
+from motionanim.evaluation.vbench.scores import scores_of
 
 FORMAT = 2
 
@@ -143,6 +145,12 @@ def read_run(folder: Path) -> Run:
             )
             for key, score in record["metrics"].items()
         }
+        clips = _read_clips(folder / "clips.jsonl", record["keys"], record["protocols"])
+        for key, (protocol, values, reason) in scores_of(folder, record["keys"]).items():
+            found = mean_interval(values.values(), column_of(key).range)
+            scores[key] = Score(*map(_number, found[:3]), n=found.n, protocol=protocol, reason=reason)
+            for clip, value in values.items():
+                clips[clip][key] = value
         return Run(
             folder=folder,
             label=str(record["label"]),
@@ -156,7 +164,7 @@ def read_run(folder: Path) -> Run:
             axes=dict(record["axes"]),
             scores=dict(sorted(scores.items(), key=lambda item: place(item[0]))),
             cost={key: _number(value) for key, value in record["cost"].items()},
-            clips=_read_clips(folder / "clips.jsonl", record["keys"], record["protocols"]),
+            clips=clips,
             record=record,
         )
     except (KeyError, TypeError, AttributeError) as error:

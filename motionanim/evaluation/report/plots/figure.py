@@ -53,12 +53,15 @@ def reach(score: Score) -> tuple[float, float]:
 
 
 def main_fvd(runs: Sequence[Run]) -> str | None:
-    """Key of the FVD that most runs have, I3D's before others; None if no run has one."""
+    """Key of the FVD that most runs have, TensorFlow's I3D before others; None if no run has one."""
     keys = dict.fromkeys(
         key for run in runs for key, score in run.scores.items() if is_fvd(key) and score.mean is not None
     )
     count = {key: sum(run.score(key).mean is not None for run in runs) for key in keys}
-    return min(keys, key=lambda key: (-count[key], "i3d" not in key, key), default=None)
+    order = ("fvd_i3d_ours", "fvd_i3d", "fvd_", "")
+    return min(
+        keys, key=lambda key: (-count[key], [key.startswith(name) for name in order].index(True), key), default=None
+    )
 
 
 def short_name(name: str) -> str:
