@@ -39,6 +39,7 @@ of that kind, so ask Pixabay for permission first.
 
 _PER_PAGE = 200  # the most that the API gives
 _MAX_HITS = 500  # the most of a query, whatever its total
+_MOST_BYTES = 10**7  # of an answer; 200 hits are less than a tenth of it
 _KEPT = 24 * 3600  # s for which the API asks to keep answers
 _SPACING = 60 / 100  # s between requests, because the API allows 100 a minute
 
@@ -128,7 +129,10 @@ class PixabayClient:
             self.sleep(self._pause)
         self._pause = _SPACING
         with open_url(f"{url}&key={self._key}", {}, secret=self._key) as response:
-            body = read(response, None, self.api).decode("utf-8", "replace").replace(self._key, "")
+            content = read(response, _MOST_BYTES, self.api)
+            if response.length and len(content) < _MOST_BYTES:  # a limited read does not complain
+                raise HttpError(f"{self.api} broke off", status=0, wait=0)
+            body = content.decode("utf-8", "replace").replace(self._key, "")
             left, reset = (response.headers.get(f"X-RateLimit-{name}", "") for name in ("Remaining", "Reset"))
         if left.strip() == "0" and reset.strip().isdigit():
             self._pause = max(_SPACING, float(reset))
@@ -137,7 +141,7 @@ class PixabayClient:
             answer = json.loads(body)
             if isinstance(answer["totalHits"], int) and all(isinstance(hit, dict) for hit in answer["hits"]):
                 return answer
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             pass
         raise ValueError(f"{self.api} answers something else than Pixabay's JSON: {' '.join(body.split())[:100]!r}")
 

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from api import API, CATEGORIES, PixabayClient, choose, confirm_terms
-from download import Sleep
+from download import LIMITS, Limits, Sleep
 from fetch import FetchReport, Needs, fetch, lock_folder, rejected_path, write_spares
 
 from motionanim.evaluation.manifest import manifest_clips, read_manifest, write_manifest
@@ -23,6 +23,9 @@ HERE = Path(__file__).resolve().parent
 def main(args: argparse.Namespace, *, sleep: Sleep | None = None) -> int:
     """Returns 0 if every clip is there and locked, 1 if some are not. `sleep` waits that many seconds."""
     needs = Needs(args.frames, args.fps, args.min_width, args.min_height)
+    limits = Limits(round(args.max_megabytes * 1e6), (*LIMITS.hosts, *args.allow_host))
+    if limits.bytes < 1:
+        raise ValueError(f"--max-megabytes {args.max_megabytes}: must be above 0")
     if needs.frames < 1 or not needs.fps > 0 or args.workers < 1 or (args.n is not None and args.n < 1):
         raise ValueError(f"n={args.n}, frames={needs.frames}, fps={needs.fps}, workers={args.workers}: must be above 0")
     if args.check:
@@ -50,7 +53,8 @@ def main(args: argparse.Namespace, *, sleep: Sleep | None = None) -> int:
         return 0
     if not confirmed and not all((args.root / entry.file).exists() for entry in entries):
         confirm_terms(accepted=args.accept_terms)
-    return _said(fetch(args.manifest, args.root, needs=needs, workers=args.workers, sleep=sleep), len(entries))
+    report = fetch(args.manifest, args.root, needs=needs, workers=args.workers, limits=limits, sleep=sleep)
+    return _said(report, len(entries))
 
 
 def _list(args: argparse.Namespace, needs: Needs, sleep: Sleep) -> None:
@@ -104,6 +108,9 @@ def arguments() -> argparse.ArgumentParser:
     add("--api", default=API, help="another address that speaks the same API")
     add("--cache", type=Path, default=Path(".cache/pixabay"), help="folder of answers, kept for 24 hours")
     add("--workers", type=int, default=2, help="downloads at a time")
+    add("--max-megabytes", type=float, default=LIMITS.bytes / 1e6, help="of a file (default 500)")
+    add("--allow-host", action="append", default=[], metavar="HOST",
+        help="to which pixabay.com may redirect by https, with its subdomains; may be repeated")  # fmt: skip
     add("--accept-terms", action="store_true", help="the terms were read and are accepted")
     return parser
 

@@ -7,11 +7,12 @@ import re
 import threading
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +23,17 @@ ATTEMPTS = 6  # with waits of 1, 2, 4, 8 and 16 s between them, or longer if the
 _LONGEST_WAIT = 300  # s; a server that asks for more is not asked again
 _TIMEOUT = 60  # s without a byte
 _CHUNK = 2**18
+
+
+class Limits(NamedTuple):
+    """What a server may send."""
+
+    bytes: int = 500 * 10**6  # of a file
+    hosts: tuple[str, ...] = ("pixabay.com",)  # to which, or to whose subdomains, another host may redirect by https
+
+
+LIMITS = Limits()
+TOO_LARGE = 413  # the status of an HttpError about a file above the limit
 
 
 class HttpError(ValueError):
@@ -54,17 +66,52 @@ def retrying(attempt: Callable[[], Result], *, sleep: Sleep) -> Result:
     raise AssertionError("unreachable")
 
 
-def open_url(url: str, headers: dict[str, str], *, secret: str = "") -> http.client.HTTPResponse:
-    """Open a URL once.
+def shown(url: str) -> str:
+    """A URL for messages, without what may be secret: its query, and a user's name and password."""
+    parts = urllib.parse.urlsplit(url)
+    return urllib.parse.urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def may_redirect(old: str, new: str, hosts: tuple[str, ...]) -> bool:
+    """Whether a server may send us on: to its own host, or by https to one of `hosts` or a subdomain."""
+    one, other = urllib.parse.urlsplit(old), urllib.parse.urlsplit(new)
+    if (one.scheme, one.netloc) == (other.scheme, other.netloc):
+        return True
+    name = other.hostname or ""
+    named = any(name == host or name.endswith(f".{host}") for host in (one.hostname, *hosts))
+    return other.scheme == "https" and named
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    def __init__(self, hosts: tuple[str, ...]) -> None:
+        self.hosts = hosts
+
+    def redirect_request(self, req, fp, code, msg, headers, newurl):  # the names are urllib's
+        if not may_redirect(req.full_url, newurl, self.hosts):
+            host = urllib.parse.urlsplit(newurl).hostname
+            raise HttpError(
+                f"{shown(req.full_url)} redirects to {shown(newurl)}, which is not followed: if you trust it and it is "
+                f"https, give --allow-host {host}",
+                status=code, wait=None,
+            )  # fmt: skip
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def open_url(
+    url: str, headers: dict[str, str], *, secret: str = "", hosts: tuple[str, ...] = LIMITS.hosts
+) -> http.client.HTTPResponse:
+    """Open a URL once; redirects are followed as `may_redirect` says.
 
     Raises:
-        HttpError: If there is no answer, or one of status 400 or above. Its message has neither the URL's query nor
-            `secret`.
+        HttpError: If it is no http or https, if there is no answer, one of status 400 or above, or a redirect that is
+            not followed. Its message has neither the URL's query nor `secret`.
     """
-    where = url.partition("?")[0]
+    where = shown(url)
+    if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
+        raise HttpError(f"{where} is no http or https address", status=0, wait=None)
     request = urllib.request.Request(url, headers={"User-Agent": "motionanim", **headers})
     try:
-        return urllib.request.urlopen(request, timeout=_TIMEOUT)
+        return urllib.request.build_opener(_Redirects(hosts)).open(request, timeout=_TIMEOUT)
     except urllib.error.HTTPError as error:
         with error:
             body = read(error, 2000, where).decode("utf-8", "replace")
@@ -108,7 +155,7 @@ def tag_path(part: Path) -> Path:
     return part.with_name(f"{part.name}.tag")
 
 
-def download(url: str, part: Path, *, sleep: Sleep, stop: threading.Event) -> None:
+def download(url: str, part: Path, *, sleep: Sleep, stop: threading.Event, limits: Limits = LIMITS) -> None:
     """Complete `part` with the bytes of `url`, from its end if the server still has the same file.
 
     Without the ETag or date of `tag_path` a download begins anew.
@@ -117,18 +164,28 @@ def download(url: str, part: Path, *, sleep: Sleep, stop: threading.Event) -> No
         stop: Set it to leave within one chunk.
 
     Raises:
-        HttpError: If the file does not exist, or is still incomplete after several attempts.
+        HttpError: If the file does not exist, is larger than the limit (`TOO_LARGE`; no part stays), or is still
+            incomplete after several attempts.
         OSError: If `part` cannot be written, as on a full disk.
     """
-    retrying(lambda: _download_once(url, part, stop), sleep=sleep)
+    try:
+        retrying(lambda: _download_once(url, part, stop, limits), sleep=sleep)
+    except HttpError as error:
+        if error.status == TOO_LARGE:
+            part.unlink(missing_ok=True)
+            tag_path(part).unlink(missing_ok=True)
+        raise
 
 
-def _download_once(url: str, part: Path, stop: threading.Event) -> None:
+def _download_once(url: str, part: Path, stop: threading.Event, limits: Limits) -> None:
+    where = shown(url)
     tag = tag_path(part)
     validator = tag.read_text(encoding="utf-8") if tag.exists() else ""
     start = part.stat().st_size if part.exists() and validator else 0
     try:
-        response = open_url(url, {"Range": f"bytes={start}-", "If-Range": validator} if start else {})
+        response = open_url(
+            url, {"Range": f"bytes={start}-", "If-Range": validator} if start else {}, hosts=limits.hosts
+        )
     except HttpError as error:
         if error.status == 416:  # no byte after `start`: the part is of another file, or already complete
             part.unlink(missing_ok=True)
@@ -137,29 +194,41 @@ def _download_once(url: str, part: Path, stop: threading.Event) -> None:
     with response:
         kind = response.headers.get_content_type()
         if kind in ("text/html", "application/json"):
-            raise HttpError(f"{url} answers with {kind}, which is no video: see it in a browser", status=0, wait=None)
+            raise HttpError(f"{where} answers with {kind}, which is no video: see it in a browser", status=0, wait=None)
         if response.status == 206:
             span = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
             if span is None or int(span[1]) != start:
                 part.unlink(missing_ok=True)
-                raise HttpError(f"{url} answers with another range than asked for", status=206, wait=0)
+                raise HttpError(f"{where} answers with another range than asked for", status=206, wait=0)
             total = int(span[2])
         else:
             start, length = 0, response.headers.get("Content-Length", "")
             total = int(length) if length.isdigit() else None
+        _check_size(where, total or 0, limits)
+        size = start
         with part.open("ab" if start else "wb") as file:
             if not start:
                 # After the truncation, because an old part must never stand beside a new tag.
                 tag.write_text(_validator(response.headers), encoding="utf-8")
-            while chunk := read(response, _CHUNK, url):
+            while chunk := read(response, _CHUNK, where):
                 if stop.is_set():
-                    raise HttpError(f"{url}: stopped", status=0, wait=None)
+                    raise HttpError(f"{where}: stopped", status=0, wait=None)
+                size += len(chunk)
+                _check_size(where, size, limits)
                 file.write(chunk)
             file.flush()
             os.fsync(file.fileno())
     size = part.stat().st_size
     if total is not None and size != total:
-        raise HttpError(f"{url} was cut off at {size} of {total} bytes; run again to go on", status=0, wait=0)
+        raise HttpError(f"{where} was cut off at {size} of {total} bytes; run again to go on", status=0, wait=0)
+
+
+def _check_size(where: str, size: int, limits: Limits) -> None:
+    if size > limits.bytes:
+        raise HttpError(
+            f"{where} is larger than the limit of {limits.bytes / 1e6:.6g} MB; --max-megabytes raises it",
+            status=TOO_LARGE, wait=None,
+        )  # fmt: skip
 
 
 def _validator(headers: http.client.HTTPMessage) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
-from download import HttpError, Sleep, download, tag_path
+from download import LIMITS, TOO_LARGE, HttpError, Limits, Sleep, download, shown, tag_path
 from tqdm import tqdm
 
 from motionanim.data.folder import folder_names
@@ -155,7 +155,9 @@ def rejected_path(manifest: Path) -> Path:
     return manifest.with_suffix(".rejected.csv")
 
 
-def fetch(manifest: Path, root: Path, *, needs: Needs, workers: int, sleep: Sleep | None = None) -> FetchReport:
+def fetch(
+    manifest: Path, root: Path, *, needs: Needs, workers: int, limits: Limits = LIMITS, sleep: Sleep | None = None
+) -> FetchReport:
     """Fetch missing clips and lock unlocked ones, one row at a time, so that a killed run goes on from there.
 
     An unusable unlocked clip is replaced by a spare of its category, else by any spare. A locked clip is accepted with
@@ -166,6 +168,7 @@ def fetch(manifest: Path, root: Path, *, needs: Needs, workers: int, sleep: Slee
         root: Folder of the videos; unfinished ones end in `.part`.
         needs: What a clip must have to be locked.
         workers: Downloads at a time.
+        limits: Of a file and of redirects. A locked file may have its locked size.
         sleep: Waits that many seconds; None ends a wait when the run is interrupted.
 
     Raises:
@@ -174,7 +177,7 @@ def fetch(manifest: Path, root: Path, *, needs: Needs, workers: int, sleep: Slee
     root.mkdir(parents=True, exist_ok=True)
     with _alone(root):
         try:
-            return _Run(manifest, root, needs, sleep).all(workers)
+            return _Run(manifest, root, needs, limits, sleep).all(workers)
         except OSError as error:
             where = error.filename or f"{root} or {manifest}"
             raise ValueError(
@@ -195,8 +198,8 @@ def _alone(root: Path) -> Iterator[None]:
 class _Run:
     """One fetch: threads get the files, and the calling thread writes the manifest."""
 
-    def __init__(self, manifest: Path, root: Path, needs: Needs, sleep: Sleep | None) -> None:
-        self.manifest, self.root, self.needs = manifest, root, needs
+    def __init__(self, manifest: Path, root: Path, needs: Needs, limits: Limits, sleep: Sleep | None) -> None:
+        self.manifest, self.root, self.needs, self.limits = manifest, root, needs, limits
         self.entries = read_manifest(manifest)
         self.stop, self.hashes = threading.Event(), Hashes(root)
         self.sleep = sleep or self.stop.wait
@@ -251,15 +254,18 @@ class _Run:
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f"{path.name}.part")
         try:
-            download(entry.url, part, sleep=self.sleep, stop=self.stop)
+            limits = self.limits._replace(bytes=max(entry.bytes or 0, self.limits.bytes))
+            download(entry.url, part, sleep=self.sleep, stop=self.stop, limits=limits)
         except HttpError as error:
-            if error.status in (404, 410) and not entry.sha256:
+            if error.status in (404, 410, TOO_LARGE) and not entry.sha256:
                 raise Unusable(str(error)) from error
             raise
         found = file_sha256(part)
         try:
             if entry.sha256 and found != entry.sha256:
-                raise ValueError(f"{other_hash(entry.url, found, entry.sha256)}: the server has another file now")
+                raise ValueError(
+                    f"{other_hash(shown(entry.url), found, entry.sha256)}: the server has another file now"
+                )
             locked = entry if entry.sha256 else self.described(entry, part, found)
         except ValueError:
             part.unlink()  # otherwise the next run would take it up again

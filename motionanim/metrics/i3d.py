@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from motionanim.files import file_sha256, text_sha256
-from motionanim.models.weights_io import exact_float32
+from motionanim.files import text_sha256
+from motionanim.models.weights_io import exact_float32, weights_fingerprint
 
 Padding = Literal["dynamic", "static"]
 Size = tuple[int, int, int]
@@ -40,6 +40,7 @@ class Protocol(NamedTuple):
     ddof: int  # of the covariances of the Fréchet distance
 
 
+# Each name is what published numbers call so. The FVDs of two protocols do not compare.
 PROTOCOLS = {
     # The TensorFlow graph and its published FVD, except that TensorFlow 1 resizes without half-pixel centres.
     "ours": Protocol("stretch", value_range=1.0, eps=1e-3, padding="dynamic", ddof=1),
@@ -47,8 +48,15 @@ PROTOCOLS = {
     # same weights as a state dict. The file was compiled from a variant of github.com/hassony2/kinetics_i3d_pytorch,
     # so that padding is assumed. It equals "dynamic" for 16 and 128 frames.
     "styleganv": Protocol("stretch", value_range=1.0, eps=1e-3, padding="static", ddof=0),
-    # github.com/wilson1yan/VideoGPT, videogpt/fvd and data.py: pixels in [-0.5, 0.5], which I3D was not trained on.
-    "videogpt": Protocol("crop", value_range=0.5, eps=1e-5, padding="dynamic", ddof=1),
+    # github.com/JunyaoHu/common_metrics_on_video_quality, method=styleganv: that file again, behind another resize.
+    "common_styleganv": Protocol("crop", value_range=1.0, eps=1e-3, padding="static", ddof=1),
+    # The same, method=videogpt, as many projects copied it. github.com/wilson1yan/VideoGPT itself lacks its last step,
+    # from [-0.5, 0.5] to [-1, 1], on which I3D was trained.
+    "videogpt": Protocol("crop", value_range=1.0, eps=1e-5, padding="dynamic", ddof=1),
+    # github.com/songweige/TATS, tats/fvd.
+    "tats": Protocol("stretch", value_range=1.0, eps=1e-5, padding="dynamic", ddof=1),
+    # cd-fvd 0.1.1 with model="i3d": TATS's features and StyleGAN-V's covariances.
+    "cdfvd": Protocol("stretch", value_range=1.0, eps=1e-5, padding="dynamic", ddof=0),
 }
 
 
@@ -179,7 +187,7 @@ class I3DFeatures(nn.Module):
 
     Args:
         weights: State dict in the layout of VideoGPT's `i3d_pretrained_400.pt`, as .safetensors or saved by torch.
-        protocol: "ours", "styleganv" or "videogpt"; see `PROTOCOLS`.
+        protocol: A key of `PROTOCOLS`.
         batch: Clips a pass, at least 1; bounds the memory.
 
     Raises:
@@ -190,7 +198,7 @@ class I3DFeatures(nn.Module):
     dim = CLASSES
     min_frames = MIN_FRAMES
 
-    def __init__(self, weights: Path | str, *, protocol: Literal["ours", "styleganv", "videogpt"], batch: int) -> None:
+    def __init__(self, weights: Path | str, *, protocol: str, batch: int) -> None:
         super().__init__()
         if protocol not in PROTOCOLS:
             raise ValueError(f"protocol={protocol!r}: must be one of {', '.join(PROTOCOLS)}")
@@ -200,10 +208,12 @@ class I3DFeatures(nn.Module):
         state = _read_weights(Path(weights))
         network = I3D(eps=self._settings.eps, padding=self._settings.padding)
         try:
-            network.load_state_dict(state)
-        except (RuntimeError, TypeError) as error:
+            # The counters of trained batches do not act, and conversions of the same weights differ in them.
+            network.load_state_dict({k: v for k, v in state.items() if not k.endswith(".num_batches_tracked")})
+        except (RuntimeError, TypeError, AttributeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise ValueError(f"weights={weights} do not have the layout of i3d_pretrained_400.pt: {reason}") from error
+        weights_hash = weights_fingerprint(network)
         # Channels last makes pooling ten times as fast on a CPU.
         self.network = network.fuse().requires_grad_(False).to(memory_format=torch.channels_last_3d)
         self.name = f"i3d_{protocol}"
@@ -212,7 +222,7 @@ class I3DFeatures(nn.Module):
             "version": _VERSION,
             "name": protocol,
             **self._settings._asdict(),
-            "weights": file_sha256(Path(weights)),
+            "weights": weights_hash,
         }
         self.fingerprint = text_sha256(json.dumps(self.protocol, sort_keys=True))[:16]
         self.eval()

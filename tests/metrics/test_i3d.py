@@ -186,9 +186,10 @@ def test_protocols_differ_in_what_the_network_sees(weights):
         assert seen[name].shape == (1, 3, 9, 224, 224)
         pooled = [module for module in extractor.network if isinstance(module, _Pool)]
         assert {pool.static for pool in pooled} == {protocol.padding == "static"}
-    assert len(fingerprints) == 3
-    assert torch.equal(seen["ours"], seen["styleganv"])
-    torch.testing.assert_close(seen["videogpt"], 0.5 * resize(frames[0], "crop").transpose(0, 1)[None])
+    assert len(fingerprints) == len(PROTOCOLS) == 6
+    assert all(torch.equal(seen[name], seen["ours"]) for name in ("styleganv", "tats", "cdfvd"))
+    assert torch.equal(seen["videogpt"], seen["common_styleganv"])
+    torch.testing.assert_close(seen["videogpt"], resize(frames[0], "crop").transpose(0, 1)[None])
 
 
 def test_features_do_not_depend_on_the_batch_autocast_or_tf32(features):
@@ -235,13 +236,18 @@ def test_the_network_takes_its_size_only(features):
             features.network(torch.zeros(shape))
 
 
-def test_the_fingerprint_follows_the_weights_and_safetensors_load_too(state, features, tmp_path):
-    # A file of another maker may lack the counters.
+def test_the_fingerprint_follows_the_weights_in_whichever_file(state, features, tmp_path):
+    # A file of another maker may lack the counters, or have others.
     save_file({key: value for key, value in state.items() if "num_batches" not in key}, tmp_path / "i3d.safetensors")
     extractor = I3DFeatures(tmp_path / "i3d.safetensors", protocol="ours", batch=1)
     assert torch.equal(extractor.network.Mixed_4b.b1b.conv3d.weight, features.network.Mixed_4b.b1b.conv3d.weight)
-    assert extractor.fingerprint != features.fingerprint
-    assert len(features.protocol["weights"]) == 64
+    assert extractor.fingerprint == features.fingerprint
+    changed = {key: value + 1 if "num_batches" in key else value for key, value in state.items()}
+    torch.save(changed, tmp_path / "i3d.pt")
+    assert I3DFeatures(tmp_path / "i3d.pt", protocol="ours", batch=1).fingerprint == features.fingerprint
+    changed["logits.conv3d.bias"] = state["logits.conv3d.bias"] + 1e-3
+    torch.save(changed, tmp_path / "i3d.pt")
+    assert I3DFeatures(tmp_path / "i3d.pt", protocol="ours", batch=1).fingerprint != features.fingerprint
 
 
 @pytest.mark.parametrize("change", ["missing", "extra", "shape", "nested", "tensor"])
@@ -280,7 +286,11 @@ def test_files_that_hold_code_or_nothing_are_not_loaded(tmp_path, capsys, kind):
 
 def test_bad_arguments_are_an_error(weights, tmp_path):
     for path, options, message in (
-        (weights, {"protocol": "tats", "batch": 1}, "protocol='tats'.*ours, styleganv, videogpt"),
+        (
+            weights,
+            {"protocol": "tf", "batch": 1},
+            "protocol='tf'.*ours, styleganv, .*, cdfvd",
+        ),
         (weights, {"protocol": "ours", "batch": 0}, "batch=0"),
         (tmp_path / "none.pt", {"protocol": "ours", "batch": 1}, "none.pt do not exist"),
     ):

@@ -1,7 +1,9 @@
 import hashlib
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import forked
 import pytest
 import torch
 import torchvision
@@ -40,6 +42,10 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(206 if start else 200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
+        if manner == "slow":
+            self.wfile.write(body[:1000])
+            time.sleep(1)
+            body = body[1000:]
         # A cut connection: fewer bytes than announced.
         self.wfile.write(body[: len(body) // 2] if manner == "cut" else body)
 
@@ -51,15 +57,20 @@ class Handler(BaseHTTPRequestHandler):
 def server(monkeypatch):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.manner, server.starts = "whole", []
+    server.url = f"http://127.0.0.1:{server.server_port}/some.bin"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    url = f"http://127.0.0.1:{server.server_port}/some.bin"
-    monkeypatch.setitem(WEIGHTS, "some", Weights("some.bin", url, DIGEST, 1, "none", "a test"))
+    monkeypatch.setitem(WEIGHTS, "some", Weights("some.bin", server.url, DIGEST, 1, "none", "a test"))
     yield server
     server.shutdown()
     thread.join()
     server.server_close()
+
+
+def seen(folder):
+    """Files without those of locks."""
+    return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
 
 
 def test_the_table_agrees_with_torchvision():
@@ -98,7 +109,9 @@ def test_the_folder_is_in_the_home_by_default(monkeypatch, tmp_path):
 def test_a_file_needs_its_own_hash(tmp_path):
     path = tmp_path / "mine.pt"
     path.write_bytes(b"mine")
-    with pytest.raises(ValueError, match=f"{digest(path)}, not {WEIGHTS['i3d'].sha256}: it is damaged or another file"):
+    published, converted = WEIGHTS["i3d"].sha256, WEIGHTS["i3d"].package.sha256
+    message = f"{digest(path)}, not {published} or {converted}: it is damaged or another file"
+    with pytest.raises(ValueError, match=message):
         find("i3d", path)
     for expected in (digest(path), digest(path)[:8], digest(path)[:16].upper()):
         assert find("i3d", path, expected) == path
@@ -209,7 +222,7 @@ def test_a_download_is_checked_and_not_repeated(server, own_folder):
     assert (own_folder / "some.bin").read_bytes() == CONTENT
     assert download("some") == find("some")
     assert server.starts == [0]
-    assert [path.name for path in own_folder.iterdir()] == ["some.bin"]
+    assert seen(own_folder) == ["some.bin"]
 
 
 @pytest.mark.parametrize("then", ["whole", "no ranges"])
@@ -235,7 +248,7 @@ def test_what_lies_there_is_finished_deleted_or_left_alone(server, own_folder):
     part.write_bytes(b"rubbish")
     with pytest.raises(ValueError, match=f"not {DIGEST}; it was deleted"):
         download("some")
-    assert list(own_folder.iterdir()) == []
+    assert seen(own_folder) == []
     whole.write_bytes(b"mine")
     server.starts.clear()
     with pytest.raises(ValueError, match="damaged or another file"):
@@ -250,7 +263,28 @@ def test_a_download_that_cannot_be_had_is_one_line(server, own_folder, monkeypat
     monkeypatch.setitem(WEIGHTS, "some", WEIGHTS["some"]._replace(url="http://127.0.0.1:9/some.bin"))
     with pytest.raises(ValueError, match=r"cannot be downloaded \(.*refused"):
         download("some")
-    assert list(own_folder.iterdir()) == []
+    assert seen(own_folder) == []
+
+
+def download_some(url):
+    WEIGHTS["some"] = Weights("some.bin", url, DIGEST, 1, "none", "a test")
+    download("some")
+
+
+@pytest.mark.slow  # starts processes
+def test_processes_that_download_together_make_one_whole_file(server, own_folder):
+    server.manner = "slow"  # so that the second begins while the first writes
+    with forked.calling(download_some, server.url) as first, forked.calling(download_some, server.url) as second:
+        assert (first.wait(timeout=60), second.wait(timeout=60)) == (0, 0)
+    assert (own_folder / "some.bin").read_bytes() == CONTENT
+    assert server.starts == [0], "one waited for the other"
+    assert seen(own_folder) == ["some.bin"]
+
+
+def test_weights_in_a_folder_that_cannot_be_written_are_taken(own_folder, server, monkeypatch):
+    download("some")
+    monkeypatch.setattr(pretrained, "FileLock", None)
+    assert download("some") == own_folder / "some.bin"
 
 
 def test_the_command_lists_downloads_and_ends_in_one_line(server, own_folder, capsys):

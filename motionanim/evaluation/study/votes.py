@@ -138,7 +138,7 @@ def _json(path: Path) -> dict[str, Any]:
         data = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"{path}: cannot be opened: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # thousands of brackets
         raise ValueError(f"{path}: is not valid JSON: {error}; ask for the file anew") from error
     if not isinstance(data, dict):
         raise ValueError(f"{path}: holds no JSON object")

@@ -144,6 +144,7 @@ def edited(change):
     ("bad", "message"),
     [
         ("{", "is not valid JSON"),
+        ("[" * 200_000, "is not valid JSON: maximum recursion"),
         ("[]", "holds no JSON object"),
         (json.dumps(hand_key()), "is not a file of votes"),
         (edited(lambda s: s.update(study="other")), "holds votes of study other, the key is of 5tudy"),
@@ -163,8 +164,9 @@ def edited(change):
 )
 def test_a_bad_file_is_named(counted, bad, message):
     good = sheet_of(hand_key(), 2, lambda trial, question: "first")
-    with pytest.raises(ValueError, match=rf"v1\.json: .*{message}"):
+    with pytest.raises(ValueError, match=rf"v1\.json: .*{message}") as error:
         counted(hand_key(), [good, bad])
+    assert len(str(error.value)) < 500
 
 
 def test_a_sheet_without_its_check_and_one_sent_twice_are_refused(counted):
