@@ -23,7 +23,7 @@ from motionanim.evaluation.benchmark import Benchmark
 from motionanim.evaluation.harness import Finished, Options, evaluate
 from motionanim.evaluation.methods import Method
 from motionanim.evaluation.report import write_report
-from motionanim.evaluation.scoring import FeatureCache, Missing, Scorer
+from motionanim.evaluation.scores.scoring import FeatureCache, Missing, Scorer
 from motionanim.models.pretrained import MissingWeights
 from motionanim.sampling.animator import pick_device
 from motionanim.training.runs.folder import tracking_id

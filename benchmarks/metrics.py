@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torchvision.models import alexnet
 
 from motionanim.data.synthetic.clips import SyntheticClips
-from motionanim.evaluation.scoring import FeatureCache
+from motionanim.evaluation.scores.scoring import FeatureCache
 from motionanim.media.image_io import from_uint8, to_uint8
 from motionanim.metrics.frame import psnr, ssim
 from motionanim.metrics.i3d import I3D, I3DFeatures, same_padding

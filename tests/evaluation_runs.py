@@ -10,7 +10,7 @@ from motionanim.evaluation.benchmark import EvalClip, Request, SyntheticBenchmar
 from motionanim.evaluation.harness import Finished, Options, evaluate
 from motionanim.evaluation.methods import MethodOutput
 from motionanim.evaluation.reading import Reading
-from motionanim.evaluation.scoring import FeatureCache, Scorer
+from motionanim.evaluation.scores.scoring import FeatureCache, Scorer
 from motionanim.metrics.frame import PSNR
 
 SIDE = 32

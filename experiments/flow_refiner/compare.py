@@ -22,7 +22,7 @@ from motionanim.data.folder import folder_names
 from motionanim.data.stream import as_float, rng
 from motionanim.data.synthetic.clips import SyntheticFlowPairs
 from motionanim.data.video import Video
-from motionanim.evaluation.statistics import mean_interval
+from motionanim.evaluation.scores.statistics import mean_interval
 from motionanim.media.image_io import model_size, stretched
 from motionanim.media.visualize import flow_to_rgb, write_picture
 from motionanim.models.flow_estimator import DisFlow

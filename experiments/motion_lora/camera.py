@@ -25,7 +25,7 @@ from tqdm import tqdm
 import motionanim.cli.command
 from motionanim.data.stream import collate
 from motionanim.data.synthetic.clips import SyntheticClip, SyntheticClips
-from motionanim.evaluation.statistics import mean_interval
+from motionanim.evaluation.scores.statistics import mean_interval
 from motionanim.files import atomic_path
 from motionanim.media.visualize import sheet, write_picture
 from motionanim.metrics.motion import field_direction_error, field_gain

@@ -21,9 +21,9 @@ from tqdm import tqdm
 from motionanim.data.video import write_video
 from motionanim.evaluation.benchmark import Benchmark, EvalClip, digest
 from motionanim.evaluation.methods import Method, MethodOutput
-from motionanim.evaluation.rows import Rows
-from motionanim.evaluation.scoring import Missing, Scorer, to_bytes
-from motionanim.evaluation.summary import summarise
+from motionanim.evaluation.scores.rows import Rows
+from motionanim.evaluation.scores.scoring import Missing, Scorer, to_bytes
+from motionanim.evaluation.scores.summary import summarise
 from motionanim.files import atomic_path, text_sha256
 from motionanim.media.image_io import from_uint8
 from motionanim.media.visualize import sheet, write_picture

@@ -27,9 +27,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from motionanim.files import file_sha256
-from motionanim.models import packages
-from motionanim.models.downloading import continue_download
-from motionanim.models.packages import Package
+from motionanim.models.weights import packages
+from motionanim.models.weights.downloading import continue_download
+from motionanim.models.weights.packages import Package
 
 logger = logging.getLogger(__name__)
 

@@ -17,8 +17,8 @@ from motionanim.evaluation import harness
 from motionanim.evaluation.benchmark import SyntheticBenchmark
 from motionanim.evaluation.methods import MethodOutput, Reference
 from motionanim.evaluation.report.runs import read_run
-from motionanim.evaluation.rows import Rows
-from motionanim.evaluation.scoring import FeatureCache, Missing, Scorer, from_text, to_text
+from motionanim.evaluation.scores.rows import Rows
+from motionanim.evaluation.scores.scoring import FeatureCache, Missing, Scorer, from_text, to_text
 from motionanim.metrics.frame import PSNR, SSIM
 from motionanim.metrics.temporal import Temporal
 
@@ -168,7 +168,7 @@ class Glow(ClipMetric):
 
 def test_rows_of_other_code_are_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody edits a metric between two runs and does not think of a version."""
-    from motionanim.evaluation import code
+    from motionanim.evaluation.scores import code
 
     (tmp_path / "glow.py").write_text(GLOW)
     monkeypatch.setattr(metrics, "__path__", [*metrics.__path__, str(tmp_path)])
@@ -194,7 +194,7 @@ def test_rows_of_other_code_are_measured_again(tmp_path: Path, monkeypatch: pyte
 
 
 def test_the_code_of_a_metric_includes_what_it_imports(monkeypatch: pytest.MonkeyPatch) -> None:
-    from motionanim.evaluation import code
+    from motionanim.evaluation.scores import code
     from motionanim.motion import flow
 
     before = {kind: code.code_of(kind) for kind in (PSNR, Temporal)}

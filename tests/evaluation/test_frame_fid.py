@@ -10,7 +10,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 
 from motionanim.evaluation.methods import Reference
 from motionanim.evaluation.report.columns import column_of
-from motionanim.evaluation.scoring import FeatureCache, Scorer
+from motionanim.evaluation.scores.scoring import FeatureCache, Scorer
 from motionanim.metrics.fvd import fvd_key, is_fvd
 
 N = 12

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from motionanim.evaluation.statistics import fvd_difference, holm, mean_interval, paired_difference, spearman
+from motionanim.evaluation.scores.statistics import fvd_difference, holm, mean_interval, paired_difference, spearman
 
 
 @settings(max_examples=30, deadline=None)

@@ -8,7 +8,7 @@ from scipy import stats
 from torch import Tensor
 
 from motionanim.data.synthetic.clips import SyntheticClips
-from motionanim.evaluation.statistics import strength_spearman
+from motionanim.evaluation.scores.statistics import strength_spearman
 from motionanim.metrics.control import Control, background_residual
 from motionanim.metrics.temporal import Consistency
 from motionanim.models.flow_estimator import DisFlow

@@ -14,9 +14,10 @@ from safetensors.torch import load_file, save
 from torchvision.models import alexnet, vgg16
 
 from motionanim.metrics.i3d import I3D
-from motionanim.models import packages, pretrained
-from motionanim.models.packages import Package, i3d_from_jax, read_arrays
+from motionanim.models import pretrained
 from motionanim.models.pretrained import WEIGHTS, Weights, download, find, load
+from motionanim.models.weights import packages
+from motionanim.models.weights.packages import Package, i3d_from_jax, read_arrays
 
 
 def nested(arrays: dict[str, np.ndarray]) -> dict:

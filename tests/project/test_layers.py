@@ -18,7 +18,7 @@ LAYERS = {
     "media": 1, "data.video": 2, "motion": 2, "models": 3,
     "data": 4, "metrics": 4, "sampling": 4, "evaluation.manifest": 4, "evaluation.templates": 4,
     "evaluation.vbench.scores": 4,
-    "evaluation.statistics": 5,
+    "evaluation.scores.statistics": 5,
     "evaluation.report": 6, "evaluation.study": 6,
     "training": 7, "evaluation": 7, "animation": 7,
     "cli.command": 8, "animation.job": 9, "export": 9, "animate": 10, "page": 11,

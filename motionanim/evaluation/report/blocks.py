@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from motionanim.evaluation.report.columns import column_of
 from motionanim.evaluation.report.runs import Run
-from motionanim.evaluation.statistics import mean_interval
+from motionanim.evaluation.scores.statistics import mean_interval
 from motionanim.metrics.base import Column
 
 Names = Mapping[Path, str]

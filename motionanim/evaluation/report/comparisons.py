@@ -8,7 +8,7 @@ from motionanim.evaluation.report.blocks import Block, Names, distances_to_real,
 from motionanim.evaluation.report.columns import column_of, place
 from motionanim.evaluation.report.runs import Run
 from motionanim.evaluation.report.tables import DASH, Cell, Notes, Row, Table, part_of
-from motionanim.evaluation.statistics import LEVEL, Difference, fvd_difference, holm, paired_difference
+from motionanim.evaluation.scores.statistics import LEVEL, Difference, fvd_difference, holm, paired_difference
 from motionanim.metrics.base import Column
 from motionanim.metrics.fvd import is_fvd
 

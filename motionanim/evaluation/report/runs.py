@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from motionanim.evaluation.report.columns import column_of, place
-from motionanim.evaluation.statistics import mean_interval
+from motionanim.evaluation.scores.statistics import mean_interval
 from motionanim.evaluation.vbench.scores import scores_of
 
 FORMAT = 2

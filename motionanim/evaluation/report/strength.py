@@ -6,7 +6,7 @@ from typing import NamedTuple
 from motionanim.evaluation.report.blocks import Block
 from motionanim.evaluation.report.runs import Run
 from motionanim.evaluation.report.tables import DASH, Cell, Row, Table
-from motionanim.evaluation.statistics import LEAST_LEVELS, Interval, mean_interval, strength_spearman
+from motionanim.evaluation.scores.statistics import LEAST_LEVELS, Interval, mean_interval, strength_spearman
 from motionanim.metrics.base import Column
 
 REQUESTED, REALISED = "requested_strength", "realised_strength"

@@ -23,7 +23,7 @@ from motionanim.data.folder import folder_names
 from motionanim.data.video import Video, write_video
 from motionanim.evaluation.reading import Reading, read_clip
 from motionanim.evaluation.report.runs import Run, read_runs
-from motionanim.evaluation.rows import Rows
+from motionanim.evaluation.scores.rows import Rows
 from motionanim.files import atomic_folder
 from motionanim.media.image_io import from_uint8
 from motionanim.media.visualize import write_picture

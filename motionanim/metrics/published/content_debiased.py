@@ -10,8 +10,8 @@ from torch import Tensor
 
 from motionanim.files import file_sha256
 from motionanim.metrics.published.base import PublishedFeatures, stretched
-from motionanim.models.checkpoint import locate, read_part
 from motionanim.models.video_transformer import VideoMAE
+from motionanim.models.weights.checkpoint import locate, read_part
 
 FILE = "vit_g_hybrid_pt_1200e_ssv2_ft.pth"
 URL = f"https://pjlab-gvm-data.oss-cn-shanghai.aliyuncs.com/internvideo/videomaev2/{FILE}"

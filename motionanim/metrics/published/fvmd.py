@@ -16,8 +16,8 @@ from motionanim.files import file_sha256
 from motionanim.metrics.frechet import frechet_distance, moments
 from motionanim.metrics.fvd import Sums
 from motionanim.metrics.published.base import PublishedFeatures
-from motionanim.models.checkpoint import locate, read_part
 from motionanim.models.pips import PIPs
+from motionanim.models.weights.checkpoint import locate, read_part
 
 FILE = "pips2_weights.pth"
 URL = f"https://github.com/ljh0v0/FVMD-frechet-video-motion-distance/releases/download/pips2_weights/{FILE}"

@@ -12,8 +12,8 @@ from torch import Tensor
 from motionanim.files import file_sha256
 from motionanim.metrics.fvd import Sums
 from motionanim.metrics.published.base import PublishedFeatures, stretched
-from motionanim.models.checkpoint import locate, read_part
 from motionanim.models.video_transformer import VJEPA
+from motionanim.models.weights.checkpoint import locate, read_part
 
 ENCODER, PROBE = "vith16.pth.tar", "ssv2-probe.pth.tar"
 _URL = "https://dl.fbaipublicfiles.com/jepa/vith16/"

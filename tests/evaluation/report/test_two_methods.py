@@ -9,7 +9,7 @@ from report_runs import loaded, run
 
 from motionanim.evaluation.report.columns import column_of
 from motionanim.evaluation.report.comparisons import compare
-from motionanim.evaluation.summary import fvd_entries
+from motionanim.evaluation.scores.summary import fvd_entries
 from motionanim.metrics.fvd import FVD, group_of
 
 N, DIM, DRAWS, SHIFT = 64, 12, 100, 0.25

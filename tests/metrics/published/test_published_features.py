@@ -27,16 +27,16 @@ from published_reference import (
 )
 from safetensors.torch import save_file
 
-from motionanim.evaluation.scoring import FeatureCache, Scorer, from_text
+from motionanim.evaluation.scores.scoring import FeatureCache, Scorer, from_text
 from motionanim.media.image_io import from_uint8
 from motionanim.metrics.frame import PSNR
 from motionanim.metrics.fvd import FVD, fvd_column
 from motionanim.metrics.published.content_debiased import VideoMAEFeatures
 from motionanim.metrics.published.fvmd import FVMDFeatures, fvmd, motion_histograms
 from motionanim.metrics.published.jedi import VJEPAFeatures, jedi
-from motionanim.models.checkpoint import read_part
 from motionanim.models.pips import PIPs
 from motionanim.models.pretrained import MissingWeights
+from motionanim.models.weights.checkpoint import read_part
 
 
 @pytest.fixture(scope="module")

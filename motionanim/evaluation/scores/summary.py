@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from motionanim.evaluation.benchmark import TrueClips, digest
-from motionanim.evaluation.scoring import Missing, Scorer, from_text
-from motionanim.evaluation.statistics import Interval, mean_interval
+from motionanim.evaluation.scores.scoring import Missing, Scorer, from_text
+from motionanim.evaluation.scores.statistics import Interval, mean_interval
 from motionanim.metrics.fvd import CORRECTED, FVD, VARIANTS, fvd_key, group_of
 
 GROUPS = 32  # of FVD's jackknife

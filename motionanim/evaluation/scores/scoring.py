@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from motionanim.evaluation.benchmark import digest
-from motionanim.evaluation.code import code_of
+from motionanim.evaluation.scores.code import code_of
 from motionanim.files import atomic_path
 from motionanim.media.image_io import to_uint8
 from motionanim.metrics.base import ClipMetric
