@@ -61,7 +61,10 @@ def main(cfg: DictConfig) -> None:
     print(f"features of true clips that were not in the cache: {scorer.cache.computed}")
     # With several processes, the one that finds all summaries writes the report.
     if all((done.folder / "result.json").exists() for done in finished):
-        print(f"report: {write_report([root], root / 'report', skip_unfinished=True)}")
+        page = write_report([root], root / "report", skip_unfinished=True)
+        # The table is what somebody with videos of their own came for; LaTeX too, so that it can go into a paper.
+        kinds = ("paper.md", "paper.tex") if benchmark.request is None else ("paper.md",)
+        print(*((page.parent / name).read_text(encoding="utf-8") for name in kinds), f"report: {page}", sep="\n")
     for done in finished:
         if cfg.wandb and done.result is not None and (done.scored or not (done.folder / LOGGED).exists()):
             log(cfg, done)
@@ -140,8 +143,8 @@ def log(cfg: DictConfig, done: Finished) -> None:
         print(f"W&B cannot be reached ({reason}): {result['label']} is logged offline; `wandb sync` uploads it later")
         offline = True
     run = wandb.init(
-        project="motionanim", group=cfg.name, job_type="evaluate", name=result["label"], id=tracking_id(done.folder),
-        resume="allow", dir=done.folder, mode="offline" if offline else None,
+        project="motionanim", group=cfg.name[:128], job_type="evaluate", name=result["label"][:128],  # W&B's bound
+        id=tracking_id(done.folder), resume="allow", dir=done.folder, mode="offline" if offline else None,
         config={key: result[key] for key in ("benchmark", "n", "reference", "saw_motion", "seed", "settings")},
         settings=wandb.Settings(silent=True),
     )  # fmt: skip

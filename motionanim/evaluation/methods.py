@@ -114,7 +114,9 @@ class Ours(_Made):
             strength=motion_strength(flow) if self.use_strength else None, use_flow=self.use_flow,
             mask=self.input.mask(clip)[None], long_video=self.long_video, seed=seed, progress=None,
         )  # fmt: skip
-        return MethodOutput(frames[0].cpu(), None, record.calls, record.segment_starts, record.split_sigma)
+        return MethodOutput(
+            frames[0].cpu(), None, record.calls, record.segment_starts, record.split_sigma, loop=record.loops
+        )
 
 
 class Warp(_Made):

@@ -134,7 +134,7 @@ def flicker(frames: Tensor, forward: Tensor, backward: Tensor) -> float:
 
 
 class Temporal(ClipMetric):
-    """`seam_ratio`, `wrap_ratio` and `periodicity` over clips; a video of one segment has only `wrap_ratio`."""
+    """`seam_ratio` and `periodicity` of videos of several segments, and `wrap_ratio` of videos that shall loop."""
 
     columns = (
         Column("seam_ratio", "Seam ratio", 2, "real", "long", range=(0, math.inf)),
@@ -144,15 +144,17 @@ class Temporal(ClipMetric):
             2,
             None,
             "long",
-            remark="1 is a perfect loop, which is asked of loops only",
+            remark="of videos that shall loop; 1 is a perfect loop",
             range=(0, math.inf),
         ),
         Column("periodicity", "Periodicity", 2, None, "long", "dB", remark="high for a video that begins again"),
     )
-    needs = ("frames", "segment_starts", "period")
+    needs = ("frames", "segment_starts", "period", "loop")
 
-    def score(self, frames: Tensor, segment_starts: Sequence[int], period: int) -> Tensor:
+    def score(self, frames: Tensor, segment_starts: Sequence[int], period: int, loop: bool) -> Tensor:
         """Scores (B, 3) of frames (B, T, 3, H, W) that share their segments and their window of `period` frames.
+
+        `loop` says whether the last frame shall lead back to the first.
 
         Raises:
             ValueError: If frames or starts are not as in `seam_ratio`, or the period is below 1.
@@ -165,7 +167,7 @@ class Temporal(ClipMetric):
         rows = [
             (
                 seam_ratio(clip, segment_starts) if seams else nan,
-                wrap_ratio(clip),
+                wrap_ratio(clip) if loop else nan,
                 periodicity(clip, period) if len(segment_starts) and period < length else nan,
             )
             for clip in frames.detach().cpu().float()

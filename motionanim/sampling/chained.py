@@ -117,7 +117,7 @@ def loop(
     starts = [k for k in (1, *range(length, start + shared, length - overlap), start + shared) if k < num_frames]
     first, rest = closing[:, num_frames - start], closing[:, : num_frames - start]
     latents = torch.cat([first[:, None], chain[:, 1:start], rest], dim=1)
-    return latents, video.meter.record(starts, split, levels)
+    return latents, video.meter.record(starts, split, levels)._replace(loops=True)
 
 
 class _Run(NamedTuple):

@@ -28,6 +28,7 @@ class Record(NamedTuple):
     segment_starts: tuple[int, ...]  # first frames of the segments after the first; none where windows overlap
     split_step: int | None = None  # M, the denoising steps that segments share
     split_sigma: float | None = None  # the noise level after them
+    loops: bool = False  # whether the last frame leads back to the first
 
 
 class Meter:

@@ -1,6 +1,7 @@
 """Scoring given folders: what is read of them by default, against short scripts of PyAV and scikit-image; mistakes."""
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -415,6 +416,23 @@ def test_the_command_scores_two_folders_and_says_how(root: Path) -> None:
     assert {result["n"] for result in found.values()} == {3}
     assert (root / "runs" / "evaluate" / f"{root.name}_truth" / "report" / "report.html").is_file()
     assert "a: 0 clips made, 0 scored" in command(root, "truth=truth", "videos=res/*", "metrics=frame", "show=1")
+
+
+NASTY = '=cost $5 "x" <b>|![y](z)_ 猫 ' + "l" * 200
+
+
+@pytest.mark.slow
+def test_a_nasty_label_goes_through_the_command_and_wandb(root: Path) -> None:
+    (root / "res" / "a" / "method.json").write_text(json.dumps({"label": NASTY}))
+    environment = {**os.environ, "WANDB_MODE": "offline", "WANDB_SILENT": "true"}
+    arguments = ["truth=truth", "videos=res/a", "metrics=frame", "show=1", "progress=false", "reference_rows=[]"]
+    done = forked.run(str(ROOT / "evaluate.py"), *arguments, cwd=root, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert list(root.glob("runs/evaluate/*/*/wandb/offline-run-*")), "a W&B run"
+    assert NASTY in results(root)
+    assert "PSNR (dB)" in done.stdout, "the table, on the screen"
+    assert r"\begin{table}" in done.stdout, "and in LaTeX"
+    assert r"\textbar{}" in done.stdout
 
 
 @pytest.mark.slow

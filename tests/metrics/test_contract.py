@@ -61,7 +61,7 @@ def arguments(metric: ClipMetric) -> tuple:
     flow[:, :, 0, 10:30, 10:30] = -3.0
     values = {
         "frames": (real + 0.1 * torch.randn(real.shape, generator=generator)).clamp(-1, 1), "real": real, "flow": flow,
-        "mask": (flow[:, 0, :1] != 0).float(), "segment_starts": (2,), "period": 2,
+        "mask": (flow[:, 0, :1] != 0).float(), "segment_starts": (2,), "period": 2, "loop": True,
     }  # fmt: skip
     return tuple(values[name] for name in metric.needs)
 

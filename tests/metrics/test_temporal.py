@@ -76,15 +76,16 @@ def test_the_class_scores_nan_where_a_video_has_no_seam_or_period() -> None:
     batch = torch.stack([sliding(list(range(20))), sliding([5 * (t // 5) + t for t in range(20)])])
     starts = (5, 10, 15)
     expected = [[seam_ratio(clip, starts), wrap_ratio(clip), periodicity(clip, 5)] for clip in batch]
-    torch.testing.assert_close(metric.score(batch, starts, 5), torch.tensor(expected, dtype=torch.float64))
-    one_segment = metric.score(batch, (), 5)
+    torch.testing.assert_close(metric.score(batch, starts, 5, True), torch.tensor(expected, dtype=torch.float64))
+    one_segment = metric.score(batch, (), 5, True)
     assert one_segment.isnan().all(0).tolist() == [True, False, True]
+    assert metric.score(batch, (), 5, False).isnan().all(), "no loop was asked for"
     torch.testing.assert_close(one_segment[:, 1], torch.tensor(expected, dtype=torch.float64)[:, 1])
-    assert metric.score(batch, starts, 20)[:, 2].isnan().all()
-    assert metric.score(batch[:, :3], (1, 2), 5)[:, 0].isnan().all()  # a start at every frame
+    assert metric.score(batch, starts, 20, True)[:, 2].isnan().all()
+    assert metric.score(batch[:, :3], (1, 2), 5, True)[:, 0].isnan().all()  # a start at every frame
     for bad_starts, period, message in ((starts, 0, "period=0"), ((25,), 5, r"segment_starts=\[25\]")):
         with pytest.raises(ValueError, match=message):
-            metric.score(batch, bad_starts, period)
+            metric.score(batch, bad_starts, period, False)
 
 
 def test_visible_pixels_stay_inside_and_come_back() -> None:

@@ -6,11 +6,12 @@ from typing import NamedTuple
 from motionanim.evaluation.report.blocks import MARKS, Block, Names
 from motionanim.evaluation.report.columns import GROUPS, place
 from motionanim.evaluation.report.comparisons import paired_table
-from motionanim.evaluation.report.paper import paper_table, protocol_table, referee_table
+from motionanim.evaluation.report.paper import LONG, frames_of, paper_table, protocol_table, referee_table
 from motionanim.evaluation.report.plots.costs import pareto, sweep_plot
 from motionanim.evaluation.report.plots.figure import Plot, main_fvd
 from motionanim.evaluation.report.plots.means import differences_plot, forest
 from motionanim.evaluation.report.plots.strength import strength_plot
+from motionanim.evaluation.report.plots.time import drift_plot
 from motionanim.evaluation.report.runs import Run
 from motionanim.evaluation.report.strength import curves, strength_table
 from motionanim.evaluation.report.tables import DASH, Table, score_tables
@@ -89,6 +90,8 @@ def _section(block: Block, of_benchmark: Sequence[Block], names: Names) -> Secti
                     f"{names[run.folder]}: {count} of {run.n} {what} have a lower frame rate than is read, so that "
                     "some frames are repeated."
                 )
+    if frames_of(block.runs) >= LONG:
+        plots.append(drift_plot(block, names))
     plots.append(differences_plot(block, names))
     plots += [forest(block, names, group) for group in GROUPS if group in ("quality", "control", "long")]
     return Section(block.title, tables, [plot for plot in plots if plot is not None], text)

@@ -17,12 +17,12 @@ LONG = 32  # frames from which Table 2 stands beside a benchmark, not Table 1
 # The columns of the paper's tables by key, and those without which they crown a frozen or a broken video.
 _COLUMNS = ("psnr", "ssim", "lpips", "clip_consistency", "seconds")
 _BESIDE = ("direction_error", "speed_gain", "flicker")
-_BESIDE_LONG = ("speed_gain", "seam_ratio", "flicker")
+_BESIDE_LONG = ("direction_error", "speed_gain", "seam_ratio", "drift_100", "flicker")
 
 
 def paper_table(block: Block, names: Names) -> Table:
     """One figure a cell, to be copied into a paper, with the paper's own numbers underneath."""
-    long = _frames(block.runs) >= LONG
+    long = frames_of(block.runs) >= LONG
     printed = json.loads(PAPER.read_text(encoding="utf-8"))["tables"][1 if long else 0]
     fvd = main_fvd(block.runs)
     keys = [*([fvd] if fvd else []), *_COLUMNS, *(_BESIDE_LONG if long else _BESIDE)]
@@ -39,18 +39,19 @@ def paper_table(block: Block, names: Names) -> Table:
         )
         for run in block.runs
     ]
-    keys_printed = ["fvd" if column.key == fvd else column.key for column in columns]
+    # Another network's FVD has another scale, so the paper's does not stand in its column.
+    keys_printed = ["fvd" if column.key.startswith("fvd_i3d") else column.key for column in columns]
     for row in printed["rows"]:
         values = dict(zip(printed["keys"], row["values"]))
         rows.append(Row(row["name"], [Cell(values.get(key, DASH)) for key in keys_printed], PRINTED))
     n = ", ".join(sorted({str(run.n) for run in block.runs}, key=int))
-    remarks = [f"n = {n} clips of {_frames(block.runs)} frames. {printed['source']}"]
-    return Table(
-        f"{block.title}: for a paper", [header(each, block, names, notes) for each in columns], rows, notes, remarks
-    )
+    remarks = [f"n = {n} clips of {frames_of(block.runs)} frames. {printed['source']}"]
+    headers = [header(each, block, names, notes) for each in columns]
+    return Table(f"{block.title}: {FOR_A_PAPER}", headers, rows, notes, remarks)
 
 
-def _frames(runs: Sequence[Run]) -> int:
+def frames_of(runs: Sequence[Run]) -> int:
+    """Frames of the longest video."""
     return max(int(run.record["reading"]["num_frames"]) for run in runs)
 
 
