@@ -6,20 +6,18 @@ because it sees one context token: its to_q and to_k get no gradient.
 
 import hashlib
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from diffusers import UNetSpatioTemporalConditionModel
-from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model, set_peft_model_state_dict
+from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 
-from motionanim.files import atomic_path
+from motionanim.models.svd.interchange.lora_files import FORMAT, Adapter, diffusers_tensors, read_lora, write_lora
 
 TARGET = r".*\.temporal_transformer_blocks\.\d+\.attn1\.(to_q|to_k|to_v|to_out\.0)"
 ADAPTER = "motion"
-FORMAT = "motionanim-lora-2"  # 1 identified the base by its first and last convolution, on which no LoRA depends
 
 
 def add_lora(unet: UNetSpatioTemporalConditionModel, *, rank: int, alpha: float) -> None:
@@ -54,17 +52,13 @@ def base_fingerprint(unet: UNetSpatioTemporalConditionModel) -> str:
 
 
 def save_lora(unet: UNetSpatioTemporalConditionModel, path: Path | str) -> None:
-    """Write the LoRA of `unet` as one safetensors file; rank, alpha and the base's fingerprint go in its header."""
-    layer = lora_layers(unet)[0]
-    metadata = {
-        "format": FORMAT,
-        "rank": str(layer.r[ADAPTER]),
-        "alpha": str(layer.lora_alpha[ADAPTER]),
-        "base": base_fingerprint(unet),
+    """Write the LoRA of `unet` as one safetensors file in diffusers' layout, with its base's fingerprint."""
+    adapters = {
+        name: Adapter(module.lora_A[ADAPTER].weight, module.lora_B[ADAPTER].weight, float(module.lora_alpha[ADAPTER]))
+        for name, module in unet.named_modules()
+        if isinstance(module, LoraLayer)
     }
-    weights = get_peft_model_state_dict(unet, adapter_name=ADAPTER)
-    with atomic_path(path) as temporary:
-        save_file({name: weight.float().contiguous().cpu() for name, weight in weights.items()}, temporary, metadata)
+    write_lora(path, diffusers_tensors(adapters), {"format": FORMAT, "base": base_fingerprint(unet)})
 
 
 def load_lora(
@@ -72,39 +66,59 @@ def load_lora(
 ) -> None:
     """Load a LoRA file onto `unet`, in place, scaled by `weight`; values of a LoRA that is already there are replaced.
 
+    A file of this project is checked against its base. Files of others for SVD are read too (`read_lora`); they do not
+    say which base they are for, and may adapt any linear layer or convolution.
+
     Args:
         base: `base_fingerprint` of the UNet before any LoRA was merged into it; None takes it now.
 
     Raises:
-        ValueError: If the file is no motion LoRA, belongs to another base, or its rank differs from the LoRA present.
+        ValueError: As `read_lora`; if the file belongs to another base, or does not fit the LoRA that is there.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-    except FileNotFoundError:
-        raise ValueError(f"no LoRA file at {path}: train one with `python train.py experiment=motion_lora`") from None
-    except Exception as error:  # safetensors' own error type derives straight from Exception
-        raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
-    if metadata.get("format") != FORMAT:
-        raise ValueError(
-            f"{path} is no motion LoRA of this version: it has format {metadata.get('format')!r}, not {FORMAT!r}; "
-            "train it again with `python train.py experiment=motion_lora`"
-        )
-    base = base or base_fingerprint(unet)
-    if metadata["base"] != base:
-        raise ValueError(
-            f"{path} was trained on another base, with other temporal attention (fingerprint {metadata['base']}, this "
-            f"base has {base}): choose the base it was trained on with scale.base=..."
-        )
-    rank, alpha = int(metadata["rank"]), float(metadata["alpha"])
-    present = lora_layers(unet)
+    header, adapters = read_lora(path, unet)
+    if header.get("format") == FORMAT:
+        base = base or base_fingerprint(unet)
+        if header.get("base") != base:
+            raise ValueError(
+                f"{path} was trained on another base, with other temporal attention (fingerprint {header.get('base')}, "
+                f"this base has {base}): choose the base it was trained on with scale.base=..."
+            )
+    present = {name: module for name, module in unet.named_modules() if isinstance(module, LoraLayer)}
     if not present:
-        add_lora(unet, rank=rank, alpha=alpha)
-    elif present[0].r[ADAPTER] != rank:
-        raise ValueError(f"{path} has rank {rank}, the model's LoRA has rank {present[0].r[ADAPTER]}: set model.rank")
-    set_peft_model_state_dict(unet, load_file(path), adapter_name=ADAPTER)
-    for layer in lora_layers(unet):
+        _inject(unet, adapters)
+    else:
+        _check_fits(path, adapters, present)
+    tensors = {}
+    for name, adapter in adapters.items():
+        tensors |= {f"{name}.lora_A.weight": adapter.down, f"{name}.lora_B.weight": adapter.up}
+    set_peft_model_state_dict(unet, tensors, adapter_name=ADAPTER)
+    for name, adapter in adapters.items():
+        layer = unet.get_submodule(name)
+        layer.lora_alpha[ADAPTER] = adapter.alpha
         layer.set_scale(ADAPTER, weight)
+
+
+def _inject(unet: UNetSpatioTemporalConditionModel, adapters: Mapping[str, Adapter]) -> None:
+    first = next(iter(adapters.values()))
+    config = LoraConfig(
+        r=first.rank,
+        lora_alpha=first.alpha,
+        target_modules="|".join(re.escape(name) for name in adapters),
+        rank_pattern={f"^{re.escape(name)}": each.rank for name, each in adapters.items() if each.rank != first.rank},
+    )
+    inject_adapter_in_model(config, unet, ADAPTER)
+    for name, parameter in unet.named_parameters():
+        parameter.requires_grad_(".lora_" in name)
+
+
+def _check_fits(path: Path | str, adapters: Mapping[str, Adapter], present: Mapping[str, LoraLayer]) -> None:
+    if adapters.keys() != present.keys():
+        other = sorted(adapters.keys() ^ present.keys())[0]
+        raise ValueError(f"{path} and the model's LoRA adapt other layers ({other}): merge one, then load the other")
+    for name, adapter in adapters.items():
+        rank = present[name].r[ADAPTER]
+        if adapter.rank != rank:
+            raise ValueError(f"{path} has rank {adapter.rank}, the model's LoRA has rank {rank}: set model.rank")
 
 
 def enable_lora(unet: UNetSpatioTemporalConditionModel, enabled: bool) -> None:

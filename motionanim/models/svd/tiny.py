@@ -58,8 +58,15 @@ def save_pipeline(
     base: Path | str | None = None,
     pipeline: StableVideoDiffusionPipeline | None = None,
     unet: UNetSpatioTemporalConditionModel | None = None,
+    dtype: torch.dtype = torch.float16,
+    published_names: bool = False,
 ) -> None:
-    """Write a pipeline folder in fp16: `pipeline`, or the one at `base`, with `unet` in place of its own if given."""
+    """Write a pipeline folder: `pipeline`, or the one at `base`, with `unet` in place of its own if given.
+
+    Args:
+        published_names: Name fp16 files as in SVD's published folder (variant "fp16") and write the image encoder in
+            `dtype` too.
+    """
     if pipeline is None:
         pipeline = in_any_variant(StableVideoDiffusionPipeline.from_pretrained, base)
     if unet is not None:
@@ -67,9 +74,10 @@ def save_pipeline(
         plain = UNetSpatioTemporalConditionModel.from_config(unet.config)
         plain.load_state_dict(unet.state_dict())
         pipeline.register_modules(unet=plain)
-    for module in (pipeline.vae, pipeline.unet):  # transformers loads fp16 as fp16, diffusers as fp32: CLIP stays fp32
-        torch.nn.Module.to(module, torch.float16)  # diffusers' own .to() warns on every folder
-    pipeline.save_pretrained(folder)
+    # transformers loads fp16 as fp16, diffusers as fp32: CLIP stays fp32 where no variant has to be asked for.
+    for module in (pipeline.vae, pipeline.unet, *[pipeline.image_encoder] * published_names):
+        torch.nn.Module.to(module, dtype)  # diffusers' own .to() warns on every folder
+    pipeline.save_pretrained(folder, variant="fp16" if published_names and dtype == torch.float16 else None)
     for file in Path(folder).rglob("*.safetensors"):  # safetensors leaves mode 600, whatever the umask
         file.chmod(Path(folder, "model_index.json").stat().st_mode)
     for file in (Path(folder, "model_index.json"), *Path(folder).glob("*/config.json")):
