@@ -21,7 +21,7 @@ LAYERS = {
     "evaluation.scores.statistics": 5,
     "evaluation.report": 6, "evaluation.study": 6,
     "training": 7, "evaluation": 7, "animation": 7,
-    "cli.command": 8, "animation.job": 9, "export": 9, "animate": 10, "page": 11,
+    "cli.command": 8, "animation.job": 9, "export": 9, "interchange": 9, "animate": 10, "page": 11,
 }  # fmt: skip
 MOST_FILES = 12  # per folder
 

@@ -133,3 +133,5 @@ def merge_lora(unet: UNetSpatioTemporalConditionModel) -> None:
         if isinstance(module, LoraLayer):
             module.merge(adapter_names=[ADAPTER])
             unet.set_submodule(name, module.get_base_layer())
+    if hasattr(unet, "peft_config"):
+        del unet.peft_config  # peft warns where it finds one of a LoRA before

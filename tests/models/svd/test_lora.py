@@ -1,5 +1,6 @@
 """LoRA by its algebra: silent at init, W + alpha/rank B A, mergeable, and the paper's size."""
 
+import warnings
 from pathlib import Path
 
 import pytest
@@ -117,7 +118,9 @@ def test_a_lora_knows_its_base_by_the_layers_that_it_adapts(base: Path, denoiser
     save_lora(with_random_lora(denoiser).unet, path)
     merge_lora(denoiser.unet)
     assert base_fingerprint(denoiser.unet) != plain, "what is merged in is another base"
-    load_lora(denoiser.unet, path, base=plain)  # a second LoRA beside the first
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_lora(denoiser.unet, path, base=plain)  # a second LoRA beside the first
     for dtype in (torch.float16, torch.bfloat16):
         assert base_fingerprint(Denoiser.from_pretrained(base, downscale=2, motion=MOTION).unet.to(dtype)) == plain
 

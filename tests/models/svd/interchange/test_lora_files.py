@@ -1,6 +1,5 @@
 """LoRA files of other tools, written by these tools or in their layouts, act here as there; ours act there."""
 
-import copy
 import functools
 import json
 import re
@@ -19,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from motionanim.models.svd.denoiser import Denoiser
+from motionanim.models.svd.interchange.lora_files import read_lora
 from motionanim.models.svd.interchange.names import layer_weights, published_names
 from motionanim.models.svd.interchange.pipelines import convert_lora
 from motionanim.models.svd.lora import add_lora, load_lora, merge_lora, save_lora
@@ -44,7 +44,10 @@ def read(base: Path, kind: type[UNetSpatioTemporalConditionModel]) -> Any:
 
 
 def plain(base: Path, kind: type[UNetSpatioTemporalConditionModel] = UNetSpatioTemporalConditionModel) -> Any:
-    return copy.deepcopy(read(base, kind))
+    with torch.device("meta"):
+        unet = kind.from_config(read(base, kind).config)
+    unet.load_state_dict({name: value.clone() for name, value in read(base, kind).state_dict().items()}, assign=True)
+    return unet.eval()
 
 
 @torch.no_grad()
@@ -146,20 +149,29 @@ def comfyui_generic(layer: str, unet: UNetSpatioTemporalConditionModel) -> tuple
     return f"{name}.lora_A.weight", f"{name}.lora_B.weight", f"{name}.alpha"
 
 
-@pytest.mark.parametrize("layout", [kohya, kohya_published, comfyui_generic])
-def test_foreign_files_of_any_rank_alpha_and_kind_of_layer(base: Path, tmp_path: Path, layout: Callable) -> None:
-    unet = plain(base)
+def foreign(file: Path, unet: UNetSpatioTemporalConditionModel, layout: Callable) -> dict[str, tuple[Tensor, Tensor]]:
     pairs, tensors = matrices(unet), {}
     for name, (down, up) in pairs.items():
         down_key, up_key, alpha_key = layout(name, unet)
         tensors |= {down_key: down, up_key: up, alpha_key: torch.tensor(LAYERS[name][1])}
-    save_file(tensors, tmp_path / "foreign.safetensors")
+    save_file(tensors, file)
+    return pairs
+
+
+@pytest.mark.parametrize("layout", [kohya, kohya_published, comfyui_generic])
+def test_foreign_files_of_any_rank_alpha_and_kind_of_layer(base: Path, tmp_path: Path, layout: Callable) -> None:
+    file = tmp_path / "foreign.safetensors"
+    pairs = foreign(file, read(base, UNetSpatioTemporalConditionModel), layout)
     expected = output(with_added(base, pairs, weight=0.5))
-    torch.testing.assert_close(output(loaded(base, tmp_path / "foreign.safetensors", 0.5)), expected, atol=1e-5, rtol=0)
-    convert_lora(tmp_path / "foreign.safetensors", tmp_path / "peft.safetensors", base=str(base), layout="diffusers")
-    torch.testing.assert_close(output(loaded(base, tmp_path / "peft.safetensors", 0.5)), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(output(loaded(base, file, 0.5)), expected, atol=1e-5, rtol=0)
+
+
+def test_a_foreign_file_of_several_ranks_loads_in_diffusers(base: Path, tmp_path: Path) -> None:
+    file, out = tmp_path / "foreign.safetensors", tmp_path / "diffusers.safetensors"
+    pairs = foreign(file, read(base, UNetSpatioTemporalConditionModel), kohya)
+    convert_lora(file, out, base=str(base), layout="diffusers")
     theirs = plain(base, AdaptableUNet)
-    theirs.load_lora_adapter(str(tmp_path / "peft.safetensors"), prefix=None)
+    theirs.load_lora_adapter(str(out), prefix=None)
     torch.testing.assert_close(output(theirs), output(with_added(base, pairs)), atol=1e-5, rtol=0)
 
 
@@ -222,9 +234,10 @@ def test_a_foreign_lora_acts_beneath_the_motion_conditioning(base: Path, tmp_pat
 )
 def test_wrong_files_are_refused_in_one_line(base: Path, tmp_path: Path, change: Callable, words: str) -> None:
     tensors = {f"{DOWN}.lora_A.weight": torch.zeros(4, 32), f"{DOWN}.lora_B.weight": torch.zeros(32, 4)}
-    load_lora(plain(base), save(tmp_path / "right.safetensors", tensors))
+    unet = read(base, UNetSpatioTemporalConditionModel)  # stays as it is
+    assert list(read_lora(save(tmp_path / "right.safetensors", tensors), unet)[1]) == [DOWN]
     with pytest.raises(ValueError, match=words) as error:
-        load_lora(plain(base), save(tmp_path / "wrong.safetensors", change(tensors)))
+        load_lora(unet, save(tmp_path / "wrong.safetensors", change(tensors)))
     assert "\n" not in str(error.value)
 
 
@@ -233,7 +246,7 @@ def test_a_header_that_cannot_be_read_is_refused(base: Path, tmp_path: Path) -> 
     for settings in ("{", "[]", json.dumps({"lora_alpha": "much"}), json.dumps({"alpha_pattern": 3})):
         file = save(tmp_path / "wrong.safetensors", tensors, {"lora_adapter_metadata": settings})
         with pytest.raises(ValueError, match="its settings cannot be read"):
-            load_lora(plain(base), file)
+            load_lora(read(base, UNetSpatioTemporalConditionModel), file)
 
 
 def save(path: Path, tensors: dict[str, Tensor], header: dict[str, str] | None = None) -> Path:
