@@ -55,14 +55,16 @@ def weighted(text: str) -> tuple[str, float]:
 
 
 def _check(folder: Path) -> int:
+    record = published()
     with Progress() as progress:
-        found = check_base(folder, published(), progress)
+        found = check_base(folder, record, progress)
     width = max(len(each.file) for each in found)
     for each in found:
         print(f"{each.file:{width}}  {each.told}")
     wrong = sum(each.wrong for each in found)
     if wrong:
-        print(f"error: {folder} is not whole: {wrong} of {len(found)} files are missing or wrong", file=sys.stderr)
+        told = f"{wrong} of {len(found)} files are missing or unlike those of {record['source']}"
+        print(f"error: {folder} is not whole: {told}", file=sys.stderr)
         return 2
     print(f"{folder} is whole: use it as scale=svd scale.base={folder}")
     return 0

@@ -62,8 +62,8 @@ def model_card(name: str, *, base: str, merged: Mapping[str, float], settings: M
         front["base_model"] = base
     front["tags"] = ["stable-video-diffusion", "image-to-video", *["lora"] * is_lora]
     lines = ["---", yaml.safe_dump(front, sort_keys=False).strip(), "---", f"# {name}", ""]
-    kind = "A LoRA" if is_lora else "A pipeline"
-    lines += [f"{kind} for Stable Video Diffusion. Base: `{told}`.", ""]
+    kind = "A LoRA for Stable Video Diffusion" if is_lora else "A Stable Video Diffusion pipeline"
+    lines += [f"{kind}. Base: `{told}`.", ""]
     if merged:
         lines += ["| merged LoRA | weight |", "|---|---|", *(f"| `{file}` | {w:g} |" for file, w in merged.items()), ""]
     rows = [(what, _setting(settings, place)) for what, place in SETTINGS.items()]

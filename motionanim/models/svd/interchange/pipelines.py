@@ -109,7 +109,7 @@ def _without_weights(base: str) -> UNetSpatioTemporalConditionModel:
 
 
 def _write_pipeline(base: str, folder: Path, loras: Sequence[tuple[str, float]], dtype: str) -> None:
-    pipeline = in_any_variant(StableVideoDiffusionPipeline.from_pretrained, base, torch_dtype=torch.float32)
+    pipeline = in_any_variant(StableVideoDiffusionPipeline.from_pretrained, base)
     before = base_fingerprint(pipeline.unet)
     for file, weight in loras:
         load_lora(pipeline.unet, file, weight=weight, base=before)
