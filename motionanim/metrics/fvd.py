@@ -37,7 +37,7 @@ VARIANTS = {
 # Extractors whose distance has a name of its own; other distances are "FVD" and the extractor's name.
 _NAMES = {"videomae": "FVD VideoMAE", "jedi": "JEDi", "fvmd": "FVMD"}
 _KEY = re.compile(rf"(?P<kind>fvd|fid)_(?P<features>.+?)(_(?P<variant>{'|'.join([CORRECTED, *VARIANTS])}))?")
-_AS_PUBLISHED = "as published FVDs are: biased upwards, so it compares at equal n only"
+_AS_PUBLISHED = "computed as published ones are, which is biased upwards: compare it at equal n only"
 
 
 def fvd_key(name: str) -> str:

@@ -226,7 +226,8 @@ def test_metrics() -> None:
 
     def run(device: str) -> Tensor:
         fvd = metric().to(device)
-        fvd.update(*(value.to(device) for value in (*points, torch.arange(64) % 32)))
+        for features, true in zip(points, (False, True)):
+            fvd.update(features.to(device), (torch.arange(64) % 32).to(device), real=true)
         distance = frechet_distance(*(value.to(device) for cloud in points for value in moments(cloud)))
         pair = made.to(device), real.to(device)
         lpips = LPIPS(net="alex", backbone=network, batch=4).to(device)

@@ -61,7 +61,8 @@ def test_fvd(device: str, record_property: Callable) -> None:
 
     def score(device: str) -> list[Tensor]:
         fvd = metric().to(device)
-        fvd.update(fake.to(device), real.to(device), group.to(device))
+        for features, true in ((fake, False), (real, True)):
+            fvd.update(features.to(device), group.to(device), real=true)
         return list(fvd.compute().values())
 
     close(score(device), score("cpu"), tolerance=FLOAT64, record_property=record_property)

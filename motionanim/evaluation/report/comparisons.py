@@ -29,7 +29,7 @@ def paired_columns(block: Block) -> list[Column]:
     others = [run for run in block.runs if run.folder != block.baseline.folder]
 
     def keys(run: Run) -> set[str]:
-        of_clips = {key for row in run.clips.values() for key in row}
+        of_clips = {key for row in run.clips.values() for key, value in row.items() if value is not None}
         return of_clips | {key for key, score in run.scores.items() if is_fvd(key) and score.mean is not None}
 
     shared = keys(block.baseline) & set().union(*map(keys, others)) if others else set()

@@ -81,7 +81,7 @@ def test_the_page_is_whole_and_asks_nothing_of_a_server(full: Path) -> None:
     assert "&lt;b&gt;&amp;_{x}| `d`*" in text
     assert "<b>&" not in text
     assert "as printed in the paper: other clips, other protocol" in text
-    assert "803.63" in text, "the paper's Table 1"
+    assert "Animating-landscape" in text, "the paper's Table 1"
     pictures = [address for address in page.addresses if address.startswith("data:")]
     for address in pictures:
         Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))).verify()
