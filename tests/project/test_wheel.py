@@ -50,7 +50,7 @@ def test_a_wheel_runs_outside_the_checkout(tmp_path: Path) -> None:
     settings = {str(path.relative_to(ROOT)) for path in (ROOT / "conf").rglob("*.yaml")}
     assert packed == {name for name in settings if not name.startswith("conf/local/")}  # git ignores those
     (tmp_path / "work").mkdir()
-    modules = ["animate", "data.prepare", "data.encode", "evaluation.study", "page"]
+    modules = ["animate", "data.prepare", "data.encode", "evaluation.study", "interchange", "page"]
     done = subprocess.run(
         [sys.executable, "-P", "-c", HELP, *(f"motionanim.{module}" for module in modules)], check=True,
         cwd=tmp_path / "work", env=os.environ | {"PYTHONPATH": str(tmp_path / "site")}, capture_output=True, text=True,

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from safetensors import SafetensorError
+
 logger = logging.getLogger(__name__)
 
 Part = TypeVar("Part")
@@ -60,11 +62,17 @@ def in_any_variant(load: Callable[..., Part], base: str | Path, **options: Any) 
 
     Raises:
         OSError: If the base has neither.
+        ValueError: If a file is damaged, or a pointer of git-lfs.
     """
     try:
         return load(base, **options)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # transformers lets the latter through
         try:
             return load(base, variant="fp16", **options)
-        except (OSError, ValueError):
-            raise error from None
+        except (OSError, ValueError, SafetensorError):
+            if isinstance(error, OSError):
+                raise error from None
+            raise ValueError(
+                f"{base}: a file of weights cannot be read ({error}): see which one is not whole by `python -m "
+                "motionanim.interchange check-base FOLDER`"
+            ) from error

@@ -10,9 +10,10 @@ from configs import _fresh_hydra, composed  # noqa: F401  the fixture clears Hyd
 from conftest import MOTION
 from diffusers import StableVideoDiffusionPipeline
 from omegaconf import OmegaConf
+from safetensors import SafetensorError
 
 from motionanim.models.svd import bases
-from motionanim.models.svd.bases import motion_config
+from motionanim.models.svd.bases import in_any_variant, motion_config
 from motionanim.models.svd.codec import Codec
 from motionanim.models.svd.denoiser import Denoiser
 from motionanim.models.svd.tiny import save_pipeline
@@ -119,3 +120,14 @@ def test_advice_can_be_followed(trained: Path) -> None:
             Denoiser.from_pretrained(trained, downscale=2, motion=OTHER | {key: value})
         assert setting in ("scale.motion_channels", "scale.median_strength") or "conditioning" in setting
         assert OmegaConf.select(composed("experiment=diffusion"), setting) is not None, "a setting that there is"
+
+
+def test_a_pointer_in_place_of_weights_falls_back_to_fp16_or_is_told(trained: Path, tmp_path: Path) -> None:
+    def load(base: Path, variant: str | None = None) -> str:
+        if variant == "fp16" and base == trained:
+            return "fp16"
+        raise SafetensorError("header too large")  # as transformers, for a pointer of git-lfs
+
+    assert in_any_variant(load, trained) == "fp16"
+    with pytest.raises(ValueError, match="cannot be read .*header too large.*check-base"):
+        in_any_variant(load, tmp_path)

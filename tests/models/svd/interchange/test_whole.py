@@ -19,6 +19,7 @@ from motionanim.models.svd.denoiser import Denoiser
 from motionanim.models.svd.interchange.whole import Finding, check_base, published
 
 UNET = "unet/diffusion_pytorch_model.fp16.safetensors"
+CLIP = "image_encoder/model.fp16.safetensors"
 STEMS = {"image_encoder": "model", "unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model"}
 
 
@@ -112,6 +113,10 @@ def test_a_variant_that_is_not_needed_may_be_a_pointer_but_not_a_broken_file(
     assert wrong(found) == {}
     assert sum(each.told.startswith("a git-lfs pointer") for each in found) == 3
     load(copy)
+    pointer(copy / CLIP)
+    with pytest.raises((ValueError, OSError)):
+        Codec.from_pretrained(copy)
+    shutil.copyfile(downloaded[0] / CLIP, copy / CLIP)
     path = copy / UNET.replace(".fp16", "")
     shutil.copyfile(downloaded[0] / UNET.replace(".fp16", ""), path)
     cut_off(path)
