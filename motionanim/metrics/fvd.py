@@ -70,6 +70,12 @@ def group_of(clip: str, groups: int) -> int:
     return int(text_sha256(clip)[:8], 16) % groups
 
 
+def fvd_of(key: str) -> str | None:
+    """The key of the FVD as published, of its own key or that of the one without bias; None for other keys."""
+    base = key.removesuffix(f"_{CORRECTED}")
+    return base if is_fvd(base) else None
+
+
 def is_fvd(key: str) -> bool:
     """Whether this is the key of an FVD as published rather than of a variant."""
     match = _KEY.fullmatch(key)

@@ -187,7 +187,9 @@ def test_the_papers_numbers_are_whole_and_stand_beside_ours(tmp_path: Path) -> N
 
 NASTY = [
     "cost $5 and $6", "$", "=HYPERLINK(0)", "+1", "@x", "-1", "![x](http://e.com/a.png)", "[a](javascript:0)", "a|b",
-    "a\nb", "_hidden", "<script>alert(1)</script>", "\\input{/etc/passwd}", "100 % & #1 {x} ~ ^", "猫 🐈", "a" * 300,
+    "[v2] ours", "* ours", "ΔE 5 × 2", "a\nb", "_hidden", "<script>alert(1)</script>", "\\input{/etc/passwd}",
+    "100 % & #1 {x} ~ ^",
+    "猫 🐈", "a" * 300,
     " ",
 ]  # fmt: skip
 
@@ -217,6 +219,9 @@ def test_nasty_names_go_through_all_formats(tmp_path: Path) -> None:
     ]
     tex = (tmp_path / "out" / "report.tex").read_text()
     assert r"\textbackslash{}input\{/etc/passwd\}" in tex
+    assert "{}[v2] ours" in tex
+    assert "{}* ours" in tex
+    assert r"$\Delta$E 5 $\times$ 2" in tex
     assert len(list((tmp_path / "out" / "plots").iterdir())) >= 4
 
 
