@@ -28,7 +28,7 @@ class Variant(NamedTuple):
 
 
 CORRECTED = "corrected"  # suffix of the key of the corrected distance, which has an interval
-_HALVES = "of half the clips against half of the real ones, so it compares with other halves only"
+_HALVES = "of about half the clips against half of the real ones, so it compares with other halves only"
 VARIANTS = {
     "half": Variant("half", "half: paired", "lower", _HALVES),
     "disjoint": Variant("disjoint", "half: other real clips", "lower", _HALVES),
