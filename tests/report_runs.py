@@ -38,7 +38,8 @@ def run(root: Path, name: str, values: dict[str, list[float | None]], **changes)
         "reading": {"num_frames": 16, "height": 64, "width": 96, "fps": 7.0, "shape": "stretch", "slower": "repeat"},
         "measures": {"psnr": {"metric": "psnr", "cap_db": 100.0}}, "scored_commit": "7be769a", "seed": 0,
         "sweep": None, "axes": {}, "settings": settings, "metrics": metrics, "cost": {"calls": 56.0, "seconds": 3.2},
-        "versions": {"torch": "2"}, "hardware": "2 cores", "commit": "7be769a", "time": "2026-11-22T14:00:00",
+        "made_with": "torch 2", "identity": {},
+        "hardware": "2 cores", "commit": "7be769a", "time": "2026-11-22T14:00:00",
         "keys": [f"k{index}" for index in range(n)], "protocols": {"psnr": "p1"},
     }  # fmt: skip
     protocol = changes.pop("protocol", None)

@@ -1,5 +1,6 @@
 """Runs a method on a benchmark: one row per clip, a summary, and pictures. A stopped run resumes."""
 
+import functools
 import json
 import os
 import platform
@@ -32,6 +33,7 @@ from motionanim.types import Sample
 STRIP = 256  # px, longest side of a frame in a strip
 FORMAT = 2  # of the summary; raise it when older ones can no longer be read
 MADE = 1  # of the made videos; raise it when older ones must be made again
+MAKING = ("seconds", "calls", "split_sigma", "hardware", "made_with", "commit")  # of a row: how its video was made
 VERSIONS = ("torch", "diffusers", "torchmetrics", "motionanim")
 
 
@@ -119,9 +121,9 @@ def evaluate(
             if index < options.show:
                 _picture(folder, clip, output)
             making = {"seconds": seconds, "calls": output.calls, "split_sigma": output.split_sigma,
-                      "hardware": _hardware(), "commit": commit}  # fmt: skip
+                      "hardware": _hardware(), "made_with": _versions(), "commit": commit}  # fmt: skip
         else:
-            making = {name: row.get(name) for name in ("seconds", "calls", "split_sigma", "hardware", "commit")}
+            making = {name: row.get(name) for name in MAKING}
         flow = clip.flow if output.flow is None else output.flow
         real = _rounded(clip.frames) if clip.own_motion else None
         # A reference row has no segments. It is measured where the methods have their seams, to give them a scale.
@@ -147,8 +149,7 @@ def evaluate(
         "metrics": summarise(
             done, scorer, clips, window, procedural=benchmark.procedural, truth=benchmark.truth
         ), "cost": _cost(done),
-        "versions": {name: version(name) for name in VERSIONS} | {"python": platform.python_version()},
-        **{name: _all(done, name) for name in ("hardware", "commit", "scored_commit")},
+        **{name: _all(done, name) for name in ("hardware", "made_with", "commit", "scored_commit")},
         "time": time.strftime("%Y-%m-%dT%H:%M:%S"),
     }  # fmt: skip
     sigmas = {row["split_sigma"] for row in done} - {None}
@@ -190,7 +191,10 @@ def _save(path: Path, output: MethodOutput) -> None:
     flow = () if output.flow is None else output.flow.numpy()
     with atomic_path(path) as temporary:
         # "borders" is the segment starts' name in files of format 1.
-        np.savez_compressed(temporary, frames=to_bytes(output.frames).numpy(), flow=flow, borders=output.segment_starts)
+        np.savez_compressed(
+            temporary, frames=to_bytes(output.frames).numpy(), flow=flow, borders=output.segment_starts,
+            window=output.window or 0, loop=output.loop,
+        )  # fmt: skip
 
 
 def _load(path: Path) -> MethodOutput | None:
@@ -198,17 +202,18 @@ def _load(path: Path) -> MethodOutput | None:
     try:
         with np.load(path, allow_pickle=False) as file:
             frames, flow, starts = file["frames"], file["flow"], file["borders"]
+            window, loop = (int(file[name]) if name in file else 0 for name in ("window", "loop"))  # newer than others
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
     realised = from_uint8(torch.from_numpy(frames))
-    return MethodOutput(realised, torch.from_numpy(flow) if flow.size else None, None, tuple(starts.tolist()))
+    asked = torch.from_numpy(flow) if flow.size else None
+    return MethodOutput(realised, asked, None, tuple(starts.tolist()), window=window or None, loop=bool(loop))
 
 
 def _picture(folder: Path, clip: EvalClip, output: MethodOutput) -> None:
     name = _slug(clip.id)
-    rows = [
-        _shrunk(frames, STRIP) for frames in (clip.frames, output.frames)
-    ]  # large ones take megabytes in the report
+    # Large ones would take megabytes in the report.
+    rows = [_shrunk(frames, STRIP) for frames in (clip.frames, output.frames)]
     write_picture(folder / "strips" / f"{name}.png", sheet(rows, columns=8))
     height, width = output.frames.shape[-2:]
     even = output.frames[..., : height // 2 * 2, : width // 2 * 2]  # H.264 needs even sides
@@ -238,6 +243,11 @@ def _hardware() -> str:
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     return f"{platform.machine()}, {os.cpu_count()} cores"
+
+
+@functools.cache
+def _versions() -> str:
+    return ", ".join([f"python {platform.python_version()}", *(f"{name} {version(name)}" for name in VERSIONS)])
 
 
 def _commit() -> str | None:

@@ -91,11 +91,13 @@ class ClipMetric(SumMetric):
         columns: The numbers, in the order of `score`.
         keys: Their keys.
         needs: Fields of `types.Sample` that `score` takes, in this order.
+        undefined: Why a clip may have no such number.
     """
 
     columns: tuple[Column, ...] = ()
     keys: tuple[str, ...]
     needs: tuple[str, ...]
+    undefined = "not defined for this clip"
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

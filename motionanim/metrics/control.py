@@ -80,6 +80,7 @@ class Control(ClipMetric):
         Column("camera_residual", "Camera residual", 5, "lower", "control", "diagonals/frame", range=(0, math.inf)),
     )
     needs = ("frames", "flow", "mask")
+    undefined = "nothing moves, or nothing stands still"
 
     def __init__(self, *, flow_estimator: FlowEstimator, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -140,13 +141,14 @@ class PointTracks(ClipMetric):
 
     columns = (
         Column(
-            "track_error", "Track error", 2, "lower", "control", "px",
-            remark="over points that the tracker follows: read it beside the share of lost ones", range=(0, math.inf),
+            "track_error", "Track error", 2, None, "control", "px", range=(0, math.inf),
+            remark="over points that the tracker follows, and a video that falls apart loses the hard ones: not ranked",
         ),
-        Column("track_error_diagonal", "Track error", 4, "lower", "control", "diagonals", range=(0, math.inf)),
-        Column("track_lost", "Tracks lost", 3, "lower", "control", "share", range=(0, 1)),
+        Column("track_error_diagonal", "Track error", 4, None, "control", "diagonals", range=(0, math.inf)),
+        Column("track_lost", "Tracks lost", 3, "real", "control", "share", range=(0, 1)),
     )  # fmt: skip
     needs = ("frames", "flow", "mask")
+    undefined = "no point moves, or none is followed"
 
     def __init__(self, *, tracker: PointTracker, **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -23,7 +23,8 @@ QUARTERS = (25, 50, 75, 100)  # per cent of the clip's time at which each quarte
 LEVELS = 3  # of the pyramid on which texture is measured: steps of 1, 2 and 4 px
 FRAMES = 4  # of each quarter or window, evenly spaced
 QUANTILES = 256
-LEAST_CHANGE = 1e-2  # of Lab from px to px: a plain picture counts as this rough
+LEAST_CHANGE = 0.1  # of Lab from px to px: a plainer picture has no texture to compare with
+ENDS = 8  # the first and the last eighth of a clip are compared
 
 
 def quarters(length: int) -> list[range]:
@@ -43,9 +44,11 @@ def texture_drift(frames: Tensor) -> Tensor:
         frames: (T, 3, H, W) in [-1, 1].
 
     Returns:
-        (4,) float64, at least 0; NaN for a quarter without frames.
+        (4,) float64, at least 0; NaN for a quarter without frames, and where frame 0 is plain, as in a fade from black.
     """
     first = _texture(frames[:1])
+    if first[0].mean() < LEAST_CHANGE:
+        return torch.full((4,), torch.nan, dtype=torch.float64)
     rows = []
     for quarter in quarters(len(frames)):
         if not quarter:
@@ -69,13 +72,13 @@ def colour_drift(first: Tensor, last: Tensor) -> float:
 def sharpness_drift(first: Tensor, last: Tensor) -> float:
     """Mean change of lightness from px to px in the last frames over that in the first, both (N, 3, H, W) in [-1, 1].
 
-    1 is unchanged, less is blurred, more is noise or blocks.
+    1 is unchanged, less is blurred, more is noise or blocks; NaN if the first frames are plain.
     """
     before, after = (
-        max(np.abs(np.diff(light, axis=1)).mean() + np.abs(np.diff(light, axis=2)).mean(), LEAST_CHANGE)
+        np.abs(np.diff(light, axis=1)).mean() + np.abs(np.diff(light, axis=2)).mean()
         for light in (_lab(frames)[..., 0] for frames in (first, last))
     )
-    return float(after / before)
+    return float(after / before) if before >= LEAST_CHANGE else float("nan")
 
 
 def _spread(frames: range) -> list[int]:
@@ -121,10 +124,7 @@ def _curve(key: str, name: str, digits: int, direction: Direction, remark: str, 
 
 
 class Drift(ClipMetric):
-    """`texture_drift` of each quarter, and colour and sharpness of the last window against the first.
-
-    A window is `period` frames, and at most half of the clip.
-    """
+    """`texture_drift` of each quarter, and colour and sharpness of the last eighth of a clip against the first."""
 
     columns = (
         *_curve("drift", "Texture drift", 3, "real", _STILL, (0, math.inf)),
@@ -139,21 +139,20 @@ class Drift(ClipMetric):
             range=(0, math.inf),
         ),
     )
-    needs = ("frames", "period")
+    needs = ("frames",)
+    undefined = "fewer than 5 frames, or a plain frame 0"
 
-    def score(self, frames: Tensor, period: int) -> Tensor:
+    def score(self, frames: Tensor) -> Tensor:
         """Scores (B, 6) of frames (B, T, 3, H, W) in [-1, 1]; the sides must be at least 8 px.
 
         Raises:
-            ValueError: If frames are not as above, or the period is below 1.
+            ValueError: If frames are not as above.
         """
         check_clips("frames", frames)
         if min(frames.shape[-2:]) < 2**LEVELS:
             raise ValueError(f"frames of {tuple(frames.shape[-2:])} px: drift needs sides of at least {2**LEVELS} px")
-        if period < 1:
-            raise ValueError(f"period={period}: must be at least 1, the frames of one window of the model")
         length = frames.shape[1]
-        window = min(period, length // 2)
+        window = max(1, length // ENDS)
         rows = []
         for clip in frames.detach().cpu().float():
             first, last = clip[_spread(range(window))], clip[_spread(range(length - window, length))]
@@ -164,7 +163,7 @@ class Drift(ClipMetric):
     def protocol(self) -> dict[str, Any]:
         return {
             "metric": "drift", "version": 1, "texture": "lab steps", "levels": LEVELS, "frames": FRAMES,
-            "quantiles": QUANTILES, "window": "period, at most half",
+            "quantiles": QUANTILES, "ends": ENDS,
         }  # fmt: skip
 
 

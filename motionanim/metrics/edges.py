@@ -14,6 +14,7 @@ from motionanim.metrics.control import check_request
 from motionanim.motion.flow import follow_points
 
 MARGIN = 3  # px along the region's edge that are left out, because moving and still parts meet there
+LEAST_CONTOUR = 0.01  # mean Sobel magnitude in [-1, 1]; a sixth of a ramp of one grey level per px
 FARTHEST = 1 / 16  # of the shorter side: `NewEdges` lets no contour come from farther away
 POINTS = 32  # about so many a side of the grid on which `reach` follows the flow
 
@@ -32,7 +33,7 @@ def new_edges(frames: Iterable[Tensor], image: Tensor, mask: Tensor, max_displac
         max_displacement: The farthest that content may have moved from its place in the picture, px, at least 0.
 
     Returns:
-        (N,) float32, at least 0; 0 where the picture itself has no contours.
+        (N,) float32, at least 0; NaN where the picture itself has hardly any contours.
 
     Raises:
         ValueError: If `max_displacement` is negative or not finite, or no pixel of the mask is inside the margin.
@@ -46,9 +47,8 @@ def new_edges(frames: Iterable[Tensor], image: Tensor, mask: Tensor, max_displac
     contours = _contours(image)
     known = cv2.dilate(contours, _disc(int(np.ceil(max_displacement)) + 2))
     usual = float(contours[region].mean())
-    least = np.finfo(np.float32).eps
-    values = [float(np.maximum(_contours(frame) - known, 0)[region].mean()) / max(usual, least) for frame in frames]
-    return torch.tensor(values)
+    scale = usual if usual >= LEAST_CONTOUR else float("nan")
+    return torch.tensor([float(np.maximum(_contours(frame) - known, 0)[region].mean()) / scale for frame in frames])
 
 
 def _contours(frame: Tensor) -> np.ndarray:
@@ -97,6 +97,7 @@ class NewEdges(ClipMetric):
         Column("new_edges_worst", "New edges, worst frame", 4, "real", "quality", "share", range=(0, math.inf)),
     )  # fmt: skip
     needs = ("frames", "flow", "mask")
+    undefined = "the mask is empty or too narrow, or frame 0 has hardly any contours in it"
 
     def score(self, frames: Tensor, flow: Tensor, mask: Tensor) -> Tensor:
         """Scores (B, 2); NaN where nothing of the mask is left inside its margin.
@@ -124,4 +125,4 @@ class NewEdges(ClipMetric):
 
     @property
     def protocol(self) -> dict[str, Any]:
-        return {"metric": "new_edges", "version": 1, "margin": MARGIN, "farthest": FARTHEST, "reach": POINTS}
+        return {"metric": "new_edges", "version": 2, "margin": MARGIN, "farthest": FARTHEST, "reach": POINTS}

@@ -17,6 +17,7 @@ _WINDOW, _SIGMA = 11, 1.5
 _K1, _K2 = 0.01, 0.03
 _RANGE = 2.0
 STILL = {"still_frames": "left out"}  # of the protocols of `both_conventions`
+STANDS_STILL = "the true clip stands still"
 _TOLERANCE = 1e-3  # frames that were resized or decoded may leave [-1, 1] by this
 
 
@@ -102,7 +103,7 @@ def _ssim_map(x: Tensor, y: Tensor, window: list[float]) -> Tensor:
 
 
 def both_conventions(per_frame: Tensor, real: Tensor) -> Tensor:
-    """Means over frames, without frame 0 and with it. Frames at which the true clip still equals its frame 0 are out.
+    """Means over frames, without frame 0 and with it. Frames at which the true clip equals its frame 0 are left out.
 
     A copy of the condition image is perfect there, whatever the method: one still clip at a cap of 100 dB would move
     the mean PSNR of a benchmark by more than methods differ.
@@ -139,6 +140,7 @@ class PSNR(ClipMetric):
 
     columns = both_columns(Column("psnr", "PSNR", 2, "higher", "quality", "dB", range=(0, math.inf)))
     needs = ("frames", "real")
+    undefined = STANDS_STILL
 
     def __init__(self, *, cap: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -159,6 +161,7 @@ class SSIM(ClipMetric):
 
     columns = both_columns(Column("ssim", "SSIM", 3, "higher", "quality", range=(-1, 1)))
     needs = ("frames", "real")
+    undefined = STANDS_STILL
 
     def score(self, frames: Tensor, real: Tensor) -> Tensor:
         return both_conventions(ssim(frames, real), real)

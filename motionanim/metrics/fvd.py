@@ -28,7 +28,7 @@ class Variant(NamedTuple):
 
 
 CORRECTED = "corrected"  # suffix of the key of the corrected distance, which has an interval
-_HALVES = "of half the clips against half of the real ones, so it compares with other halves only"
+_HALVES = "of about half the clips against half of the real ones, so it compares with other halves only"
 VARIANTS = {
     "half": Variant("half", "half: paired", "lower", _HALVES),
     "disjoint": Variant("disjoint", "half: other real clips", "lower", _HALVES),
@@ -68,6 +68,12 @@ def group_of(clip: str, groups: int) -> int:
     even groups than in the odd ones.
     """
     return int(text_sha256(clip)[:8], 16) % groups
+
+
+def fvd_of(key: str) -> str | None:
+    """The key of the FVD as published, of its own key or that of the one without bias; None for other keys."""
+    base = key.removesuffix(f"_{CORRECTED}")
+    return base if is_fvd(base) else None
 
 
 def is_fvd(key: str) -> bool:

@@ -14,7 +14,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
 from motionanim.metrics.base import ClipMetric, Column
-from motionanim.metrics.frame import STILL, both_columns, both_conventions, check_clips, check_pair
+from motionanim.metrics.frame import STANDS_STILL, STILL, both_columns, both_conventions, check_clips, check_pair
 from motionanim.models.weights_io import exact_float32, weights_fingerprint
 
 
@@ -102,6 +102,7 @@ class LPIPS(_Network):
 
     columns = both_columns(Column("lpips", "LPIPS", 3, "lower", "quality", range=(0, float("inf"))))
     needs = ("frames", "real")
+    undefined = STANDS_STILL
 
     def __init__(self, *, net: Literal["alex", "vgg"], backbone: nn.Sequential, batch: int, **kwargs: Any) -> None:
         super().__init__(backbone, batch=batch, **kwargs)

@@ -150,6 +150,7 @@ class Temporal(ClipMetric):
         Column("periodicity", "Periodicity", 2, None, "long", "dB", remark="high for a video that begins again"),
     )
     needs = ("frames", "segment_starts", "period", "loop")
+    undefined = "one segment only, or no loop was asked for"
 
     def score(self, frames: Tensor, segment_starts: Sequence[int], period: int, loop: bool) -> Tensor:
         """Scores (B, 3) of frames (B, T, 3, H, W) that share their segments and their window of `period` frames.
@@ -187,6 +188,7 @@ class Consistency(ClipMetric):
         Column("flicker", "Flicker", 4, "lower", "quality", remark=_FROZEN, range=(0, 1)),
     )
     needs = ("frames",)
+    undefined = "fewer than 3 frames, or no pixel is seen twice"
 
     def __init__(self, *, flow_estimator: FlowEstimator, **kwargs: Any) -> None:
         super().__init__(**kwargs)

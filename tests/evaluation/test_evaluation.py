@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from evaluation_runs import READING, Mean, numbers, request, run, scorer, synthetic
+from evaluation_runs import READING, Mean, Noisy, numbers, request, run, scorer, synthetic
 
 from motionanim import metrics
 from motionanim.evaluation import harness
-from motionanim.evaluation.benchmark import SyntheticBenchmark
+from motionanim.evaluation.benchmark import EvalClip, SyntheticBenchmark
 from motionanim.evaluation.methods import MethodOutput, Reference
 from motionanim.evaluation.report.runs import read_run
 from motionanim.evaluation.scores.rows import Rows
@@ -216,6 +216,23 @@ def test_a_resumed_run_keeps_the_machine_that_made_each_clip(tmp_path: Path, mon
         "measured again, not made again"
     )
     assert run(tmp_path, benchmark=synthetic(4)).result["hardware"] == "the first, the second"
+
+
+def test_kept_frames_are_measured_as_they_were_made(tmp_path: Path) -> None:
+    """A loop and a window of the method's own, when a metric is added later."""
+
+    class Looping(Noisy):
+        def __call__(self, clip: EvalClip, seed: int) -> MethodOutput:
+            return super().__call__(clip, seed)._replace(loop=True, window=2, segment_starts=(2,))
+
+    temporal = Temporal()
+    at_once = run(tmp_path / "once", Looping(), score=scorer(tmp_path, t=temporal))
+    first = run(tmp_path / "twice", Looping())
+    later = run(tmp_path / "twice", Looping(), score=scorer(tmp_path, t=temporal))
+    assert (first.made, later.made) == (3, 0)
+    for key in ("wrap_ratio", "periodicity", "seam_ratio"):
+        assert later.result["metrics"][key] == at_once.result["metrics"][key]
+        assert later.result["metrics"][key]["mean"] is not None
 
 
 def test_reference_rows_keep_no_lossless_frames(tmp_path: Path) -> None:

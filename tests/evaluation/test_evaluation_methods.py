@@ -37,7 +37,7 @@ def test_the_eulerian_baseline_moves_along_the_exact_field(tmp_path: Path) -> No
         label="eulerian", request="exact", controls=None, refiner=None, use_refiner=True, mask=True,
         render=partial(render, loop=False, min_density=0.5),
     )  # fmt: skip
-    assert method.saw_motion
+    assert (method.saw_motion, method.saw_mask, method.lossless) == (True, True, True)
     still = run(tmp_path, Reference(label="static", kind="static_copy"), benchmark=synthetic(6)).result["metrics"]
     moved = run(tmp_path, method, benchmark=synthetic(6)).result["metrics"]
     assert moved["psnr"]["mean"] > still["psnr"]["mean"]
@@ -49,6 +49,22 @@ def test_the_eulerian_baseline_moves_along_the_exact_field(tmp_path: Path) -> No
         Eulerian(label="e", request="exact", controls=None, refiner=None, use_refiner=False, mask=False, render=render)
     # With a mask T is not asked, and so not missed.
     Eulerian(label="e", request="arrows", controls=None, refiner=None, use_refiner=True, mask=True, render=render)
+
+
+@pytest.mark.parametrize("mask", [True, False])
+def test_a_method_says_whether_it_gets_the_true_mask(mask: bool, base: Path, tmp_path: Path) -> None:
+    options = {"request": "arrows", "controls": None, "refiner": None, "use_refiner": False, "mask": mask}
+    assert Warp(label="w", **options).saw_mask is mask
+    sampling = {
+        "sampler": "euler", "num_steps": 2, "sigma_min": 0.1, "sigma_max": 10.0, "rho": 7.0, "min_guidance": 1.0,
+        "max_guidance": 1.0, "noise_aug": 0.02, "dtype": "float32", "decode_dtype": "float32", "channels_last": False,
+        "compile": None, "motion_guidance": None,
+    }  # fmt: skip
+    ours = Ours(
+        label="o", **options, base=str(base), motion=MOTION, sampling=sampling, loras=None, context_length=5,
+        long_video=None,
+    )  # fmt: skip
+    assert (ours.saw_mask, ours.saw_motion) == (mask, False)
 
 
 def test_without_a_mask_a_method_gets_arrows_alone_and_t(tmp_path: Path) -> None:

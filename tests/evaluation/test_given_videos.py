@@ -228,7 +228,7 @@ def test_pictures_follow_the_true_videos_rate_or_their_own(root: Path) -> None:
     assert near[0] < near[1] / 2  # what is left is the loss of the compression
 
 
-def test_sets_of_any_size_are_compared_by_fvd_alone(root: Path) -> None:
+def test_sets_of_any_size_are_compared_by_fvd_alone(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for index in range(5):
         write_video(root / "more" / f"other{index}.mp4", clip(10 + index), 10)
     message = "no video for clip0, clip1, clip2 and videos of no clip: other0.*paired=false"
@@ -249,8 +249,10 @@ def test_sets_of_any_size_are_compared_by_fvd_alone(root: Path) -> None:
         sides.append((torch.tensor(count), features.sum(0), features.T @ features))
     expected = distance(*sides, ddof=1)
     assert result["metrics"]["fvd_mean"]["mean"] == pytest.approx(float(expected), rel=1e-4)
+    monkeypatch.chdir(root / "more")  # where "", the place of a reference row, means the made videos
     real = scored(root, Reference(label="real", kind="real"), benchmark)
     assert real["n"] == 3
+    assert result["reading"]["paired"] is False
     assert real["metrics"]["fvd_mean"]["mean"] == pytest.approx(0, abs=1e-6)
     assert any("not paired" in note for note in result["reading"]["notes"])
 

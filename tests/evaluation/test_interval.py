@@ -66,7 +66,10 @@ def test_paired_differences_are_scipys_t_test() -> None:
     values = np.random.default_rng(0).normal(0.4, 1, 20)
     found, expected = paired_difference([*values, math.nan]), stats.ttest_1samp(values, 0)
     assert (found.p, found.effect, found.n) == pytest.approx((expected.pvalue, values.mean() / values.std(ddof=1), 20))
-    assert paired_difference([0.5] * 4)[3:] == (4, 0.0, math.inf)
+    few = paired_difference([0.5] * 4)
+    assert (few.n, few.p) == (4, 2 * 0.5**4), "four clips that happen to differ alike decide nothing"
+    assert paired_difference([0.30000000000000004, 0.3, 0.3]).p == 0.25
+    assert paired_difference([1.0] * 20).p == 2 * 0.5**20
     assert paired_difference([0.0] * 4)[3:] == (4, 1.0, 0.0)
     assert math.isnan(paired_difference([1.0]).p)
 
@@ -74,11 +77,20 @@ def test_paired_differences_are_scipys_t_test() -> None:
 def test_equal_fvds_do_not_differ_and_groups_without_clips_do_not_count() -> None:
     left_out = [10.0, 12.0, math.nan, 11.0, 9.0]
     share = [0.25, 0.25, 0.0, 0.25, 0.25]
-    same = fvd_difference(10.0, left_out, 10.0, left_out, share, 8)
+    same = fvd_difference(10.0, left_out, 10.0, left_out, share, 8, corrected=True)
     assert (same.mean, same.p) == (0.0, 1.0)
-    shifted = fvd_difference(12.0, [value + 2 for value in left_out], 10.0, left_out, share, 8)
-    assert (shifted.low, shifted.high, shifted.p, shifted.effect) == (2.0, 2.0, 0.0, 0.2)
-    assert math.isnan(fvd_difference(1.0, [1.0, 2.0], 2.0, [1.0, 2.0], [0.5, 0.5], 2).p)
+    shifted = fvd_difference(12.0, [value + 2 for value in left_out], 10.0, left_out, share, 8, corrected=False)
+    assert shifted[:4] == (2.0, 2.0, 2.0, 8)
+    assert (shifted.p, shifted.effect) == (2 * 0.5**4, 0.2), "four groups"
+    assert math.isnan(fvd_difference(1.0, [1.0, 2.0], 2.0, [1.0, 2.0], [0.5, 0.5], 2, corrected=False).p)
+
+
+def test_the_corrected_difference_is_the_jackknifes() -> None:
+    """A bias of 30 / n in one of the two: 3.0 with ten groups of a clip, 30 / 9 without any one of them."""
+    found = fvd_difference(5.0 + 3, [5.0 + 30 / 9] * 10, 4.0, [4.0] * 10, [0.1] * 10, 10, corrected=True)
+    assert found.mean == pytest.approx(1.0)
+    plain = fvd_difference(5.0 + 3, [5.0 + 30 / 9] * 10, 4.0, [4.0] * 10, [0.1] * 10, 10, corrected=False)
+    assert plain.mean == pytest.approx(4.0)
 
 
 def test_holm_leaves_missing_ones_out() -> None:

@@ -19,7 +19,7 @@ from motionanim.media.image_io import from_uint8
 from motionanim.metrics.drift import ClipDrift, Drift, colour_drift, quarters, sharpness_drift, texture_drift
 from motionanim.metrics.perceptual import clip_pixels
 
-LENGTH, PERIOD = 40, 8
+LENGTH = 40
 
 
 def picture(height: int = 64, width: int = 64) -> Tensor:
@@ -66,8 +66,8 @@ def noisy(frame: Tensor, share: float) -> Tensor:
     return (frame + 0.2 * share * torch.randn(frame.shape, generator=torch.Generator().manual_seed(1))).clamp(-1, 1)
 
 
-def row(frames: Tensor, period: int = PERIOD) -> dict[str, float]:
-    return dict(zip(Drift.keys, Drift().score(frames[None], period)[0].tolist(), strict=True))
+def row(frames: Tensor) -> dict[str, float]:
+    return dict(zip(Drift.keys, Drift().score(frames[None])[0].tolist(), strict=True))
 
 
 def test_a_still_video_has_none_and_one_that_only_moves_hardly_any() -> None:
@@ -129,17 +129,21 @@ def test_quarters_share_the_later_frames_and_short_clips_lack_some() -> None:
     for length in (5, 16, 125):
         assert list(itertools.chain(*quarters(length))) == list(range(1, length))
         assert {len(part) for part in quarters(length)} <= {(length - 1) // 4, -(-(length - 1) // 4)}
-    short = Drift().score(moving()[None, :3], PERIOD)[0]
+    short = Drift().score(moving()[None, :3])[0]
     assert short.isnan().tolist() == [True, False, True, False, False, False]
 
 
-def test_frames_that_are_too_small_and_no_window_are_errors() -> None:
+def test_frames_that_are_too_small_are_an_error() -> None:
     with pytest.raises(ValueError, match=r"frames of \(6, 32\) px: drift needs sides of at least 8 px"):
-        Drift().score(torch.zeros(1, 4, 3, 6, 32), 2)
-    with pytest.raises(ValueError, match="period=0"):
-        Drift().score(torch.zeros(1, 4, 3, 32, 32), 0)
-    plain = Drift().score(torch.zeros(1, 9, 3, 8, 8), 4)[0]
-    assert plain.tolist() == [0, 0, 0, 0, 0, 1]
+        Drift().score(torch.zeros(1, 4, 3, 6, 32))
+
+
+def test_a_fade_from_black_has_no_drift_rather_than_an_endless_one() -> None:
+    faded = moving() * torch.linspace(0, 1, len(moving())).view(-1, 1, 1, 1)
+    drift = dict(zip(Drift.keys, Drift().score(faded[None])[0].tolist(), strict=True))
+    assert all(math.isnan(drift[key]) for key in ("drift_25", "drift_50", "drift_75", "drift_100"))
+    assert drift["colour_drift"] > 1
+    assert all(map(math.isfinite, Drift().score(moving()[None])[0].tolist()))
 
 
 def test_true_clips_of_the_world_drift_less_than_the_same_clips_falling_apart() -> None:

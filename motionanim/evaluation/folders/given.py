@@ -59,7 +59,8 @@ class GivenClips:
         self._sets |= {each.place: each for each in sets}
 
     def of(self, folder: str) -> "GivenClips":
-        return self._sets.get(str(Path(folder).resolve()), self)
+        # A reference row has no folder, and "" would be the current one.
+        return self._sets.get(str(Path(folder).resolve()), self) if folder else self
 
     def identity(self, index: int) -> str:
         clip = self._clips[index]
@@ -153,6 +154,7 @@ def given_clips(
     if paired:
         return GivenClips(place=truth, found=chosen, readings=plans.truth, left_out=left, **everything)
     goal = TrueSet(found=chosen, readings=plans.truth)
+    plans.stated["paired"] = False
     plans.stated["notes"].append(f"not paired: each folder's clips are compared with all {len(chosen)} true clips")
     clips = GivenClips(place=truth, found=chosen, readings=plans.truth, left_out=left, truth=goal, **everything)
     clips.join(

@@ -1,5 +1,6 @@
 """A clip that is given as a video file, or as a folder of pictures, one a frame."""
 
+import logging
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,6 +15,8 @@ from motionanim.data.video import Video, VideoError, cover_size
 from motionanim.data.video.reader import VideoInfo
 from motionanim.files import file_sha256, text_sha256
 from motionanim.media.image_io import load_image, to_pixels
+
+logger = logging.getLogger(__name__)
 
 
 class PictureFolder:
@@ -131,6 +134,11 @@ def find_sources(root: Path | str) -> dict[str, Path]:
         if clip in found:
             raise ValueError(f"{root} has two videos named {clip}: names without suffix must differ")
         found[clip] = Path(root, name)
+    if pictures:
+        logger.warning(
+            "%s: %d folders of pictures are left out, as it has video files; move these away to score the pictures",
+            root, len(pictures),
+        )  # fmt: skip
     return found
 
 

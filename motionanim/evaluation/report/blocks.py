@@ -13,7 +13,7 @@ Names = Mapping[Path, str]
 MARKS = {
     "*": "was given the true motion",
     "†": "was given the mask of what moves in the true clip",
-    "‡": "was read from compressed files, which lowers PSNR; the others are lossless",
+    "‡": "was read from compressed video files, and coding costs PSNR",
 }
 
 
@@ -34,10 +34,11 @@ class Block(NamedTuple):
     def runs(self) -> list[Run]:
         return self.methods + self.references
 
-    @property
-    def real(self) -> Run | None:
-        """The reference row of the true clips."""
-        return next((run for run in self.references if run.kind == "real"), None)
+    def real(self, run: Run, key: str) -> Run | None:
+        """The reference row of the true clips that was measured as a run was; None if there is none."""
+        protocol = run.score(key).protocol
+        rows = (row for row in self.references if row.kind == "real" and row.score(key).mean is not None)
+        return next((row for row in rows if row.score(key).protocol == protocol), None)
 
     @property
     def one_request(self) -> bool:
@@ -81,8 +82,9 @@ def why_not_ranked(block: Block, key: str, names: Names) -> str | None:
     told = next((score.unranked for run in block.methods if (score := run.score(key)).unranked), None)
     if told is not None:
         return told
-    if column_of(key).direction == "real" and (block.real is None or block.real.score(key).mean is None):
-        return "the best is the score of the true clips, and there is no reference row `real` with one"
+    scored = [run for run in block.methods if run.score(key).mean is not None]
+    if column_of(key).direction == "real" and any(block.real(run, key) is None for run in scored):
+        return "the best is the score of the true clips, and no reference row `real` was measured alike"
     terms: dict[tuple[str | None, int], list[str]] = {}
     for run in block.methods:
         score = run.score(key)
@@ -130,9 +132,10 @@ def loss(run: Run, block: Block, column: Column) -> float | None:
         return None
     if column.direction != "real":
         return column.loss(mean)
-    if block.real is None:
+    real = block.real(run, column.key)
+    if real is None:
         return None
-    found = mean_interval(distances_to_real(run, block.real, column).values()).mean
+    found = mean_interval(distances_to_real(run, real, column).values()).mean
     return found if found == found else None
 
 

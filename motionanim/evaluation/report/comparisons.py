@@ -10,7 +10,7 @@ from motionanim.evaluation.report.runs import Run
 from motionanim.evaluation.report.tables import DASH, Cell, Notes, Row, Table, part_of
 from motionanim.evaluation.scores.statistics import LEVEL, Difference, fvd_difference, holm, paired_difference
 from motionanim.metrics.base import Column
-from motionanim.metrics.fvd import is_fvd
+from motionanim.metrics.fvd import fvd_of, is_fvd
 
 
 class Compared(NamedTuple):
@@ -23,41 +23,50 @@ class Compared(NamedTuple):
 
 
 def paired_columns(block: Block) -> list[Column]:
-    """Columns with a better end that the block's clips have; none if different motion was requested of the rows."""
-    if not block.one_request:
+    """Columns with a better end in which rows differ from the baseline clip by clip.
+
+    None if different motion was requested of the rows, or their clips are no pairs. An FVD whose bias was removed takes
+    the place of the one as published.
+    """
+    if not block.one_request or not all(run.paired for run in block.runs):
         return []
     others = [run for run in block.runs if run.folder != block.baseline.folder]
 
     def keys(run: Run) -> set[str]:
         of_clips = {key for row in run.clips.values() for key, value in row.items() if value is not None}
-        return of_clips | {key for key, score in run.scores.items() if is_fvd(key) and score.mean is not None}
+        return of_clips | {key for key, score in run.scores.items() if fvd_of(key) and score.mean is not None}
 
     shared = keys(block.baseline) & set().union(*map(keys, others)) if others else set()
+    shared -= {fvd_of(key) for key in shared if fvd_of(key) != key}
     columns = map(column_of, sorted(shared, key=place))
     return [column for column in columns if column.direction and column.group != "frame0"]
 
 
-def difference(run: Run, baseline: Run, column: Column, real: Run | None) -> Difference | str:
-    """Run minus baseline over their common clips; or why there is none.
+def difference(block: Block, run: Run, column: Column) -> Difference | str:
+    """Run minus the block's baseline over their common clips; or why there is none.
 
     Where the best is the score of the true clips, both count by their distance to it.
     """
+    baseline = block.baseline
     ours, theirs = run.score(column.key), baseline.score(column.key)
     for who, score in (("this row", ours), ("the baseline", theirs)):
         if score.mean is None and score.reason:
             return f"{who}: {score.reason}"
     if ours.protocol != theirs.protocol:
         return f"protocol {ours.protocol}, the baseline has {theirs.protocol}"
-    if is_fvd(column.key):
+    if fvd := fvd_of(column.key):
         if ours.unranked or ours.mean is None or theirs.mean is None:
             return ours.unranked or "no FVD"
-        mine, other = (one.record["metrics"][column.key] for one in (run, baseline))
+        mine, other = (one.record["metrics"][fvd] for one in (run, baseline))
         numbers = [[math.nan if value is None else value for value in one["left_out"]] for one in (mine, other)]
-        found = fvd_difference(ours.mean, numbers[0], theirs.mean, numbers[1], mine["share"], ours.n)
+        found = fvd_difference(
+            mine["mean"], numbers[0], other["mean"], numbers[1], mine["share"], ours.n, corrected=fvd != column.key
+        )
         return "fewer than 3 groups of clips" if math.isnan(found.low) else found
+    real = block.real(run, column.key)
     if column.direction == "real":
         if real is None:
-            return "no reference row `real`, whose score is the best"
+            return "no reference row `real` was measured alike, and its score is the best"
         values, other_values = (distances_to_real(one, real, column) for one in (run, baseline))
     else:
         values, other_values = (
@@ -71,15 +80,15 @@ def difference(run: Run, baseline: Run, column: Column, real: Run | None) -> Dif
 def compare(block: Block, column: Column, names: Names) -> dict[Path, Compared]:
     """Every other row against the baseline, by folder.
 
-    A row is better or worse if its p, adjusted for all methods of the column, is below `LEVEL`. Reference rows, and
-    numbers that cannot be ranked, get none.
+    A row is better or worse if its p, adjusted for all methods of the column, is below `LEVEL`. Reference rows, numbers
+    that cannot be ranked, and FVDs with their bias get none.
     """
     others = [run for run in block.runs if run.folder != block.baseline.folder]
-    found = {run.folder: difference(run, block.baseline, column, block.real) for run in others}
+    found = {run.folder: difference(block, run, column) for run in others}
     asked = [run.folder for run in others if not (run.reference or block.baseline.reference)]
     p = [math.nan if isinstance(found[folder], str) else found[folder].p for folder in asked]
     adjusted = dict(zip(asked, holm(p)))
-    ranked = why_not_ranked(block, column.key, names) is None
+    ranked = why_not_ranked(block, column.key, names) is None and not is_fvd(column.key)
     compared = {}
     for folder, result in found.items():
         if isinstance(result, str):
@@ -117,6 +126,8 @@ def paired_table(block: Block, names: Names) -> Table | None:
         f"Better or worse stands where p, adjusted by Holm for the rows of a column, is below {LEVEL:g}. Without any "
         f"difference a column shows a verdict in at most {100 * LEVEL:g} of 100 evaluations.",
     ]
+    if any(is_fvd(column.key) for column in columns):
+        remarks.append("FVD as published gets no verdict: with few clips its bias depends on the method.")
     return Table(f"{block.title}: paired differences to {row_name(baseline, names)}", headers, rows, notes, remarks)
 
 
@@ -128,5 +139,5 @@ def _cell(run: Run, baseline: Run, column: Column, compared: Compared, notes: No
     count = "" if found.n == run.n == baseline.n else f", n={found.n}"
     effect = ""
     if math.isfinite(found.effect):
-        effect = f", {100 * found.effect:+.0f} %" if is_fvd(column.key) else f", d={found.effect:+.2f}"
+        effect = f", {100 * found.effect:+.0f} %" if fvd_of(column.key) else f", d={found.effect:+.2f}"
     return Cell(mean, f"[{low}, {high}]{effect}{count}", bool(compared.verdict), compared.verdict, value=found.mean)

@@ -48,7 +48,7 @@ def build(blocks: Sequence[Block], names: Names, left_out: list[str]) -> Documen
     """All content of a report except the strips of frames.
 
     Args:
-        blocks: From `tables.blocks`.
+        blocks: From `blocks.blocks`.
         names: Of the runs, by folder.
         left_out: A line for each run that could not be read.
     """
@@ -77,8 +77,8 @@ def _section(block: Block, of_benchmark: Sequence[Block], names: Names) -> Secti
         plots.append(sweep_plot(block, keys))
     elif block is of_benchmark[0]:
         plots.append(pareto(of_benchmark, names))
-    if block.one_request:
-        tables.append(paper_table(block, names))
+    if block.one_request and (for_paper := paper_table(block, names)) is not None:
+        tables.append(for_paper)
     paired = paired_table(block, names)
     if paired is not None:
         tables.append(paired)

@@ -24,7 +24,8 @@ _TEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
     "|": r"\textbar{}", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "→": r"$\to$", "–": "--", "−": "$-$",
-    "°": r"$^\circ$", "†": r"$\dagger$", "‡": r"$\ddagger$", "γ": r"$\gamma$", "ω": r"$\omega$", "σ": r"$\sigma$",
+    "°": r"$^\circ$", "Δ": r"$\Delta$", "²": r"$^2$", "×": r"$\times$", "≥": r"$\geq$", "…": r"\dots{}",
+    "†": r"$\dagger$", "‡": r"$\ddagger$", "γ": r"$\gamma$", "ω": r"$\omega$", "σ": r"$\sigma$",
 }  # fmt: skip
 
 
@@ -104,7 +105,8 @@ def _tex_table(table: Table) -> list[str]:
             lines += [r"\midrule"] if place else []
             if part:
                 lines.append(rf"\multicolumn{{{len(table.columns) + 1}}}{{l}}{{\textit{{{_tex(part)}}}}} \\")
-            lines += [" & ".join([_tex(row.name), *map(_tex_cell, row.cells)]) + r" \\" for row in rows]
+            # {} first: after the end of a line, LaTeX would read a name that begins with [ or * as an option.
+            lines += ["{}" + " & ".join([_tex(row.name), *map(_tex_cell, row.cells)]) + r" \\" for row in rows]
         lines += [r"\bottomrule", r"\end{tabular}"]
     for number, note in enumerate(table.notes, start=1):
         lines.append(rf"\par\footnotesize $^{{{number}}}$ {_tex(note)}")
@@ -152,6 +154,7 @@ def _who(run: Run, names: Names) -> list[object]:
 
 
 def _texts(row: list[object]) -> list[object]:
+    row = [str(value) if isinstance(value, Path) else value for value in row]
     return [f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
             for value in row]  # fmt: skip
 

@@ -20,13 +20,15 @@ _BESIDE = ("direction_error", "speed_gain", "flicker")
 _BESIDE_LONG = ("direction_error", "speed_gain", "seam_ratio", "drift_100", "flicker")
 
 
-def paper_table(block: Block, names: Names) -> Table:
-    """One figure a cell, to be copied into a paper, with the paper's own numbers underneath."""
+def paper_table(block: Block, names: Names) -> Table | None:
+    """One figure a cell, to be copied into a paper, with the paper's own numbers underneath; None without figures."""
     long = frames_of(block.runs) >= LONG
     printed = json.loads(PAPER.read_text(encoding="utf-8"))["tables"][1 if long else 0]
     fvd = main_fvd(block.runs)
     keys = [*([fvd] if fvd else []), *_COLUMNS, *(_BESIDE_LONG if long else _BESIDE)]
     columns = [column_of(key) for key in keys if any(run.score(key).mean is not None for run in block.runs)]
+    if not columns:
+        return None
     notes, bold = Notes(), {each.key: best(block, each, names) for each in columns}
     rows = [
         Row(
@@ -59,7 +61,7 @@ def referee_table(runs: Sequence[Run], names: Names) -> Table:
     """What every row was given, how its videos were read and made, and by which code on which machine."""
     columns = [
         "benchmark", "n", "frames", "size, px", "frames a second", "another aspect ratio", "given", "pixels", "seed",
-        "made on", "made by commit", "scored by commit", "versions", "written", "folder",
+        "source", "weights", "made on", "made with", "made by commit", "scored by commit", "written", "folder",
     ]  # fmt: skip
     rows = []
     for run in runs:
@@ -69,7 +71,8 @@ def referee_table(runs: Sequence[Run], names: Names) -> Table:
             ", ".join(reading.get("sizes") or [f"{reading['width']} x {reading['height']}"]),
             reading.get("taken") or reading["fps"] or "each file's own", reading["shape"], _given(run),
             "lossless" if run.lossless else "compressed files", record["seed"],
-            *(record.get(key) for key in ("hardware", "commit", "scored_commit", "versions", "time")), run.folder.name,
+            *((record.get("identity") or {}).get(key) for key in ("source", "weights")),
+            *(record.get(key) for key in ("hardware", "made_with", "commit", "scored_commit", "time")), run.folder.name,
         ]  # fmt: skip
         rows.append(Row(row_name(run, names), [Cell(_plain(text)) for text in told], part_of(run)))
     return Table("Runs", [Cell(column) for column in columns], rows, [], [])

@@ -65,6 +65,11 @@ class Run(NamedTuple):
         return 2 if self.saw_motion else int(self.saw_mask)
 
     @property
+    def paired(self) -> bool:
+        """Whether a clip and a true clip of one name belong together."""
+        return bool(self.record["reading"].get("paired", True))
+
+    @property
     def kind(self) -> str | None:
         """Which reference row it is: "real", "static_copy" ...; None for methods."""
         return self.record["settings"].get("kind") if self.reference else None

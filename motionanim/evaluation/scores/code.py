@@ -7,16 +7,27 @@ from pathlib import Path
 
 from motionanim.files import text_sha256
 
-# What metrics compute with. Other parts, such as networks, are told by the fingerprints of their weights.
-_FOLLOWED = ("motionanim.metrics", "motionanim.motion")
+# What metrics compute with.
+_FOLLOWED = ("motionanim.metrics", "motionanim.motion", "motionanim.models", "motionanim.media")
 
 
-def code_of(kind: type) -> str:
-    """16 hex digits: a hash of the module of a class and of all modules of metrics and motion that it imports.
+def code_of(part: object) -> str:
+    """16 hex digits: a hash of the code of an object, of what it holds, and of all modules that these import.
 
     Comments, docstrings and layout do not change it.
+
+    Args:
+        part: A metric or an extractor; or a class.
     """
-    return _hashed(kind.__module__)
+    kinds = {part} if isinstance(part, type) else {type(each) for each in (part, *_held(part))}
+    modules = {kind.__module__ for kind in kinds}
+    return text_sha256(" ".join(sorted(_hashed(name) for name in modules if name.startswith(_FOLLOWED))))[:16]
+
+
+def _held(part: object) -> list[object]:
+    """The attributes of an object, such as a metric's flow estimator, and the parts of a network."""
+    inner = vars(part) if hasattr(part, "__dict__") else {}
+    return [*inner.values(), *(inner.get("_modules") or {}).values()]
 
 
 @functools.cache

@@ -116,8 +116,8 @@ class Scorer:
     @functools.cached_property
     def fingerprints(self) -> dict[str, str]:
         """A hash of each metric and extractor, by name: its protocol and its code."""
-        clip = {name: digest(m.protocol, code_of(type(m))) for name, m in self.metrics.items() if _here(m)}
-        return clip | {name: digest(f.fingerprint, code_of(type(f))) for name, f in self.features.items() if _here(f)}
+        clip = {name: digest(m.protocol, code_of(m)) for name, m in self.metrics.items() if _here(m)}
+        return clip | {name: digest(f.fingerprint, code_of(f)) for name, f in self.features.items() if _here(f)}
 
     def protocol_of(self) -> dict[str, str]:
         """The fingerprint of each key."""
@@ -153,7 +153,7 @@ class Scorer:
             for key, value in zip(metric.keys, scored[0].tolist(), strict=True):
                 values[key] = None if math.isnan(value) else value
                 if values[key] is None:
-                    reasons[key] = "not defined: no segment borders, nothing that moves, or nothing that stands still"
+                    reasons[key] = metric.undefined
         features = {}
         for name, extractor in self.features.items():
             if isinstance(extractor, Missing) or (sample.real is None and not unpaired):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from motionanim.evaluation.benchmark import TrueClips, digest
+from motionanim.evaluation.scores.code import code_of
 from motionanim.evaluation.scores.scoring import Missing, Scorer, from_text
 from motionanim.evaluation.scores.statistics import Interval, mean_interval
 from motionanim.metrics.fvd import CORRECTED, FVD, VARIANTS, fvd_key, group_of
@@ -54,7 +55,8 @@ def summarise(
         if isinstance(extractor, Missing):
             summary[key] = _nothing(extractor.reason)
             continue
-        protocol = digest(scorer.fingerprints[name], what)
+        count = GROUPS if extractor.dim < MANY_DIMENSIONS else FEW_GROUPS
+        protocol = digest(scorer.fingerprints[name], what, code_of(FVD), count)
         pairs = [row["features"].get(name) for row in rows]
         if None in pairs:
             summary[key] = _nothing("no true clips of the requested motion", protocol)
@@ -65,7 +67,6 @@ def summarise(
         if truth is not None and len(truth.ids) < 2:
             summary[key] = _nothing("FVD needs at least 2 true clips", protocol, len(pairs))
             continue
-        count = GROUPS if extractor.dim < MANY_DIMENSIONS else FEW_GROUPS
         between = getattr(extractor, "between", None)
         distance = FVD(dim=extractor.dim, groups=count, ddof=extractor.protocol["ddof"], between=between)
         names = [row["clip"] for row in rows]
@@ -74,7 +75,7 @@ def summarise(
             _add(distance, names, [from_text(pair["real"]) for pair in pairs], real=True)
         else:
             _add(distance, truth.ids, truth.features(extractor, scorer.cache.get), real=True)
-        entries = fvd_entries(key, distance, protocol)
+        entries = fvd_entries(key, distance, protocol, n=len(pairs))
         if extractor.protocol.get("domain") == "procedural" and not procedural:
             entries = {key: {**entry, "unranked": PROCEDURAL} for key, entry in entries.items()}
         summary |= entries
@@ -88,19 +89,21 @@ def _add(distance: FVD, clips: Sequence[str], features: Iterable[Tensor], *, rea
         distance.update(rows, torch.full((len(rows),), group_of(clip, distance.groups)), real=real)
 
 
-def fvd_entries(key: str, distance: FVD, protocol: str) -> dict[str, dict[str, Any]]:
+def fvd_entries(key: str, distance: FVD, protocol: str, *, n: int) -> dict[str, dict[str, Any]]:
     """The entries of an FVD: as published under `key`, corrected with its interval, and the variants.
 
     The entry of `key` has `left_out` and `share`, from which the report takes paired differences.
+
+    Args:
+        n: Generated clips. Features of frames count as their clips do, because frames of one clip are much alike.
     """
     found = distance.compute()
     numbers = {part: float(value) for part, value in found.items() if value.ndim == 0}
-    n = int(numbers["n"])
     nan = math.nan
     groups = {part: [_finite(value) for value in found[part].tolist()] for part in ("left_out", "share")}
     entries = {key: _entry(Interval(numbers["value"], nan, nan, n), protocol, None) | groups}
     interval = Interval(numbers["corrected"], numbers["low"], numbers["high"], n)
-    if math.isnan(numbers["low"]):
+    if math.isnan(numbers["low"]) or n <= distance.dim:
         why = f"no correction with n={n}: without any group, more clips must remain than features, {distance.dim}"
         interval = interval._replace(mean=nan)
     else:

@@ -73,7 +73,7 @@ if __name__ == "__main__":
 
 
 def write(folders: Sequence[Path], out: Path, *, images: Path | None = None, fps: float | None = None) -> int:
-    """Write the clips of finished runs.
+    """Write the clips of finished runs, without their reference rows, which keep no frames.
 
     Args:
         folders: Run folders that keep their frames, or folders of them.
@@ -92,12 +92,14 @@ def write(folders: Sequence[Path], out: Path, *, images: Path | None = None, fps
         raise ValueError(f"--out {out} exists: choose another folder")
     if fps is not None and not 0 < fps < float("inf"):
         raise ValueError(f"--fps {fps}: must be above 0")
-    runs, _ = read_runs(folders, skip_unfinished=False)
+    runs = [run for run in read_runs(folders, skip_unfinished=False)[0] if not run.reference]
+    if not runs:
+        raise ValueError("only reference rows: give a method's run, or the folder of several")
     firsts = {} if images is None else {str(Path(name).with_suffix("")): name for name in folder_names(images)}
     rates = [_rate(run) if fps is None else fps for run in runs]
     entries, count = [], 0
     with atomic_folder(out) as partial:
-        pictures: dict[str, str] = {}  # files by clip
+        pictures: dict[tuple[str, int, int, str], str] = {}  # files by clip, size and shape
         for number, (run, rate) in enumerate(zip(runs, rates)):
             name, clips, info = f"{number:02}", {}, []
             for place, (clip, key) in enumerate(_keys(run).items()):
@@ -110,12 +112,15 @@ def write(folders: Sequence[Path], out: Path, *, images: Path | None = None, fps
                     continue
                 if clip not in firsts:
                     raise ValueError(f"--images {images} has no video of clip {clip!r} of {run.folder}")
-                if clip not in pictures:
-                    pictures[clip] = f"{len(pictures):04}.png"
-                    reading = Reading(num_frames=1, height=height, width=width, fps=None, shape="crop")
-                    write_picture(partial / "images" / pictures[clip], read_clip(images / firsts[clip], reading)[0])
+                # As the run's own reading made it, so that it is the picture that the method saw.
+                shape = run.record["reading"]["shape"] or "stretch"
+                which = (clip, height, width, shape)
+                if which not in pictures:
+                    pictures[which] = f"{len(pictures):04}.png"
+                    reading = Reading(num_frames=1, height=height, width=width, fps=None, shape=shape)
+                    write_picture(partial / "images" / pictures[which], read_clip(images / firsts[clip], reading)[0])
                 # VBench-I2V joins a folder of its own to the name, which an absolute path replaces.
-                picture = str(out.resolve() / "images" / pictures[clip])
+                picture = str(out.resolve() / "images" / pictures[which])
                 info.append({"prompt_en": stem, "dimension": [*DIMENSIONS, *I2V], "image_name": picture})
             entries.append({"name": name, "run": str(run.folder.resolve()), "label": run.label, "fps": rate,
                             "keys": run.record["keys"], "clips": clips})  # fmt: skip
@@ -137,7 +142,10 @@ def _frames(folder: Path, key: str, clip: str) -> Tensor:
     """The frames (T, 3, H, W) in [-1, 1] that a run kept of a clip."""
     found = sorted((folder / "frames").glob(f"*-{key}.npz"))
     if not found:
-        raise ValueError(f"{folder} keeps no frames of clip {clip!r}: evaluate again with keep_frames=true")
+        raise ValueError(
+            f"{folder} keeps no frames of clip {clip!r}: evaluate again with keep_frames=true; "
+            "given videos lie in their own folder"
+        )
     try:
         with np.load(found[0], allow_pickle=False) as file:
             return from_uint8(torch.from_numpy(file["frames"]))

@@ -163,17 +163,16 @@ def test_sweeps_and_benchmarks_stand_apart_and_all_have_the_reference_rows(three
 
 
 def test_differences_are_paired_by_clip(tmp_path: Path) -> None:
-    shared = np.array([3.0, 9.0, 20.0, 1.0, 7.0, 30.0])
-    own = np.array([0.4, 0.6, 0.5, 0.3, 0.7, 0.5])
-    run(tmp_path, "a", {"psnr": list(20 + shared), "speed_gain": [0.5] * 6})
-    run(tmp_path, "b", {"psnr": list(20 + shared + own)[::-1], "speed_gain": [1.4, 1.6] * 3})
+    shared = np.array([3.0, 9.0, 20.0, 1.0, 7.0, 30.0, 2.0, 8.0, 11.0, 14.0])
+    own = np.array([0.4, 1.1, 0.5, -0.2, 0.7, 0.5, 1.2, 0.1, 0.9, 0.3])
+    run(tmp_path, "a", {"psnr": list(20 + shared)})
+    run(tmp_path, "b", {"psnr": list(20 + shared + own)[::-1]})
     rows = (tmp_path / "b" / "clips.jsonl").read_text().replace("00000", "-0000")
-    for index in range(6):  # the same clips in another order
-        rows = rows.replace(f"-0000{index}", f"00000{5 - index}")
+    for index in range(10):  # the same clips in another order
+        rows = rows.replace(f"-0000{index}", f"00000{9 - index}")
     (tmp_path / "b" / "clips.jsonl").write_text(rows)
     (block,), called = loaded(tmp_path)
-    a, b = block.methods
-    found = difference(b, a, column_of("psnr"), None)
+    found = difference(block, block.methods[1], column_of("psnr"))
     test = stats.ttest_rel(20 + shared + own, 20 + shared)
     expected = test.confidence_interval(0.95)
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
@@ -185,10 +184,10 @@ def test_differences_are_paired_by_clip(tmp_path: Path) -> None:
 
 def test_the_nearest_to_the_true_clips_is_best_not_the_nearest_to_1(tmp_path: Path) -> None:
     """True clips have a gain below 1, because the estimator does not see all of the motion."""
-    steady = np.random.default_rng(3).normal(0, 0.01, 6)
+    steady = np.random.default_rng(3).normal(0, 0.01, 10)
     for name, gain, reference in (("near", 0.85, False), ("one", 1.0, False), ("real", 0.87, True)):
         run(tmp_path, name, {"speed_gain": list(gain + steady)}, reference=reference)
-    run(tmp_path, "uneven", {"speed_gain": [0.47, 1.27] * 3})  # right on average, in no clip
+    run(tmp_path, "uneven", {"speed_gain": [0.47, 1.27] * 5})  # right on average, in no clip
     (block,), called = loaded(tmp_path, against="one")
     table = next(found for found in score_tables(block, called) if "Controllability" in found.title)
     assert bold(table, "Speed gain") == ["near"]
@@ -208,21 +207,58 @@ def test_the_nearest_to_the_true_clips_is_best_not_the_nearest_to_1(tmp_path: Pa
     assert "no reference row" in " ".join(table.notes)
 
 
+def test_true_clips_that_were_measured_otherwise_are_no_scale(tmp_path: Path) -> None:
+    run(tmp_path, "real, old", {"speed_gain": around(0.5)}, reference=True, protocol="p0")
+    run(tmp_path, "a", {"speed_gain": around(0.8)})
+    run(tmp_path, "b", {"speed_gain": around(0.9, seed=1)})
+    (block,), called = loaded(tmp_path)
+    assert not bold(score_tables(block, called)[0], "Speed gain")
+    assert column(paired_table(block, called), "Speed gain")["b"].text == "–"
+    run(tmp_path, "real", {"speed_gain": around(0.9, seed=1)}, reference=True)
+    (block,), called = loaded(tmp_path)
+    assert bold(score_tables(block, called)[0], "Speed gain") == ["b"]
+    assert block.real(block.methods[0], "speed_gain").label == "real"
+
+
+def test_sets_that_are_no_pairs_have_no_paired_differences(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        folder = run(tmp_path, name, {"flicker": around(24)}, fvd={"fvd_i3d_ours": 300.0})
+        result = json.loads((folder / "result.json").read_text())
+        result["reading"]["paired"] = False
+        (folder / "result.json").write_text(json.dumps(result))
+    (block,), called = loaded(tmp_path)
+    assert paired_table(block, called) is None
+
+
 def test_fvd_is_compared_by_the_jackknife_of_the_difference(tmp_path: Path) -> None:
-    """Both FVDs vary by tens between groups of clips, together; their difference is known to 1."""
-    common, own = (np.random.default_rng(seed).normal(0, scale, 6) for seed, scale in ((4, 30), (5, 0.1)))
+    """Both FVDs vary by tens between groups of clips, together; their difference is known to 1.
+
+    Only that of the FVDs without bias is a verdict.
+    """
+    common, own = (np.random.default_rng(seed).normal(0, scale, 12) for seed, scale in ((4, 30), (5, 0.1)))
+    own -= own.mean()
     for name, mean, left_out in (("a", 300.0, 300 + common), ("b", 310.0, 310 + common + own)):
-        folder = run(tmp_path, name, {"psnr": around(24)}, fvd={"fvd_i3d_ours": mean})
+        folder = run(tmp_path, name, {"psnr": around(24, 12)}, fvd={"fvd_i3d_ours": mean})
         result = json.loads((folder / "result.json").read_text())
         result["metrics"]["fvd_i3d_ours"]["left_out"] = list(left_out)
         (folder / "result.json").write_text(json.dumps(result))
     (block,), called = loaded(tmp_path)
     cell = column(paired_table(block, called), "FVD")["b"]
+    assert (cell.text, cell.verdict) == ("+10.00", ""), "as published, with a bias"
+    for folder in (tmp_path / "a", tmp_path / "b"):
+        result = json.loads((folder / "result.json").read_text())
+        plain = {
+            key: value for key, value in result["metrics"]["fvd_i3d_ours"].items() if key not in ("left_out", "share")
+        }
+        result["metrics"]["fvd_i3d_ours_corrected"] = plain
+        (folder / "result.json").write_text(json.dumps(result))
+    (block,), called = loaded(tmp_path)
+    cell = column(paired_table(block, called), "FVD")["b"]
     assert (cell.text, cell.verdict) == ("+10.00", "worse")
     assert "+3 %" in cell.interval
-    error = np.sqrt(((own - own.mean()) ** 2).sum() * 5 / 6)  # of the delete-one jackknife
+    error = np.sqrt((own**2).sum() * 11 / 12)  # of the delete-one jackknife
     low, high = map(float, cell.interval[1:].split("]")[0].split(", "))
-    assert (high - low) / 2 == pytest.approx(stats.t.ppf(0.975, 5) * error, rel=0.01)
+    assert (high - low) / 2 == pytest.approx(stats.t.ppf(0.975, 11) * error, rel=0.01)
 
 
 def test_many_rows_need_more_than_one_row_does(tmp_path: Path) -> None:

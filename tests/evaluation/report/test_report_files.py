@@ -185,9 +185,22 @@ def test_the_papers_numbers_are_whole_and_stand_beside_ours(tmp_path: Path) -> N
     assert "| SFS | 288.03 | 22.51 | – |" in text
 
 
+def test_a_report_without_figures_has_no_table_for_a_paper_and_an_unranked_fvd_is_not_in_one(tmp_path: Path) -> None:
+    folder = run(tmp_path, "a", {"odd": around(1)}, fvd={"fvd_embedded": 3.0}, cost={"calls": None, "seconds": None})
+    result = json.loads((folder / "result.json").read_text())
+    result["metrics"]["fvd_embedded"]["unranked"] = "it means nothing here"
+    (folder / "result.json").write_text(json.dumps(result))
+    write_report([folder], tmp_path / "out")
+    assert (tmp_path / "out" / "paper.md").read_text().strip() == ""
+    assert "for a paper" not in (tmp_path / "out" / "report.md").read_text()
+    assert main_fvd([read_run(folder)]) is None
+
+
 NASTY = [
     "cost $5 and $6", "$", "=HYPERLINK(0)", "+1", "@x", "-1", "![x](http://e.com/a.png)", "[a](javascript:0)", "a|b",
-    "a\nb", "_hidden", "<script>alert(1)</script>", "\\input{/etc/passwd}", "100 % & #1 {x} ~ ^", "猫 🐈", "a" * 300,
+    "[v2] ours", "* ours", "ΔE 5 × 2", "a\nb", "_hidden", "<script>alert(1)</script>", "\\input{/etc/passwd}",
+    "100 % & #1 {x} ~ ^",
+    "猫 🐈", "a" * 300,
     " ",
 ]  # fmt: skip
 
@@ -217,6 +230,9 @@ def test_nasty_names_go_through_all_formats(tmp_path: Path) -> None:
     ]
     tex = (tmp_path / "out" / "report.tex").read_text()
     assert r"\textbackslash{}input\{/etc/passwd\}" in tex
+    assert "{}[v2] ours" in tex
+    assert "{}* ours" in tex
+    assert r"$\Delta$E 5 $\times$ 2" in tex
     assert len(list((tmp_path / "out" / "plots").iterdir())) >= 4
 
 

@@ -13,6 +13,7 @@ from motionanim.evaluation.scores.summary import fvd_entries
 from motionanim.metrics.fvd import FVD, group_of
 
 N, DIM, DRAWS, SHIFT = 64, 12, 100, 0.25
+FVD_KEY = "fvd_i3d_ours_corrected"
 # Videos have clips of 20 categories, dealt in turn, that differ far more than methods do.
 CATEGORIES = 20
 
@@ -31,18 +32,18 @@ def draw(root: Path, shift: float, seed: int) -> dict[str, str]:
             fvd.update(torch.from_numpy(features), groups, real=true)
         psnr = clip_psnr - 10 * off + generator.normal(size=N) + 0.5 * generator.exponential(size=N)
         run(
-            root / f"{shift}-{seed}", name, {"psnr": list(psnr)}, entries=fvd_entries("fvd_i3d_ours", fvd, "f1"),
+            root / f"{shift}-{seed}", name, {"psnr": list(psnr)}, entries=fvd_entries("fvd_i3d_ours", fvd, "f1", n=N),
         )  # fmt: skip
     (block,), called = loaded(root / f"{shift}-{seed}", against="a")
     b = block.methods[1].folder
-    return {key: compare(block, column_of(key), called)[b].verdict for key in ("psnr", "fvd_i3d_ours")}
+    return {key: compare(block, column_of(key), called)[b].verdict for key in ("psnr", FVD_KEY)}
 
 
 @pytest.mark.slow
 def test_verdicts_are_right_where_methods_differ_and_absent_where_they_do_not(tmp_path: Path) -> None:
     differ = [draw(tmp_path, SHIFT, seed) for seed in range(DRAWS)]
     equal = [draw(tmp_path, 0.0, DRAWS + seed) for seed in range(DRAWS)]
-    for key in ("psnr", "fvd_i3d_ours"):
+    for key in ("psnr", FVD_KEY):
         right = sum(verdicts[key] == "worse" for verdicts in differ)
         silent = sum(verdicts[key] == "" for verdicts in equal)
         assert right >= 95, (key, right)
@@ -50,8 +51,8 @@ def test_verdicts_are_right_where_methods_differ_and_absent_where_they_do_not(tm
 
 
 def test_one_draw_is_decided_and_one_is_not(tmp_path: Path) -> None:
-    assert draw(tmp_path, SHIFT, 0) == {"psnr": "worse", "fvd_i3d_ours": "worse"}
-    assert draw(tmp_path, 0.0, 0) == {"psnr": "", "fvd_i3d_ours": ""}
+    assert draw(tmp_path, SHIFT, 0) == {"psnr": "worse", FVD_KEY: "worse"}
+    assert draw(tmp_path, 0.0, 0) == {"psnr": "", FVD_KEY: ""}
 
 
 def test_the_floor_of_categories_dealt_in_turn_is_that_of_clips_in_any_order() -> None:
@@ -70,3 +71,22 @@ def test_the_floor_of_categories_dealt_in_turn_is_that_of_clips_in_any_order() -
         floors[name] = fvd.compute()["floor"].item()
     assert floors["hash"] < 3 * floors["chance"]
     assert floors["place"] > 10 * floors["chance"]
+
+
+def test_a_collapsed_method_does_not_win_because_there_are_few_clips(tmp_path: Path) -> None:
+    """With n = 48 below D = 60, less varied videos have the smaller FVD although they are the worse ones."""
+    generator, groups = np.random.default_rng(0), torch.tensor([group_of(f"{index:06}", 32) for index in range(48)])
+    real = generator.normal(size=(48, 60))
+    means = {}
+    for name, spread in (("a", 1.0), ("b", 0.85)):
+        fvd = FVD(dim=60, groups=32, ddof=1)
+        for features, true in ((spread * generator.normal(size=(48, 60)), False), (real, True)):
+            fvd.update(torch.from_numpy(features), groups, real=true)
+        entries = fvd_entries("fvd_i3d_ours", fvd, "f1", n=48)
+        means[name] = entries["fvd_i3d_ours"]["mean"]
+        run(tmp_path, name, {"psnr": [20.0] * 48}, entries=entries)
+    assert means["b"] < means["a"], "the bias is that large"
+    (block,), called = loaded(tmp_path, against="a")
+    (compared,) = compare(block, column_of("fvd_i3d_ours"), called).values()
+    assert compared.difference.mean < 0
+    assert compared.verdict == ""

@@ -55,7 +55,10 @@ def reach(score: Score) -> tuple[float, float]:
 def main_fvd(runs: Sequence[Run]) -> str | None:
     """Key of the FVD that most runs have, TensorFlow's I3D before others; None if no run has one."""
     keys = dict.fromkeys(
-        key for run in runs for key, score in run.scores.items() if is_fvd(key) and score.mean is not None
+        key
+        for run in runs
+        for key, score in run.scores.items()
+        if is_fvd(key) and score.mean is not None and score.unranked is None
     )
     count = {key: sum(run.score(key).mean is not None for run in runs) for key in keys}
     order = ("fvd_i3d_ours", "fvd_i3d", "fvd_", "")

@@ -35,9 +35,9 @@ def forest(block: Block, names: Names, group: str) -> Plot | None:
                 )  # fmt: skip
         if block.methods and block.references:
             ax.axhline(len(block.methods) - 0.5, color=GREY, linewidth=0.8)
-        real = None if block.real is None else block.real.score(column.key).mean
+        real = next((real for run in block.methods if (real := block.real(run, column.key))), None)
         if column.direction == "real" and real is not None:
-            ax.axvline(real, color=GREY, linewidth=0.8, linestyle="--")
+            ax.axvline(real.score(column.key).mean, color=GREY, linewidth=0.8, linestyle="--")
         ax.set_ylim(len(rows) - 0.5, -0.5)
         ax.set_yticks(
             range(len(rows)), [short_name(row_name(run, names)) for run in rows] if index % columns == 0 else []

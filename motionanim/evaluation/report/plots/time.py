@@ -2,7 +2,17 @@
 
 from motionanim.evaluation.report.blocks import Block, Names, row_name
 from motionanim.evaluation.report.columns import column_of
-from motionanim.evaluation.report.plots.figure import BETTER, COLOURS, GREY, MARKERS, Plot, plain_text, png, short_name
+from motionanim.evaluation.report.plots.figure import (
+    BETTER,
+    COLOURS,
+    GREY,
+    MARKERS,
+    Plot,
+    plain_text,
+    png,
+    reach,
+    short_name,
+)
 from motionanim.evaluation.report.plots.figure import figure as new_figure
 from motionanim.metrics.drift import QUARTERS
 
@@ -24,8 +34,7 @@ def drift_plot(block: Block, names: Names) -> Plot | None:
             if not points or (run.reference and run.kind != "real"):
                 continue
             means = [score.mean for _, score in points]
-            ends = [[score.mean - (score.low or score.mean) for _, score in points],
-                    [(score.high or score.mean) - score.mean for _, score in points]]  # fmt: skip
+            ends = list(zip(*(reach(score) for _, score in points)))
             place = index % len(COLOURS)
             ax.errorbar(
                 [end + 0.6 * (index - len(block.runs) / 2) for end, _ in points], means, yerr=ends,
