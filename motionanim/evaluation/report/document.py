@@ -18,7 +18,7 @@ from motionanim.evaluation.report.tables import DASH, Table, score_tables
 
 LEGEND = (
     "Means over clips, with 95 % intervals in brackets: Student's t over clips within the metric's range, Wilson's "
-    "where all clips are equal, and the jackknife for FVD.",
+    "for shares that are equal in all clips, and the jackknife for FVD.",
     "Bold: the best mean among methods of equal benchmark, protocol and number of clips n; also the best of those that "
     "were not given the true motion, and of those that were not given its mask either. Whether a difference is real is "
     "told by the paired differences, not by bold print.",

@@ -39,9 +39,9 @@ def mean_interval(values: Iterable[SupportsFloat], bounds: Range | None = None) 
 
     Args:
         values: Numbers or 0-dimensional tensors. NaN stands for a missing value and does not count.
-        bounds: The least and the greatest legal value. The interval is cut there, because no mean lies beyond. Where
-            all values are equal, t has no width, and Wilson's interval of a proportion (JASA 1927) takes its place: no
-            values in the range vary more than those of a proportion.
+        bounds: The least and the greatest legal value. The interval is cut there, because no mean lies beyond. Shares,
+            from 0 to 1, that are all equal have Wilson's interval of a proportion (JASA 1927), because t has no width:
+            no values in that range vary more than those of a proportion.
 
     Returns:
         The interval. Low and high are NaN with fewer than 2 values or an infinite one; the mean of no values is NaN.
@@ -58,13 +58,11 @@ def mean_interval(values: Iterable[SupportsFloat], bounds: Range | None = None) 
     if n < 2 or not np.isfinite(known).all():
         return Interval(mean, nan, nan, n)
     low, high = bounds if bounds is not None else (-np.inf, np.inf)
-    if np.isfinite([low, high]).all() and np.ptp(known) == 0 and low <= mean <= high:
-        share = (mean - low) / (high - low)
+    if (low, high) == (0, 1) and np.ptp(known) == 0 and 0 <= mean <= 1:
         z2 = stats.norm.ppf(0.975) ** 2
-        middle = (share + z2 / (2 * n)) / (1 + z2 / n)
-        reach = np.sqrt(z2 * (share * (1 - share) / n + z2 / (4 * n * n))) / (1 + z2 / n)
-        ends = (low + (high - low) * float(np.clip(middle + side * reach, 0, 1)) for side in (-1, 1))
-        return Interval(mean, *ends, n)
+        middle = (mean + z2 / (2 * n)) / (1 + z2 / n)
+        reach = np.sqrt(z2 * (mean * (1 - mean) / n + z2 / (4 * n * n))) / (1 + z2 / n)
+        return Interval(mean, *(float(np.clip(middle + side * reach, 0, 1)) for side in (-1, 1)), n)
     reach = float(stats.t.ppf(0.975, n - 1) * known.std(ddof=1) / np.sqrt(n))
     return Interval(mean, max(mean - reach, min(low, mean)), min(mean + reach, max(high, mean)), n)
 

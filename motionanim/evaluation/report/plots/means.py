@@ -45,7 +45,7 @@ def forest(block: Block, names: Names, group: str) -> Plot | None:
         ax.tick_params(axis="y", length=0)
         ax.margins(x=0.12)
         ax.xaxis.set_major_locator(MaxNLocator(4))
-        unlike = "protocol or n differ" if why_not_ranked(block, column.key, names) else ""
+        unlike = "not ranked" if why_not_ranked(block, column.key, names) else ""
         ax.set_title(column.label, fontsize=10)
         ax.set_xlabel(
             unlike or BETTER[column.direction].strip(", "), fontsize=8.5, color="#B00020" if unlike else "#444444"
