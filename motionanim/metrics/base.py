@@ -61,7 +61,7 @@ class Column(NamedTuple):
 
     def print(self, value: float, *, sign: bool = False) -> str:
         digits = self.digits
-        if self.significant and value:
+        if self.significant and abs(value) >= 1e-3:  # rounding errors are 0
             digits = max(digits, self.significant - 1 - math.floor(math.log10(max(abs(value), 1e-3))))
         return f"{round(value, digits) + 0.0:{'+' if sign else ''}.{digits}f}"  # + 0.0 turns -0.0 into 0.0
 

@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 from typing import NamedTuple
 
-from motionanim.evaluation.report.blocks import Block, Names, distances_to_real, row_name, why_not_ranked
+from motionanim.evaluation.report.blocks import Block, Names, distances_to_real, row_name
 from motionanim.evaluation.report.columns import column_of, place
 from motionanim.evaluation.report.runs import Run
 from motionanim.evaluation.report.tables import DASH, Cell, Notes, Row, Table, part_of
@@ -57,6 +57,8 @@ def difference(block: Block, run: Run, column: Column) -> Difference | str:
     if fvd := fvd_of(column.key):
         if ours.unranked or ours.mean is None or theirs.mean is None:
             return ours.unranked or "no FVD"
+        if ours.n != theirs.n:
+            return f"n={ours.n}, the baseline has n={theirs.n}"
         mine, other = (one.record["metrics"][fvd] for one in (run, baseline))
         numbers = [[math.nan if value is None else value for value in one["left_out"]] for one in (mine, other)]
         found = fvd_difference(
@@ -77,18 +79,18 @@ def difference(block: Block, run: Run, column: Column) -> Difference | str:
     return "fewer than 2 common clips with finite scores" if math.isnan(found.low) else found
 
 
-def compare(block: Block, column: Column, names: Names) -> dict[Path, Compared]:
+def compare(block: Block, column: Column) -> dict[Path, Compared]:
     """Every other row against the baseline, by folder.
 
-    A row is better or worse if its p, adjusted for all methods of the column, is below `LEVEL`. Reference rows, numbers
-    that cannot be ranked, and FVDs with their bias get none.
+    A row is better or worse if its p, adjusted for all methods of the column, is below `LEVEL`. Reference rows and FVDs
+    with their bias get no verdict.
     """
     others = [run for run in block.runs if run.folder != block.baseline.folder]
     found = {run.folder: difference(block, run, column) for run in others}
     asked = [run.folder for run in others if not (run.reference or block.baseline.reference)]
     p = [math.nan if isinstance(found[folder], str) else found[folder].p for folder in asked]
     adjusted = dict(zip(asked, holm(p)))
-    ranked = why_not_ranked(block, column.key, names) is None and not is_fvd(column.key)
+    decides = not is_fvd(column.key)
     compared = {}
     for folder, result in found.items():
         if isinstance(result, str):
@@ -96,7 +98,7 @@ def compare(block: Block, column: Column, names: Names) -> dict[Path, Compared]:
             continue
         p_value = adjusted.get(folder, math.nan)
         higher = (result.mean > 0) == (column.direction == "higher")
-        verdict = ("better" if higher else "worse") if ranked and p_value < LEVEL else ""
+        verdict = ("better" if higher else "worse") if decides and p_value < LEVEL else ""
         compared[folder] = Compared(result, "", p_value, verdict)
     return compared
 
@@ -107,7 +109,7 @@ def paired_table(block: Block, names: Names) -> Table | None:
     columns = paired_columns(block)
     if not columns:
         return None
-    compared = {column.key: compare(block, column, names) for column in columns}
+    compared = {column.key: compare(block, column) for column in columns}
     rows = [
         Row(
             row_name(run, names),

@@ -127,7 +127,7 @@ def comma_separated(blocks: Sequence[Block], names: Names, keys: Sequence[str]) 
     writer.writerow([*who, "key", *Score._fields, "against", "p", "effect", "verdict", "folder"])
     written = set()  # reference rows are in several blocks
     for block in blocks:
-        found = {column.key: compare(block, column, names) for column in paired_columns(block)}
+        found = {column.key: compare(block, column) for column in paired_columns(block)}
         for run in block.runs:
             if run.folder not in written:
                 for key in keys:

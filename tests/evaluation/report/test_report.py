@@ -266,8 +266,8 @@ def test_many_rows_need_more_than_one_row_does(tmp_path: Path) -> None:
     rows = {f"m{index}": around(24, 12, seed=70 + index) for index in range(30)}
     for name, values in rows.items():
         run(tmp_path, name, {"psnr": values})
-    (block,), called = loaded(tmp_path, against="a")
-    found = compare(block, column_of("psnr"), called)
+    (block,), _ = loaded(tmp_path, against="a")
+    found = compare(block, column_of("psnr"))
     raw = [each.difference.p for each in found.values()]
     assert min(raw) < 0.05, "one of thirty differs by chance"
     assert not any(each.verdict for each in found.values())

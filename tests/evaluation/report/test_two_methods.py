@@ -34,9 +34,9 @@ def draw(root: Path, shift: float, seed: int) -> dict[str, str]:
         run(
             root / f"{shift}-{seed}", name, {"psnr": list(psnr)}, entries=fvd_entries("fvd_i3d_ours", fvd, "f1", n=N),
         )  # fmt: skip
-    (block,), called = loaded(root / f"{shift}-{seed}", against="a")
+    (block,), _ = loaded(root / f"{shift}-{seed}", against="a")
     b = block.methods[1].folder
-    return {key: compare(block, column_of(key), called)[b].verdict for key in ("psnr", FVD_KEY)}
+    return {key: compare(block, column_of(key))[b].verdict for key in ("psnr", FVD_KEY)}
 
 
 @pytest.mark.slow
@@ -86,7 +86,7 @@ def test_a_collapsed_method_does_not_win_because_there_are_few_clips(tmp_path: P
         means[name] = entries["fvd_i3d_ours"]["mean"]
         run(tmp_path, name, {"psnr": [20.0] * 48}, entries=entries)
     assert means["b"] < means["a"], "the bias is that large"
-    (block,), called = loaded(tmp_path, against="a")
-    (compared,) = compare(block, column_of("fvd_i3d_ours"), called).values()
+    (block,), _ = loaded(tmp_path, against="a")
+    (compared,) = compare(block, column_of("fvd_i3d_ours")).values()
     assert compared.difference.mean < 0
     assert compared.verdict == ""

@@ -65,7 +65,7 @@ def differences_plot(block: Block, names: Names) -> Plot | None:
     """Differences of the methods to the baseline: a panel for each quality and long-video column."""
     columns = [column for column in paired_columns(block) if column.group in ("quality", "long")]
     runs = [run for run in block.methods if run.folder != block.baseline.folder]
-    found = {column.key: compare(block, column, names) for column in columns}
+    found = {column.key: compare(block, column) for column in columns}
     columns = [c for c in columns if any(found[c.key][run.folder].difference is not None for run in runs)]
     if not runs or not columns or block.baseline.reference:
         return None
