@@ -118,7 +118,7 @@ _STILL = "a frozen picture scores 0: compare with true clips"
 def _curve(key: str, name: str, digits: int, direction: Direction, remark: str, legal: Range) -> tuple[Column, ...]:
     """Columns KEY_25 to KEY_100, a curve against time."""
     return tuple(
-        Column(f"{key}_{end}", f"{name}, to {end} % of the time", digits, direction, "long", remark=remark, range=legal)
+        Column(f"{key}_{end}", f"{name} to {end} %", digits, direction, "long", remark=remark, range=legal)
         for end in QUARTERS
     )
 

@@ -94,7 +94,7 @@ def differences_plot(block: Block, names: Names) -> Plot | None:
         )
         ax.tick_params(axis="y", length=0)
         ax.xaxis.set_major_locator(MaxNLocator(4))
-        ax.set_title(f"{column.name}, distance to real" if column.direction == "real" else column.label, fontsize=10)
+        ax.set_title(f"{column.name}\n(distance to real)" if column.direction == "real" else column.label, fontsize=9.5)
     for ax in axes[len(columns) :]:
         ax.set_visible(False)
     return Plot(
