@@ -71,6 +71,14 @@ def test_periodicity_is_high_for_a_repeat_only() -> None:
         periodicity(frames, 24)
 
 
+def test_true_clips_whose_changes_vary_have_a_seam_ratio_of_1() -> None:
+    """Seams are like all other changes, most small and few large: a mean over a median would say 2."""
+    steps = torch.tensor([1.0, 1, 7, 1, 1, 7, 1, 1, 7, 1, 1, 7])
+    levels = torch.cat([torch.zeros(1), (0.01 * steps * torch.tensor([1.0, -1] * 6)).cumsum(0)])
+    frames = levels.view(-1, 1, 1, 1).expand(-1, 3, 4, 4)
+    assert seam_ratio(frames, (1, 2, 3)) == pytest.approx(1, abs=1e-3)
+
+
 def test_the_class_scores_nan_where_a_video_has_no_seam_or_period() -> None:
     metric = Temporal()
     batch = torch.stack([sliding(list(range(20))), sliding([5 * (t // 5) + t for t in range(20)])])

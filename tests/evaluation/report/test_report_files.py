@@ -197,7 +197,8 @@ def test_a_report_without_figures_has_no_table_for_a_paper_and_an_unranked_fvd_i
 
 
 NASTY = [
-    "cost $5 and $6", "$", "=HYPERLINK(0)", "+1", "@x", "-1", "![x](http://e.com/a.png)", "[a](javascript:0)", "a|b",
+    "cost $5 and $6", "$", r"$\frac{$ $x^$",
+    "=HYPERLINK(0)", "+1", "@x", "-1", "![x](http://e.com/a.png)", "[a](javascript:0)", "a|b",
     "[v2] ours", "* ours", "ΔE 5 × 2", "a\nb", "_hidden", "<script>alert(1)</script>", "\\input{/etc/passwd}",
     "100 % & #1 {x} ~ ^",
     "猫 🐈", "a" * 300,
