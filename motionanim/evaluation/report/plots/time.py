@@ -35,10 +35,10 @@ def drift_plot(block: Block, names: Names) -> Plot | None:
                 continue
             means = [score.mean for _, score in points]
             ends = list(zip(*(reach(score) for _, score in points)))
-            place = index % len(COLOURS)
+            place, mark = index % len(COLOURS), (index + index // len(COLOURS)) % len(MARKERS)
             ax.errorbar(
                 [end + 0.6 * (index - len(block.runs) / 2) for end, _ in points], means, yerr=ends,
-                color=GREY if run.reference else COLOURS[place], marker=MARKERS[(index + index // len(COLOURS)) % len(MARKERS)], capsize=2, elinewidth=0.7,
+                color=GREY if run.reference else COLOURS[place], marker=MARKERS[mark], capsize=2, elinewidth=0.7,
                 linestyle="--" if run.reference else "-", linewidth=2.2 if run.reference else 1.4,
                 label=short_name(row_name(run, names)),
             )  # fmt: skip
