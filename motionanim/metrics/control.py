@@ -1,6 +1,7 @@
 """Controllability: the requested motion against the motion of the generated frames."""
 
 import math
+from abc import abstractmethod
 from typing import Any
 
 import cv2
@@ -55,7 +56,32 @@ def check_request(frames: Tensor, flow: Tensor, mask: Tensor) -> None:
         raise ValueError("flow is not finite: no motion can be compared with it")
 
 
-class Control(ClipMetric):
+class RequestMetric(ClipMetric):
+    """A metric of a video against the motion that was requested of it, one clip at a time."""
+
+    needs = ("frames", "flow", "mask")
+
+    def score(self, frames: Tensor, flow: Tensor, mask: Tensor) -> Tensor:
+        """Scores (B, len(keys)).
+
+        Args:
+            frames: (B, T, 3, H, W) in [-1, 1].
+            flow: (B, T-1, 2, H, W) px per frame, the requested motion.
+            mask: (B, 1, H, W) in {0, 1}; 1 where pixels may move.
+
+        Raises:
+            ValueError: As `check_request`.
+        """
+        check_request(frames, flow, mask)
+        clips = zip(*(value.detach().cpu().float() for value in (frames, flow, mask)))
+        return torch.tensor([self._score(*clip) for clip in clips], dtype=torch.float64)
+
+    @abstractmethod
+    def _score(self, frames: Tensor, requested: Tensor, mask: Tensor) -> tuple[float, ...]:
+        """Scores of one clip, in the order of `columns`; NaN where it has none."""
+
+
+class Control(RequestMetric):
     """The flow estimated on the generated frames (realised) against the requested flow and the mask.
 
     Reference rows give the scale. The true clips show what the estimator cannot see. A still copy has no drift, no
@@ -79,27 +105,11 @@ class Control(ClipMetric):
         Column("moved_recall", "Moved, recall", 3, "higher", "control", range=(0, 1)),
         Column("camera_residual", "Camera residual", 5, "lower", "control", "diagonals/frame", range=(0, math.inf)),
     )
-    needs = ("frames", "flow", "mask")
     undefined = "nothing moves, or nothing stands still"
 
     def __init__(self, *, flow_estimator: FlowEstimator, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.flow_estimator = flow_estimator
-
-    def score(self, frames: Tensor, flow: Tensor, mask: Tensor) -> Tensor:
-        """Scores (B, 11).
-
-        Args:
-            frames: (B, T, 3, H, W) in [-1, 1].
-            flow: (B, T-1, 2, H, W) px per frame, the requested motion.
-            mask: (B, 1, H, W) in {0, 1}; 1 where pixels may move.
-
-        Raises:
-            ValueError: If a shape or range is not as above, or the flow is not finite.
-        """
-        check_request(frames, flow, mask)
-        clips = zip(*(value.detach().cpu().float() for value in (frames, flow, mask)))
-        return torch.tensor([self._score(*clip) for clip in clips], dtype=torch.float64)
 
     def _score(self, frames: Tensor, requested: Tensor, mask: Tensor) -> tuple[float, ...]:
         realised = self.flow_estimator(frames).cpu()
@@ -127,7 +137,7 @@ class Control(ClipMetric):
         }  # fmt: skip
 
 
-class PointTracks(ClipMetric):
+class PointTracks(RequestMetric):
     """Distance of tracked points from the paths that the requested flow asks of them.
 
     As ObjMC of MotionCtrl (Wang et al., SIGGRAPH 2024), the mean Euclidean distance between asked and tracked places.
@@ -147,22 +157,11 @@ class PointTracks(ClipMetric):
         Column("track_error_diagonal", "Track error", 4, None, "control", "diagonals", range=(0, math.inf)),
         Column("track_lost", "Tracks lost", 3, "real", "control", "share", range=(0, 1)),
     )  # fmt: skip
-    needs = ("frames", "flow", "mask")
     undefined = "no point moves, or none is followed"
 
     def __init__(self, *, tracker: PointTracker, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.tracker = tracker
-
-    def score(self, frames: Tensor, flow: Tensor, mask: Tensor) -> Tensor:
-        """Scores (B, 3), of arguments as `Control` takes them; NaN where no point is asked to move.
-
-        Raises:
-            ValueError: As `check_request`.
-        """
-        check_request(frames, flow, mask)
-        clips = zip(*(value.detach().cpu().float() for value in (frames, flow, mask)))
-        return torch.tensor([self._score(*clip) for clip in clips], dtype=torch.float64)
 
     def _score(self, frames: Tensor, requested: Tensor, mask: Tensor) -> tuple[float, float, float]:
         # At the edge a bilinear sample of the flow mixes what moves with what does not.

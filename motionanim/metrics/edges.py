@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from motionanim.metrics.base import ClipMetric, Column
-from motionanim.metrics.control import check_request
+from motionanim.metrics.base import Column
+from motionanim.metrics.control import RequestMetric
 from motionanim.motion.flow import follow_points
 
 MARGIN = 3  # px along the region's edge that are left out, because moving and still parts meet there
@@ -80,7 +80,7 @@ def reach(flow: Tensor, mask: Tensor) -> Tensor:
     return torch.linalg.vector_norm(paths - paths[0], dim=-1).amax(1).cummax(0).values
 
 
-class NewEdges(ClipMetric):
+class NewEdges(RequestMetric):
     """`new_edges` of the later frames against frame 0, averaged, and of the worst frame.
 
     Contours may have come from as far as the requested flow's `reach` until then, but not from farther than `FARTHEST`
@@ -96,23 +96,7 @@ class NewEdges(ClipMetric):
         ),
         Column("new_edges_worst", "New edges, worst frame", 4, "real", "quality", "share", range=(0, math.inf)),
     )  # fmt: skip
-    needs = ("frames", "flow", "mask")
     undefined = "the mask is empty or too narrow, or frame 0 has hardly any contours in it"
-
-    def score(self, frames: Tensor, flow: Tensor, mask: Tensor) -> Tensor:
-        """Scores (B, 2); NaN where nothing of the mask is left inside its margin.
-
-        Args:
-            frames: (B, T, 3, H, W) in [-1, 1].
-            flow: (B, T-1, 2, H, W) px per frame, the requested motion.
-            mask: (B, 1, H, W) in {0, 1}; 1 where pixels may move.
-
-        Raises:
-            ValueError: As `check_request`.
-        """
-        check_request(frames, flow, mask)
-        clips = zip(*(value.detach().cpu().float() for value in (frames, flow, mask)))
-        return torch.tensor([self._score(*clip) for clip in clips], dtype=torch.float64)
 
     def _score(self, frames: Tensor, flow: Tensor, mask: Tensor) -> tuple[float, float]:
         if not cv2.erode(mask[0].numpy().astype(np.uint8), _disc(MARGIN)).any():
