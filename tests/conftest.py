@@ -6,6 +6,7 @@ Large libraries are imported where they are used: the process that hands tests t
 import gc
 import os
 import secrets
+import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import suppress
@@ -176,6 +177,21 @@ def study(folders, tmp_path_factory):
     out = tmp_path_factory.mktemp("study") / "study"
     make(folders, out, "--image-folder", folders / "photos", "--checks", 1, "--seed", 3)
     return out
+
+
+@pytest.fixture(scope="session")
+def given_folders(tmp_path_factory) -> Path:
+    from given_folders import write_folders
+
+    folder = tmp_path_factory.mktemp("given")
+    write_folders(folder)
+    return folder
+
+
+@pytest.fixture
+def root(given_folders: Path, tmp_path: Path) -> Path:
+    """Folders of true and made videos, as `write_folders` has them."""
+    return shutil.copytree(given_folders, tmp_path, dirs_exist_ok=True)
 
 
 def free_port() -> int:
