@@ -147,7 +147,8 @@ def torchrun(command: list[str], processes: int) -> list[str]:
 
 @pytest.mark.slow
 def test_processes_share_the_clips_and_a_killed_one_costs_only_the_clip_in_hand(base: Path, tmp_path: Path) -> None:
-    settings = ("n=5", SHARED_FRAMES)
+    slow = ("control", "consistency")  # they estimate the flow of every clip
+    settings = ("n=5", SHARED_FRAMES, *(f"~metrics.clip.{name}" for name in slow))
     for name in ("one", "many"):
         (tmp_path / name).mkdir()
     one = run(base, tmp_path / "one", *settings)
@@ -174,5 +175,3 @@ def test_processes_share_the_clips_and_a_killed_one_costs_only_the_clip_in_hand(
     assert found.keys() == labels
     page = (written / "report" / "report.html").read_text()
     assert all(label in page for label in labels)
-    again = run(base, tmp_path / "many", *settings)
-    assert "ours, continuous, no_refiner: 0 clips made, 0 scored" in again.stdout
