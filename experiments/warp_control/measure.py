@@ -1,7 +1,6 @@
 """Left and right arrows on the embedded base with and without motion weights: experiments/warp_control/measure.py
 
-It writes figures.json and arrows.png beside this file. The scenes are those of benchmarks/control.py. Started again, it
-goes on where it was stopped.
+It writes figures.json and arrows.png beside this file. The scenes are those of benchmarks/control.py.
 """
 
 import argparse
@@ -34,16 +33,24 @@ from motionanim.sampling.moving.release import Release
 
 HERE = Path(__file__).resolve().parent
 BATCH = 4
+SHOWN = ("motion weights, continuous", "plain base, control=warp, continuous")
 SHARE = 0.02  # of the width a frame: an arrow's speed
-RUNS = {  # overrides of conf/animate.yaml
-    "motion weights, continuous": (),
-    "plain base, control=motion, phased": ("base=plain", "control=motion", "long_video=phased"),
-    "plain base, control=warp, continuous": ("base=plain",),
-    "plain base, control=warp, direct": ("base=plain", "long_video=direct"),
-    "plain base, control=warp, phased": ("base=plain", "long_video=phased"),
-    "plain base, control=warp, loop": ("base=plain", "long_video=loop"),
-    "stripped base, control=warp, continuous": ("base=stripped",),
-}
+RUNS = {  # overrides of conf/animate.yaml, and the share of the scenes
+    "motion weights, continuous": ((), 1),
+    "plain base, control=warp, continuous": (("base=plain",), 1),
+    "plain base, control=warp, direct": (("base=plain", "long_video=direct"), 1 / 4),
+    "plain base, control=warp, phased": (("base=plain", "long_video=phased"), 1 / 4),
+    "plain base, control=warp, loop": (("base=plain", "long_video=loop"), 1 / 4),
+    "plain base, control=warp, gen_l_video": (("base=plain", "long_video=gen_l_video"), 1 / 4),
+    "plain base, control=warp, freenoise": (("base=plain", "long_video=freenoise"), 1 / 4),
+    "plain base, control=warp, freelong": (("base=plain", "long_video=freelong"), 1 / 4),
+    "plain base, control=warp, zigzag": (("base=plain", "long_video=zigzag"), 1 / 4),
+    "plain base, control=warp, fifo": (("base=plain", "long_video=fifo"), 1 / 4),
+    "plain base, control=motion, phased": (
+        ("base=plain", "control=motion", "long_video=phased", "conditioning.warped_latent=false"), 1 / 4,
+    ),
+    "stripped base, control=warp, continuous": (("base=stripped",), 1 / 4),
+}  # fmt: skip
 
 
 class Job(NamedTuple):
@@ -100,40 +107,39 @@ def main() -> None:
         if not bases[name].exists():
             plain(bases["embedded"], bases[name], strip=name == "stripped")
     file = args.out / "figures.json"
-    figures = json.loads(file.read_text()) if file.exists() else {}
+    figures: dict[str, Any] = {}
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         configs = {}
-        for name, given in RUNS.items():
+        for name, (given, _) in RUNS.items():
             words = [word.replace("base=", "scale.base=" + str(args.runs) + "/") for word in given]
             configs[name] = compose("animate", ["image=none", *words])
         estimate = instantiate(compose("animate", ["image=none", "+flow_estimator=dis"]).flow_estimator)
     todo = jobs(next(iter(configs.values())), args.scenes)
-    shown = {}
+    shown = []
     for name, config in configs.items():
-        if figures.get(name, {}).get("arrows") == len(todo) and (args.out / "arrows.png").exists():
-            continue
         settings, frames = OmegaConf.to_container(config, resolve=True), config.scale.num_frames
         animator, _ = Animator.load(
             base=config.scale.base, motion=network_motion(config.scale.base, settings["motion"], config.control),
             sampling=settings["sampling"], loras=[], context_length=frames, device=torch.device("cpu"),
         )  # fmt: skip
         release = Release(**settings["release"]) if config.control == "warp" else None
-        videos: list[Tensor] = []
-        for first in tqdm(range(0, len(todo), BATCH), desc=name):
-            images, masks, flows, _ = map(torch.stack, zip(*todo[first : first + BATCH], strict=True))
+        some, videos = todo[: 2 * max(1, round(args.scenes * RUNS[name][1]))], list[Tensor]()
+        for first in tqdm(range(0, len(some), BATCH), desc=name):
+            images, masks, flows, _ = map(torch.stack, zip(*some[first : first + BATCH], strict=True))
             made, record = animator(
                 images, flows, num_frames=frames, fps=config.fps, strength=motion_strength(flows), use_flow=True,
                 mask=masks, long_video=instantiate(config.long_video), seed=0, progress=None, release=release,
             )  # fmt: skip
             videos += made.cpu()
-        figures[name] = score(videos, todo, estimate) | {"calls": record.calls}
-        shown[name] = videos[:6]
+        figures[name] = score(videos, some, estimate) | {"calls": record.calls}
+        if name in SHOWN:
+            shown.append(videos[:8])
+            if len(shown) == len(SHOWN):  # left and right of some scenes, each by the shown runs in turn
+                rows = [each[number] for number in range(len(shown[0])) for each in shown]
+                write_picture(args.out / "arrows.png", sheet(rows, columns=6))
         with atomic_path(file) as path:
             path.write_text(json.dumps(figures, indent=2) + "\n")
         print(name, figures[name], flush=True)
-    if len(shown) == len(RUNS):
-        rows = [videos[number] for number in (0, 1, 4, 5) for videos in shown.values()]
-        write_picture(args.out / "arrows.png", sheet(rows, columns=6))
 
 
 if __name__ == "__main__":

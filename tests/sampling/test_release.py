@@ -1,5 +1,7 @@
 """Control without training: which latents the image in motion holds, down to which noise level, and what follows."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from conftest import make_condition
@@ -26,7 +28,7 @@ def edited(video: ToyVideo, level: float) -> Tensor:
     noise = (video.start(L) - guide) / video.sigmas[0]
     z = guide + level * noise
     steps = [level, *[sigma for sigma in SIGMAS.tolist() if sigma < level]]
-    for now, after in zip(steps, steps[1:], strict=False):
+    for now, after in pairwise(steps):
         z = z + (z - toy(z, torch.full((1,), now), here)) / now * (after - now)
     return z
 
