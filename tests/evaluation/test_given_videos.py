@@ -154,6 +154,16 @@ def test_sets_of_any_size_are_compared_by_fvd_alone(root: Path, monkeypatch: pyt
     assert any("not paired" in note for note in result["reading"]["notes"])
 
 
+def test_pairs_and_sets_in_one_run_folder_do_not_share_rows(root: Path) -> None:
+    found = []
+    for paired in (True, False):
+        benchmark = given(root / "truth", root / "res" / "a", paired=paired)
+        (method,) = methods(benchmark, root / "res" / "a", truth=root / "truth")
+        found.append(scored(root, method, benchmark)["metrics"]["psnr"]["mean"])
+    assert found[0] > 10
+    assert found[1] is None
+
+
 def test_segments_window_and_loop_reach_the_metrics_as_frames_that_are_read(root: Path) -> None:
     side = {"segment_starts": [4, 8], "window": 4, "loop": True, "saw_mask": True, "label": "L"}
     (root / "res" / "a" / "method.json").write_text(json.dumps(side))
