@@ -133,7 +133,7 @@ def main() -> None:
             videos += made.cpu()
         figures[name] = score(videos, some, estimate) | {"calls": record.calls}
         if name in SHOWN:
-            shown.append(videos[:8])
+            shown.append(videos[:4])
             if len(shown) == len(SHOWN):  # left and right of some scenes, each by the shown runs in turn
                 rows = [each[number] for number in range(len(shown[0])) for each in shown]
                 write_picture(args.out / "arrows.png", sheet(rows, columns=6))
