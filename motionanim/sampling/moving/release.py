@@ -19,8 +19,8 @@ class Release(NamedTuple):
 
     Down to its level a latent is the image in motion plus the run's noise; below it is the network's. What moves and
     what stands still have a level each, as in Time-to-Move (Singer et al., ICLR 2026). There the rest of the picture is
-    let go first, so that it may move by itself. Here it is the photo, which a low level keeps. Two clips of one level
-    are plain SDEdit.
+    let go first, so that it may move by itself. Here it is the photo, which a low level keeps. Equal levels are
+    plain SDEdit.
     """
 
     moving: float  # sigma, at least 0
