@@ -154,6 +154,17 @@ def test_sets_of_any_size_are_compared_by_fvd_alone(root: Path, monkeypatch: pyt
     assert any("not paired" in note for note in result["reading"]["notes"])
 
 
+def test_pairs_and_sets_in_one_run_folder_do_not_share_rows(root: Path) -> None:
+    found = []
+    for paired in (True, False):
+        benchmark = given(root / "truth", root / "res" / "a", paired=paired)
+        (method,) = methods(benchmark, root / "res" / "a", truth=root / "truth")
+        rows = method, Reference(label="static copy", kind="static_copy")  # whose place is the truth's both times
+        found += [scored(root, row, benchmark)["metrics"]["psnr"]["mean"] for row in rows]
+    assert min(found[:2]) > 5
+    assert found[2:] == [None, None]
+
+
 def test_segments_window_and_loop_reach_the_metrics_as_frames_that_are_read(root: Path) -> None:
     side = {"segment_starts": [4, 8], "window": 4, "loop": True, "saw_mask": True, "label": "L"}
     (root / "res" / "a" / "method.json").write_text(json.dumps(side))
