@@ -67,6 +67,10 @@ def train(cfg: DictConfig, out: Path, checkpoint: str | None, *, first: bool) ->
     model = hydra.utils.instantiate(cfg.model, _convert_="all")
     if isinstance(model, DiffusionModule):
         check_size(cfg.scale.height, cfg.scale.width, size_multiple(model.codec, model.denoiser))
+        if cfg.scale.buckets:
+            check_size(cfg.scale.bucket_multiple, cfg.scale.bucket_multiple, size_multiple(model.codec, model.denoiser))
+    elif cfg.scale.buckets:
+        raise ValueError(f"scale.buckets=true: experiment={cfg.name} trains at one size; leave it out")
     settings = Settings(OmegaConf.to_container(cfg, resolve=True), model)
     if checkpoint is not None:
         step = check_checkpoint(checkpoint, model, data)

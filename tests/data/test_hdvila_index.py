@@ -23,7 +23,8 @@ from motionanim.data import hdvila, hdvila_index
 from motionanim.data.file_lists import split_names
 from motionanim.data.hdvila import hdvila_clips, hdvila_names, video_of
 from motionanim.data.hdvila_index import changes, split_index, write_index
-from motionanim.data.stream import StreamData, list_fingerprint, shuffled_index
+from motionanim.data.order import shuffled_index
+from motionanim.data.stream import StreamData, list_fingerprint
 
 
 @pytest.fixture(scope="module")
