@@ -204,37 +204,26 @@ def open_flow(path: Path) -> np.ndarray | None:
 
 
 def clip_data(
-    *,
-    items: str,
-    root: str | Path | Mapping[str, int] | None,
-    latents: str | Path | None,
-    reading: Mapping[str, Any],
-    buckets: bool,
-    bucket_multiple: int,
-    bucket_clips: int,
-    **options: Any,
+    *, items: str, latents: str | Path | None, reading: Mapping[str, Any], shapes: Buckets | None = None, **options: Any
 ) -> StreamData:
-    """Training and validation clips: `VideoClips` with what `file_data` takes.
+    """Training and validation clips: `VideoClips` with what `file_data` takes; `root` may be folders with weights.
 
     Args:
         items: Must be `clips`.
-        root: Folder of the files, or several with their weights.
         latents: Folder or URL of latents by motionanim.data.encode to train on instead; validation reads the videos.
         reading: How `PreparedLatents` reads them.
-        buckets: Give each clip the shape nearest to its own, of `Buckets.of` with the next two as `multiple` and `row`.
+        shapes: Of the clips; None for height x width.
 
     Raises:
         ValueError: If the experiment reads another kind of item than `clips`, or the latents do not fit.
     """
     if items != "clips":
         raise ValueError(f"these videos give clips, the experiment reads {items}: use data=synthetic or data=holynski")
-    size = {name: options[name] for name in ("num_frames", "height", "width")}
-    shapes = None
-    if buckets:
-        shapes = Buckets.of(size["height"], size["width"], multiple=bucket_multiple, row=bucket_clips)
-    folders = list(weighted_roots(root)) if isinstance(root, Mapping) else root
-    data = file_data(VideoClips, root=folders, shapes=shapes, **options)
+    if isinstance(options["root"], Mapping):
+        options["root"] = list(weighted_roots(options["root"]))
+    data = file_data(VideoClips, shapes=shapes, **options)
     if latents is not None:
+        size = {name: options[name] for name in ("num_frames", "height", "width")}
         data.train = PreparedLatents(latents, seed=options["seed"], shapes=shapes, **size, **reading)
     return data
 

@@ -51,8 +51,8 @@ def portable(config: DictConfig) -> DictConfig:
 def clip_source(data: DictConfig, names: Iterable[str]) -> dict[str, Any]:
     """All that decides the clips of a training stream: its settings, a digest of its videos, the reader's version."""
     settings = _settled(OmegaConf.to_container(data, resolve=True))
-    if not settings.pop("buckets", False):  # one shape: as folders of earlier versions record it
-        settings.pop("bucket_multiple", None), settings.pop("bucket_clips", None)
+    if not settings.get("shapes", {}).get("used"):  # as folders of earlier versions record it
+        settings.pop("shapes", None)
     return settings | {"videos": _digest(names), "reader": READER}
 
 
@@ -115,7 +115,7 @@ def main(config: DictConfig) -> None:
     source, shapes = clip_source(config.data, getattr(data.train, "names", ())), getattr(data.train, "shapes", None)
     if shapes is not None:
         check_size(config.scale.bucket_multiple, config.scale.bucket_multiple, codec.downscale)
-        size, source["shapes"] = clip_size(shapes, **size), data.train.buckets
+        size, source["buckets"] = clip_size(shapes, **size), data.train.buckets
     made = encode_clips(
         functools.partial(make_shard, config=OmegaConf.to_yaml(config)),
         count=config.clips,

@@ -27,6 +27,7 @@ from motionanim.data.order import Order
 from motionanim.data.rejections import Rejections, load_usable
 from motionanim.data.stream import StreamData, as_float, rng
 from motionanim.data.video import VideoError, cover_size
+from motionanim.data.video.shapes import Buckets
 from motionanim.motion.flow import resize_flow
 from motionanim.types import FlowPairBatch, Hint
 
@@ -186,9 +187,7 @@ def holynski_data(
     min_speed: float,
     hint: Callable[[Tensor, Tensor, np.random.Generator], Hint],
     clips: Mapping[str, Any],
-    buckets: bool,
-    bucket_multiple: int,
-    bucket_clips: int,
+    shapes: Buckets | None = None,
     **shared: Any,
 ) -> StreamData:
     """The official split as clips or as pairs, whichever the experiment reads.
@@ -198,19 +197,18 @@ def holynski_data(
         latents, reading: For clips, as `clip_data` takes them.
         min_speed, hint: For pairs, as `HolynskiPairs` takes them.
         clips: Options of `VideoClips` alone.
-        buckets, bucket_multiple, bucket_clips: For clips, as `clip_data` takes them.
+        shapes: Of clips, as `clip_data` takes them.
         shared: Options of both, and of `file_data`.
 
     Raises:
         ValueError: If pairs are to have several shapes, or as `holynski_clips` and `clip_data`.
     """
     if items == "pairs":
-        if buckets:
+        if shapes is not None:
             raise ValueError("scale.buckets=true: pairs have one shape, only clips have several; leave it out")
         names = holynski_clips(root, suffix="_motion.pth")
         return file_data(HolynskiPairs, root=root, names=names, min_speed=min_speed, hint=hint, **shared)
     names = holynski_clips(root, suffix="_gt.mp4")
     return clip_data(
-        items=items, root=root, names=names, latents=latents, reading=reading, buckets=buckets,
-        bucket_multiple=bucket_multiple, bucket_clips=bucket_clips, **clips, **shared,
-    )  # fmt: skip
+        items=items, root=root, names=names, latents=latents, reading=reading, shapes=shapes, **clips, **shared
+    )

@@ -117,17 +117,15 @@ def latent_data(
     num_frames: int,
     height: int,
     width: int,
-    buckets: bool,
-    bucket_multiple: int,
-    bucket_clips: int,
     seed: int,
     batch_size: int,
     num_workers: int,
+    shapes: Buckets | None = None,
 ) -> StreamData:
     """Training clips from prepared latents alone, without validation clips.
 
     Args:
-        buckets, bucket_multiple, bucket_clips: As `motionanim.data.clips.clip_data` takes them.
+        shapes: As `PreparedLatents` takes it.
 
     Raises:
         ValueError: If the experiment reads another kind of item than `clips`, no folder is given, or `PreparedLatents`
@@ -137,7 +135,6 @@ def latent_data(
         raise ValueError(f"latents give clips, the experiment reads {items}: use data=synthetic or data=holynski")
     if latents is None:
         raise ValueError("no latents given: pass data.latents=FOLDER, or its URL")
-    shapes = Buckets.of(height, width, multiple=bucket_multiple, row=bucket_clips) if buckets else None
     size = {"num_frames": num_frames, "height": height, "width": width}
     train = PreparedLatents(latents, seed=seed, shapes=shapes, **size, **reading)
     return StreamData(train=train, val=[], batch_size=batch_size, num_workers=num_workers)

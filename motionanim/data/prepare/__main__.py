@@ -12,7 +12,6 @@ from motionanim.data.folder import folder_names
 from motionanim.data.hdvila import hdvila_names
 from motionanim.data.prepare.collect import prepare
 from motionanim.data.prepare.examine import Settings
-from motionanim.data.video.shapes import Buckets
 
 
 @command
@@ -23,10 +22,6 @@ def main(config: DictConfig) -> None:
     root = check_root(config.root).absolute()
     out = Path(config.out)
     names = folder_names(root) if config.jsonl is None else hdvila_names(root, jsonl=config.jsonl)
-    shapes, scale = None, config.scale
-    if scale.buckets:
-        size = config.settings.height, config.settings.width
-        shapes = Buckets.of(*size, multiple=scale.bucket_multiple, row=scale.bucket_clips)
     counts = prepare(
         root=root,
         names=names,
@@ -36,7 +31,7 @@ def main(config: DictConfig) -> None:
         flow_estimator=hydra.utils.instantiate(config.flow_estimator),
         engine=hydra.utils.instantiate(config.engine),
         max_static=config.max_static,
-        shapes=shapes,
+        shapes=hydra.utils.instantiate(config.shapes),
     )
     print((out / "report.md").read_text(encoding="utf-8"))
     print(f"{counts['resumed']} clips were done before; results are in {out}")

@@ -246,11 +246,9 @@ def synthetic_data(
     height: int,
     width: int,
     fps: float,
-    buckets: bool,
-    bucket_multiple: int,
-    bucket_clips: int,
     batch_size: int,
     num_workers: int,
+    shapes: Buckets | None = None,
 ) -> stream.StreamData:
     """The world as training and validation data, in the kind of item that the experiment reads.
 
@@ -260,8 +258,7 @@ def synthetic_data(
         val: The same for validation.
         latents: Folder or URL of latents by motionanim.data.encode to train on instead of the rendered stream.
         reading: How `PreparedLatents` reads them.
-        buckets: Train on clips of several shapes, of `Buckets.of` with the next two as `multiple` and `row`; validation
-            is at height x width.
+        shapes: Of training clips; validation is at height x width.
 
     Raises:
         ValueError: If `items` is neither, pairs are to have several shapes, or the latents do not fit.
@@ -269,10 +266,9 @@ def synthetic_data(
     if items not in ("clips", "pairs"):
         raise ValueError(f"items={items}: must be clips or pairs")
 
-    if buckets and items == "pairs":
+    if shapes is not None and items == "pairs":
         raise ValueError("scale.buckets=true: pairs have one shape, only clips have several; leave it out")
     size = {"num_frames": num_frames, "height": height, "width": width}
-    shapes = Buckets.of(height, width, multiple=bucket_multiple, row=bucket_clips) if buckets else None
 
     def dataset(side: Mapping[str, Any], shapes: Buckets | None = None) -> Dataset:
         if items == "clips":

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -27,29 +27,6 @@ class Buckets(NamedTuple):
     own: int  # the number of the shape that clips of unknown size get: the scale's
     row: int  # clips in a row of one shape
 
-    @classmethod
-    def of(cls, height: int, width: int, *, multiple: int, row: int) -> Self:
-        """All shapes whose pixels fit into height x width, and neither side of which could be longer by `multiple`.
-
-        Raises:
-            ValueError: If height or width is no multiple of `multiple`, or a number is below 1.
-        """
-        if multiple < 1 or row < 1:
-            raise ValueError(f"scale.bucket_multiple={multiple}, scale.bucket_clips={row}: both must be at least 1")
-        if min(height, width) < 1 or height % multiple or width % multiple:
-            raise ValueError(
-                f"scale.height={height}, scale.width={width}: must be multiples of scale.bucket_multiple={multiple}"
-            )
-        area = height * width // multiple**2
-        pairs = ((rows, area // rows) for rows in range(area, 0, -1))
-        kept = [(rows, columns) for rows, columns in pairs if area // columns == rows]
-        shapes = tuple(
-            (rows * multiple, columns * multiple)
-            for rows, columns in kept
-            if max(rows, columns) <= LONGEST * min(rows, columns) or rows * multiple == height
-        )
-        return cls(shapes, shapes.index((height, width)), row)
-
     def numbers(self, sizes: np.ndarray) -> np.ndarray:
         """The number of the shape nearest to each size (N, 2) by the logarithm of width over height: (N,) uint16."""
         aspects = np.log([width / height for height, width in self.shapes])
@@ -66,6 +43,34 @@ class Buckets(NamedTuple):
         """Of all that decides the shape at a position; `numbers` of the shapes of all items, where these have one."""
         items = "" if numbers is None else text_sha256(numbers.tobytes().hex())[:16]
         return f"{len(self.shapes)} in rows of {self.row} ({text_sha256(f'{self}{items}')[:8]})"
+
+
+def buckets(*, used: bool, height: int, width: int, multiple: int, row: int) -> Buckets | None:
+    """All shapes whose pixels fit into height x width, and neither side of which could be longer by `multiple`.
+
+    Args:
+        used: Whether clips have several shapes; None is returned otherwise.
+
+    Raises:
+        ValueError: If height or width is no multiple of `multiple`, or a number is below 1.
+    """
+    if not used:
+        return None
+    if multiple < 1 or row < 1:
+        raise ValueError(f"scale.bucket_multiple={multiple}, scale.bucket_clips={row}: both must be at least 1")
+    if min(height, width) < 1 or height % multiple or width % multiple:
+        raise ValueError(
+            f"scale.height={height}, scale.width={width}: must be multiples of scale.bucket_multiple={multiple}"
+        )
+    area = height * width // multiple**2
+    pairs = ((rows, area // rows) for rows in range(area, 0, -1))
+    kept = [(rows, columns) for rows, columns in pairs if area // columns == rows]
+    shapes = tuple(
+        (rows * multiple, columns * multiple)
+        for rows, columns in kept
+        if max(rows, columns) <= LONGEST * min(rows, columns) or rows * multiple == height
+    )
+    return Buckets(shapes, shapes.index((height, width)), row)
 
 
 def shown_size(path: str | Path) -> Size:
