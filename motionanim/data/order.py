@@ -54,7 +54,7 @@ def epoch_order(seed: int, epoch: int, length: int, *, shard: int | None = None,
     if shard is None and length > 2**22:
         shard, block = _LARGE["shard"], _LARGE["block"]
     if shard is None:
-        return _permutation(length, seed, epoch, length)
+        return _permutation.__wrapped__(length, seed, epoch, length)  # not kept: it is as long as the list
     order, parts = _permutation(-(-length // shard), seed, epoch, length), []
     for number, first in enumerate(range(0, len(order), block)):
         members = np.sort(order[first : first + block])
@@ -177,7 +177,8 @@ class Order:
         return self._walks[epoch]
 
     def _walked(self, epoch: int) -> _Walk:
-        items = self._items(epoch, epoch_order(self.seed, epoch, self.length, **(self._shards or {})))
+        slots = epoch_order(self.seed, epoch, self.length, **(self._shards or {}))
+        items = self._items(epoch, slots).astype(np.int32)
         shapes = self.rows.numbers[items]
         members = [np.flatnonzero(shapes == shape) for shape in range(self._counts.shape[1])]
         before, length, found = self._before(epoch), self.rows.length, []

@@ -109,7 +109,8 @@ def known_sizes(paths: Iterable[Path], count: int, kept: Path) -> np.ndarray:
             missing.append((place, path, key))
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         found = pool.map(_size_or_none, [path for _, path, _ in missing])
-        for (place, _, _), size in zip(missing, tqdm(found, "sizes of videos", len(missing), disable=not missing)):
+        shown = tqdm(found, "sizes of videos", len(missing), disable=not missing)
+        for size, (place, _, _) in zip(shown, missing, strict=True):
             sizes[place] = size
     if missing:
         kept.parent.mkdir(parents=True, exist_ok=True)
