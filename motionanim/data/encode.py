@@ -114,7 +114,11 @@ def main(config: DictConfig) -> None:
     size = {name: config.scale[name] for name in ("num_frames", "height", "width")}
     source, shapes = clip_source(config.data, getattr(data.train, "names", ())), getattr(data.train, "shapes", None)
     if shapes is not None:
-        check_size(config.scale.bucket_multiple, config.scale.bucket_multiple, codec.downscale)
+        if config.scale.bucket_multiple % codec.downscale:
+            raise ValueError(
+                f"scale.bucket_multiple={config.scale.bucket_multiple}: must be a multiple of {codec.downscale} for "
+                "this base"
+            )
         size, source["buckets"] = clip_size(shapes, **size), data.train.buckets
     made = encode_clips(
         functools.partial(make_shard, config=OmegaConf.to_yaml(config)),
