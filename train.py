@@ -72,7 +72,7 @@ def train(cfg: DictConfig, out: Path, checkpoint: str | None, *, first: bool) ->
             raise ValueError(
                 f"scale.bucket_multiple={cfg.scale.bucket_multiple}: must be a multiple of {multiple} for this base"
             )
-    elif cfg.scale.buckets:
+    elif OmegaConf.select(cfg, "scale.buckets"):
         raise ValueError(f"scale.buckets=true: experiment={cfg.name} trains at one size; leave it out")
     settings = Settings(OmegaConf.to_container(cfg, resolve=True), model)
     if checkpoint is not None:
