@@ -64,6 +64,8 @@ MISTAKES = [
     ("animate", ARROW + "size=720p", r"size=720p: must be photo, model, or"),
     ("animate", ARROW + "strength=fast", r"strength=fast: must be a number such as 200"),
     ("animate", ARROW + "renderer=euler", r"renderer=euler: must be diffusion or eulerian"),
+    ("animate", ARROW + "control=arrows", r"^error: control=arrows: must be motion, .* or warp"),
+    ("animate", ARROW + "release.moving=-1", r"^error: release.moving=-1: must be a noise level of at least 0"),
     ("animate", ARROW + "out=film.avi", r"out=film.avi: must end in .mp4"),
     ("animate", ARROW + "out=photo.mp4", r"out=photo.mp4 would replace the input photo.png: choose another name"),
     ("animate", ARROW + "out=run.mp4", r"out=run.mp4 would replace run.json, which is no record of a run"),
