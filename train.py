@@ -66,7 +66,14 @@ def train(cfg: DictConfig, out: Path, checkpoint: str | None, *, first: bool) ->
     L.seed_everything(cfg.seed, workers=True, verbose=False)  # an export makes the model without the data
     model = hydra.utils.instantiate(cfg.model, _convert_="all")
     if isinstance(model, DiffusionModule):
-        check_size(cfg.scale.height, cfg.scale.width, size_multiple(model.codec, model.denoiser))
+        multiple = size_multiple(model.codec, model.denoiser)
+        check_size(cfg.scale.height, cfg.scale.width, multiple)
+        if cfg.scale.buckets and cfg.scale.bucket_multiple % multiple:
+            raise ValueError(
+                f"scale.bucket_multiple={cfg.scale.bucket_multiple}: must be a multiple of {multiple} for this base"
+            )
+    elif OmegaConf.select(cfg, "scale.buckets"):
+        raise ValueError(f"scale.buckets=true: experiment={cfg.name} trains at one size; leave it out")
     settings = Settings(OmegaConf.to_container(cfg, resolve=True), model)
     if checkpoint is not None:
         step = check_checkpoint(checkpoint, model, data)

@@ -25,9 +25,10 @@ from motionanim.data import hdvila, hdvila_index
 from motionanim.data.engine import ProcessEngine
 from motionanim.data.hdvila import hdvila_clips
 from motionanim.data.hdvila_index import IndexedNames
-from motionanim.data.latents.prepared import PreparedLatents, encode_clips
+from motionanim.data.latents.encoding import encode_clips
+from motionanim.data.latents.prepared import PreparedLatents
 from motionanim.data.latents.shards import write_shard
-from motionanim.data.stream import shuffled_index
+from motionanim.data.order import shuffled_index
 
 SIZE = {"num_frames": 2, "height": 4, "width": 4}
 SHARD = 500  # clips

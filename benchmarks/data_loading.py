@@ -27,8 +27,9 @@ from torch.utils.data import DataLoader
 
 from motionanim.data.clips import VideoClips, clip_data, flow_path
 from motionanim.data.folder import folder_clips
+from motionanim.data.order import shuffled_index
 from motionanim.data.prepare.examine import cached_flow
-from motionanim.data.stream import collate, rng, shuffled_index
+from motionanim.data.stream import collate, rng
 from motionanim.data.video import Video, cover_size
 from motionanim.data.video.index import content_key
 from motionanim.models.flow_estimator import DisFlow

@@ -26,7 +26,7 @@ import webdataset
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from motionanim.data.latents.shards import ShardLayout, Shards, finished_shard, shard_ranges, write_shard
-from motionanim.data.stream import block_shuffled_index, shuffled_index
+from motionanim.data.order import block_shuffled_index, shuffled_index
 
 BATCH = 8
 SHARD = 128  # clips
@@ -102,7 +102,7 @@ class Positions(Layout):
 
     def open(self) -> Callable[[int], dict]:
         digests, sizes = zip(*(finished_shard(self.folder, numbers) for numbers in shard_ranges(self.clips, SHARD)))
-        layout = ShardLayout(self.clips, SHARD, sizes[0])
+        layout = ShardLayout(self.clips, SHARD, sizes[0][0])
         return Shards(str(self.folder), layout, list(digests), cache="", cache_gb=0, retries=0).read
 
     def order(self, position: int) -> int:

@@ -25,7 +25,7 @@ from torch.utils.data import default_collate
 import motionanim.cli.command
 from motionanim.cli.progress import now
 from motionanim.data.engine import ProcessEngine
-from motionanim.data.latents.prepared import encode_clips, encode_shard
+from motionanim.data.latents.encoding import encode_clips, encode_shard
 from motionanim.data.stream import StreamData
 from motionanim.models.svd.codec import Codec
 from motionanim.training.diffusion import DiffusionModule

@@ -5,7 +5,8 @@ from pathlib import Path
 import torch
 
 from motionanim.data.engine import ProcessEngine
-from motionanim.data.latents.prepared import PreparedLatents, encode_clips
+from motionanim.data.latents.encoding import encode_clips
+from motionanim.data.latents.prepared import PreparedLatents
 from motionanim.data.latents.shards import write_shard
 
 SIZE = {"num_frames": 3, "height": 4, "width": 4}

@@ -11,12 +11,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
+from motionanim.data.file_lists import weighted_roots
 from motionanim.data.latents.prepared import PreparedLatents
+from motionanim.data.order import Order, Rows
 from motionanim.data.prepare.shots import kept_borders, starts_within
 from motionanim.data.rejections import Rejections, load_usable
 from motionanim.data.stream import StreamData, as_float, rng
 from motionanim.data.video import Video, VideoError
 from motionanim.data.video.index import content_key, kept_path
+from motionanim.data.video.shapes import Buckets, known_sizes
 from motionanim.types import ClipBatch
 
 logger = logging.getLogger(__name__)
@@ -41,7 +44,7 @@ class VideoClips(Dataset[ClipBatch]):
     A video that cannot be used goes to `rejections`, and another one of the list takes its place.
     """
 
-    root: str | Path  # folder that the names are relative to
+    root: Path | Sequence[Path]  # folder that the names are relative to, or those of a `Pool`
     names: Sequence[str]
     num_frames: int  # T, at least 2
     height: int  # px
@@ -53,13 +56,17 @@ class VideoClips(Dataset[ClipBatch]):
     flow_estimator: FlowEstimator
     flow_cache: str | Path  # filled by `motionanim.data.prepare`: what it lacks is estimated, or taken for one shot
     rejections: Rejections
+    shapes: Buckets | None = None  # a clip has the shape of these nearest to its video's; None: all height x width
     _told: bool = field(default=False, init=False)  # that a flow is not in the cache
+    _ordered: Sequence[str] | None = field(default=None, init=False)  # the names that `order` is of
 
     def __post_init__(self) -> None:
         if self.num_frames < 2 or self.height < 1 or self.width < 1:
             size = f"{self.num_frames} frames of {self.height}x{self.width}"
             raise ValueError(f"{size}: at least 2 frames of 1x1 px are needed")
-        self.root, self.flow_cache = Path(self.root), Path(self.flow_cache)
+        self.flow_cache = Path(self.flow_cache)
+        if isinstance(self.root, str):
+            self.root = Path(self.root)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -67,12 +74,63 @@ class VideoClips(Dataset[ClipBatch]):
     def __getitem__(self, position: int) -> ClipBatch:
         return load_usable(self, position)
 
+    def path(self, name: str) -> Path:
+        if isinstance(self.root, Path):
+            return self.root / name
+        number, _, inside = name.partition("/")
+        return self.root[int(number)] / inside
+
+    @property
+    def order(self) -> Order:
+        """Of random clips: made when it is needed, because a resumed run may take an earlier list of names."""
+        self._take_names()
+        return self._order
+
+    @property
+    def numbers(self) -> np.ndarray | None:
+        """(N,) the number of each video's shape; None if all clips have one shape."""
+        self._take_names()
+        return self._numbers
+
+    def _take_names(self) -> None:
+        if self._ordered is self.names:
+            return
+        self._numbers, rows = None, None
+        if self.shapes is not None:
+            paths = (self.path(self.names[index]) for index in range(len(self.names)))
+            sizes = known_sizes(paths, len(self.names), self.flow_cache / "sizes.txt")
+            self._numbers = self.shapes.numbers(sizes)
+            rows = Rows(self._numbers, self.shapes.row)
+        sizes, weights = getattr(self.names, "sizes", [len(self.names)]), self.weights or [1]
+        self._order, self._ordered = Order(self.seed, sizes, weights, rows=rows), self.names
+
+    # What `StreamData` reads.
+
+    @property
+    def weights(self) -> list[int] | None:
+        return getattr(self.names, "weights", None)
+
+    @property
+    def row(self) -> int | None:
+        return self.shapes and self.shapes.row
+
+    @property
+    def buckets(self) -> str | None:
+        return self.shapes and self.shapes.fingerprint(self.numbers)
+
+    def shape_number(self, position: int) -> int:
+        """The number of a clip's shape, with `shapes`."""
+        return self.order.shape(position) if self.random else int(self.numbers[position])
+
     def load(self, path: Path, position: int) -> ClipBatch:
         """Cut clip `position` from the file `path`; raises VideoError."""
         generator = rng(self.seed, position) if self.random else None
         video = Video(path)
         indices, fps = clip_grid(video, self.num_frames, fps=self.fps, stride=self.stride)
-        content, size = content_key(path), {"height": self.height, "width": self.width}
+        height, width = self.height, self.width
+        if self.shapes is not None:
+            height, width = self.shapes.shapes[self.shape_number(position)]
+        content, size = content_key(path), {"height": height, "width": width}
         options = {"estimator": self.flow_estimator.name, "fps": self.fps, "stride": self.stride, **size}
         cached = open_flow(flow_path(self.flow_cache, content, **options))
         if cached is not None and len(cached) + 1 < self.num_frames:
@@ -88,8 +146,8 @@ class VideoClips(Dataset[ClipBatch]):
         whole = video.read(chosen, **size) if cached is None else None
         # A cached flow has the shape of the resized frames, so the crop is known before the frames are read.
         shape = cached.shape[2:] if whole is None else whole.shape[1:3]
-        top, left = _draw(shape[0] - self.height, generator), _draw(shape[1] - self.width, generator)
-        rows, columns = slice(top, top + self.height), slice(left, left + self.width)
+        top, left = _draw(shape[0] - height, generator), _draw(shape[1] - width, generator)
+        rows, columns = slice(top, top + height), slice(left, left + width)
         if whole is None:
             pixels = video.read(chosen, **size, crop=(rows, columns))
             flow = torch.from_numpy(cached[start : start + self.num_frames - 1, :, rows, columns])
@@ -145,23 +203,28 @@ def open_flow(path: Path) -> np.ndarray | None:
         return None
 
 
-def clip_data(*, items: str, latents: str | Path | None, reading: Mapping[str, Any], **options: Any) -> StreamData:
-    """Training and validation clips: `VideoClips` with what `file_data` takes.
+def clip_data(
+    *, items: str, latents: str | Path | None, reading: Mapping[str, Any], shapes: Buckets | None = None, **options: Any
+) -> StreamData:
+    """Training and validation clips: `VideoClips` with what `file_data` takes; `root` may be folders with weights.
 
     Args:
         items: Must be `clips`.
         latents: Folder or URL of latents by motionanim.data.encode to train on instead; validation reads the videos.
         reading: How `PreparedLatents` reads them.
+        shapes: Of the clips; None for height x width.
 
     Raises:
         ValueError: If the experiment reads another kind of item than `clips`, or the latents do not fit.
     """
     if items != "clips":
         raise ValueError(f"these videos give clips, the experiment reads {items}: use data=synthetic or data=holynski")
-    data = file_data(VideoClips, **options)
+    if isinstance(options["root"], Mapping):
+        options["root"] = list(weighted_roots(options["root"]))
+    data = file_data(VideoClips, shapes=shapes, **options)
     if latents is not None:
         size = {name: options[name] for name in ("num_frames", "height", "width")}
-        data.train = PreparedLatents(latents, seed=options["seed"], **size, **reading)
+        data.train = PreparedLatents(latents, seed=options["seed"], shapes=shapes, **size, **reading)
     return data
 
 
@@ -206,6 +269,8 @@ def check_root(root: str | Path | None) -> Path:
     """The root folder; raises ValueError if it is not given or no folder."""
     if root is None:
         raise ValueError("no folder of videos given: pass data.root=FOLDER (root=FOLDER to prepare)")
+    if isinstance(root, Mapping):
+        raise ValueError(f"root={dict(root)}: several folders with weights are for data=folder; pass one folder")
     if not Path(root).is_dir():
         raise ValueError(f"root={root} is not a folder: pass one that exists")
     return Path(root)

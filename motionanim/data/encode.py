@@ -13,7 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from motionanim.cli.command import CONF, one_line_errors, quiet
 from motionanim.cli.settings import check_size, command
-from motionanim.data.latents.prepared import encode_clips, encode_shard
+from motionanim.data.latents.encoding import encode_clips, encode_shard
+from motionanim.data.latents.prepared import clip_size
 from motionanim.data.latents.remote import is_remote
 from motionanim.data.video.index import READER
 
@@ -34,6 +35,8 @@ def portable(config: DictConfig) -> DictConfig:
 
     def absolute(node: Any, key: str = "") -> Any:
         if isinstance(node, dict):
+            if key == "root":  # several folders and their weights
+                return {str(Path(folder).expanduser().absolute()): weight for folder, weight in node.items()}
             return {key: absolute(value, key) for key, value in node.items()}
         if isinstance(node, list):
             return [absolute(value, key) for value in node]
@@ -47,7 +50,10 @@ def portable(config: DictConfig) -> DictConfig:
 
 def clip_source(data: DictConfig, names: Iterable[str]) -> dict[str, Any]:
     """All that decides the clips of a training stream: its settings, a digest of its videos, the reader's version."""
-    return _settled(OmegaConf.to_container(data, resolve=True)) | {"videos": _digest(names), "reader": READER}
+    settings = _settled(OmegaConf.to_container(data, resolve=True))
+    if not settings.get("shapes", {}).get("used"):  # as folders of earlier versions record it
+        settings.pop("shapes", None)
+    return settings | {"videos": _digest(names), "reader": READER}
 
 
 def _settled(node: Any) -> Any:
@@ -70,9 +76,11 @@ def _work(config: str) -> Callable[[range, Path], None]:
     cfg = OmegaConf.create(config)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     codec = hydra.utils.instantiate(cfg.codec).to(device)
+    clips = hydra.utils.instantiate(cfg.data, _convert_="all").train
+    getattr(clips, "buckets", None)  # looks up sizes here, and not in every loader process
     return functools.partial(
         encode_shard,
-        clips=hydra.utils.instantiate(cfg.data, _convert_="all").train,
+        clips=clips,
         encode=codec.encode,
         embed=codec.embed_image,
         warp=codec.warp_image if cfg.predict else None,
@@ -103,16 +111,26 @@ def main(config: DictConfig) -> None:
     data = hydra.utils.instantiate(config.data, _convert_="all")
     codec = hydra.utils.instantiate(config.codec)
     check_size(config.scale.height, config.scale.width, codec.downscale)
+    size = {name: config.scale[name] for name in ("num_frames", "height", "width")}
+    source, shapes = clip_source(config.data, getattr(data.train, "names", ())), getattr(data.train, "shapes", None)
+    if shapes is not None:
+        if config.scale.bucket_multiple % codec.downscale:
+            raise ValueError(
+                f"scale.bucket_multiple={config.scale.bucket_multiple}: must be a multiple of {codec.downscale} for "
+                "this base"
+            )
+        size, source["buckets"] = clip_size(shapes, **size), data.train.buckets
     made = encode_clips(
         functools.partial(make_shard, config=OmegaConf.to_yaml(config)),
         count=config.clips,
         shard_clips=config.shard_clips,
         predict=config.predict,
         vae=codec.fingerprint(),
-        size={name: config.scale[name] for name in ("num_frames", "height", "width")},
-        source=clip_source(config.data, getattr(data.train, "names", ())),
+        size=size,
+        source=source,
         folder=Path(config.out),
         engine=hydra.utils.instantiate(config.engine),
+        shape_number=None if shapes is None else data.train.shape_number,
     )
     print(f"{made} clips encoded now; train on them with data.latents={config.out}")
 

@@ -3,7 +3,10 @@
 import hashlib
 import os
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate
+from pathlib import Path
 
 import numpy as np
 
@@ -25,6 +28,24 @@ class Names(Sequence[str]):
         if not 0 <= index < len(self):
             raise IndexError(f"name {index} of {len(self)}")
         return os.fsdecode(self._text[self._ends[index] : self._ends[index + 1]])
+
+
+class Pool(Sequence[str]):
+    """The names of several roots, one root after another; each begins with its root's number, as "0/clip.mp4"."""
+
+    def __init__(self, parts: Sequence[Sequence[str]], weights: Sequence[int]) -> None:
+        self.parts, self.weights = parts, list(weights)
+        self.sizes = list(map(len, parts))
+        self._ends = list(accumulate(self.sizes))
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __getitem__(self, index: int) -> str:
+        if not 0 <= index < len(self):
+            raise IndexError(f"name {index} of {len(self)}")
+        root = bisect_right(self._ends, index)
+        return f"{root}/{self.parts[root][index - self._ends[root] + self.sizes[root]]}"
 
 
 def split_names(names: Iterable[tuple[str, str]], *, val_share: float) -> tuple[Names, Names]:
@@ -66,3 +87,20 @@ def split_border(lowest: float, highest: float, count: int, *, val_share: float)
 def hash_share(text: str) -> float:
     """A number in [0, 1) by the text's SHA-256."""
     return int.from_bytes(hashlib.sha256(os.fsencode(text)).digest()[:7], "big") / 2**56
+
+
+def weighted_roots(root: Mapping[str, int]) -> dict[Path, int]:
+    """Folders and the weights by which clips are drawn from them.
+
+    Raises:
+        ValueError: If there is none, or a weight is no whole number from 1 to 1000.
+    """
+    for folder, weight in root.items():
+        if isinstance(weight, bool) or not isinstance(weight, int) or not 1 <= weight <= 1000:
+            raise ValueError(
+                f"data.root: {folder} has the weight {weight}: must be a whole number from 1 to 1000, such as 7 and 3 "
+                "for 70 % and 30 %"
+            )
+    if not root:
+        raise ValueError("data.root={}: give folders with their weights, such as data.root={mine: 2, others: 1}")
+    return {Path(os.path.expanduser(folder)): weight for folder, weight in root.items()}

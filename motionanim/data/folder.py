@@ -4,11 +4,11 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from motionanim.data.clips import check_root
-from motionanim.data.file_lists import Names, split_names
+from motionanim.data.file_lists import Names, Pool, split_names, weighted_roots
 
 logger = logging.getLogger(__name__)
 
@@ -22,12 +22,19 @@ LOSSLESS = frozenset({".bmp", ".png", ".ppm", ".tif", ".tiff"})
 PICTURES = LOSSLESS | {".jpeg", ".jpg", ".webp"}
 
 
-def folder_clips(root: str | Path | None, *, val_share: float) -> tuple[Names, Names]:
+def folder_clips(root: str | Path | Mapping[str, int] | None, *, val_share: float) -> tuple[Names | Pool, Names | Pool]:
     """Training and validation videos under `root`, split by a hash of each one's path below it.
 
+    Args:
+        root: A folder, or several with their weights: each is split by itself.
+
     Raises:
-        ValueError: If `root` is no folder, or has fewer than two videos.
+        ValueError: If a folder is none or has fewer than two videos, or as `weighted_roots`.
     """
+    if isinstance(root, Mapping):
+        roots = weighted_roots(root)
+        sides = zip(*(folder_clips(folder, val_share=val_share) for folder in roots))
+        return tuple(Pool(side, list(roots.values())) for side in sides)
     return split_names(((name, name) for name in folder_names(root)), val_share=val_share)
 
 

@@ -10,6 +10,7 @@ import pickle
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,9 +23,11 @@ from torch.utils.data import Dataset
 
 from motionanim.data.clips import check_root, clip_data, file_data
 from motionanim.data.file_lists import Names
+from motionanim.data.order import Order
 from motionanim.data.rejections import Rejections, load_usable
 from motionanim.data.stream import StreamData, as_float, rng
 from motionanim.data.video import VideoError, cover_size
+from motionanim.data.video.shapes import Buckets
 from motionanim.motion.flow import resize_flow
 from motionanim.types import FlowPairBatch, Hint
 
@@ -137,6 +140,13 @@ class HolynskiPairs(Dataset[FlowPairBatch]):
     def __len__(self) -> int:
         return len(self.names)
 
+    @cached_property
+    def order(self) -> Order:
+        return Order(self.seed, [len(self.names)])
+
+    def path(self, name: str) -> Path:
+        return self.root / name
+
     def __getitem__(self, position: int) -> FlowPairBatch:
         return load_usable(self, position)
 
@@ -177,6 +187,7 @@ def holynski_data(
     min_speed: float,
     hint: Callable[[Tensor, Tensor, np.random.Generator], Hint],
     clips: Mapping[str, Any],
+    shapes: Buckets | None = None,
     **shared: Any,
 ) -> StreamData:
     """The official split as clips or as pairs, whichever the experiment reads.
@@ -186,10 +197,18 @@ def holynski_data(
         latents, reading: For clips, as `clip_data` takes them.
         min_speed, hint: For pairs, as `HolynskiPairs` takes them.
         clips: Options of `VideoClips` alone.
+        shapes: Of clips, as `clip_data` takes them.
         shared: Options of both, and of `file_data`.
+
+    Raises:
+        ValueError: If pairs are to have several shapes, or as `holynski_clips` and `clip_data`.
     """
     if items == "pairs":
+        if shapes is not None:
+            raise ValueError("scale.buckets=true: pairs have one shape, only clips have several; leave it out")
         names = holynski_clips(root, suffix="_motion.pth")
         return file_data(HolynskiPairs, root=root, names=names, min_speed=min_speed, hint=hint, **shared)
     names = holynski_clips(root, suffix="_gt.mp4")
-    return clip_data(items=items, root=root, names=names, latents=latents, reading=reading, **clips, **shared)
+    return clip_data(
+        items=items, root=root, names=names, latents=latents, reading=reading, shapes=shapes, **clips, **shared
+    )

@@ -5,11 +5,15 @@ import fcntl
 import io
 import logging
 import math
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from motionanim.data.stream import shuffled_index
+import numpy as np
+
+from motionanim.data.order import Order
 from motionanim.data.video import VideoError
 
 logger = logging.getLogger(__name__)
@@ -93,17 +97,21 @@ class Rejections:
 class FileItems(Protocol[Item]):
     """A dataset over files, as `load_usable` needs it."""
 
-    root: Path
+    root: Path | Sequence[Path]
     names: Sequence[str]
-    seed: int
+    order: Order  # of random items
     random: bool
     rejections: Rejections
+
+    def path(self, name: str) -> Path: ...
 
     def load(self, path: Path, position: int) -> Item: ...
 
 
 def load_usable(dataset: FileItems[Item], position: int) -> Item:
     """The item at a position; an unusable file is recorded, and another file of the list takes its place.
+
+    That is one of the same root and shape, as long as there is one.
 
     Raises:
         ValueError: If too many files, too many in a row, or all are unusable.
@@ -112,10 +120,9 @@ def load_usable(dataset: FileItems[Item], position: int) -> Item:
     length = len(dataset.names)
     if not dataset.random and not 0 <= position < length:
         raise IndexError(f"item {position} of {length}")
-    first = shuffled_index(dataset.seed, position, length) if dataset.random else position
-    for index in _far_apart(first, length):
+    for index in _candidates(dataset.order, position) if dataset.random else _far_apart(position, length):
         try:
-            item = dataset.load(dataset.root / dataset.names[index], position)
+            item = dataset.load(dataset.path(dataset.names[index]), position)
         except VideoError as error:
             dataset.rejections.add(error)
         else:
@@ -123,6 +130,17 @@ def load_usable(dataset: FileItems[Item], position: int) -> Item:
             return item
     dataset.rejections.record()
     raise ValueError(f"none of {length} files under {dataset.root} can be used: see {dataset.rejections.path}")
+
+
+def _candidates(order: Order, position: int) -> Iterator[int]:
+    """All items, each once: the one at the position, those like it, and the rest."""
+    first = order.item(position)
+    yield first
+    alike = order.alike(first)
+    yield from (int(alike[place]) for place in islice(_far_apart(bisect_left(alike, first), len(alike)), 1, None))
+    if len(alike) < order.items:
+        rest = np.setdiff1d(np.arange(order.items), alike)
+        yield from (int(rest[place]) for place in _far_apart(0, len(rest)))
 
 
 def _far_apart(first: int, length: int) -> Iterator[int]:

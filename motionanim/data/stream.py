@@ -7,12 +7,12 @@ with exactly the clips, crops and noise that the uninterrupted run would have us
 """
 
 import logging
+import math
 import os
 import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from typing import Any, TypeVar
 
 import lightning as L
@@ -35,52 +35,15 @@ _IDENTITY = {
     "flow": ("flow by {}", "set the flow_estimator that it began with (its weights may have moved)"),
     "seed": ("seed={} of its data", "set data.seed (with data=synthetic data.train.seed) to {}"),
     "shuffle_shards": ("shuffle_shards={}", "set reading.shuffle_shards to {}"),
+    "weights": ("weights {} of its folders", "give data.root the folders and weights that it began with"),
+    "buckets": ("shapes of clips {}", "set scale.buckets, bucket_clips and bucket_multiple to what it began with"),
 }
+_OPTIONAL = ("weights", "buckets")  # left out of a checkpoint where the run has none
 
 
 def rng(seed: int, position: int) -> np.random.Generator:
     """The random generator of one position of one stream."""
     return np.random.default_rng([seed, position])
-
-
-@lru_cache(maxsize=4)
-def _permutation(length: int, *seed: int) -> np.ndarray:
-    return np.random.default_rng(seed).permutation(length)
-
-
-def shuffled_index(seed: int, position: int, length: int) -> int:
-    """The item at `position`: every epoch of `length` positions is its own permutation of 0 ... length-1.
-
-    A list of more than 4 M items is shuffled in blocks of 1 M, to keep the permutation small.
-    """
-    if length > 2**22:
-        return block_shuffled_index(seed, position, length, shard=2**12, block=2**8)
-    epoch, place = divmod(position, length)
-    return int(_permutation(length, seed, epoch, length)[place])
-
-
-def block_shuffled_index(seed: int, position: int, length: int, *, shard: int, block: int) -> int:
-    """As `shuffled_index`, for items in shards: neighbouring positions read from few shards.
-
-    Every epoch permutes the shards, and then the items of every `block` shards among themselves. Memory grows with the
-    number of shards and the items of a block, not with `length`.
-
-    Args:
-        shard: Items of a shard; the last shard may hold fewer.
-        block: Shards whose items are mixed, at least 1.
-    """
-    epoch, place = divmod(position, length)
-    shards = -(-length // shard)
-    order = _permutation(shards, seed, epoch, length)
-    absent = shards * shard - length  # items that the last shard lacks
-    short = int(np.flatnonzero(order == shards - 1)[0]) // block  # the block with the last shard
-    size = block * shard
-    number = (place if place < (short + 1) * size - absent else place + absent) // size
-    begin = number * size - (absent if number > short else 0)
-    members = np.sort(order[number * block : (number + 1) * block])  # the last shard comes last
-    count = len(members) * shard - (absent if number == short else 0)
-    which, item = divmod(int(_permutation(count, seed, epoch, length, number)[place - begin]), shard)
-    return int(members[which]) * shard + item
 
 
 def as_floats(batch: Batch) -> Batch:
@@ -148,6 +111,10 @@ def list_fingerprint(names: Sequence[str]) -> str:
 class StreamData(L.LightningDataModule):
     """Train without end on `train`, validate on each item of `val` once.
 
+    Clips of a dataset with `row` have several shapes, and one shape in each whole row of so many positions: batches
+    must not cross the end of a row. A `val` with `numbers`, the number of each item's shape, is validated in batches
+    of one shape.
+
     Args:
         train: Dataset addressed by any position >= 0; its length is not used.
         val: Dataset with a length; each item is scored by one process. If it is empty, nothing is validated.
@@ -165,7 +132,9 @@ class StreamData(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         trainer = self.trainer
+        self._identity()  # looks up sizes here, and not in every loader process
         self._check_one_list()
+        self._check_rows()
         self._batches_before = self._batches()
         sampler = PositionSampler(
             start=self._start, batch_size=self.batch_size, rank=trainer.global_rank, world_size=trainer.world_size
@@ -181,20 +150,39 @@ class StreamData(L.LightningDataModule):
         if len(self.val) == 0:
             return []
         rank, world = self.trainer.global_rank, self.trainer.world_size
-        if len(self.val) < world:
+        mixed = self._val_shapes() is not None
+        if min(len(each) for each in self.val_batches(world)) == 0:
+            what = f"{len(self.val)} validation clips" + " in batches of one shape" * mixed
             raise ValueError(
-                f"{len(self.val)} validation clips are fewer than {world} processes: validate on more, or lower "
+                f"{what} are fewer than {world} processes: validate on more, or lower "
                 "trainer.devices or trainer.num_nodes"
             )
-        mine = range(rank, len(self.val), world)
-        return DataLoader(self.val, self.batch_size, sampler=list(mine), **self._worker_options())
+        return DataLoader(self.val, batch_sampler=self.val_batches(world)[rank], **self._worker_options())
+
+    def val_batches(self, world: int) -> list[list[list[int]]]:
+        """The validation items of each batch of each of `world` processes."""
+        size, shapes = self.batch_size, self._val_shapes()
+        if shapes is None:
+            each = [list(range(rank, len(self.val), world)) for rank in range(world)]
+            return [[mine[first : first + size] for first in range(0, len(mine), size)] for mine in each]
+        alike = [np.flatnonzero(shapes == shape).tolist() for shape in np.unique(shapes)]
+        batches = [items[first : first + size] for items in alike for first in range(0, len(items), size)]
+        return [batches[rank::world] for rank in range(world)]
+
+    def _val_shapes(self) -> np.ndarray | None:
+        return getattr(self.val, "numbers", None)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         return as_floats(batch)
 
     def first_val(self, count: int) -> Any:
-        """The first `count` validation items, or all if there are fewer, as one batch."""
-        return as_floats(collate([self.val[i] for i in range(min(count, len(self.val)))]))
+        """The first `count` validation items, or all if there are fewer, as one batch.
+
+        Of several shapes the most frequent one is taken.
+        """
+        shapes = self._val_shapes()
+        items = range(len(self.val)) if shapes is None else np.flatnonzero(shapes == np.bincount(shapes).argmax())
+        return as_floats(collate([self.val[int(i)] for i in items[:count]]))
 
     def _worker_options(self) -> dict[str, Any]:
         return {
@@ -227,18 +215,37 @@ class StreamData(L.LightningDataModule):
         """
         found: dict[str, int | str | None] = {"dataset": getattr(self.train, "fingerprint", None)}
         found |= {name: getattr(self.train, name) for name in ("seed", "shuffle_shards") if hasattr(self.train, name)}
+        found |= {name: value for name in _OPTIONAL if (value := getattr(self.train, name, None)) is not None}
         if (names := getattr(self.train, "names", None)) is not None:
             found["files"] = list_fingerprint(names)
         if (estimator := getattr(self.train, "flow_estimator", None)) is not None:
             found["flow"] = estimator.name
         return found
 
+    def _check_rows(self) -> None:
+        """Raises ValueError if a batch over all processes would hold clips of two shapes."""
+        row, world = getattr(self.train, "row", None), self.trainer.world_size
+        whole = self.batch_size * world
+        if row is None or not (row % whole or self._start % whole):
+            return
+        batch = f"batch_size={self.batch_size} times {world} processes"
+        if row % whole:
+            raise ValueError(
+                f"{batch} must divide scale.bucket_clips={row}, the clips in a row of one shape: set "
+                f"scale.bucket_clips={math.lcm(row, whole)} in a new run, or another batch size"
+            )
+        raise ValueError(
+            f"{batch}: the run goes on at clip {self._start}, which is no multiple of {whole}, so that batches would "
+            "cross from one shape to the next: resume with a smaller batch or fewer processes"
+        )
+
     def _check_one_list(self) -> None:
         """Raises ValueError, in all processes, if their lists of files differ because files came or went meanwhile."""
         if self.trainer.world_size == 1:
             return
-        strategy, files = self.trainer.strategy, self._identity().get("files")
-        if not strategy.reduce_boolean_decision(strategy.broadcast(files) == files):
+        strategy, found = self.trainer.strategy, self._identity()
+        lists = [found.get("files"), found.get("buckets")]
+        if not strategy.reduce_boolean_decision(strategy.broadcast(lists) == lists):
             raise ValueError(
                 "the processes of this run found other lists of files, as files came or went meanwhile: start it again"
             )
@@ -261,7 +268,8 @@ class StreamData(L.LightningDataModule):
             )
         now = self._identity()
         for name, (what, remedy) in _IDENTITY.items():
-            began = state.get(name, now.get(name))  # checkpoints of earlier versions lack some
+            # Checkpoints of earlier versions lack some.
+            began = state.get(name, None if name in _OPTIONAL else now.get(name))
             if began == now.get(name) or (name == "files" and self._take_list(began)):
                 continue
             raise ValueError(

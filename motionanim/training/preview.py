@@ -170,7 +170,7 @@ class CameraReport(L.Callback):
                         guidance=False,
                         progress=None,
                     )
-                    for i in tqdm(range(0, self.clips, 4), leave=False, **shown)
+                    for i in tqdm(range(0, len(self._batch.frames), 4), leave=False, **shown)
                 ]
         finally:
             enable_lora(module.denoiser.unet, True)

@@ -156,7 +156,7 @@ def check_strategy(trainer: L.Trainer, module: L.LightningModule, data: StreamDa
             "motion_lora, tiny_base) can be; use trainer=ddp"
         )
     world, clips = trainer.world_size, len(data.val)
-    batches = [-(-len(range(rank, clips, world)) // data.batch_size) for rank in range(world)]
+    batches = [len(each) for each in data.val_batches(world)]
     limit = trainer.limit_val_batches
     if min(batches) < max(batches) and not (isinstance(limit, int) and limit <= min(batches)):
         raise ValueError(

@@ -91,6 +91,15 @@ def test_the_video_has_the_size_that_was_asked_for(photo: Path, tiny: list[str],
     assert animate(tiny, image=photo, arrows=ARROW, size=size).frames.shape == (5, 3, *shape)
 
 
+@pytest.mark.parametrize(("size", "model"), [((12, 150), (4, 56)), ((97, 31), (28, 8))], ids=["panorama", "odd sides"])
+def test_any_photo_is_animated_in_its_own_shape(size: tuple, model: tuple, tmp_path: Path, tiny: list[str]) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (*size, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "long.png")
+    made = animate(tiny, image=tmp_path / "long.png", arrows=[[4, 4, 9, 4]])
+    assert made.frames.shape == (5, 3, *(side - side % 2 for side in size))
+    assert tuple(made.record["model_size"]) == model
+
+
 def test_an_advected_field_is_the_models_picture_enlarged(photo: Path, tiny: list[str]) -> None:
     overrides = [*tiny, "controls.field=advected"]
     large, small = (animate(overrides, image=photo, arrows=ARROW, size=size).frames for size in ("photo", "model"))

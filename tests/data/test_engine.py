@@ -24,7 +24,7 @@ from motionanim.data import engine as engine_module
 from motionanim.data.encode import clip_source, make_shard, portable
 from motionanim.data.engine import Engine, ProcessEngine, RayEngine
 from motionanim.data.folder import folder_names
-from motionanim.data.latents.prepared import encode_clips
+from motionanim.data.latents.encoding import encode_clips
 from motionanim.data.latents.shards import finished_shard
 from motionanim.data.prepare.collect import prepare
 from motionanim.data.prepare.examine import Settings

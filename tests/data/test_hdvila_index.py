@@ -23,7 +23,8 @@ from motionanim.data import hdvila, hdvila_index
 from motionanim.data.file_lists import split_names
 from motionanim.data.hdvila import hdvila_clips, hdvila_names, video_of
 from motionanim.data.hdvila_index import changes, split_index, write_index
-from motionanim.data.stream import StreamData, list_fingerprint, shuffled_index
+from motionanim.data.order import shuffled_index
+from motionanim.data.stream import StreamData, list_fingerprint
 
 
 @pytest.fixture(scope="module")
@@ -239,7 +240,7 @@ def test_processes_that_found_other_lists_do_not_train():
     data = StreamData(train=SimpleNamespace(names=["a", "b"]), val=[], batch_size=1, num_workers=0)
     for first, world_size in ((["a", "b"], 2), (["a"], 1)):
         files = list_fingerprint(first)
-        strategy = SimpleNamespace(broadcast=lambda _: files, reduce_boolean_decision=bool)  # noqa: B023
+        strategy = SimpleNamespace(broadcast=lambda _: [files, None], reduce_boolean_decision=bool)  # noqa: B023
         data.trainer = SimpleNamespace(world_size=world_size, strategy=strategy)
         data._check_one_list()
     data.trainer.world_size = 2

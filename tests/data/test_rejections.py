@@ -3,6 +3,7 @@ import csv
 import pytest
 
 from motionanim.data import rejections
+from motionanim.data.order import Order
 from motionanim.data.rejections import MOST_IN_A_ROW, Rejections, load_usable
 from motionanim.data.video import VideoError
 from motionanim.files import printable
@@ -41,9 +42,13 @@ class Files:
     """A list of files of which some cannot be used."""
 
     def __init__(self, folder, count, bad, random=True):
-        self.root, self.names, self.seed, self.random = folder, [f"{k}.mp4" for k in range(count)], 0, random
+        self.root, self.names, self.random = folder, [f"{k}.mp4" for k in range(count)], random
+        self.order = Order(0, [count])
         self.bad, self.asked = bad, []
         self.rejections = Rejections(folder / "r.csv", total=count, max_share=1)
+
+    def path(self, name):
+        return self.root / name
 
     def load(self, path, position):
         self.asked.append(int(path.stem))

@@ -361,6 +361,15 @@ def test_a_photo_like_a_thread_is_refused_before_it_takes_gigabytes():
         fit(torch.zeros(3, 10, 100_000), 512, 512)
 
 
+@settings(max_examples=100, deadline=None)
+@given(st.sampled_from([512, 576, 640, 768, 1024]), st.integers(300, 6000), st.floats(0.25, 4))
+def test_svd_works_in_the_photos_shape_from_512_to_1024_px(side, height, aspect):
+    width = round(height * aspect)
+    rows, columns = model_size(height, width, area=side * side, multiple=64)
+    assert 0.87 < rows * columns / side**2 < 1.13
+    assert 0.87 < (columns / rows) / (width / height) < 1.15
+
+
 @settings(max_examples=50, deadline=None)
 @given(st.integers(1, 6000), st.integers(1, 6000), st.sampled_from([8, 16, 64]), st.integers(1, 8))
 def test_the_model_works_in_the_photos_shape(height, width, multiple, size):

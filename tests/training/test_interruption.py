@@ -13,6 +13,7 @@ import pytest
 import torch
 from conftest import free_port
 from interrupted import LONGEST, read_errors, started, wait_until
+from mixed_videos import write_videos
 
 ROOT = Path(__file__).resolve().parents[2]
 FOREVER = 100000  # steps
@@ -35,16 +36,27 @@ def losses(out: Path) -> dict[int, str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM], ids=["kill -9", "SIGTERM"])
-def test_killed_and_resumed_equals_uninterrupted(how: signal.Signals, base: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("how", "mixed"), [(signal.SIGKILL, False), (signal.SIGTERM, False), (signal.SIGKILL, True)],
+    ids=["kill -9", "SIGTERM", "kill -9, clips of several shapes"],
+)  # fmt: skip
+def test_killed_and_resumed_equals_uninterrupted(how: signal.Signals, mixed: bool, base: Path, tmp_path: Path) -> None:
+    given = []
+    if mixed:
+        write_videos(tmp_path / "videos", 15)
+        given = [
+            "data=folder", "data.root=videos", "scale.height=32", "scale.width=32", "scale.buckets=true",
+            "scale.bucket_multiple=8", "scale.bucket_clips=4", "sampling.num_steps=2",
+        ]  # fmt: skip
+
     def finish(run: str, *more: str) -> subprocess.CompletedProcess[str]:
-        done = forked.run(*command(base, run, step + 4, *more)[1:], cwd=tmp_path)
+        done = forked.run(*command(base, run, step + 4, *given, *more)[1:], cwd=tmp_path)
         assert done.returncode == 0, done.stderr[-2000:]
         return done
 
     runs = tmp_path / "runs" / "motion_lora"
     last = runs / "cut" / "checkpoints" / "last.ckpt"
-    with forked.started(*command(base, "cut", FOREVER)[1:], cwd=tmp_path) as cut:
+    with forked.started(*command(base, "cut", FOREVER, *given)[1:], cwd=tmp_path) as cut:
         wait_until(last.exists, cut)
         os.killpg(cut.pid, how)  # with its loader process, as SLURM does
         assert cut.wait() != 0
@@ -57,6 +69,8 @@ def test_killed_and_resumed_equals_uninterrupted(how: signal.Signals, base: Path
     finish("whole")
     tail, reference = losses(runs / "cut"), losses(runs / "whole")
     assert tail == {number: reference[number] for number in range(step, step + 4)}
+    weights = [(runs / run / "lora.safetensors").read_bytes() for run in ("cut", "whole")]
+    assert weights[0] == weights[1]
 
 
 def ranks(run: str) -> dict[int, int]:

@@ -9,8 +9,10 @@ import lightning as L
 import pytest
 import torch
 from conftest import free_port
+from mixed_videos import SHAPES, mixed_data, write_videos
 from training_runs import NUMBERS, VALIDATED, RandomClips, fit, make_trainer, saves, stream
 
+from motionanim.data.stream import StreamData
 from motionanim.training.callbacks import Ema, Export
 from motionanim.training.diffusion import DiffusionModule
 from motionanim.training.flow_refiner import FlowRefinerModule
@@ -39,6 +41,7 @@ class Record(L.Callback):
 
     def __init__(self) -> None:
         self.positions: list[int] = []
+        self.shapes: list[tuple[int, ...]] = []  # height and width of each batch
         self.gradients: dict[str, torch.Tensor] = {}
         self.scores: dict[str, torch.Tensor] = {}
 
@@ -47,6 +50,7 @@ class Record(L.Callback):
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
         self.positions += batch.position.tolist()
+        self.shapes.append(tuple(batch.frames.shape[-2:]))
 
     def on_before_optimizer_step(self, trainer, pl_module, optimizer) -> None:
         if not self.gradients:
@@ -80,12 +84,15 @@ def test_without_clips_to_validate_on_there_is_no_validation(base: Path, tmp_pat
     assert (record.positions, record.scores) == ([0, 1], {})
 
 
-def train(base: Path, folder: Path, steps: int, *, batch_size: int, resume: Path | None = None, **options) -> Record:
+def train(
+    base: Path, folder: Path, steps: int, *, batch_size: int, resume: Path | None = None,
+    data: StreamData | None = None, **options,
+) -> Record:  # fmt: skip
     """Train to `steps`; leaves folder/last.ckpt, and an exported pipeline."""
     record = Record()
     callbacks = [record, Ema(decay=0.5), Export(folder=str(folder)), saves(folder, steps)]
     options |= VALIDATED | {"limit_val_batches": None, "val_check_interval": 2, "gradient_clip_val": 0.5}
-    fit(diffusion(base), folder, steps, *callbacks, data=stream(batch_size), resume=resume, **options)
+    fit(diffusion(base), folder, steps, *callbacks, data=data or stream(batch_size), resume=resume, **options)
     return record
 
 
@@ -154,6 +161,33 @@ def test_two_processes_are_one_with_twice_the_batch(
         for path in (tmp_path / "fresh", folder / "one")
     ]
     torch.testing.assert_close(*exported, atol=1e-3, rtol=1e-3)
+
+
+def mixed(base: Path, videos: Path, folder: Path, *, batch_size: int, **options) -> Record:
+    names = [f"{number}.mp4" for number in range(9)], ["9.mp4", "10.mp4"]
+    data = mixed_data(videos, folder, batch_size=batch_size, names=names)
+    return train(base, folder, 6, batch_size=batch_size, data=data, **options)
+
+
+def mixed_worker(rank: int, port: int, base: Path, videos: Path, folder: Path) -> None:
+    os.environ |= {"LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    found = mixed(base, videos, folder, batch_size=2, devices=2, strategy=replicated(timeout=300))
+    torch.save((found.positions, found.shapes, found.scores), folder / f"{rank}.pt")
+
+
+@pytest.mark.slow
+def test_two_processes_are_one_with_clips_of_several_shapes(base: Path, tmp_path: Path) -> None:
+    write_videos(tmp_path / "videos", 11)
+    one = mixed(base, tmp_path / "videos", tmp_path / "one", batch_size=4)
+    assert (one.positions, set(one.shapes)) == (list(range(24)), set(SHAPES.values()))
+    forked.call(mixed_worker, free_port(), base, tmp_path / "videos", tmp_path / "two", ranks=2)
+    check_close(tmp_path / "two" / "last.ckpt", tmp_path / "one" / "last.ckpt")
+    for rank in (0, 1):
+        positions, shapes, scores = torch.load(tmp_path / "two" / f"{rank}.pt", weights_only=True)
+        assert positions == [place for place in range(24) if place // 2 % 2 == rank]
+        assert shapes == one.shapes
+        torch.testing.assert_close(scores, one.scores, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize(

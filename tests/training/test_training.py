@@ -204,7 +204,8 @@ def test_trapezoid() -> None:
 
 
 def test_stream_deals_each_position_to_exactly_one_process() -> None:
-    from motionanim.data.stream import PositionSampler, shuffled_index
+    from motionanim.data.order import shuffled_index
+    from motionanim.data.stream import PositionSampler
 
     def head(count: int, **options) -> list[int]:
         iterator = iter(PositionSampler(**options))

@@ -1,31 +1,26 @@
 """Latents that motionanim.data.encode has made, so that training neither decodes videos nor encodes their frames."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
+from torch.utils.data import Dataset
 
-from motionanim.data.engine import Engine
 from motionanim.data.latents.remote import is_remote, remote_request, repair
 from motionanim.data.latents.shards import (
     ShardLayout,
     Shards,
     fingerprint,
-    finished_shard,
-    remove_shard,
     shard_name,
-    shard_ranges,
-    write_shard,
 )
-from motionanim.data.stream import StreamData, as_floats, block_shuffled_index, collate
+from motionanim.data.order import Order, Rows
+from motionanim.data.stream import StreamData
+from motionanim.data.video.shapes import Buckets
 from motionanim.files import atomic_path
-from motionanim.media.image_io import to_uint8
-from motionanim.types import ClipBatch, LatentBatch
+from motionanim.types import LatentBatch
 
 MANIFEST = "latents.json"
 FORMAT = "motionanim-latents-6"
@@ -44,6 +39,7 @@ class PreparedLatents(Dataset[LatentBatch]):
         folder: Output of `encode_clips`: a folder, or its URL on object storage (s3://, gs://, https://, ...).
         seed: Seed of the permutations.
         num_frames, height, width: Size of the experiment's clips.
+        shapes: The shapes of its clips, if they have several.
         shuffle_shards: Clips are shuffled among this many shards, which are themselves shuffled in every epoch.
         cache, cache_gb, retries: As in `Shards`; only for URLs. The cache must hold 2 * shuffle_shards shards.
 
@@ -63,23 +59,33 @@ class PreparedLatents(Dataset[LatentBatch]):
         cache: str | Path,
         cache_gb: float,
         retries: int,
+        shapes: Buckets | None = None,
     ) -> None:
         if shuffle_shards < 1:
             raise ValueError(f"shuffle_shards={shuffle_shards}: must be at least 1")
         self.folder, self.seed, self.shuffle_shards = str(folder), seed, shuffle_shards
-        manifest = _read_manifest(self.folder, retries=retries)
+        manifest = read_manifest(self.folder, retries=retries)
         if manifest is None:
             advice = "make latents with python -m motionanim.data.encode out=FOLDER"
             if is_remote(self.folder):
                 advice = f"give the URL of a folder that holds one, or {advice} and upload them there"
             raise ValueError(f"latents={folder} holds no {MANIFEST}: {advice}")
         self.length, self.vae, self.has_warped = manifest["clips"], manifest["vae"], manifest["predict"]
-        wanted = {"num_frames": num_frames, "height": height, "width": width}
+        wanted = clip_size(shapes, num_frames=num_frames, height=height, width=width)
         if manifest["size"] != wanted:
-            raise ValueError(f"latents={folder} holds clips of {manifest['size']}, the experiment's are {wanted}")
+            hint = "" if len(manifest["size"]) == len(wanted) else ": scale.buckets is true for one of them only"
+            raise ValueError(f"latents={folder} holds clips of {manifest['size']}, the experiment's are {wanted}{hint}")
         if "shards" not in manifest:
             raise ValueError(f"latents={folder} is unfinished: {repair(self.folder)}")
-        layout = ShardLayout(self.length, manifest["shard_clips"], manifest["clip_bytes"])
+        sample_bytes, rows = manifest["clip_bytes"], None
+        if shapes is not None:
+            numbers = np.repeat(*np.array(manifest["shapes_in_order"], dtype=np.int64).T).astype(np.uint16)
+            sample_bytes, rows = np.array(sample_bytes)[numbers], Rows(numbers, shapes.row)
+        # What `StreamData` reads.
+        self.row, self.buckets = (None, None) if shapes is None else (shapes.row, shapes.fingerprint())
+        shards = {"shard": manifest["shard_clips"], "block": shuffle_shards}
+        self.order = Order(seed, [self.length], rows=rows, shards=shards)
+        layout = ShardLayout(self.length, manifest["shard_clips"], sample_bytes)
         if not is_remote(self.folder):
             _check_shards(Path(folder), layout)
         self.fingerprint = fingerprint(manifest["shards"])
@@ -97,12 +103,7 @@ class PreparedLatents(Dataset[LatentBatch]):
         return self.length
 
     def __getitem__(self, position: int) -> LatentBatch:
-        layout = self.shards.layout
-        parts = self.shards.read(
-            block_shuffled_index(
-                self.seed, position, self.length, shard=layout.shard_samples, block=self.shuffle_shards
-            )
-        )
+        parts = self.shards.read(self.order.item(position))
         still = parts["latents"][:1].expand_as(parts["latents"])
         warped = parts.pop(WARPED, still)
         return LatentBatch(**parts, warped_latents=warped, position=torch.tensor(position, dtype=torch.int64))
@@ -119,8 +120,12 @@ def latent_data(
     seed: int,
     batch_size: int,
     num_workers: int,
+    shapes: Buckets | None = None,
 ) -> StreamData:
     """Training clips from prepared latents alone, without validation clips.
+
+    Args:
+        shapes: As `PreparedLatents` takes it.
 
     Raises:
         ValueError: If the experiment reads another kind of item than `clips`, no folder is given, or `PreparedLatents`
@@ -130,121 +135,14 @@ def latent_data(
         raise ValueError(f"latents give clips, the experiment reads {items}: use data=synthetic or data=holynski")
     if latents is None:
         raise ValueError("no latents given: pass data.latents=FOLDER, or its URL")
-    train = PreparedLatents(latents, seed=seed, num_frames=num_frames, height=height, width=width, **reading)
+    size = {"num_frames": num_frames, "height": height, "width": width}
+    train = PreparedLatents(latents, seed=seed, shapes=shapes, **size, **reading)
     return StreamData(train=train, val=[], batch_size=batch_size, num_workers=num_workers)
 
 
-def encode_shard(
-    positions: range,
-    folder: Path,
-    *,
-    clips: Dataset[ClipBatch],
-    encode: Callable[[Tensor], Tensor],
-    embed: Callable[[Tensor], Tensor],
-    warp: Callable[[Tensor, Tensor], Tensor] | None,
-    batch_size: int,
-    num_workers: int,
-    device: torch.device,
-) -> None:
-    """Write the `LatentBatch` of some positions of a training stream as one shard: the unit of work.
-
-    It runs on one thread, because sums in another order would give other bits.
-
-    Args:
-        clips: Addressed by position.
-        encode: `Codec.encode`.
-        embed: `Codec.embed_image`.
-        warp: `Codec.warp_image`, to store the warped latents too; None for models that do not read them.
-    """
-
-    def samples() -> Iterator[dict[str, Tensor]]:
-        for stored in DataLoader(clips, batch_size, sampler=positions, num_workers=num_workers, collate_fn=collate):
-            batch = as_floats(ClipBatch(*(field.to(device) for field in stored)))
-            parts = {
-                "latents": encode(batch.frames).half(),
-                "image": to_uint8(batch.image).movedim(1, -1),
-                "image_embed": embed(batch.image).half(),
-                "flow": batch.flow.half(),
-                "fps": batch.fps,
-            }
-            if warp is not None:
-                parts[WARPED] = warp(batch.image, batch.flow).half()
-            for row in range(len(batch.position)):
-                yield {name: values[row].contiguous().cpu() for name, values in parts.items()}
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        write_shard(folder, positions, samples())
-    finally:
-        torch.set_num_threads(threads)
-
-
-def encode_clips(
-    make_shard: Callable[[range, Path], None],
-    *,
-    count: int,
-    shard_clips: int,
-    predict: bool,
-    vae: str,
-    size: Mapping[str, int],
-    source: Mapping[str, Any],
-    folder: Path,
-    engine: Engine,
-) -> int:
-    """Write positions 0 to count-1 of a training stream as shards.
-
-    Finished shards are kept, so that a killed run goes on and a larger `count` adds to a folder. The bytes do not
-    depend on the engine nor on the order of the shards.
-
-    Args:
-        make_shard: `encode_shard` with all its options bound; the engine must be able to send it to its workers.
-        count: Number of clips, at least 1. Random crops and starts are drawn once; take more positions than there are
-            videos to have several of each.
-        shard_clips: Clips of a shard, at least 1.
-        predict: Whether `make_shard` stores warped latents.
-        vae: `Codec.fingerprint`.
-        size: num_frames, height and width of a clip.
-        source: Where the clips come from; all clips of a folder have one source.
-        folder: Target; with an engine of many machines, on a disk that they share.
-        engine: Runs `make_shard`.
-
-    Returns:
-        Number of clips made now.
-
-    Raises:
-        ValueError: If `count` or `shard_clips` is below 1, or the folder holds latents of another VAE, size or source.
-    """
-    if count < 1 or shard_clips < 1:
-        raise ValueError(f"clips={count}, shard_clips={shard_clips}: both must be at least 1")
-    manifest = {
-        "format": FORMAT, "clips": count, "shard_clips": shard_clips, "size": dict(size), "vae": vae,
-        "predict": predict, "source": dict(source),
-    }  # fmt: skip
-    earlier = _read_manifest(str(folder), retries=0) or {}
-    for key, value in earlier.items():
-        if key in manifest and key != "clips" and manifest[key] != value:
-            raise ValueError(f"out={folder} holds latents of another {key}: choose another folder, or delete it")
-    if "shards" in earlier:
-        manifest["clips"] = count = max(count, earlier["clips"])
-    folder.mkdir(parents=True, exist_ok=True)
-    if not earlier:
-        _write_manifest(folder, manifest)
-    shards = shard_ranges(count, shard_clips)
-    todo = [positions for positions in shards if finished_shard(folder, positions) is None]
-    tasks = ((positions, folder) for positions in todo)
-    for _ in tqdm(engine(make_shard, tasks), total=len(todo), desc="encode", unit="shard", disable=not todo):
-        continue
-    digests, sizes = zip(*(finished_shard(folder, positions) for positions in shards))
-    if len(set(sizes)) > 1:
-        raise ValueError(f"out={folder} holds clips of different sizes: delete it and encode again")
-    # Written last, so that a folder that fails to grow stays usable.
-    _write_manifest(folder, manifest | {"clip_bytes": sizes[0], "shards": list(digests)})
-    if count > earlier.get("clips", count):
-        last = shard_ranges(earlier["clips"], shard_clips)[-1]
-        if last not in shards:
-            remove_shard(folder, last)  # a fuller one has taken its place
-    return sum(map(len, todo))
+def clip_size(shapes: Buckets | None, **size: int) -> dict[str, Any]:
+    """The size of clips as a manifest records it."""
+    return size if shapes is None else {**size, "shapes": [list(shape) for shape in shapes.shapes]}
 
 
 def _check_shards(folder: Path, layout: ShardLayout) -> None:
@@ -254,19 +152,18 @@ def _check_shards(folder: Path, layout: ShardLayout) -> None:
             size = path.stat().st_size
         except FileNotFoundError as error:
             raise ValueError(f"{path} is missing: {repair(str(folder))}") from error
-        if size != layout.shard_bytes(len(positions)):
+        if size != layout.shard_bytes(positions):
             raise ValueError(
-                f"{path} is truncated: {size} bytes, {layout.shard_bytes(len(positions))} are right; "
-                f"{repair(str(folder))}"
+                f"{path} is truncated: {size} bytes, {layout.shard_bytes(positions)} are right; {repair(str(folder))}"
             )
 
 
-def _write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
     with atomic_path(folder / MANIFEST) as path:
         path.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
 
-def _read_manifest(folder: str, *, retries: int) -> dict[str, Any] | None:
+def read_manifest(folder: str, *, retries: int) -> dict[str, Any] | None:
     where = f"{folder.rstrip('/')}/{MANIFEST}"
     try:
         if is_remote(folder):

@@ -1,7 +1,7 @@
 """Shards: many samples in a few large tar files; each sample is read by its number from a folder or object storage.
 
-The layout is webdataset's (one member `NUMBER.safetensors` per sample), so that tar and webdataset read it as well. All
-samples of a dataset have the same size, so a sample's place in its shard is known without an index.
+The layout is webdataset's (one member `NUMBER.safetensors` per sample), so that tar and webdataset read it as well. The
+sizes of all samples are known, so a sample's place in its shard is known without an index.
 """
 
 import io
@@ -12,6 +12,7 @@ from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+import numpy as np
 import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
@@ -28,7 +29,7 @@ class ShardLayout(NamedTuple):
 
     samples: int  # of the dataset
     shard_samples: int  # of a shard; the last shard may hold fewer
-    sample_bytes: int  # of one safetensors member
+    sample_bytes: int | np.ndarray  # of one safetensors member; (N,) where they differ
 
     def ranges(self) -> list[range]:
         """The sample numbers of each shard."""
@@ -39,13 +40,21 @@ class ShardLayout(NamedTuple):
         first = shard * self.shard_samples
         return range(first, min(first + self.shard_samples, self.samples))
 
-    def stride(self) -> int:
-        """Bytes from one sample to the next: a header and the sample, padded to whole blocks."""
-        return tarfile.BLOCKSIZE * (1 + -(-self.sample_bytes // tarfile.BLOCKSIZE))
+    def sizes(self, numbers: range) -> np.ndarray:
+        """Bytes of some samples' members: (N,)."""
+        return np.broadcast_to(self.sample_bytes, self.samples)[numbers.start : numbers.stop]
 
-    def shard_bytes(self, count: int) -> int:
-        """Size of a shard of `count` samples; a tar file ends with two empty blocks and is padded to whole records."""
-        used = count * self.stride() + 2 * tarfile.BLOCKSIZE
+    def starts(self, numbers: range) -> np.ndarray:
+        """Where samples begin in a shard that holds `numbers`, and where the last one ends: (N + 1,) bytes.
+
+        A sample is a header and its bytes, padded to whole blocks.
+        """
+        blocks = 1 + -(-self.sizes(numbers) // tarfile.BLOCKSIZE)
+        return tarfile.BLOCKSIZE * np.concatenate([[0], np.cumsum(blocks)])
+
+    def shard_bytes(self, numbers: range) -> int:
+        """Size of a shard; a tar file ends with two empty blocks and is padded to whole records."""
+        used = int(self.starts(numbers)[-1]) + 2 * tarfile.BLOCKSIZE
         return -(-used // tarfile.RECORDSIZE) * tarfile.RECORDSIZE
 
 
@@ -59,13 +68,16 @@ def shard_name(numbers: range) -> str:
     return f"{numbers.start:09}-{numbers.stop:09}.tar"
 
 
-def write_shard(folder: Path, numbers: range, samples: Iterable[Mapping[str, Tensor]]) -> None:
+def write_shard(folder: Path, numbers: range, samples: Iterable[Mapping[str, Tensor]], *, mixed: bool = False) -> None:
     """Write one shard, and then its SHA-256 beside it (as sha256sum does), which marks the shard as complete.
 
     The bytes depend on the samples alone.
 
+    Args:
+        mixed: Whether samples may differ in size.
+
     Raises:
-        ValueError: If the samples differ in size.
+        ValueError: If they do otherwise.
     """
     path = folder / shard_name(numbers)
     _digest_path(path).unlink(missing_ok=True)  # it is of other bytes if a damaged shard is written again
@@ -77,7 +89,7 @@ def write_shard(folder: Path, numbers: range, samples: Iterable[Mapping[str, Ten
                 member = tarfile.TarInfo(_member(number))
                 member.size = len(content)
                 sizes.add(member.size)
-                if len(sizes) > 1:
+                if len(sizes) > 1 and not mixed:
                     raise ValueError(
                         f"sample {number} takes {member.size} bytes, others {min(sizes)}: sizes must agree"
                     )
@@ -87,17 +99,19 @@ def write_shard(folder: Path, numbers: range, samples: Iterable[Mapping[str, Ten
         partial.write_text(f"{digest}  {path.name}\n", encoding="ascii")
 
 
-def finished_shard(folder: Path, numbers: range) -> tuple[str, int] | None:
-    """SHA-256 and sample size of a local shard; None if it is missing or cut and must be written again."""
+def finished_shard(folder: Path, numbers: range) -> tuple[str, list[int]] | None:
+    """SHA-256 and sample sizes of a local shard; None if it is missing or cut and must be written again."""
     path = folder / shard_name(numbers)
     try:
         with tarfile.open(path) as tar:
-            size = tar.next().size
+            sizes = [member.size for member in tar]
         digest = _digest_path(path).read_text(encoding="ascii")[:64]
-    except (FileNotFoundError, tarfile.TarError, AttributeError):
+    except (FileNotFoundError, tarfile.TarError):
         return None
-    whole = ShardLayout(len(numbers), len(numbers), size).shard_bytes(len(numbers))
-    return (digest, size) if path.stat().st_size == whole and len(digest) == 64 else None
+    if len(sizes) != len(numbers) or len(digest) != 64:
+        return None
+    whole = ShardLayout(len(sizes), len(sizes), np.array(sizes)).shard_bytes(range(len(sizes)))
+    return (digest, sizes) if path.stat().st_size == whole else None
 
 
 def remove_shard(folder: Path, numbers: range) -> None:
@@ -129,7 +143,8 @@ class Shards:
         self.url = self.url.rstrip("/")
         self._cache = ShardCache(self.cache, round(self.cache_gb * 1e9))
         together = min(self.together, len(self.digests))
-        least = together * self.layout.shard_bytes(min(self.layout.shard_samples, self.layout.samples)) / 1e9
+        largest = max(map(self.layout.shard_bytes, self.layout.ranges()), default=0)
+        least = together * largest / 1e9
         if is_remote(self.url) and 0 < self.cache_gb < least:
             raise ValueError(
                 f"reading.cache_gb={self.cache_gb}: must be 0, or hold the {together} shards that are read in turns: "
@@ -145,8 +160,8 @@ class Shards:
         shard, place = divmod(number, self.layout.shard_samples)
         numbers = self.layout.range_of(shard)
         name = shard_name(numbers)
-        start = place * self.layout.stride()
-        end = start + tarfile.BLOCKSIZE + self.layout.sample_bytes
+        start = int(self.layout.starts(numbers)[place])
+        end = start + tarfile.BLOCKSIZE + int(self.layout.sizes(numbers)[place])
         where, mend = f"{self.url}/{name}", repair(self.url)
         if not is_remote(self.url):
             content = self._read_local(Path(self.url, name), start, end)
@@ -182,7 +197,7 @@ class Shards:
                 where = f"{self.url}/{name}"
                 raise ValueError(f"{where} is truncated or damaged: its SHA-256 is wrong; {repair(self.url)}")
 
-        return self._cache.read(digest, self.layout.shard_bytes(len(numbers)), fetch, start, end)
+        return self._cache.read(digest, self.layout.shard_bytes(numbers), fetch, start, end)
 
     def _remote(self, name: str, request: Callable[..., Result]) -> Result:
         try:

@@ -31,6 +31,7 @@ def main(config: DictConfig) -> None:
         flow_estimator=hydra.utils.instantiate(config.flow_estimator),
         engine=hydra.utils.instantiate(config.engine),
         max_static=config.max_static,
+        shapes=hydra.utils.instantiate(config.shapes),
     )
     print((out / "report.md").read_text(encoding="utf-8"))
     print(f"{counts['resumed']} clips were done before; results are in {out}")

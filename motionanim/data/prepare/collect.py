@@ -25,6 +25,7 @@ from motionanim.data.prepare.journal import digest, opened_journal
 from motionanim.data.prepare.shots import VERSION
 from motionanim.data.rejections import MOST_IN_A_ROW
 from motionanim.data.video.index import READER
+from motionanim.data.video.shapes import Buckets
 from motionanim.files import atomic_path, check_own, printable, text_sha256
 
 logger = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ def prepare(
     flow_estimator: FlowEstimator,
     engine: Engine,
     max_static: int,
+    shapes: Buckets | None = None,
 ) -> dict[str, int]:
     """Examine every file that is not yet in the journal, then write the results.
 
@@ -52,6 +54,7 @@ def prepare(
         flow_estimator: As `VideoClips` takes it; sent to the workers.
         engine: Does the work; with many machines, `root` and `cache` are on a disk that they share.
         max_static: Most clips in `static.txt`; those with the lowest hash are taken, a random but repeatable choice.
+        shapes: Flow is cached for clips in the nearest of these shapes; None for height x width of the settings.
 
     Returns:
         Counts: clips, static, moving, rejected, joined (of several shots, which count as moving), resumed.
@@ -64,20 +67,21 @@ def prepare(
     check_own(out, ("index.jsonl", "static.txt", "rejected.csv", "report.md"), ("journal.jsonl",), option="out=")
     wanted: set[int] = set()
     resumed = 0
+    about = f"{settings}|{flow_estimator.name}|shots {VERSION}|{READER}" + (f"|{shapes.shapes}" if shapes else "")
     with opened_journal(out) as journal, tqdm(desc="prepare", unit="clip") as progress:
         done = {digest(record["key"]) for record in journal.records()}
 
         def missing() -> Iterator[tuple[Any, ...]]:
             nonlocal resumed
             for name in names:
-                key = _key(root / name, f"{settings}|{flow_estimator.name}|shots {VERSION}|{READER}")
+                key = _key(root / name, about)
                 if digest(key) in wanted:
                     continue  # listed twice
                 wanted.add(digest(key))
                 if digest(key) in done:
                     resumed += 1
                 else:
-                    yield name, key, root, cache, settings, flow_estimator
+                    yield name, key, root, cache, settings, flow_estimator, shapes
 
         unread: list[dict] = []  # files whose reader died, perhaps for lack of memory: the journal leaves them out
         held: list[dict] = []  # files that cannot be opened, until one can be: their disk may have gone away
@@ -142,7 +146,7 @@ def _write_results(
             counts["joined"] += bool(record["borders"])
             clips.write(json.dumps(record) + "\n")
             if record["motion_strength"] is not None:
-                strengths.append(record["motion_strength"] / settings.width)
+                strengths.append(record["motion_strength"] / record.get("clip_width", settings.width))
             longer += record["seconds_left_out"] > 0
             left_out += record["seconds_left_out"]
             if record["static"]:

@@ -11,6 +11,7 @@ from motionanim.data.prepare.shots import crossed, find_borders, keep_borders, s
 from motionanim.data.stream import as_float
 from motionanim.data.video import Video, VideoError
 from motionanim.data.video.index import content_key
+from motionanim.data.video.shapes import Buckets
 from motionanim.files import atomic_path
 from motionanim.motion.camera import camera_motion
 
@@ -100,8 +101,11 @@ def cached_flow(
     return flow
 
 
-def examine(name: str, key: str, root: Path, cache: Path, settings: Settings, flow_estimator: FlowEstimator) -> dict:
-    """Examine one file; returns its line of the journal."""
+def examine(
+    name: str, key: str, root: Path, cache: Path, settings: Settings, flow_estimator: FlowEstimator,
+    shapes: Buckets | None,
+) -> dict:  # fmt: skip
+    """Examine one file; returns its line of the journal. Flow is cached for clips in the nearest of `shapes`."""
     path = root / name
     record: dict[str, Any] = {"name": name, "key": key}
     try:
@@ -122,7 +126,8 @@ def examine(name: str, key: str, root: Path, cache: Path, settings: Settings, fl
         keep_borders(cache, content, borders)
         strength, left_out = None, 0.0
         if cached:
-            size = {"height": settings.height, "width": settings.width}
+            clip = (settings.height, settings.width) if shapes is None else shapes.shape_of(height, width)
+            size = dict(zip(("height", "width"), clip))
             where = flow_path(cache, content, estimator=flow_estimator.name, **grid, **size)
             flow = cached_flow(video, used, flow_estimator, where, **size)[~crossed(used[:-1], used[1:], borders)]
             left_out = (len(indices) - len(used)) / fps
@@ -131,6 +136,8 @@ def examine(name: str, key: str, root: Path, cache: Path, settings: Settings, fl
         return record | {"reason": error.reason}
     info = video.info._asdict() | {"height": height, "width": width}
     static = slow and not borders  # two joined still scenes are no still scene
+    if shapes is not None and cached:
+        info["clip_width"] = clip[1]  # which the strength is relative to
     return record | info | {
         "camera_speed": speed, "static": static, "motion_strength": strength, "borders": borders,
         "seconds_left_out": left_out,

@@ -16,11 +16,13 @@ from torch.utils.data import Dataset
 
 from motionanim.data import stream
 from motionanim.data.latents.prepared import PreparedLatents
+from motionanim.data.order import shuffled_index
 from motionanim.data.synthetic import scenes
 from motionanim.data.synthetic.cameras import CAMERAS, draw_camera
 from motionanim.data.synthetic.layers import SUPER, Layer, Points, Stage
 from motionanim.data.synthetic.photometric import vary
 from motionanim.data.synthetic.textures import draw_style
+from motionanim.data.video.shapes import Buckets
 from motionanim.types import ClipBatch, FlowPairBatch, Hint
 
 # Loader processes are the parallelism; OpenCV's threads would compete with them and with training.
@@ -137,7 +139,8 @@ class SyntheticClips(Dataset[ClipBatch]):
     """Endless clips of random scenes: fluids, wheels, foliage, drifting bodies, or nothing that moves.
 
     Item `position` (any int >= 0) is a pure function of (seed, position), bit for bit. Object speeds are log-uniform
-    from 0.3 to 4 % of the width per frame, camera speeds from 0.3 to 2.5 %.
+    from 0.3 to 4 % of the width per frame, camera speeds from 0.3 to 2.5 %. With `shapes` all of them are equally
+    frequent.
 
     Raises:
         ValueError: If a setting is out of range.
@@ -154,9 +157,11 @@ class SyntheticClips(Dataset[ClipBatch]):
     # Motion of a moving camera: `any` combination of pan, zoom, shake and roll; or `pan`, always to the right at 2 % of
     # the width per frame, so that a model can know it without a motion field.
     camera: Literal["any", "pan"] = "any"
+    shapes: Buckets | None = None  # None: all clips of height x width
 
     def __post_init__(self) -> None:
-        self.stage = _checked_stage(self.length, self.num_frames, self.height, self.width)
+        sizes = ((self.height, self.width),) if self.shapes is None else self.shapes.shapes
+        self.stages = [_checked_stage(self.length, self.num_frames, *size) for size in sizes]
         if not 0 <= self.moving_camera <= 1:
             raise ValueError(f"moving_camera={self.moving_camera}: must be a share in [0, 1]")
         if self.camera not in CAMERAS:
@@ -165,10 +170,25 @@ class SyntheticClips(Dataset[ClipBatch]):
     def __len__(self) -> int:
         return self.length
 
+    # What `StreamData` reads.
+
+    @property
+    def row(self) -> int | None:
+        return self.shapes and self.shapes.row
+
+    @property
+    def buckets(self) -> str | None:
+        return self.shapes and self.shapes.fingerprint()
+
+    def shape_number(self, position: int) -> int:
+        """The number of a clip's shape: every so many rows have each shape once, in another order."""
+        return 0 if self.shapes is None else shuffled_index(self.seed, position // self.row, len(self.stages))
+
     def clip(self, position: int) -> SyntheticClip:
         """The clip at `position` with all its ground truth."""
         options = {"moving_camera": self.moving_camera, "camera": self.camera, "split": self.split}
-        return _render(stream.rng(self.seed, position), self.stage, kinds=_ALL, **options)
+        stage = self.stages[self.shape_number(position)]
+        return _render(stream.rng(self.seed, position), stage, kinds=_ALL, **options)
 
     def __getitem__(self, position: int) -> ClipBatch:
         clip = self.clip(position)
@@ -228,6 +248,7 @@ def synthetic_data(
     fps: float,
     batch_size: int,
     num_workers: int,
+    shapes: Buckets | None = None,
 ) -> stream.StreamData:
     """The world as training and validation data, in the kind of item that the experiment reads.
 
@@ -237,20 +258,26 @@ def synthetic_data(
         val: The same for validation.
         latents: Folder or URL of latents by motionanim.data.encode to train on instead of the rendered stream.
         reading: How `PreparedLatents` reads them.
+        shapes: Of training clips; validation is at height x width.
 
     Raises:
-        ValueError: If `items` is neither, or the latents do not fit.
+        ValueError: If `items` is neither, pairs are to have several shapes, or the latents do not fit.
     """
     if items not in ("clips", "pairs"):
         raise ValueError(f"items={items}: must be clips or pairs")
 
+    if shapes is not None and items == "pairs":
+        raise ValueError("scale.buckets=true: pairs have one shape, only clips have several; leave it out")
     size = {"num_frames": num_frames, "height": height, "width": width}
 
-    def dataset(side: Mapping[str, Any]) -> Dataset:
+    def dataset(side: Mapping[str, Any], shapes: Buckets | None = None) -> Dataset:
         if items == "clips":
-            return SyntheticClips(**size, fps=fps, **side)
+            return SyntheticClips(**size, fps=fps, shapes=shapes, **side)
         still = {name: value for name, value in side.items() if name not in ("moving_camera", "camera")}
         return SyntheticFlowPairs(height=height, width=width, hint=hint, **still)
 
-    trained = dataset(train) if latents is None else PreparedLatents(latents, seed=train["seed"], **size, **reading)
+    if latents is None:
+        trained = dataset(train, shapes)
+    else:
+        trained = PreparedLatents(latents, seed=train["seed"], shapes=shapes, **size, **reading)
     return stream.StreamData(train=trained, val=dataset(val), batch_size=batch_size, num_workers=num_workers)

@@ -151,7 +151,7 @@ def _from_packets(path: str, size: int) -> VideoIndex | None:
                 # Seeking in MP4 takes presentation times; with decoding times it lands one key frame too early.
                 start = packet.pts if packet.dts is None or kind.startswith("mov") else packet.dts
                 rows.append((packet.pts, start, key, not packet.is_discard, packet.duration or 0))
-        aspect, width, rate = _aspect(stream), stream.codec_context.width, stream.average_rate
+        aspect, width, rate = pixel_aspect(stream), stream.codec_context.width, stream.average_rate
         pixels = width * stream.codec_context.height
     if not rows:
         raise VideoError(path, "has no frames")
@@ -187,7 +187,7 @@ def _from_frames(path: str) -> VideoIndex:
         for frame in decoded(container, stream):
             stamps.append(frame.pts)
             duration = frame.duration or 0
-        rate, base, aspect = stream.average_rate or stream.guessed_rate, stream.time_base, _aspect(stream)
+        rate, base, aspect = stream.average_rate or stream.guessed_rate, stream.time_base, pixel_aspect(stream)
         pixels = stream.codec_context.width * stream.codec_context.height
     if not stamps:
         raise VideoError(path, "has no frames")
@@ -210,6 +210,7 @@ def _times(stamps: np.ndarray, base: Fraction, duration: int, rate: Fraction | N
     return times, float(times[-1]) + last
 
 
-def _aspect(stream: av.VideoStream) -> Fraction:
+def pixel_aspect(stream: av.VideoStream) -> Fraction:
+    """Width of a pixel over its height."""
     aspect = stream.sample_aspect_ratio
     return Fraction(aspect) if aspect and Fraction(1, 100) < aspect < 100 else Fraction(1)

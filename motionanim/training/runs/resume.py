@@ -20,7 +20,7 @@ REFUSED = ("seed", "items", "trainer.precision", "data.*", "model.*")
 APPLIED = (
     "model.lr", "model.weight_decay", "model.beta1", "model.warmup_*", "model.decay_*", "model.compile",
     "model.checkpoint_width", "model.base",  # its frozen weights are compared
-    "data.root", "data.names.*", "data.latents",  # `StreamData.check_state` compares the lists of clips
+    "data.root*", "data.names.*", "data.latents", "data.shapes.*",  # `StreamData.check_state` compares clips and shapes
     "data.batch_size", "data.num_workers", "data.max_rejected_share", "data.val", "data.val.*", "data.val_clips",
     "data.reading.cache_gb", "data.reading.retries", "data.*flow_estimator.device", "data.*flow_estimator.pairs",
     "data.*flow_estimator.weights", "data.*flow_estimator.sha256",  # and the estimators' names

@@ -12,7 +12,8 @@ from hydra.utils import instantiate
 from training_runs import NUMBERS, Losses, make_trainer
 
 from motionanim.data.engine import ProcessEngine
-from motionanim.data.latents.prepared import PreparedLatents, encode_clips, encode_shard
+from motionanim.data.latents.encoding import encode_clips, encode_shard
+from motionanim.data.latents.prepared import PreparedLatents
 from motionanim.data.stream import StreamData, as_floats
 from motionanim.data.synthetic.clips import SyntheticClips
 from motionanim.models.svd.codec import Codec

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from configs import _fresh_hydra, composed  # noqa: F401  the fixture clears Hydra's global state
+from hydra.utils import instantiate
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
@@ -264,7 +265,8 @@ def test_bad_arguments_are_named(change, message):
 def test_config_builds_the_kind_of_item_that_the_experiment_reads(name, share, camera):
     config = composed("experiment=motion_lora", f"data={name}", "scale.height=32", "scale.width=32")
     options = OmegaConf.to_container(config.data, resolve=True) | {
-        "hint": lambda flow, mask, generator: Hint(flow, mask, torch.zeros(3, 32, 32))
+        "hint": lambda flow, mask, generator: Hint(flow, mask, torch.zeros(3, 32, 32)),
+        "shapes": instantiate(config.data.shapes),
     }
     assert options.pop("_target_") == "motionanim.data.synthetic.clips.synthetic_data"
     data = synthetic_data(**options)
