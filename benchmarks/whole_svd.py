@@ -25,8 +25,8 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZE = ["scale=svd", "scale.height=256", "scale.width=448"]
-WINDOWS = ["scale.num_frames=8", "frames=14", "sampling.num_steps=2"]  # so that a video is joined of two windows
-METHODS = {"phased": ["long_video.gamma=0.5"], "continuous": ["long_video.overlap=2", "sampling.decode_dtype=bfloat16"]}
+WINDOWS = ["scale.num_frames=8", "frames=14", "sampling.num_steps=2", "sampling.decode_dtype=bfloat16"]  # so that a video is joined of two windows
+METHODS = {"phased": ["long_video.gamma=0.5"], "continuous": ["long_video.overlap=2"]}
 # The learning rate is high, so that two steps change the weights by more than fp16 rounds them.
 STEPS = ["scale.num_frames=8", "scale.batch_size=1", "trainer.max_steps=2", "model.lr=0.01"]
 SHARDS = 3  # or one more, of the UNet
@@ -289,9 +289,13 @@ def carry_out(run: Run, stage: str) -> dict[str, Any]:
 
 
 def _told(output: str, folder: Path) -> Iterator[tuple[str, str]]:
+    """What check-base prints of each file, and of all."""
     for line in output.replace(f"{folder}/", "").splitlines():
         name, _, told = line.partition("  ")
-        yield (name, told.strip()) if told else ("in all", line.removeprefix("error: "))
+        if told and name.endswith((".json", ".safetensors")):
+            yield f"`{name}`", told.strip()
+        elif " whole" in name:
+            yield "in all", f"`{name.removeprefix('error: ')}`"
 
 
 def report(run: Run, done: dict[str, Any]) -> str:
