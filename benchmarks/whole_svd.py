@@ -199,12 +199,16 @@ def _difference(run: Run, one: str, other: str) -> float:
 
 
 def exported(run: Run) -> dict[str, Any]:
-    """Export the checkpoint of the two steps again; the file must be the one that the training left."""
+    """Export the checkpoint of the two steps again; the LoRA must be the one that the training left."""
+    import torch
+    from safetensors.torch import load_file
+
     from motionanim.export import export
 
     shutil.rmtree(run.folder / "exported", ignore_errors=True)
     again = export(str(run.checkpoint), run.folder / "exported", None)
-    same = again.read_bytes() == run.lora.read_bytes()
+    one, other = load_file(again), load_file(run.lora)
+    same = one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
     return {"the LoRA of the training and that of its checkpoint": "equal" if same else "differ"}
 
 
