@@ -79,13 +79,15 @@ class Animator:
             ValueError: If a LoRA belongs to another base, or a choice in `sampling` is unknown.
         """
         sampling = _checked(sampling)
-        codec = Codec.from_pretrained(base).to(device)
-        denoiser = Denoiser.from_pretrained(base, downscale=codec.downscale, motion=motion).eval()
+        codec, dtype = Codec.from_pretrained(base).to(device), getattr(torch, sampling["dtype"])
+        # LoRAs are added in float32 and rounded once; without any, SVD's 6 GB in float32 need not be in memory.
+        loaded = torch.float32 if loras else dtype
+        denoiser = Denoiser.from_pretrained(base, downscale=codec.downscale, motion=motion, dtype=loaded).eval()
         found = base_fingerprint(denoiser.unet)
         for path, weight in loras:
             load_lora(denoiser.unet, Path(path), weight=weight, base=found)
             merge_lora(denoiser.unet)
-        denoiser.to(device, getattr(torch, sampling["dtype"]))
+        denoiser.to(device, dtype)
         if sampling["channels_last"]:
             denoiser.channels_last()
         if sampling["compile"] is not None:

@@ -6,7 +6,8 @@ This module imports no PyTorch, because configurations read a base's settings be
 import functools
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -65,7 +66,8 @@ def in_any_variant(load: Callable[..., Part], base: str | Path, **options: Any) 
         ValueError: If a file is damaged, or a pointer of git-lfs.
     """
     try:
-        return load(base, **options)
+        with _silent(logging.getLogger("diffusers")):  # it prints an error for each file that is not there
+            return load(base, **options)
     except (OSError, SafetensorError) as error:  # transformers lets the latter through
         try:
             return load(base, variant="fp16", **options)
@@ -76,6 +78,16 @@ def in_any_variant(load: Callable[..., Part], base: str | Path, **options: Any) 
                 f"{base}: a file of weights cannot be read ({error}): see which one is not whole by `python -m "
                 "motionanim.interchange check-base FOLDER`"
             ) from error
+
+
+@contextmanager
+def _silent(of: logging.Logger) -> Iterator[None]:
+    level = of.level
+    of.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        of.setLevel(level)
 
 
 def network_motion(base: str | Path, motion: Mapping[str, Any], control: str) -> dict[str, Any]:

@@ -69,7 +69,9 @@ class Denoiser(nn.Module):
         return hidden, embedded + self.motion.now.time_offset, *rest
 
     @classmethod
-    def from_pretrained(cls, base: Path | str, *, downscale: int, motion: Mapping[str, Any]) -> "Denoiser":
+    def from_pretrained(
+        cls, base: Path | str, *, downscale: int, motion: Mapping[str, Any], dtype: torch.dtype = torch.float32
+    ) -> "Denoiser":
         """Load the UNet and, where the base has them, the motion weights.
 
         Args:
@@ -77,11 +79,12 @@ class Denoiser(nn.Module):
             downscale: Pixels per latent pixel (`Codec.downscale`).
             motion: Arguments of `MotionConditioner`. Conditions that are off here are left out even if the base has
                 weights for them (Table 1's ablations); the other settings must agree with the base's.
+            dtype: Of the UNet. The motion weights are float32.
 
         Raises:
             ValueError: If the base's motion weights were made with other settings.
         """
-        load = partial(UNetSpatioTemporalConditionModel.from_pretrained, subfolder="unet", torch_dtype=torch.float32)
+        load = partial(UNetSpatioTemporalConditionModel.from_pretrained, subfolder="unet", torch_dtype=dtype)
         unet = in_any_variant(load, base)
         vae = UNetSpatioTemporalConditionModel.load_config(base, subfolder="vae")
         scaling = vae.get("scaling_factor", SCALING)

@@ -77,16 +77,22 @@ def test_the_hub_is_asked_once_and_not_for_what_its_snapshot_lacks(
     assert len(asked) == 1
 
 
-def test_a_folder_of_fp16_variants_loads(trained: Path, tmp_path: Path) -> None:
-    StableVideoDiffusionPipeline.from_pretrained(trained).save_pretrained(tmp_path / "fp16", variant="fp16")
+@pytest.mark.parametrize(("largest", "files"), [("10GB", "*.fp16.safetensors"), ("1MB", "*.fp16-00002-of-*")])
+def test_a_folder_of_fp16_variants_loads(
+    trained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, largest: str, files: str
+) -> None:
+    StableVideoDiffusionPipeline.from_pretrained(trained).save_pretrained(
+        tmp_path / "fp16", variant="fp16", max_shard_size=largest
+    )
     shutil.copytree(trained / "motion", tmp_path / "fp16" / "motion")
-    assert list((tmp_path / "fp16" / "unet").glob("*.fp16.safetensors"))
+    assert list((tmp_path / "fp16" / "unet").glob(files))
     plain, variant = (
         Denoiser.from_pretrained(each, downscale=2, motion=OTHER) for each in (trained, tmp_path / "fp16")
     )
     for one, other in zip(plain.parameters(), variant.parameters(), strict=True):
         torch.testing.assert_close(one, other)
     assert Codec.from_pretrained(trained).fingerprint() == Codec.from_pretrained(tmp_path / "fp16").fingerprint()
+    assert "An error occurred" not in caplog.text, "of the files that are not there"
     save_pipeline(tmp_path / "plain", base=tmp_path / "fp16")
     shutil.copytree(trained / "unet", tmp_path / "none" / "unet", ignore=shutil.ignore_patterns("*.safetensors"))
     with pytest.raises(OSError, match=r"no file named diffusion_pytorch_model"):
@@ -120,6 +126,16 @@ def test_advice_can_be_followed(trained: Path) -> None:
             Denoiser.from_pretrained(trained, downscale=2, motion=OTHER | {key: value})
         assert setting in ("scale.motion_channels", "scale.median_strength") or "conditioning" in setting
         assert OmegaConf.select(composed("experiment=diffusion"), setting) is not None, "a setting that there is"
+
+
+def test_a_base_is_loaded_in_a_smaller_type_as_if_it_were_converted(trained: Path) -> None:
+    whole, small = (
+        Denoiser.from_pretrained(trained, downscale=2, motion=OTHER, dtype=dtype)
+        for dtype in (torch.float32, torch.bfloat16)
+    )
+    assert {parameter.dtype for parameter in small.unet.parameters()} == {torch.bfloat16}
+    for one, other in zip(whole.bfloat16().state_dict().values(), small.bfloat16().state_dict().values(), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_a_pointer_in_place_of_weights_falls_back_to_fp16_or_is_told(trained: Path, tmp_path: Path) -> None:
