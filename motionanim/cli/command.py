@@ -75,6 +75,13 @@ def run_name(ckpt_path: str | None, experiment: str, run: str, fresh: str) -> st
     return (newest_run(Path(experiment)) if ckpt_path == "last" and run == fresh else None) or run
 
 
+def clips_at_once(batch: int, most: int | None) -> int:
+    """Clips of one pass of a training step: the largest divisor of its batch up to `most`; None takes all."""
+    if most is None or not isinstance(batch, int) or not isinstance(most, int):
+        return batch
+    return max((clips for clips in range(1, batch + 1) if batch % clips == 0 and clips <= most), default=1)
+
+
 # ${package:assets/tiny-svd} is a path in the installed package, whatever the working folder.
 OmegaConf.register_new_resolver("package", lambda path: str(Path(__file__).parents[1] / path), replace=True)
 # ${unless:${.gamma},2.0} is 2.0, or null if gamma is given: of two settings that exclude each other one is enough.
@@ -83,6 +90,9 @@ OmegaConf.register_new_resolver("unless", lambda other, value: value if other is
 OmegaConf.register_new_resolver("of_base", motion_setting, replace=True)
 # ${place:${truth}} is the name of a folder, with that of the folder it lies in.
 OmegaConf.register_new_resolver("place", lambda path: "_".join(Path(path or "").resolve().parts[-2:]), replace=True)
+# ${clips_at_once:${scale.batch_size},${vram.clips}} clips are trained in one of ${passes:...} passes of a step.
+OmegaConf.register_new_resolver("clips_at_once", clips_at_once, replace=True)
+OmegaConf.register_new_resolver("passes", lambda batch, most: batch // clips_at_once(batch, most), replace=True)
 OmegaConf.register_new_resolver("wandb_offline", wandb_offline, replace=True)
 OmegaConf.register_new_resolver("run_name", run_name, replace=True, use_cache=True)
 
