@@ -27,7 +27,7 @@ CHOICES = {
 
 # Keys that are newer than some saved settings.
 NEWER = {"sampler": "euler", "decode_chunk": None, "decode_tile": None, "offload": None, "vram": None}
-SMALLEST_TILE = 128  # px: tiles share 64
+SMALLEST_TILE = 256  # px: tiles share 128
 
 # Decoded pixels times weights of the decoder a second, for a first guess of the time left: on a GPU, on a CPU's thread.
 GPU_SPEED, CPU_SPEED = 5e14, 5e11

@@ -8,7 +8,8 @@ from diffusers.hooks import apply_group_offloading
 from diffusers.models.autoencoders.autoencoder_kl_temporal_decoder import TemporalDecoder
 from torch import Tensor, nn
 
-OVERLAP = 8  # latent pixels that neighbouring tiles share; over them one fades into the other
+MEASURED = 3  # frames
+OVERLAP = 16  # latent pixels that neighbouring tiles share; over them one fades into the other
 
 
 def offload(module: nn.Module, device: torch.device) -> None:
@@ -27,8 +28,9 @@ class TiledDecoder:
 
     Its first layers, with their attention over the whole frame, are at the latents' own size and run as ever. The
     others run on tiles, which fade into each other. All tiles take the mean and variance of each normalisation from
-    one pass over the frame made as small as a tile by leaving pixels out: tiles that are normalised by themselves
-    differ in brightness and contrast.
+    the MEASURED frames in the middle, which are decoded whole before: tiles that are normalised by themselves differ
+    in brightness and contrast. For these frames alone the result is that of the whole frame up to rounding; other
+    frames differ as much as their own means and variances do.
 
     The forward functions of the decoder and of its normalisations are replaced in place; weights and names stay.
     """
@@ -49,14 +51,15 @@ class TiledDecoder:
         if tile is None or max(height, width) <= tile:
             return TemporalDecoder.forward(decoder, sample, image_only_indicator, num_frames)
         hidden = decoder.mid_block(decoder.conv_in(sample), image_only_indicator=image_only_indicator)
-        size, self.known, out = (min(height, tile), min(width, tile)), {}, None
+        self.known, out, count = {}, None, min(MEASURED, num_frames)
+        middle = (num_frames - count) // 2
         try:
-            self._upper(F.interpolate(hidden, size, mode="nearest-exact"), image_only_indicator, num_frames)
+            self._upper(hidden[middle : middle + count], image_only_indicator[:, :count], count)
             for top in _starts(height, tile):
                 for left in _starts(width, tile):
                     part = hidden[..., top : top + tile, left : left + tile]
                     part = self._upper(part, image_only_indicator, num_frames)
-                    scale = part.shape[-1] // size[1]
+                    scale = part.shape[-1] // min(tile, width)
                     if out is None:
                         out = part.new_zeros(*part.shape[:2], height * scale, width * scale)
                     part *= _fade(top, height, tile, scale, part)[:, None] * _fade(left, width, tile, scale, part)
@@ -78,7 +81,7 @@ class TiledDecoder:
         if self.known is not None:
             if norm not in self.known:
                 self.known[norm] = _scale_and_shift(norm, x)
-            scale, shift = (value.view(*value.shape, *[1] * (x.ndim - 2)) for value in self.known[norm])
+            scale, shift = (value.view(-1, *[1] * (x.ndim - 2)) for value in self.known[norm])
             return torch.addcmul(shift, x, scale)
         if x.dtype == torch.bfloat16:
             # CUDA's autocast would return float32, so that the largest tensors take twice the memory.
@@ -88,12 +91,11 @@ class TiledDecoder:
 
 
 def _scale_and_shift(norm: nn.GroupNorm, x: Tensor) -> tuple[Tensor, Tensor]:
-    """(N, C) each: the normalisation of `x` (N, C, ...)."""
-    variance, mean = torch.var_mean(x.reshape(len(x), norm.num_groups, -1).float(), -1, correction=0)
-    size = norm.num_channels // norm.num_groups
-    scale = (variance + norm.eps).rsqrt().repeat_interleave(size, 1) * norm.weight
-    shift = norm.bias - mean.repeat_interleave(size, 1) * scale
-    return scale.to(x.dtype), shift.to(x.dtype)
+    """(C,) each: the normalisation of `x` (N, C, ...), with the mean moments of all N."""
+    moments = torch.var_mean(x.reshape(len(x), norm.num_groups, -1).float(), -1, correction=0)
+    variance, mean = (value.mean(0).repeat_interleave(norm.num_channels // norm.num_groups) for value in moments)
+    scale = (variance + norm.eps).rsqrt() * norm.weight
+    return scale.to(x.dtype), (norm.bias - mean * scale).to(x.dtype)
 
 
 def _starts(side: int, tile: int) -> list[int]:
@@ -108,12 +110,12 @@ def _fade(start: int, side: int, tile: int, scale: int, like: Tensor) -> Tensor:
     place = torch.arange(side * scale, device=like.device) + 0.5
     weights = []
     for first in starts:
-        # Linear over the shared pixels, but 0 near the tile's edge, where it lacks its surroundings.
+        # 0 at the tile's edge, where it lacks its surroundings, then linear over the middle quarter of what is shared.
         weight = torch.ones_like(place)
         for border, sign in ((first, 1), (first + tile, -1)):
             if 0 < border < side:
                 inside = sign * (place / scale - border) / OVERLAP
-                weight = weight * (2 * inside - 0.5).clamp(0, 1)
+                weight = weight * (4 * inside - 1.5).clamp(0, 1)
         weights.append(weight)
     share = weights[starts.index(start)] / torch.stack(weights).sum(0)
     return share[start * scale : (start + tile) * scale].to(like.dtype)
