@@ -67,10 +67,10 @@ def trained_names(unet: UNetSpatioTemporalConditionModel, preset: str) -> set[st
     return {name for name, parameter in denoiser.unet.named_parameters() if parameter.requires_grad}
 
 
-def blank(denoiser: Denoiser, scale: dict[str, Any], batch: int) -> tuple[torch.Tensor, Condition]:
+def blank(denoiser: Denoiser, scale: dict[str, Any], batch: int, downscale: int = 8) -> tuple[torch.Tensor, Condition]:
     """Latents and condition of `batch` clips."""
     frames, height, width = (scale[name] for name in ("num_frames", "height", "width"))
-    h, w, config = height // 8, width // 8, denoiser.unet.config
+    h, w, config = height // downscale, width // downscale, denoiser.unet.config
     latents = (config.out_channels, h, w)
     condition = Condition.blank(
         batch, frames, latents=latents, pixels=(height, width), embed_width=config.cross_attention_dim
@@ -78,9 +78,9 @@ def blank(denoiser: Denoiser, scale: dict[str, Any], batch: int) -> tuple[torch.
     return torch.empty(batch, frames, *latents), condition
 
 
-def denoise(denoiser: Denoiser, scale: dict[str, Any], batch: int) -> torch.Tensor:
+def denoise(denoiser: Denoiser, scale: dict[str, Any], batch: int, downscale: int = 8) -> torch.Tensor:
     """One call of the denoiser on `batch` clips."""
-    latents, condition = blank(denoiser, scale, batch)
+    latents, condition = blank(denoiser, scale, batch, downscale)
     return denoiser(latents, torch.ones(batch), condition)
 
 

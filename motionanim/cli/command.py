@@ -22,6 +22,7 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from motionanim.cli.memory import is_out_of_memory, memory_advice
 from motionanim.cli.settings import check_seed, explained, mistyped
 from motionanim.models.svd.bases import motion_setting
 from motionanim.training.runs.folder import newest_run
@@ -97,40 +98,6 @@ OmegaConf.register_new_resolver("wandb_offline", wandb_offline, replace=True)
 OmegaConf.register_new_resolver("run_name", run_name, replace=True, use_cache=True)
 
 
-_SIZE = {"scale.height": "lower, with scale.width"}
-_SAMPLING = {"sampling.dtype": "bfloat16", "long_video.batch_size": "lower", **_SIZE}
-# Settings that need less memory, cheapest first, by the first part that a command's configuration has.
-MEMORY = {
-    "trainer": {
-        "scale.checkpoint_width": "1280: all blocks are computed twice",
-        "scale.batch_size": "lower",
-        "trainer.accumulate_grad_batches": "higher by as much",
-        "scale.num_workers": "lower, for the host's memory",
-    },
-    "renderer": {"size": "[height,width], smaller", **_SAMPLING},
-    "sampling": _SAMPLING,
-    "codec": {**_SIZE, "scale.num_frames": "lower", "engine.workers": "lower"},
-    "engine": {"engine.workers": "lower", **_SIZE},
-}
-
-
-def memory_advice(cfg: DictConfig) -> str:
-    """The settings of a command that decide how much memory it needs: their values and how to change them."""
-    told, missing = [], object()
-    for name, change in MEMORY[next(part for part in MEMORY if part in cfg)].items():
-        value = OmegaConf.select(cfg, name, default=missing)
-        if value is not missing:
-            told.append(f"{name}={'null' if value is None else value} ({change})")
-    return ", ".join(told)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """On a GPU or on the host, for which PyTorch has no exception of its own."""
-    torch = sys.modules.get("torch")  # if it is not imported, it did not raise
-    gpu = torch is not None and isinstance(error, torch.OutOfMemoryError)
-    return gpu or isinstance(error, MemoryError) or "can't allocate memory" in str(error)
-
-
 def is_mistake(error: BaseException) -> bool:
     """Whether an error is the user's or the system's, not a fault of the code."""
     lightning = sys.modules.get("lightning.pytorch.utilities.exceptions")  # importing it takes seconds
@@ -171,7 +138,9 @@ def one_line(error: Exception, cfg: DictConfig | None) -> str | None:
     of_python = of_python and not isinstance(cause, OmegaConfBaseException)
     unread = of_python or "could not convert" in text or "invalid literal" in text
     if is_out_of_memory(cause):
-        text = f"out of memory ({text}): change {memory_advice(cfg)}; what was finished before is kept"
+        during = getattr(cause, "phase", None)
+        where = f" in {during}" if during else ""
+        text = f"out of memory{where} ({text}): change {memory_advice(cfg, during)}; what was finished before is kept"
     elif unread and (wrong := wrong_setting()):
         text = wrong
     elif isinstance(cause, RuntimeError) or not is_mistake(error):

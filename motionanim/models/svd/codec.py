@@ -8,6 +8,7 @@ from diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion 
 from torch import Tensor, nn
 from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 
+from motionanim.cli.memory import phase
 from motionanim.cli.progress import SILENT, Progress
 from motionanim.models.schedule import per_clip
 from motionanim.models.svd.bases import in_any_variant
@@ -75,6 +76,7 @@ class Codec(nn.Module):
             offload(part, device)
         self.image_mean, self.image_std = self.image_mean.to(device), self.image_std.to(device)
 
+    @phase("encoding")
     @torch.no_grad()
     def encode(self, frames: Tensor) -> Tensor:
         """Frames (B, T, 3, H, W) in [-1, 1] to scaled latents (B, T, C, h, w)."""
@@ -146,6 +148,7 @@ class Codec(nn.Module):
             noise_aug=noise_aug,
         )
 
+    @phase("decoding")
     @torch.no_grad()
     def decode(
         self,

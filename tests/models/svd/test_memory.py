@@ -134,7 +134,7 @@ def test_a_guidance_pair_in_several_calls_is_the_pair_in_one(base: Path) -> None
 
 def test_a_call_stays_below_the_most_sequences_and_within_its_room(base: Path) -> None:
     denoiser = trained_denoiser(base)
-    # 8 segments of 64 x 64 latent pixels and their guidance pairs have 65 536 sequences, one more than CUDA's grid takes.
+    # 8 segments of 64 x 64 latent pixels with guidance pairs have 65 536 sequences, one more than the grid takes.
     assert denoiser.clips_at_once(25, (64, 64), None) == 15
     assert denoiser.clips_at_once(25, (72, 128), None) == 7
     each = 40 * denoiser.unet.config.block_out_channels[0] * 4 * 25 * 64 * 64
