@@ -31,7 +31,8 @@ from motionanim.training.runs.folder import tracking_id
 LOGGED = "wandb.logged"  # marks a run folder that W&B has
 
 # Settings left out of a method's identity: a name, and paths of files that are identified by their hashes.
-NOT_SETTINGS = ("label", "base", "refiner", "loras", "folders", "side")
+# The release counts where it acts.
+NOT_SETTINGS = ("label", "base", "refiner", "loras", "folders", "side", "control", "release")
 
 
 @command

@@ -26,9 +26,11 @@ import motionanim.cli.command
 from motionanim.data.stream import rng
 from motionanim.data.synthetic.clips import SyntheticClips
 from motionanim.metrics.motion import direction_error, region_flow, speed_gain, static_drift
+from motionanim.models.svd.bases import network_motion
 from motionanim.motion.drawing import Arrow, Controls
 from motionanim.motion.flow import motion_strength, trace_back, warp
 from motionanim.sampling.animator import Animator
+from motionanim.sampling.moving.release import Release
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 STRENGTHS = (100, 175, 250, 325, 400)
@@ -67,10 +69,11 @@ def main() -> None:
         estimate = instantiate(compose("animate", ["image=none", "+flow_estimator=dis"]).flow_estimator)
     settings, frames = OmegaConf.to_container(config, resolve=True), config.scale.num_frames
     animator, _ = Animator.load(
-        base=config.scale.base, motion=settings["motion"], sampling=settings["sampling"], loras=[],
-        context_length=frames,
+        base=config.scale.base, motion=network_motion(config.scale.base, settings["motion"], config.control),
+        sampling=settings["sampling"], loras=[], context_length=frames,
         device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
     )  # fmt: skip
+    release = Release(**settings["release"]) if config.control == "warp" else None
     width = config.width
     clips = SyntheticClips(
         seed=1, length=64, num_frames=2, height=config.height, width=width, fps=7, moving_camera=0.0, split="val"
@@ -80,7 +83,7 @@ def main() -> None:
     def made(images: Tensor, flows: Tensor, masks: Tensor, strength: Tensor) -> Tensor:
         return animator(
             images, flows, num_frames=frames, fps=config.fps, strength=strength, use_flow=True, mask=masks,
-            long_video=instantiate(config.long_video), seed=0, progress=None,
+            long_video=instantiate(config.long_video), seed=0, progress=None, release=release,
         )[0].cpu()  # fmt: skip
 
     def warped(images: Tensor, flows: Tensor) -> Tensor:

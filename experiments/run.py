@@ -89,6 +89,7 @@ COMMANDS = {
     ],
     "embedded_base": ["experiments/embedded_base/make.py --out runs/embedded_base/tiny-svd"],  # beside the shipped one
     "conditioning": ["experiments/embedded_base/conditioning.py"],  # after embedded_base
+    "warp_control": ["experiments/warp_control/levels.py", "experiments/warp_control/measure.py"],
     "pictures": ["experiments/embedded_base/pictures.py", "experiments/animate/pictures.py"],
 }
 

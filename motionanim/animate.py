@@ -17,7 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from motionanim.cli.command import CONF, one_line_errors, quiet
-from motionanim.cli.settings import check_seed, command, lora_weights, quoted, readable
+from motionanim.cli.settings import check_control, check_seed, command, lora_weights, quoted, readable
 from motionanim.files import output_files
 
 if TYPE_CHECKING:
@@ -90,6 +90,7 @@ def run(
 def _check_numbers(config: DictConfig) -> list[float | None]:
     """The strengths. Raises ValueError for a value of the wrong type or out of range."""
     check_seed(config.seed)
+    check_control(config.control, config.release)
     lora_weights(config.loras)
     for name in ("gif", "webp", "png", "progress"):
         if not isinstance(config[name], bool):

@@ -1,27 +1,32 @@
-"""Real classes at tiny size: one random pipeline folder a session, made by the code that makes the embedded base."""
+"""Real classes at tiny size: one random pipeline folder a session, made by the code that makes the embedded base.
+
+Large libraries are imported where they are used: the process that hands tests to workers imports this file too.
+"""
 
 import gc
 import os
 import secrets
+import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
-from PIL import Image
-from torchvision.models.optical_flow import raft_small
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from motionanim.models.svd.codec import Codec
+    from motionanim.models.svd.denoiser import Denoiser
+    from motionanim.types import ClipBatch, Condition
+
+gc.disable()  # until all is imported, a sixth of whose time it would take
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("WANDB_SILENT", "true")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"  # of the commands that tests start, which share the cores
-
-from motionanim.models.svd.codec import Codec
-from motionanim.models.svd.denoiser import Denoiser
-from motionanim.models.svd.tiny import build_pipeline, save_pipeline
-from motionanim.types import ClipBatch, Condition
 
 VAE = {
     "_class_name": "AutoencoderKL",
@@ -70,10 +75,13 @@ MOTION = {
 
 def pytest_collection_finish() -> None:
     gc.freeze()  # what is imported stays: no later collection need look at it
+    gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _two_threads() -> None:
+    import torch
+
     # Several test processes share the cores, and more threads than cores are slower.
     torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 
@@ -90,6 +98,10 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A complete random SVD pipeline folder: 16 x 16 px, 8 x 8 latents, 5 frames."""
+    import torch
+
+    from motionanim.models.svd.tiny import build_pipeline, save_pipeline
+
     folder = tmp_path_factory.mktemp("tiny") / "pipeline"
     pipeline = build_pipeline(seed=0, vae=VAE, unet=UNET, image_encoder=CLIP)
     with torch.random.fork_rng(devices=[]):
@@ -102,6 +114,9 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def raft_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Random weights of RAFT (small)."""
+    import torch
+    from torchvision.models.optical_flow import raft_small
+
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("raft") / "random.pth"
     torch.save(raft_small(weights=None).state_dict(), path)
@@ -118,12 +133,18 @@ def device(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 @pytest.fixture
-def codec(base: Path) -> Codec:
+def codec(base: Path) -> "Codec":
+    from motionanim.models.svd.codec import Codec
+
     return Codec.from_pretrained(base)
 
 
 @pytest.fixture
-def denoiser(base: Path) -> Denoiser:
+def denoiser(base: Path) -> "Denoiser":
+    import torch
+
+    from motionanim.models.svd.denoiser import Denoiser
+
     torch.manual_seed(0)
     return Denoiser.from_pretrained(base, downscale=2, motion=MOTION)
 
@@ -131,6 +152,7 @@ def denoiser(base: Path) -> Denoiser:
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory):
     """Three methods that could be told apart by size, rate, length, shape or codec."""
+    from PIL import Image
     from study_runs import CLIPS, METHODS, write_clip
 
     root = tmp_path_factory.mktemp("methods")
@@ -157,6 +179,21 @@ def study(folders, tmp_path_factory):
     return out
 
 
+@pytest.fixture(scope="session")
+def given_folders(tmp_path_factory) -> Path:
+    from given_folders import write_folders
+
+    folder = tmp_path_factory.mktemp("given")
+    write_folders(folder)
+    return folder
+
+
+@pytest.fixture
+def root(given_folders: Path, tmp_path: Path) -> Path:
+    """Folders of true and made videos, as `write_folders` has them."""
+    return shutil.copytree(given_folders, tmp_path, dirs_exist_ok=True)
+
+
 def free_port() -> int:
     """A port on which nothing listens, below those that the system gives to other programs before it is used."""
     while True:
@@ -166,8 +203,12 @@ def free_port() -> int:
             return port
 
 
-def make_condition(batch: int = 2, frames: int = 5, seed: int = 0, **changes: torch.Tensor) -> Condition:
+def make_condition(batch: int = 2, frames: int = 5, seed: int = 0, **changes: "Tensor") -> "Condition":
     """A random condition for the tiny base, everything on."""
+    import torch
+
+    from motionanim.types import Condition
+
     generator = torch.Generator().manual_seed(seed)
     condition = Condition.blank(batch, frames, latents=(4, 8, 8), pixels=(16, 16), embed_width=16)
     return condition._replace(
@@ -181,8 +222,12 @@ def make_condition(batch: int = 2, frames: int = 5, seed: int = 0, **changes: to
     )._replace(**changes)
 
 
-def make_batch(batch: int = 2, frames: int = 5, seed: int = 0, position: int = 0) -> ClipBatch:
+def make_batch(batch: int = 2, frames: int = 5, seed: int = 0, position: int = 0) -> "ClipBatch":
     """Random clips for the tiny base."""
+    import torch
+
+    from motionanim.types import ClipBatch
+
     generator = torch.Generator().manual_seed(seed)
     return ClipBatch(
         frames=torch.rand(batch, frames, 3, 16, 16, generator=generator) * 2 - 1,

@@ -21,9 +21,12 @@ from typing import Any
 # One request per line: a command to start, or the process id of one whose exit code is asked for. The server starts no
 # thread, so that forking is safe.
 SERVER = """
-import json, os, pickle, runpy, sys, traceback
+import gc, json, os, pickle, runpy, sys, traceback
+gc.disable()
 import motionanim.animate, motionanim.data.encode, motionanim.data.prepare.collect, motionanim.evaluation.harness
 import motionanim.training.motion_lora, motionanim.training.preview
+gc.freeze()
+gc.enable()
 for line in sys.stdin:
     job = json.loads(line)
     if isinstance(job, int):

@@ -4,6 +4,7 @@ import runpy
 
 import pytest
 from configs import ROOT
+from hydra._internal.hydra import Hydra
 from hydra.core.global_hydra import GlobalHydra
 
 import motionanim.animate
@@ -16,6 +17,8 @@ import motionanim.evaluation.study.__main__
 def run(program: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int | None:
     """Run a command; its exit code."""
     monkeypatch.setattr("sys.argv", [program, *arguments])
+    # Hydra would compose once more only to look for a setting hydra.mode, which is as slow as the command itself.
+    monkeypatch.setattr(Hydra, "get_mode", lambda *_, **__: None)
     try:
         if program in ("train", "evaluate"):
             runpy.run_path(str(ROOT / f"{program}.py"), run_name="__main__")

@@ -55,7 +55,7 @@ class RandomClips(Dataset[ClipBatch]):
     def __getitem__(self, position: int) -> ClipBatch:
         if position in self.broken:
             raise ValueError("unreadable")
-        return ClipBatch(*(field[0] for field in make_batch(batch=1, seed=position, position=position)))
+        return ClipBatch(*(field[0] for field in make_batch(batch=1, frames=2, seed=position, position=position)))
 
 
 def stream(batch_size: int = 2, train: Dataset | None = None, val: Dataset | None = None) -> StreamData:

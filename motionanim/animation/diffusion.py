@@ -18,6 +18,7 @@ from motionanim.cli.progress import SILENT, Progress
 from motionanim.motion.flow import motion_strength
 from motionanim.motion.kinds import swept
 from motionanim.sampling.animator import Animator, LongVideo
+from motionanim.sampling.moving.release import Release
 from motionanim.sampling.video import Record
 
 AGREES = 0.15  # difference from the prediction, in [-1, 1], at which the photo's share has fallen to 1/e
@@ -43,6 +44,7 @@ def render(
     loop: bool,
     compared: bool,
     seed: int,
+    release: Release | None,
     progress: Progress | None,
 ) -> Rendered:
     """Make a video at the model's size.
@@ -53,12 +55,14 @@ def render(
         flowing: Renders the flow of the prediction; None warps the photo by `motion.flow.trace_back`.
         loop: Whether the last frame leads back to the first.
         compared: Whether to return the prediction, which `at_photo_size` needs; arrows then need `flowing`.
+        release: Moves the video by the prediction instead of by motion weights.
         progress: Counts the frames of the prediction, the denoiser calls and the decoded frames; None shows nothing.
     """
     image, controls, fields = scene
     mask = swept(controls.mask, fields.parts)
-    # A model without motion field does not see the field, so that its video must not show it either.
-    warped, has_flow = None, bool(controls.arrows) and animator.denoiser.steerable
+    # A model that nothing steers does not see the field, so that its video must not show it either.
+    steered = release is not None or animator.denoiser.steerable
+    warped, has_flow = None, bool(controls.arrows) and steered
     progress = progress or SILENT
     pixels = image[0].numel()
     progress.expect("predicting", num_frames * (has_flow and flowing is not None), seconds=PIXEL * pixels)
@@ -77,6 +81,7 @@ def render(
         image[None], fields.per_step[None], num_frames=num_frames, fps=fps,
         strength=motion_strength(fields.per_step[None]) if has_flow else strength, use_flow=has_flow, mask=mask[None],
         long_video=long_video, seed=seed, progress=progress, warped_frames=warped, warped_latents=latents,
+        release=release,
     )  # fmt: skip
     prediction = None if latents is None else animator.decode(latents, progress)[0].cpu()
     return Rendered(video[0].cpu(), prediction, record)

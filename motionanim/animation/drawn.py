@@ -8,6 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from motionanim.media.image_io import load_mask
+from motionanim.models.svd.bases import control_note
 from motionanim.motion.controls import at_strength, may_refine
 from motionanim.motion.drawing import Controls, parse_controls
 from motionanim.motion.example_arrows import example_arrow
@@ -47,6 +48,8 @@ def read_drawing(config: DictConfig, photo: Tensor) -> tuple[Controls, list[str]
         mask = load_mask(config.mask, *photo.shape[1:])
     controls = parse_controls(drawn, mask)
     notes += _undrawn(config, controls)
+    if controls.arrows and config.renderer == "diffusion":
+        notes += filter(None, [control_note(config.scale.base, config.control)])
     span, shown = config.controls.span, controls
     strengths = list(config.strength) if OmegaConf.is_list(config.strength) else [config.strength]
     if None not in strengths:

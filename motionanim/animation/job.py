@@ -27,6 +27,7 @@ from motionanim.data.video import check_video_size
 from motionanim.files import check_kept, file_sha256
 from motionanim.media.image_io import fit, load_image, model_size, stretched
 from motionanim.models.flow_refiner import FlowRefiner
+from motionanim.models.svd.bases import network_motion
 from motionanim.motion.controls import crop_controls, fit_controls
 from motionanim.motion.drawing import Controls, inlined, region_files
 from motionanim.motion.flow import resize_flow, strength_to_px
@@ -189,11 +190,14 @@ def _diffusion(
     # Imported here: this takes seconds, and mistakes in the settings are found before.
     from motionanim.animation import diffusion
     from motionanim.sampling.animator import pick_device
+    from motionanim.sampling.moving.release import Release
 
     quiet()
     settings, count = OmegaConf.to_container(config, resolve=True), config.frames
+    release = Release(**settings["release"]) if config.control == "warp" else None
     animator, base_fingerprint = loaded.animator(
-        base=config.scale.base, motion=settings["motion"], sampling=settings["sampling"],
+        base=config.scale.base, motion=network_motion(config.scale.base, settings["motion"], config.control),
+        sampling=settings["sampling"],
         loras=lora_weights(settings["loras"]),
         context_length=config.scale.num_frames, device=pick_device(),
     )  # fmt: skip
@@ -206,7 +210,7 @@ def _diffusion(
     full = []
     if steady and config.size != "model":
         full = _scenes(config, image, controls, strengths, refiner, stepwise=False)
-    if not animator.denoiser.steerable:
+    if release is None and not animator.denoiser.steerable:
         full = [_with_flow(scene, torch.zeros_like(scene.fields.parts.flow)) for scene in full]
     videos, shown, records = [], [], []
     for number, scene in enumerate(_scenes(config, small, fitted, strengths, refiner, stepwise=True)):
@@ -217,7 +221,7 @@ def _diffusion(
         rendered = diffusion.render(
             animator, scene, num_frames=count, fps=config.fps, strength=strength,
             long_video=hydra.utils.instantiate(config.long_video), flowing=flowing, loop=loop, compared=bool(full),
-            seed=config.seed, progress=progress,
+            seed=config.seed, release=release, progress=progress,
         )  # fmt: skip
         records.append(rendered.record._asdict())
         if full:

@@ -24,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from motionanim.cli.memory import is_out_of_memory, memory_advice
 from motionanim.cli.settings import check_seed, explained, mistyped
-from motionanim.models.svd.bases import motion_setting
+from motionanim.models.svd.bases import motion_config, motion_setting
 from motionanim.training.runs.folder import newest_run
 
 # The package holds the configurations where it is installed; in a checkout they are beside it.
@@ -89,6 +89,8 @@ OmegaConf.register_new_resolver("package", lambda path: str(Path(__file__).paren
 OmegaConf.register_new_resolver("unless", lambda other, value: value if other is None else None, replace=True)
 # ${of_base:${scale.base},channels,64} is the value with which the base's motion weights were trained, else 64.
 OmegaConf.register_new_resolver("of_base", motion_setting, replace=True)
+# ${control_of:${scale.base}} is motion where the base has motion weights, else warp.
+OmegaConf.register_new_resolver("control_of", lambda base: "motion" if motion_config(base) else "warp", replace=True)
 # ${place:${truth}} is the name of a folder, with that of the folder it lies in.
 OmegaConf.register_new_resolver("place", lambda path: "_".join(Path(path or "").resolve().parts[-2:]), replace=True)
 # ${clips_at_once:${scale.batch_size},${vram.clips}} clips are trained in one of ${passes:...} passes of a step.

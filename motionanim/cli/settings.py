@@ -156,6 +156,15 @@ def check_seed(value: Any) -> None:
         raise ValueError(f"seed={value}: must be a whole number from 0 to {MOST_SEED}")
 
 
+def check_control(control: Any, release: Mapping[str, Any]) -> None:
+    """Raises ValueError unless `control` is motion or warp and the levels of `release` are numbers of at least 0."""
+    if control not in ("motion", "warp"):
+        raise ValueError(f"control={control}: must be motion, by the base's motion weights, or warp, which needs none")
+    for name, level in release.items():
+        if isinstance(level, bool) or not isinstance(level, int | float) or not level >= 0:
+            raise ValueError(f"release.{name}={level}: must be a noise level of at least 0; 0 holds to the end")
+
+
 def check_size(height: int, width: int, multiple: int) -> None:
     """Raises ValueError unless both sides in pixels are multiples of the base's `multiple`."""
     if height < 1 or width < 1 or height % multiple or width % multiple:

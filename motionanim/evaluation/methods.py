@@ -9,14 +9,16 @@ from typing import Any, Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from motionanim.cli.settings import lora_weights
+from motionanim.cli.settings import check_control, lora_weights
 from motionanim.evaluation.benchmark import EvalClip
 from motionanim.evaluation.method_input import MethodInput, RequestKind
+from motionanim.models.svd.bases import control_note, network_motion
 from motionanim.models.svd.codec import PREDICTION
 from motionanim.models.weights_io import weights_fingerprint
 from motionanim.motion.controls import Fields
 from motionanim.motion.flow import motion_strength, trace_back, warp
 from motionanim.sampling.animator import Animator, LongVideo, pick_device
+from motionanim.sampling.moving.release import Release
 
 
 class MethodOutput(NamedTuple):
@@ -61,6 +63,8 @@ class Ours(_Made):
         label: The row's name.
         request, controls, refiner, use_refiner, mask: As in `MethodInput`.
         motion: The conditioning.
+        control: "motion" lets the base's motion weights follow the field; "warp" needs none.
+        release: Arguments of `Release`, for "warp".
         long_video: The method, with its options bound.
         base, sampling, loras, context_length: As in `Animator`.
     """
@@ -76,6 +80,8 @@ class Ours(_Made):
         mask: bool,
         base: str,
         motion: Mapping[str, Any],
+        control: str,
+        release: Mapping[str, float],
         sampling: Mapping[str, Any],
         loras: Mapping[str, float] | str | None,
         context_length: int,
@@ -84,27 +90,32 @@ class Ours(_Made):
         self.input = MethodInput(
             request=request, controls=controls, refiner=refiner, use_refiner=use_refiner, mask=mask
         )
-        self.label, self.saw_motion, self.long_video = label + self.input.label, request == "exact", long_video
-        self.saw_mask = mask
+        check_control(control, release)
+        self.release = Release(**release) if control == "warp" else None
+        self.label = label + ", control=warp" * (self.release is not None) + self.input.label
+        self.saw_motion, self.saw_mask, self.long_video = request == "exact", mask, long_video
         pairs = lora_weights(loras)
+        if note := control_note(base, control):
+            print(f"note: {note}")
         # A base without motion weights gets random ones behind a zero layer: seeded, so that every run has the same.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             self.animator, _ = Animator.load(
                 base=base,
-                motion=motion,
+                motion=network_motion(base, motion, control),
                 sampling=sampling,
                 loras=pairs,
                 context_length=context_length,
                 device=pick_device(),
             )
-        self.use_flow = bool(motion["motion_field"] or motion["warped_latent"])
+        self.use_flow = self.release is not None or bool(motion["motion_field"] or motion["warped_latent"])
         self.use_strength = bool(motion["motion_strength"])
         # Hashes all weights with LoRAs merged, because two trainings of one base may differ in a few layers only.
         networks = (self.animator.denoiser, self.animator.codec)
         self.identity = {
             "weights": [weights_fingerprint(each) for each in networks], **self.input.identity,
             "prediction": PREDICTION,
+            **({} if self.release is None else {"release": self.release._asdict()}),
         }  # fmt: skip
 
     def __call__(self, clip: EvalClip, seed: int) -> MethodOutput:
@@ -113,6 +124,7 @@ class Ours(_Made):
             clip.frames[:1], flow, num_frames=len(clip.frames), fps=clip.fps,
             strength=motion_strength(flow) if self.use_strength else None, use_flow=self.use_flow,
             mask=self.input.mask(clip)[None], long_video=self.long_video, seed=seed, progress=None,
+            release=self.release,
         )  # fmt: skip
         return MethodOutput(
             frames[0].cpu(), None, record.calls, record.segment_starts, record.split_sigma, loop=record.loops

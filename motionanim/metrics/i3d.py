@@ -121,7 +121,9 @@ class _Mixed(nn.Module):
         self.b3b = _Unit(inputs, outputs[5], eps=eps)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([self.b0(x), self.b1b(self.b1a(x)), self.b2b(self.b2a(x)), self.b3b(self.b3a(x))], dim=1)
+        branches = self.b0(x), self.b1b(self.b1a(x)), self.b2b(self.b2a(x)), self.b3b(self.b3a(x))
+        # Along the last axis, because torch.cat along channels loses channels-last.
+        return torch.cat([branch.movedim(1, -1) for branch in branches], dim=-1).movedim(-1, 1)
 
 
 class I3D(nn.Sequential):

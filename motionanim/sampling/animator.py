@@ -15,6 +15,7 @@ from motionanim.models.svd.codec import Codec
 from motionanim.models.svd.denoiser import Denoiser
 from motionanim.models.svd.lora import base_fingerprint, load_lora, merge_lora
 from motionanim.models.svd.memory import offload
+from motionanim.sampling.moving.release import Release
 from motionanim.sampling.photo_video import PhotoVideo
 from motionanim.sampling.samplers import SAMPLERS
 from motionanim.sampling.video import Record, VideoModel
@@ -151,6 +152,7 @@ class Animator:
         progress: Progress | None,
         warped_frames: Tensor | None = None,
         warped_latents: Tensor | None = None,
+        release: Release | None = None,
     ) -> tuple[Tensor, Record]:
         """Make videos.
 
@@ -171,6 +173,7 @@ class Animator:
                 near it, and it is the image of each window that begins there; past its end the last frame stays. None
                 warps the image along `flow`.
             warped_latents: (B, M', C, h, w) of its first M' frames, where they are known.
+            release: Moves the video by the image in motion instead of by motion weights; None leaves it to these.
 
         Returns:
             (B, N, 3, H, W) in [-1, 1], and the method's record with the seconds of decoding.
@@ -192,7 +195,8 @@ class Animator:
             mask=mask,
             fps=torch.ones(len(image), device=self.device) * torch.as_tensor(fps, device=self.device),
             strength=strength,
-            use_flow=use_flow and self.denoiser.steerable,
+            use_flow=use_flow,
+            release=release,
             warped_frames=warped_frames,
             warped_latents=warped_latents,
             sampling=self.sampling,

@@ -15,7 +15,8 @@ from motionanim.models.svd.spectral_attention import spectral_blend
 from motionanim.models.svd.windowed_attention import temporal_windows
 from motionanim.motion.flow import motion_strength, trace_back
 from motionanim.sampling.guidance import Estimate, guided, unguided
-from motionanim.sampling.moving_image import MovingImage
+from motionanim.sampling.moving.image import MovingImage
+from motionanim.sampling.moving.release import Release
 from motionanim.sampling.samplers import holding
 from motionanim.sampling.video import VideoModel
 from motionanim.types import Condition
@@ -31,6 +32,7 @@ class PhotoVideo(VideoModel):
         fps: (B,) frames per second that the model is told.
         strength: (B,) px per frame at W (Eq. 8); None leaves it to the model.
         use_flow: False leaves the motion to the model.
+        release: Moves the video instead of the model, which then sees nothing of the flow but its strength.
         warped_frames: (B, M, 3, H, W) in [-1, 1], M >= N: the warped image; None warps it along `flow`.
         warped_latents: (B, M', C, h, w) of the first M' of them, where they are known.
         sampling: The sampling config group.
@@ -49,6 +51,7 @@ class PhotoVideo(VideoModel):
         fps: Tensor,
         strength: Tensor | None,
         use_flow: bool,
+        release: Release | None,
         warped_frames: Tensor | None,
         warped_latents: Tensor | None,
         sampling: Mapping[str, Any],
@@ -61,12 +64,15 @@ class PhotoVideo(VideoModel):
         self.generator, self.fps = generator, fps
         self.strength = motion_strength(flow) if strength is None else strength
         on = torch.ones_like(fps)
-        self.flags = {"use_flow": on * float(use_flow), "use_strength": on * float(strength is not None)}
-        self.reads_warped, self.given = use_flow and denoiser.uses_warped, warped_frames is not None
-        self.moving: MovingImage | None = None
-        if use_flow and self.given:
+        release = release if use_flow else None
+        steered = use_flow and release is None and denoiser.steerable
+        moves = steered or release is not None
+        self.flags = {"use_flow": on * float(steered), "use_strength": on * float(strength is not None)}
+        self.reads_warped = (steered and denoiser.uses_warped) or release is not None
+        self.given, self.moving = warped_frames is not None, None
+        if moves and self.given:
             self.moving = MovingImage(codec, image, warped_frames, warped_latents)
-        elif use_flow:
+        elif moves:
             # A window may end this much after the video, whose last step then goes on.
             beyond = flow[:, -1:].expand(-1, max(context_length, len(sigmas)), -1, -1, -1)
             self.moving = MovingImage(codec, image, trace_back(torch.cat([flow, beyond], dim=1).float()))
@@ -78,6 +84,7 @@ class PhotoVideo(VideoModel):
             sigmas=sigmas,
             sampler=sampling["sampler"],
             guidance=None if first == last else (first, last),
+            release=release,
             generator=generator,
             progress=progress,
         )

@@ -17,7 +17,9 @@ from torch import Tensor
 from motionanim.cli.memory import phase
 from motionanim.cli.progress import SILENT, Progress, now
 from motionanim.sampling.guidance import Estimate
+from motionanim.sampling.moving.release import Release
 from motionanim.sampling.samplers import SAMPLERS, Denoise, Watch, initial_latents, sampler_calls
+from motionanim.sampling.split import split_at
 from motionanim.types import Condition
 
 
@@ -69,6 +71,7 @@ class VideoModel(ABC):
         guidance: Of the first and the last frame of a video; None where it is the same for all frames.
         generator: Of all noise.
         progress: Counts the calls of the network; None shows nothing.
+        release: Holds the video at the warped image down to noise levels; None leaves the motion to the network.
 
     Raises:
         ValueError: If N is below 2.
@@ -85,11 +88,15 @@ class VideoModel(ABC):
         guidance: tuple[float, float] | None,
         generator: torch.Generator,
         progress: Progress | None,
+        release: Release | None = None,
     ) -> None:
         if num_frames < 2:
             raise ValueError(f"frames={num_frames}: a video needs at least 2 frames")
         self.condition, self.num_frames, self.context_length = condition, num_frames, context_length
+        for level in release or ():
+            sigmas, _ = split_at(sigmas, gamma=None, sigma=level)
         self.sigmas, self.sampler, self.guidance, self.generator = sigmas, sampler, guidance, generator
+        self.release = release
         self.meter = Meter(progress)
 
     @property
@@ -100,7 +107,7 @@ class VideoModel(ABC):
     @property
     def has_flow(self) -> bool:
         """Whether the motion field of every clip is given."""
-        return bool(self.condition.use_flow.all())
+        return self.release is not None or bool(self.condition.use_flow.all())
 
     @abstractmethod
     def condition_of(self, start: int, length: int) -> Condition:
@@ -158,7 +165,7 @@ class VideoModel(ABC):
             self.meter.count(len(z) / self.batch * max(1, z.shape[1] / self.context_length))
             return denoised
 
-        return run
+        return run if self.release is None else self.release.holding(run, condition)
 
     def ramp(self, starts: Iterable[int], length: int, *, level: bool = False) -> Tensor | None:
         """Guidance of windows of `length` frames from frames `starts` on, B clips each: (len(starts) * B, length).
@@ -185,7 +192,10 @@ class VideoModel(ABC):
 
     def calls(self, sigmas: Tensor) -> int:
         """Calls of the network that `sample` takes for one window."""
-        return sampler_calls(self.sampler, len(sigmas) - 1)
+        steps = len(sigmas) - 1
+        held = 0 if self.release is None else int((sigmas[:-1] > self.release.first).sum())
+        # Heun's second call of the last held step is below the release.
+        return sampler_calls(self.sampler, steps - held) + (self.sampler == "heun" and 0 < held < steps)
 
     def noise(self, frames: int) -> Tensor:
         """Unit noise (B, frames, C, h, w), drawn on the CPU so that every device starts from the same."""

@@ -37,7 +37,7 @@ def moved(made: Animation) -> torch.Tensor:
 def test_it_leaves_video_picture_and_what_repeats_it(photo: Path, tiny: list[str]) -> None:
     out = Path("new/out.mp4")
     given = {"image": photo, "arrows": ARROW, "frames": 12, "out": out, "gif": True, "webp": True, "png": True}
-    made = animate([*tiny[:-1], "long_video=phased"], **given)
+    made = animate([*tiny[:-1], "long_video=phased", "control=motion"], **given)
     assert made.frames.shape == (12, 3, 36, 48), "the photo's size"
     assert Video(out).info.num_frames == 12
     assert Video(out).info.fps == pytest.approx(7, rel=1e-3)
@@ -98,6 +98,24 @@ def test_an_advected_field_is_the_models_picture_enlarged(photo: Path, tiny: lis
     assert small.shape == (5, 3, 12, 20)
     again = torch.nn.functional.interpolate(large, size=(12, 20), mode="bilinear", antialias=True)
     assert torch.corrcoef(torch.stack([again.flatten(), small.flatten()]))[0, 1] > 0.9
+
+
+def test_a_base_without_motion_weights_follows_arrows_by_itself_and_says_so(photo: Path, tiny: list[str]) -> None:
+    """As Stable Video Diffusion, whose network knows no field: the same bytes for left and right, if nothing helps."""
+    plain = [*tiny[:-1], "conditioning=attention_only", "conditioning.residual_std=null", "long_video=phased"]
+
+    def videos(*more: str) -> list[torch.Tensor]:
+        made = [
+            animate([*plain, *more], image=photo, arrows=[arrow], refiner=None, size="model")
+            for arrow in ([26, 12, 20, 12], [20, 12, 26, 12])
+        ]
+        (note,) = made[0].record["notes"]
+        assert re.search(r"has no motion weights: control=(warp guides|motion lets it ignore)", note)
+        return [each.frames for each in made]
+
+    left, right = videos()
+    assert (left - right)[1:].abs().amax() > 0.1
+    assert torch.equal(*videos("control=motion"))
 
 
 @pytest.mark.parametrize("size", ["photo", pytest.param("model", marks=pytest.mark.slow)])

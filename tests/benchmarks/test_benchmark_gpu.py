@@ -18,6 +18,7 @@ from gpu_parts import weights
 from gpu_parts.report import report, summary
 from gpu_parts.results import Results, read_rows
 from gpu_parts.take import take
+from gpu_parts.tests import Recorder
 from kill import ROOT, kill_when, wait_until
 
 SCRIPT = ROOT / "benchmarks" / "gpu.py"
@@ -132,6 +133,13 @@ def test_mistakes_are_one_line(arguments, words, tmp_path, monkeypatch, capsys):
     assert not list(tmp_path.iterdir())
 
 
+def record_tests(rank: int, folder: Path) -> None:
+    os.chdir(folder)
+    pytest.main(
+        ["-q", "-p", "no:cacheprovider", "test_some.py"], plugins=[Recorder(Results(Path("tests.json"), later(60)))]
+    )
+
+
 @pytest.mark.slow
 def test_each_test_leaves_its_outcome_and_what_passed_is_not_run_again(tmp_path):
     (tmp_path / "test_some.py").write_text(
@@ -139,15 +147,8 @@ def test_each_test_leaves_its_outcome_and_what_passed_is_not_run_again(tmp_path)
         "        record_property('error', error)\n        record_property('tolerance', tolerance)\n"
         "def test_wrong():\n    open('runs', 'a').write('x')\n    assert 1 == 2\n"
     )
-    code = (
-        "import sys, time, pytest; from pathlib import Path; from gpu_parts.results import Results;"
-        "from gpu_parts.tests import Recorder;"
-        "pytest.main(['-q', '-p', 'no:cacheprovider', 'test_some.py'],"
-        " plugins=[Recorder(Results(Path('tests.json'), time.time() + 60))])"
-    )
-    environment = os.environ | {"PYTHONPATH": f"{ROOT / 'benchmarks'}{os.pathsep}{ROOT}"}
     for runs in ("x", "xx"):
-        subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, check=True)
+        forked.call(record_tests, tmp_path, ranks=1)
         rows = json.loads((tmp_path / "tests.json").read_text())
         row = rows["test_some.py::test_right"]
         assert (row["error"], row["tolerance"]) == (0.5, 0.6), "the comparison nearest to failing"

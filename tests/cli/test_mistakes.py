@@ -19,13 +19,13 @@ from motionanim.cli.settings import lora_weights, mistyped, quoted, readable
 
 ROOT = Path(__file__).resolve().parents[2]
 ARROW = "renderer=eulerian refiner=null arrows=[[20,12,26,12]] image=photo.png "
-LORA = "experiment=motion_lora "
+LORA = "experiment=motion_lora logger=none "
 
 # Program; its arguments, of which the last may hold blanks after two blanks; the line.
 MISTAKES = [
     ("train", "", r"You must specify 'experiment'.* motion_lora"),
     ("train", LORA + "data=holynsky", r"Could not find 'data/holynsky' .* holynski"),
-    ("train", LORA + "logger=tensorboard", r"Could not find 'logger/tensorboard' .* csv none wandb"),
+    ("train", "experiment=motion_lora logger=tensorboard", r"Could not find 'logger/tensorboard' .* csv none wandb"),
     ("train", LORA + "scael.height=64", r"^error: scael.height: no such setting; did you mean scale.height"),
     ("train", LORA + "max_steps=9", r"^error: max_steps: no such setting; did you mean .*\.max_steps"),
     ("train", LORA + "model.rank=4,16", r"Ambiguous value for argument 'model.rank=4,16'"),
@@ -40,7 +40,7 @@ MISTAKES = [
     ("train", LORA + "model.lr=1e-4x", r"^error: model.lr=1e-4x: must be a number, such as 0.005"),
     ("evaluate", "n=all", r"n=all: must be at least 1 clip"),
     ("train", LORA + "seed=2**64", r"^error: seed=2\*\*64: must be a whole number from 0 to 4294967295"),
-    ("train", LORA + "~logger", r"^error: ~logger: this command needs logger; leave that out"),
+    ("train", "experiment=motion_lora ~logger", r"^error: ~logger: this command needs logger; leave that out"),
     ("train", LORA + "paths.runs=photo.png/runs", r"^error: paths.runs=photo.png/runs: .*Not a directory; choose"),
     ("train", LORA + "data=folder", r"root"),
     ("train", LORA + "data=folder data.root=/nowhere", r"/nowhere.* is not a folder"),
@@ -60,6 +60,8 @@ MISTAKES = [
     ("animate", ARROW + "size=720p", r"size=720p: must be photo, model, or"),
     ("animate", ARROW + "strength=fast", r"strength=fast: must be a number such as 200"),
     ("animate", ARROW + "renderer=euler", r"renderer=euler: must be diffusion or eulerian"),
+    ("animate", ARROW + "control=arrows", r"^error: control=arrows: must be motion, .* or warp"),
+    ("animate", ARROW + "release.moving=-1", r"^error: release.moving=-1: must be a noise level of at least 0"),
     ("animate", ARROW + "out=film.avi", r"out=film.avi: must end in .mp4"),
     ("animate", ARROW + "out=photo.mp4", r"out=photo.mp4 would replace the input photo.png: choose another name"),
     ("animate", ARROW + "out=run.mp4", r"out=run.mp4 would replace run.json, which is no record of a run"),

@@ -61,8 +61,8 @@ def test_a_method_says_whether_it_gets_the_true_mask(mask: bool, base: Path, tmp
         "compile": None, "motion_guidance": None,
     }  # fmt: skip
     ours = Ours(
-        label="o", **options, base=str(base), motion=MOTION, sampling=sampling, loras=None, context_length=5,
-        long_video=None,
+        label="o", **options, base=str(base), motion=MOTION, control="motion", release={}, sampling=sampling,
+        loras=None, context_length=5, long_video=None,
     )  # fmt: skip
     assert (ours.saw_mask, ours.saw_motion) == (mask, False)
 
@@ -104,10 +104,11 @@ def test_a_base_that_differs_in_one_inner_layer_is_another_method(base: Path, tm
         "decode_dtype": "float32", "channels_last": False, "compile": None,
     }  # fmt: skip
 
-    def identity(folder: Path) -> dict:
+    def identity(folder: Path, control: str = "motion", moving: float = 1.0) -> dict:
         return Ours(
             label="ours", request="exact", controls=None, refiner=None, use_refiner=False, mask=True, base=str(folder),
-            motion=MOTION, sampling=sampling, loras=None, context_length=5, long_video=None,
+            motion=MOTION, control=control, release={"moving": moving, "still": 0.0}, sampling=sampling, loras=None,
+            context_length=5, long_video=None,
         ).identity  # fmt: skip
 
     shutil.copytree(base, tmp_path / "other")
@@ -117,3 +118,5 @@ def test_a_base_that_differs_in_one_inner_layer_is_another_method(base: Path, tm
     save_file(state | {name: state[name] + 0.1}, weights, metadata={"format": "pt"})
     assert identity(base) == identity(base)
     assert identity(tmp_path / "other") != identity(base)
+    assert identity(base, moving=2.0) == identity(base), "the release acts with control=warp only"
+    assert len({str(identity(base, "warp", moving)) for moving in (1.0, 2.0)} | {str(identity(base))}) == 3

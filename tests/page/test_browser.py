@@ -1,7 +1,6 @@
 """The page as its users see it: drawing, preview, making and accessibility, in Debian's Chromium without a window."""
 
 import io
-import os
 import shlex
 import shutil
 import socket
@@ -13,6 +12,7 @@ from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
+import forked
 import numpy as np
 import pytest
 from photo_page import Photo, Site, river
@@ -122,10 +122,9 @@ def test_a_drawing_becomes_the_video_of_the_command_line(photo: Photo, site: Sit
     photo.page.click("#copy")
     command = shlex.split(photo.page.evaluate("navigator.clipboard.readText()"))
     given = [each for each in command[3:] if not each.startswith(("arrows=", "out=", "image="))]
-    subprocess.run(
-        [sys.executable, "-m", "motionanim.animate", f"image={site.folder}/river.png", "arrows=arrows.json", *given],
-        cwd=tmp_path, check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    words = ["-m", "motionanim.animate", f"image={site.folder}/river.png", "arrows=arrows.json"]
+    done = forked.run(*words, *given, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
     assert (tmp_path / "out.mp4").read_bytes() == video.read_bytes()
 
 

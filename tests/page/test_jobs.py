@@ -6,14 +6,14 @@ import resource
 import shlex
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
-from configs import ROOT, _fresh_hydra  # noqa: F401  the fixture clears Hydra's global state
+from configs import _fresh_hydra  # noqa: F401  the fixture clears Hydra's global state
 from page_runs import ARROW, QUICK, client, draw_photo, upload
 from starlette.testclient import TestClient
 
@@ -87,8 +87,7 @@ def test_the_bytes_are_those_of_the_command(page: TestClient, photo: str, folder
         if "arrows" not in path.name:
             path.unlink()
     words = shlex.split(made[0]["command"])
-    done = subprocess.run([sys.executable, *words[1:]], cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)})
-    assert done.returncode == 0
+    assert forked.run(*words[1:], cwd=folder).returncode == 0
     again = {kind: (folder / name).read_bytes() for kind, name in made[0]["files"].items()}
     for kind in ("mp4", "png", "gif", "webp", "arrows"):
         assert again[kind] == contents[0][kind] == contents[1][kind], kind
@@ -214,5 +213,5 @@ def test_the_embedded_base_gives_the_bytes_of_the_command(page: TestClient, phot
         if "arrows" not in path.name:
             path.unlink()
     words = shlex.split(first["command"])
-    subprocess.run([sys.executable, *words[1:]], cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True)
+    assert forked.run(*words[1:], cwd=folder).returncode == 0
     assert (folder / first["files"]["mp4"]).read_bytes() == videos[0] == videos[1]

@@ -19,6 +19,8 @@ from flow_runs import drifting
 
 from motionanim.animate import Animation, animate
 from motionanim.data.video import write_video
+from motionanim.models.svd.denoiser import Denoiser
+from motionanim.types import Condition
 
 ROOT = Path(__file__).resolve().parents[2]
 ASSETS = ROOT / "motionanim" / "assets"
@@ -143,6 +145,61 @@ def test_motion_lora_camera(script, call, base: Path, tmp_path: Path) -> None:
     assert [row["weight"] for row in table.values()] == [0.0, 1.0]
     assert table["none, weight 1"]["camera_ratio"][0] == pytest.approx(1, rel=1e-3), "an untrained LoRA does nothing"
     assert (tmp_path / "tiny_clips.png").is_file()
+
+
+def small_scale(module: ModuleType) -> None:
+    """Fewer pixels and steps for the configurations that a script composes."""
+    compose = module.compose
+    module.compose = lambda name, overrides: compose(name, [*overrides, *SCALE[:2], "sampling.num_steps=2"])
+
+
+@pytest.mark.slow
+def test_warp_control_measure(script, call, tmp_path: Path) -> None:
+    module = script("warp_control/measure.py")
+    small_scale(module)
+    module.RUNS = {name: (words, 1) for name, (words, _) in module.RUNS.items() if name in module.SHOWN}
+    call(module, "--scenes", 1, "--runs", tmp_path, "--out", tmp_path)
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert {run["arrows"] for run in figures.values()} == {2}
+    assert (tmp_path / "arrows.png").is_file()
+
+
+@pytest.mark.slow
+def test_warp_control_levels(script, call, tmp_path: Path) -> None:
+    module = script("warp_control/levels.py")
+    small_scale(module)
+    module.RUNS = [run for run in module.RUNS if run[0] in ("motion weights", "0, 0")]
+    call(module, "--clips", 2, "--runs", tmp_path, "--out", tmp_path)
+    figures = json.loads((tmp_path / "levels.json").read_text())
+    assert figures["0, 0"]["calls"] == 0
+    assert figures["motion weights"]["calls"] > 0
+
+
+def test_warp_control_plain_is_the_base_as_trained_without_a_field(script, tmp_path: Path) -> None:
+    """To what 16 bits hold of the first convolution."""
+    module, base = script("warp_control/plain.py"), ASSETS / "tiny-svd"
+    config = json.loads((base / "motion" / "config.json").read_text())
+    bare = config | {"motion_field": False, "warped_latent": False, "motion_strength": False}
+    blank = Condition.blank(1, 3, latents=(16, 4, 4), pixels=(32, 32), embed_width=32)
+    image = torch.randn(1, 16, 4, 4, generator=torch.Generator().manual_seed(0))
+    given = blank._replace(
+        image_latents=image, warped_latents=image[:, None].expand(-1, 3, -1, -1, -1), fps=torch.ones(1),
+        use_flow=torch.zeros(1), use_strength=torch.zeros(1),
+    )  # fmt: skip
+    z = torch.randn(1, 3, 16, 4, 4, generator=torch.Generator().manual_seed(1))
+
+    def estimate(folder: Path, motion: dict[str, Any]) -> torch.Tensor:
+        denoiser = Denoiser.from_pretrained(folder, downscale=8, motion=motion).eval()
+        with torch.no_grad():
+            return denoiser(z, torch.ones(1), given) - denoiser.motion.prediction(given)
+
+    asked = estimate(base, config)
+    kept = estimate(module.plain(base, tmp_path / "plain"), bare)
+    stripped = estimate(module.plain(base, tmp_path / "stripped", strip=True), bare)
+    assert (kept - asked).norm() < 0.01 * asked.norm()
+    assert (stripped - asked).norm() > 0.1 * asked.norm()
+    with pytest.raises(ValueError, match="plain: give a new folder"):
+        module.plain(base, tmp_path / "plain")
 
 
 @pytest.mark.slow

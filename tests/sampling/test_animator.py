@@ -15,7 +15,7 @@ from motionanim.models.svd.denoiser import Denoiser
 from motionanim.models.svd.motion_adapter import MotionContext
 from motionanim.sampling.animator import Animator, LongVideo
 from motionanim.sampling.chained import continuous, direct, loop
-from motionanim.sampling.moving_image import MovingImage
+from motionanim.sampling.moving.image import MovingImage
 from motionanim.sampling.queued import fifo, zigzag
 from motionanim.sampling.samplers import holding
 from motionanim.sampling.windowed import freelong, freenoise, gen_l_video

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from motionanim.evaluation.benchmark import EvalClip, digest
 from motionanim.evaluation.folders.external import check_names, method_folders
-from motionanim.evaluation.folders.side import read_side
+from motionanim.evaluation.folders.side import check_side, read_side
 from motionanim.evaluation.folders.source import source_sha256
 from motionanim.evaluation.folders.survey import Asked, Found, plan, survey
 from motionanim.evaluation.reading import Reading, read_clip
@@ -113,7 +113,8 @@ def given_clips(
 
     Args:
         name: Of the benchmark.
-        truth: Folder of true clips: video files, or folders of pictures. It may have a method.json with `fps`.
+        truth: Folder of true clips: video files, or folders of pictures. Of its method.json, `fps`, `size` and
+            `seconds` count.
         videos: Folders of methods: a folder, a pattern or a list.
         paired: True pairs clips by their names without suffix. False compares each folder's clips with all true clips
             as sets; then there are no scores of single clips against their truth.
@@ -125,7 +126,8 @@ def given_clips(
         The true clips. Their `of` gives the clips that a folder's videos are scored on.
 
     Raises:
-        ValueError: If a folder is missing, empty, or the truth itself; if names do not pair; or a clip cannot be read.
+        ValueError: If a folder is missing, empty, or the truth itself; if names do not pair; or a clip cannot be
+            read or is not as its folder's method.json says.
     """
     for option, value, what in (("truth", truth, "the true clips"), ("videos", videos, "a method's videos")):
         if not value:
@@ -136,7 +138,10 @@ def given_clips(
         raise ValueError(f"n={n}: must be at least 1 clip, or null for all")
     folders = method_folders(videos, truth=truth, option="videos")
     sides = {key: read_side(folder, side.get(key, {})) for key, folder in folders.items()}
-    true = survey(truth, read_side(truth, {}).get("fps"))
+    about = read_side(truth, {})
+    true = survey(truth, about.get("fps"))
+    for found in true.values():
+        check_side(about, found.video)
     made = {key: survey(folder, sides[key].get("fps")) for key, folder in folders.items()}
     if paired:
         for key, folder in folders.items():

@@ -6,7 +6,7 @@ This module imports no PyTorch, because configurations read a base's settings be
 import functools
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -76,3 +76,22 @@ def in_any_variant(load: Callable[..., Part], base: str | Path, **options: Any) 
                 f"{base}: a file of weights cannot be read ({error}): see which one is not whole by `python -m "
                 "motionanim.interchange check-base FOLDER`"
             ) from error
+
+
+def network_motion(base: str | Path, motion: Mapping[str, Any], control: str) -> dict[str, Any]:
+    """Arguments of `MotionConditioner`; without parts of no effect where `control` is warp and the base lacks weights.
+
+    Args:
+        motion: The same arguments, conditioning.motion.
+    """
+    bare = control == "warp" and not motion_config(base)
+    return {**motion, **({"motion_field": False, "warped_latent": False} if bare else {})}
+
+
+def control_note(base: str | Path, control: str) -> str | None:
+    """What becomes of arrows where the base has no motion weights; None where it has them."""
+    if motion_config(base):
+        return None
+    if control == "warp":
+        return f"{base} has no motion weights: control=warp guides it by the photo carried along the arrows"
+    return f"{base} has no motion weights: control=motion lets it ignore the arrows; control=warp follows them"
