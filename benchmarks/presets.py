@@ -159,25 +159,31 @@ def resident(cfg: dict[str, Any], config: dict[str, Any], denoiser: Denoiser) ->
     return kept[cfg["sampling"]["offload"]]
 
 
-def sampling_peaks(
-    cfg: dict[str, Any], frames: int, size: tuple[int, int], config: dict[str, Any] = counted.SVD
-) -> dict[str, int]:
-    """Bytes at the peak of each stage: weights that stay, the video's own tensors, and what the stage computes with.
-
-    The video has its flow, its warped frames and, while it is decoded, its frames.
-    """
+def stage_peaks(
+    cfg: dict[str, Any], config: dict[str, Any], frames: int, size: tuple[int, int]
+) -> tuple[dict[str, int], int]:
+    """Bytes that each stage computes with at its peak, and those of the weights that stay on the card."""
     parts, peaks = list(stages(cfg, config, frames, size)), {}  # made outside of the mode: `Codec` reads its weights
     stay = next(resident(cfg, config, network) for _, network, _ in parts if isinstance(network, Denoiser))
-    ahead = frames + cfg["scale"]["num_frames"]
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
         for name, network, run in parts:
             if isinstance(network, Denoiser):
                 network.to_empty(device="cpu")
             with PeakMemory() as memory:
                 run()
-            own = (2 * frames + 3 * ahead + 3 * frames * (name == "decoding")) * 4 * size[0] * size[1]
-            peaks[name] = memory.peak + stay + own
-    return peaks
+            peaks[name] = memory.peak
+    return peaks, stay
+
+
+def sampling_peaks(cfg: dict[str, Any], frames: int, size: tuple[int, int]) -> dict[str, int]:
+    """Bytes at the peak of each stage: weights that stay, the video's own tensors, and what the stage computes with.
+
+    The video has its flow, its warped frames and, while it is decoded, its frames.
+    """
+    peaks, stay = stage_peaks(cfg, counted.SVD, frames, size)
+    ahead = frames + cfg["scale"]["num_frames"]
+    own = {name: (2 * frames + 3 * ahead + 3 * frames * (name == "decoding")) * 4 * size[0] * size[1] for name in peaks}
+    return {name: peak + stay + own[name] for name, peak in peaks.items()}
 
 
 def gib(size: float) -> str:
