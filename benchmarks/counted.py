@@ -192,7 +192,8 @@ def report(batch: int) -> list[str]:
         ),
         f"| together | | | | {total:.0f} |",
         "",
-        f"One H200 ({H200 / TERA:.0f} TFLOP/s, {H200_TF32 / TERA:.0f} in the decoder's float32) needs at least {floor:.1f} s, and {floor / SHARE:.1f} s at {SHARE:.0%} "
+        f"One H200 ({H200 / TERA:.0f} TFLOP/s, {H200_TF32 / TERA:.0f} in the decoder's float32) needs "
+        f"at least {floor:.1f} s, and {floor / SHARE:.1f} s at {SHARE:.0%} "
         "of that rate. These times are calculated, not measured.",
         "",
         f"A training step of {batch} clips on prepared latents, bf16-mixed, AdamW; weights, gradients and moments in "
