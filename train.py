@@ -14,6 +14,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 
 from motionanim.cli.command import one_line_errors, quiet, wandb_unreachable
+from motionanim.cli.memory import phase
 from motionanim.cli.settings import check_size, command
 from motionanim.sampling.animator import size_multiple
 from motionanim.training.diffusion import DiffusionModule
@@ -98,7 +99,8 @@ def train(cfg: DictConfig, out: Path, checkpoint: str | None, *, first: bool) ->
         set_records_aside(out)
         write_records(out, OmegaConf.to_yaml(cfg, resolve=True), HydraConfig.get().overrides.task)
     try:
-        trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        with phase("training step"):
+            trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     except SIGTERMException as stop:
         if not trainer.is_global_zero:
             sys.exit(0)  # a failure would make srun --kill-on-bad-exit end the first process before it requeues the job

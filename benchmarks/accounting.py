@@ -6,11 +6,15 @@ parameters is counted in seconds on a laptop.
 
 import gc
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
@@ -81,3 +85,35 @@ class PeakMemory(TorchDispatchMode):
 
     def _remove(self, size: int) -> None:
         self.now -= size
+
+
+@contextmanager
+def norms_in_float32() -> Iterator[None]:
+    """Within, normalisations return float32, as under CUDA's autocast; the CPU's leaves them in bfloat16."""
+    group, layer = F.group_norm, F.layer_norm
+
+    def whole(norm: Callable[..., Tensor], x: Tensor, *options: Any) -> Tensor:
+        return norm(x.float(), *options)
+
+    with (
+        patch.object(F, "group_norm", lambda x, *options: whole(group, x, *options)),
+        patch.object(F, "layer_norm", lambda x, *options: whole(layer, x, *options)),
+    ):
+        yield
+
+
+def profiled_peak(run: Callable[[], Any]) -> int:
+    """The most bytes that `run` held at once of PyTorch's CPU allocator, by the profiler's record of its every call.
+
+    It is a reference for `PeakMemory`: it sees what operations take inside themselves too, and not what there was
+    before.
+    """
+    gc.collect()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        run()
+    events = [e for e in recorded.profiler.kineto_results.events() if e.name() == "[memory]"]
+    now = peak = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        now += event.nbytes()
+        peak = max(peak, now)
+    return peak

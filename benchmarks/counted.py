@@ -37,6 +37,8 @@ CHECKPOINTING: dict[str, Callable[[Denoiser], None]] = {
 }
 TERA, GIBI = 1e12, 2**30
 H200 = 989e12  # operations per second in bfloat16, dense, by its data sheet
+H200_TF32 = 494e12  # of convolutions in float32, the decoder's
+CONTEXT = 4  # frames on either side of a chunk that the decoder sees too
 SHARE = 0.4  # share of it that a well-tuned run reaches
 IMAGE = "VAE, image encoded"
 
@@ -67,10 +69,10 @@ def trained_names(unet: UNetSpatioTemporalConditionModel, preset: str) -> set[st
     return {name for name, parameter in denoiser.unet.named_parameters() if parameter.requires_grad}
 
 
-def blank(denoiser: Denoiser, scale: dict[str, Any], batch: int) -> tuple[torch.Tensor, Condition]:
+def blank(denoiser: Denoiser, scale: dict[str, Any], batch: int, downscale: int = 8) -> tuple[torch.Tensor, Condition]:
     """Latents and condition of `batch` clips."""
     frames, height, width = (scale[name] for name in ("num_frames", "height", "width"))
-    h, w, config = height // 8, width // 8, denoiser.unet.config
+    h, w, config = height // downscale, width // downscale, denoiser.unet.config
     latents = (config.out_channels, h, w)
     condition = Condition.blank(
         batch, frames, latents=latents, pixels=(height, width), embed_width=config.cross_attention_dim
@@ -78,9 +80,9 @@ def blank(denoiser: Denoiser, scale: dict[str, Any], batch: int) -> tuple[torch.
     return torch.empty(batch, frames, *latents), condition
 
 
-def denoise(denoiser: Denoiser, scale: dict[str, Any], batch: int) -> torch.Tensor:
+def denoise(denoiser: Denoiser, scale: dict[str, Any], batch: int, downscale: int = 8) -> torch.Tensor:
     """One call of the denoiser on `batch` clips."""
-    latents, condition = blank(denoiser, scale, batch)
+    latents, condition = blank(denoiser, scale, batch, downscale)
     return denoiser(latents, torch.ones(batch), condition)
 
 
@@ -112,7 +114,8 @@ def inference_rows(cfg: dict[str, Any]) -> list[tuple[str, float, float, float]]
     """(part, its parameters in millions, TFLOP of one use, uses in a video)."""
     frames, height, width = cfg["frames"], cfg["height"], cfg["width"]
     steps, window = cfg["sampling"]["num_steps"], cfg["scale"]["num_frames"]
-    clips = frames / window
+    seen = [min(frames, first + window + CONTEXT) - max(0, first - CONTEXT) for first in range(0, frames, window)]
+    clips = sum(seen) / window
     calls = steps + (-(-frames // window) - 1) * (steps - phase_split(steps, cfg["long_video"]["gamma"]))
     pair = 2 if cfg["sampling"]["max_guidance"] > 1 else 1
     denoiser = build_denoiser(SVD["unet"], cfg["motion"])
@@ -175,7 +178,8 @@ def report(batch: int) -> list[str]:
     training = training_rows(cfg, batch)
     plain = {preset: flops for preset, kind, _, flops, _ in training if kind == "diffusers'"}
     pictures = batch * (cfg["scale"]["num_frames"] + 1)  # of clips, and a noised first frame of each
-    floor = total * TERA / H200
+    decoding = sum(flops * uses for name, _, flops, uses in inference if "decoded" in name)
+    floor = (total - decoding) * TERA / H200 + decoding * TERA / H200_TF32
     return [
         f"{cfg['frames']} frames, `phased`, gamma {cfg['long_video']['gamma']}, {cfg['sampling']['num_steps']} steps, "
         "guidance on:",
@@ -188,7 +192,8 @@ def report(batch: int) -> list[str]:
         ),
         f"| together | | | | {total:.0f} |",
         "",
-        f"One H200 ({H200 / TERA:.0f} TFLOP/s) needs at least {floor:.1f} s, and {floor / SHARE:.1f} s at {SHARE:.0%} "
+        f"One H200 ({H200 / TERA:.0f} TFLOP/s, {H200_TF32 / TERA:.0f} in the decoder's float32) needs "
+        f"at least {floor:.1f} s, and {floor / SHARE:.1f} s at {SHARE:.0%} "
         "of that rate. These times are calculated, not measured.",
         "",
         f"A training step of {batch} clips on prepared latents, bf16-mixed, AdamW; weights, gradients and moments in "

@@ -25,7 +25,12 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZE = ["scale=svd", "scale.height=256", "scale.width=448"]
-WINDOWS = ["scale.num_frames=8", "frames=14", "sampling.num_steps=2", "sampling.decode_dtype=bfloat16"]  # so that a video is joined of two windows
+WINDOWS = [
+    "scale.num_frames=8",
+    "frames=14",
+    "sampling.num_steps=2",
+    "sampling.decode_dtype=bfloat16",
+]  # so that a video is joined of two windows
 METHODS = {"phased": ["long_video.gamma=0.5"], "continuous": ["long_video.overlap=2"]}
 # The learning rate is high, so that two steps change the weights by more than fp16 rounds them.
 STEPS = ["scale.num_frames=8", "scale.batch_size=1", "trainer.max_steps=2", "model.lr=0.01"]

@@ -22,6 +22,7 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from motionanim.cli.memory import is_out_of_memory, memory_advice
 from motionanim.cli.settings import check_seed, explained, mistyped
 from motionanim.models.svd.bases import motion_config, motion_setting
 from motionanim.training.runs.folder import newest_run
@@ -75,6 +76,13 @@ def run_name(ckpt_path: str | None, experiment: str, run: str, fresh: str) -> st
     return (newest_run(Path(experiment)) if ckpt_path == "last" and run == fresh else None) or run
 
 
+def clips_at_once(batch: int, most: int | None) -> int:
+    """Clips of one pass of a training step: the largest divisor of its batch up to `most`; None takes all."""
+    if most is None or not isinstance(batch, int) or not isinstance(most, int):
+        return batch
+    return max((clips for clips in range(1, batch + 1) if batch % clips == 0 and clips <= most), default=1)
+
+
 # ${package:assets/tiny-svd} is a path in the installed package, whatever the working folder.
 OmegaConf.register_new_resolver("package", lambda path: str(Path(__file__).parents[1] / path), replace=True)
 # ${unless:${.gamma},2.0} is 2.0, or null if gamma is given: of two settings that exclude each other one is enough.
@@ -85,42 +93,11 @@ OmegaConf.register_new_resolver("of_base", motion_setting, replace=True)
 OmegaConf.register_new_resolver("control_of", lambda base: "motion" if motion_config(base) else "warp", replace=True)
 # ${place:${truth}} is the name of a folder, with that of the folder it lies in.
 OmegaConf.register_new_resolver("place", lambda path: "_".join(Path(path or "").resolve().parts[-2:]), replace=True)
+# ${clips_at_once:${scale.batch_size},${vram.clips}} clips are trained in one of ${passes:...} passes of a step.
+OmegaConf.register_new_resolver("clips_at_once", clips_at_once, replace=True)
+OmegaConf.register_new_resolver("passes", lambda batch, most: batch // clips_at_once(batch, most), replace=True)
 OmegaConf.register_new_resolver("wandb_offline", wandb_offline, replace=True)
 OmegaConf.register_new_resolver("run_name", run_name, replace=True, use_cache=True)
-
-
-_SIZE = {"scale.height": "lower, with scale.width"}
-_SAMPLING = {"sampling.dtype": "bfloat16", "long_video.batch_size": "lower", **_SIZE}
-# Settings that need less memory, cheapest first, by the first part that a command's configuration has.
-MEMORY = {
-    "trainer": {
-        "scale.checkpoint_width": "1280: all blocks are computed twice",
-        "scale.batch_size": "lower",
-        "trainer.accumulate_grad_batches": "higher by as much",
-        "scale.num_workers": "lower, for the host's memory",
-    },
-    "renderer": {"size": "[height,width], smaller", **_SAMPLING},
-    "sampling": _SAMPLING,
-    "codec": {**_SIZE, "scale.num_frames": "lower", "engine.workers": "lower"},
-    "engine": {"engine.workers": "lower", **_SIZE},
-}
-
-
-def memory_advice(cfg: DictConfig) -> str:
-    """The settings of a command that decide how much memory it needs: their values and how to change them."""
-    told, missing = [], object()
-    for name, change in MEMORY[next(part for part in MEMORY if part in cfg)].items():
-        value = OmegaConf.select(cfg, name, default=missing)
-        if value is not missing:
-            told.append(f"{name}={'null' if value is None else value} ({change})")
-    return ", ".join(told)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """On a GPU or on the host, for which PyTorch has no exception of its own."""
-    torch = sys.modules.get("torch")  # if it is not imported, it did not raise
-    gpu = torch is not None and isinstance(error, torch.OutOfMemoryError)
-    return gpu or isinstance(error, MemoryError) or "can't allocate memory" in str(error)
 
 
 def is_mistake(error: BaseException) -> bool:
@@ -163,7 +140,9 @@ def one_line(error: Exception, cfg: DictConfig | None) -> str | None:
     of_python = of_python and not isinstance(cause, OmegaConfBaseException)
     unread = of_python or "could not convert" in text or "invalid literal" in text
     if is_out_of_memory(cause):
-        text = f"out of memory ({text}): change {memory_advice(cfg)}; what was finished before is kept"
+        during = getattr(cause, "phase", None)
+        where = f" in {during}" if during else ""
+        text = f"out of memory{where} ({text}): change {memory_advice(cfg, during)}; what was finished before is kept"
     elif unread and (wrong := wrong_setting()):
         text = wrong
     elif isinstance(cause, RuntimeError) or not is_mistake(error):

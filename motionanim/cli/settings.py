@@ -62,6 +62,8 @@ def readable(argument: str) -> str:
     key, given, value = argument.partition("=")
     if not given or argument.startswith("-"):
         return argument
+    if key == "vram":  # its choices are numbers, and Hydra's are text
+        value = ",".join(quoted(each) if each.isdigit() else each for each in value.split(","))
     if value.startswith("~/"):
         value = os.path.expanduser(value)
     override, is_file = _parsed(f"{key}={value}"), os.path.isfile(value)

@@ -14,6 +14,7 @@ from motionanim.models.schedule import karras_sigmas
 from motionanim.models.svd.codec import Codec
 from motionanim.models.svd.denoiser import Denoiser
 from motionanim.models.svd.lora import base_fingerprint, load_lora, merge_lora
+from motionanim.models.svd.memory import offload
 from motionanim.sampling.moving.release import Release
 from motionanim.sampling.photo_video import PhotoVideo
 from motionanim.sampling.samplers import SAMPLERS
@@ -22,7 +23,12 @@ from motionanim.sampling.video import Record, VideoModel
 LongVideo = Callable[[VideoModel], tuple[Tensor, Record]]
 CHOICES = {
     "sampler": tuple(SAMPLERS), "dtype": ("float32", "bfloat16", "float16"), "decode_dtype": ("float32", "bfloat16"),
+    "offload": (None, "codec", "all"),
 }  # fmt: skip
+
+# Keys that are newer than some saved settings.
+NEWER = {"sampler": "euler", "decode_chunk": None, "decode_tile": None, "offload": None, "vram": None}
+SMALLEST_TILE = 256  # px: tiles share 128
 
 # Decoded pixels times weights of the decoder a second, for a first guess of the time left: on a GPU, on a CPU's thread.
 GPU_SPEED, CPU_SPEED = 5e14, 5e11
@@ -48,13 +54,19 @@ class Animator:
         context_length: L, frames of one pass.
 
     Raises:
-        ValueError: If the sampler, dtype or decode_dtype is unknown.
+        device: Where the networks run; None takes the device that the denoiser is on.
+
+    Raises:
+        ValueError: If one of these settings is out of range.
     """
 
-    def __init__(self, codec: Codec, denoiser: Denoiser, *, sampling: Mapping[str, Any], context_length: int) -> None:
+    def __init__(
+        self, codec: Codec, denoiser: Denoiser, *, sampling: Mapping[str, Any], context_length: int,
+        device: torch.device | None = None,
+    ) -> None:  # fmt: skip
         s = self.sampling = _checked(sampling)
         self.codec, self.denoiser, self.context_length = codec, denoiser, context_length
-        self.device = next(denoiser.parameters()).device
+        self.device = device or next(denoiser.parameters()).device
         self.sigmas = karras_sigmas(s["num_steps"], sigma_min=s["sigma_min"], sigma_max=s["sigma_max"], rho=s["rho"])
 
     @classmethod
@@ -79,7 +91,7 @@ class Animator:
             ValueError: If a LoRA belongs to another base, or a choice in `sampling` is unknown.
         """
         sampling = _checked(sampling)
-        codec, dtype = Codec.from_pretrained(base).to(device), getattr(torch, sampling["dtype"])
+        codec, dtype = Codec.from_pretrained(base), getattr(torch, sampling["dtype"])
         # LoRAs are added in float32 and rounded once; without any, SVD's 6 GB in float32 need not be in memory.
         loaded = torch.float32 if loras else dtype
         denoiser = Denoiser.from_pretrained(base, downscale=codec.downscale, motion=motion, dtype=loaded).eval()
@@ -87,12 +99,21 @@ class Animator:
         for path, weight in loras:
             load_lora(denoiser.unet, Path(path), weight=weight, base=found)
             merge_lora(denoiser.unet)
-        denoiser.to(device, dtype)
+        denoiser.to(dtype=dtype)
         if sampling["channels_last"]:
             denoiser.channels_last()
         if sampling["compile"] is not None:
             denoiser.compile_unet(sampling["compile"])
-        return cls(codec, denoiser, sampling=sampling, context_length=context_length), found
+        if sampling["offload"] is None:
+            codec.to(device)
+        else:
+            codec.offload(device)
+        if sampling["offload"] == "all":
+            denoiser.motion.to(device)
+            offload(denoiser.unet, device)
+        else:
+            denoiser.to(device)
+        return cls(codec, denoiser, sampling=sampling, context_length=context_length, device=device), found
 
     def encode(self, frames: Tensor) -> Tensor:
         """Frames (B, T, 3, H, W) in [-1, 1] to scaled latents (B, T, C, h, w)."""
@@ -100,7 +121,11 @@ class Animator:
 
     def decode(self, latents: Tensor, progress: Progress | None = None) -> Tensor:
         """Scaled latents (B, T, C, h, w) to frames (B, T, 3, H, W) in [-1, 1]."""
-        return self.codec.decode(latents, dtype=getattr(torch, self.sampling["decode_dtype"]), progress=progress)
+        s = self.sampling
+        return self.codec.decode(
+            latents, chunk=s["decode_chunk"], tile=s["decode_tile"], dtype=getattr(torch, s["decode_dtype"]),
+            progress=progress,
+        )  # fmt: skip
 
     def expect_decoding(self, progress: Progress | None, frames: int, pixels: int) -> None:
         """Announce the decoding of `frames` frames of `pixels` pixels each."""
@@ -190,8 +215,18 @@ class Animator:
 
 
 def _checked(sampling: Mapping[str, Any]) -> dict[str, Any]:
-    settings = {"sampler": "euler", **sampling}  # the key is newer than some saved settings
+    settings = {**NEWER, **sampling}
     for name, known in CHOICES.items():
         if settings[name] not in known:
-            raise ValueError(f"sampling.{name}={settings[name]}: must be one of {', '.join(known)}")
+            names = ", ".join("null" if choice is None else choice for choice in known)
+            raise ValueError(f"sampling.{name}={settings[name]}: must be one of {names}")
+    chunk, tile = settings["decode_chunk"], settings["decode_tile"]
+    if chunk is not None and not (isinstance(chunk, int) and chunk >= 1):
+        raise ValueError(f"sampling.decode_chunk={chunk}: must be at least 1 frame, or null for 25")
+    if tile is not None and not (isinstance(tile, int) and tile >= SMALLEST_TILE and tile % 8 == 0):
+        raise ValueError(
+            f"sampling.decode_tile={tile}: must be a multiple of 8 from {SMALLEST_TILE} on, or null for whole frames"
+        )
+    if settings["offload"] == "all" and settings.get("compile") is not None:
+        raise ValueError("sampling.offload=all moves layers that a compiled UNet holds: set sampling.compile=null")
     return settings

@@ -12,13 +12,31 @@ from motionanim.types import Condition
 Estimate = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
-def unguided(denoiser: Denoiser, condition: Condition) -> Estimate:
-    """The denoiser under a condition, whose context is computed once, here."""
-    context = denoiser.context(condition)
-    return lambda z, sigma, scale=None: denoiser(z, sigma, context)
+def unguided(denoiser: Denoiser, condition: Condition, *, most: int | None = None) -> Estimate:
+    """The denoiser under a condition, whose context is computed once, here.
+
+    Args:
+        most: Clips of one call of the network, at least 1: more are computed in several calls of nearly equal size.
+            None takes all at once.
+    """
+    count = len(condition.fps)
+    calls = 1 if most is None else -(-count // most)
+    if calls == 1:
+        context = denoiser.context(condition)
+        return lambda z, sigma, scale=None: denoiser(z, sigma, context)
+    contexts = [denoiser.context(Condition(*part)) for part in zip(*(field.chunk(calls) for field in condition))]
+
+    def run(z: Tensor, sigma: Tensor, scale: Tensor | None = None) -> Tensor:
+        parts = zip(z.chunk(calls), sigma.chunk(calls), contexts, strict=True)
+        return torch.cat([denoiser(*part) for part in parts])
+
+    return run
 
 
-def guided(denoiser: Denoiser, condition: Condition, *, first: float, last: float, motion: float | None) -> Estimate:
+def guided(
+    denoiser: Denoiser, condition: Condition, *, first: float, last: float, motion: float | None,
+    most: int | None = None,
+) -> Estimate:  # fmt: skip
     """Classifier-free guidance: the pair of evaluations, or the three, runs as one batch.
 
     Unconditional means without the image, all of it, as in SVD's training.
@@ -30,17 +48,18 @@ def guided(denoiser: Denoiser, condition: Condition, *, first: float, last: floa
         motion: None guides towards image and motion together, as SVD: D(-, m) + s (D(i, m) - D(-, m)). A number gives
             the motion field and strength a scale of their own, on three evaluations, in the manner of InstructPix2Pix
             (Brooks et al. 2023): D(-, -) + s (D(i, -) - D(-, -)) + motion (D(i, m) - D(i, -)).
+        most: As in `unguided`.
 
     Returns:
         The guided denoiser under `condition`; `unguided` where image guidance is 1 throughout, which changes nothing.
     """
     if first == last == 1 and motion is None:
-        return unguided(denoiser, condition)
+        return unguided(denoiser, condition, most=most)
     off = torch.zeros_like(condition.fps)
     still = condition if motion is None else condition._replace(use_flow=off, use_strength=off)
     without = still._replace(use_image=off)
     batch = [without, condition] if motion is None else [without, still, condition]
-    count, estimate = len(batch), unguided(denoiser, Condition.cat(batch))
+    count, estimate = len(batch), unguided(denoiser, Condition.cat(batch), most=most)
 
     def run(z: Tensor, sigma: Tensor, scale: Tensor | None = None) -> Tensor:
         scale = torch.linspace(first, last, z.shape[1], device=z.device) if scale is None else scale

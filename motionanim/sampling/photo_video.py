@@ -125,14 +125,32 @@ class PhotoVideo(VideoModel):
         return self.codec.warp_image(self.image, -self.condition.window(start, length).flow.flip(1)).flip(1)
 
     def estimator(self, condition: Condition, *, guided: bool) -> Estimate:
-        estimate = self._guided(condition) if guided else unguided(self.network, condition)
+        most = self.network.clips_at_once(
+            condition.flow.shape[1] + 1, tuple(condition.image_latents.shape[-2:]), self._room()
+        )
+        estimate = self._guided(condition, most) if guided else unguided(self.network, condition, most=most)
         return estimate if self.image_latents is None else holding(estimate, self.image_latents, self.still)
 
-    def _guided(self, condition: Condition) -> Estimate:
+    def _guided(self, condition: Condition, most: int) -> Estimate:
         s = self.sampling
         return guided(
-            self.network, condition, first=s["min_guidance"], last=s["max_guidance"], motion=s["motion_guidance"]
-        )
+            self.network, condition, first=s["min_guidance"], last=s["max_guidance"], motion=s["motion_guidance"],
+            most=most,
+        )  # fmt: skip
+
+    def _room(self) -> int | None:
+        """Bytes that one call of the network may fill, a tenth kept in reserve; None where nothing is known."""
+        device, gib = self.image.device, self.sampling.get("vram")
+        if device.type == "cuda" and torch.cuda.is_available():
+            held = torch.cuda.memory_allocated(device)
+            room = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - held
+            if gib is not None:
+                room = min(room, int(gib * 2**30) - held)
+        elif gib is not None:
+            room = int(gib * 2**30)
+        else:
+            return None
+        return int(0.9 * room)
 
     def temporal_windows(self, stride: int) -> AbstractContextManager[None]:
         return temporal_windows(self.network, self.context_length, stride)

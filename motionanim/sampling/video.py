@@ -14,6 +14,7 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
+from motionanim.cli.memory import phase
 from motionanim.cli.progress import SILENT, Progress, now
 from motionanim.sampling.guidance import Estimate
 from motionanim.sampling.moving.release import Release
@@ -159,7 +160,8 @@ class VideoModel(ABC):
         estimate = self.estimator(condition, guided=guided)
 
         def run(z: Tensor, sigma: Tensor) -> Tensor:
-            denoised = estimate(z, sigma, scale)
+            with phase("denoising"):
+                denoised = estimate(z, sigma, scale)
             self.meter.count(len(z) / self.batch * max(1, z.shape[1] / self.context_length))
             return denoised
 

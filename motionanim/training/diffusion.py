@@ -43,6 +43,10 @@ class DiffusionModule(L.LightningModule):
         drop_flow: Share trained without the motion field, independently.
         drop_strength: Share trained without the motion strength, independently.
         checkpoint_width: Of gradient checkpointing, by `Denoiser.checkpoint_blocks`; 0 for none.
+        frozen: Type of the convolutions and linear layers that do not train: "float32", or "bfloat16", for
+            trainer.precision=bf16-mixed only, by `Denoiser.halve_frozen`.
+        moments: As in `optim.adamw`.
+        codec_offload: VAE and CLIP are on the GPU only while they run.
         compile: Mode of `Denoiser.compile_unet`, or null.
         seed: Seed of the stream of draws.
     """
@@ -70,12 +74,19 @@ class DiffusionModule(L.LightningModule):
         warmup_steps: int,
         decay_steps: int,
         seed: int,
+        frozen: str = "float32",  # these have defaults because checkpoints of earlier versions lack them
+        moments: str = "float32",
+        codec_offload: bool = False,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["motion"])
         self.codec = Codec.from_pretrained(base)
         self.denoiser = Denoiser.from_pretrained(base, downscale=self.codec.downscale, motion=dict(motion))
         self.denoiser.train().select_trainable(trainable)
+        if frozen not in ("float32", "bfloat16"):
+            raise ValueError(f"model.frozen={frozen}: must be float32 or bfloat16")
+        if frozen == "bfloat16":
+            self.denoiser.halve_frozen()
         if checkpoint_width:
             self.denoiser.checkpoint_blocks(checkpoint_width)
         if compile is not None:
@@ -93,6 +104,8 @@ class DiffusionModule(L.LightningModule):
 
     def on_fit_start(self) -> None:
         """Raises ValueError if the training data are latents of another VAE."""
+        if self.hparams.codec_offload:
+            self.codec.offload(self.device)
         data = self.trainer.datamodule.train
         if isinstance(data, PreparedLatents) and data.vae != self.codec.fingerprint():
             raise ValueError(

@@ -23,6 +23,8 @@ class MotionLoraModule(DiffusionModule):
         self.save_hyperparameters("rank", "alpha")
         self.denoiser.requires_grad_(False)
         add_lora(self.denoiser.unet, rank=rank, alpha=alpha)
+        if self.hparams.frozen == "bfloat16":
+            self.denoiser.halve_frozen()
 
     def export(self, folder: Path) -> Path:
         """Write `folder`/lora.safetensors."""

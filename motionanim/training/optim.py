@@ -1,6 +1,7 @@
 """AdamW with its learning-rate schedule, and the check for a loss that is NaN: shared by all experiments."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import lightning as L
@@ -18,20 +19,22 @@ def trapezoid(step: int, *, warmup: int, decay: int, total: int) -> float:
 
 
 def adamw(
-    parameters: Iterable[Parameter], *, lr: float, weight_decay: float, warmup_steps: int, decay_steps: int, total: int
-) -> dict[str, Any]:
+    parameters: Iterable[Parameter], *, lr: float, weight_decay: float, warmup_steps: int, decay_steps: int, total: int,
+    moments: str = "float32",
+) -> dict[str, Any]:  # fmt: skip
     """AdamW (Sec. 4.1) over the parameters that train, in the form that `configure_optimizers` returns.
 
     Args:
         total: Steps of the run; below 1 for a run without an end.
+        moments: "float32", or "8bit" for those of bitsandbytes' AdamW8bit, a quarter of the memory.
 
     Raises:
-        ValueError: If decay_steps > 0 and the run has no end.
+        ValueError: If decay_steps > 0 and the run has no end; if `moments` is neither; if bitsandbytes is missing.
     """
     if decay_steps and total < 1:
         raise ValueError(f"decay_steps={decay_steps} needs an end: set trainer.max_steps or decay_steps=0")
     trained = [p for p in parameters if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=lr, weight_decay=weight_decay, fused=True)
+    optimizer = _optimizer(moments)(trained, lr=lr, weight_decay=weight_decay)
     # With the flag on, Lightning refuses to clip gradients in mixed precision, because they might still be scaled (its
     # issue 21435). bfloat16 gradients are never scaled; with the flag off, torch unscales float16 ones before the step.
     optimizer._step_supports_amp_scaling = False
@@ -39,9 +42,24 @@ def adamw(
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
+def _optimizer(moments: str) -> Callable[..., Optimizer]:
+    if moments == "float32":
+        return partial(torch.optim.AdamW, fused=True)
+    if moments != "8bit":
+        raise ValueError(f"model.moments={moments}: must be float32 or 8bit")
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ImportError as error:
+        raise ValueError(
+            "model.moments=8bit needs bitsandbytes: pip install 'motionanim[eightbit]', or set model.moments=float32"
+        ) from error
+    return AdamW8bit
+
+
 def module_adamw(module: L.LightningModule, parameters: Iterable[Parameter]) -> dict[str, Any]:
     """`adamw` by the module's hyperparameters, up to the trainer's last step."""
-    settings = {name: module.hparams[name] for name in ("lr", "weight_decay", "warmup_steps", "decay_steps")}
+    names = ("lr", "weight_decay", "warmup_steps", "decay_steps", "moments")
+    settings = {name: module.hparams[name] for name in names if name in module.hparams}
     return adamw(parameters, total=module.trainer.max_steps, **settings)
 
 

@@ -147,7 +147,18 @@ def check_trainer(trainer: L.Trainer) -> None:
 
 
 def check_strategy(trainer: L.Trainer, module: L.LightningModule, data: StreamData) -> None:
-    """Raises ValueError if the trainer shards, and the module or its validation clips cannot be sharded."""
+    """Raises ValueError if the trainer cannot train this module, or shards it or its validation clips and cannot."""
+    halved = module.hparams.get("frozen") == "bfloat16"
+    if halved and trainer.precision != "bf16-mixed":
+        raise ValueError(
+            f"model.frozen=bfloat16 with trainer.precision={trainer.precision}: only bf16-mixed rounds these weights "
+            "at each use anyway; set model.frozen=float32 or vram=none"
+        )
+    if isinstance(trainer.strategy, Sharded) and (halved or module.hparams.get("moments") == "8bit"):
+        raise ValueError(
+            "trainer=fsdp shards weights and moments of float32 only: set model.frozen=float32 and "
+            "model.moments=float32, or vram=none"
+        )
     if not isinstance(trainer.strategy, Sharded):
         return
     if not is_overridden("configure_model", module):

@@ -13,6 +13,8 @@ from configs import CONF, ROOT, _fresh_hydra, check_binding, choices, composed  
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from motionanim.cli.settings import readable
+
 EXPERIMENTS = choices("experiment")
 # Overrides that each command needs, and effects of some choices.
 GIVEN = {
@@ -41,7 +43,7 @@ def compositions() -> Iterator[tuple[str, list[str]]]:
         groups = [name for entry in defaults if isinstance(entry, dict) for name in entry if " " not in name]
         of = {group: choices(group) for group in groups if group not in ALONE}
         for n in range(max(map(len, of.values()))):
-            words = [f"{group}={names[n % len(names)]}" for group, names in of.items()]
+            words = [readable(f"{group}={names[n % len(names)]}") for group, names in of.items()]
             yield config, [*given, *words, *(each for word in words for each in NEEDED.get(word, ()))]
     yield from (("train", [f"experiment={name}"]) for name in EXPERIMENTS)
     yield "train", ["experiment=flow_refiner", "model=flow_refiner_paper"]

@@ -14,13 +14,12 @@ from configs import composed
 from torch.utils.data import DataLoader, Dataset
 
 from motionanim.cli.command import (
-    is_out_of_memory,
-    memory_advice,
     one_line,
     one_line_errors,
     wandb_offline,
     wandb_unreachable,
 )
+from motionanim.cli.memory import is_out_of_memory, memory_advice, phase
 
 
 class Broken(Dataset):
@@ -82,6 +81,32 @@ def test_lack_of_memory_names_the_settings_to_change(capsys: pytest.CaptureFixtu
         assert re.fullmatch(r"error: out of memory \(.*: change .*; what was finished before is kept\n", told)
         assert memory_advice(cfg) in told
     assert not is_out_of_memory(RuntimeError("size mismatch"))
+
+
+@pytest.mark.parametrize(
+    ("config", "override", "where", "advice"),
+    [
+        ("animate", "vram='24'", "decoding", "vram=24 (a preset for the GPU: 16, 24, 48 or 80 (GB)), "
+         "sampling.decode_chunk=14 (lower, such as 8 frames), sampling.decode_tile=640 (512: in tiles)"),
+        ("animate", "long_video=phased", "denoising", "vram=none (a preset for the GPU: 16, 24, 48 or 80 (GB)), "
+         "sampling.dtype=float32 (bfloat16), sampling.offload=null"),
+        ("train", "experiment=motion_lora", "training step", "scale.checkpoint_width=0 (1280"),
+        ("train", "experiment=motion_lora", "encoding", "scale.batch_size=4 (lower)"),
+    ],
+)  # fmt: skip
+def test_lack_of_memory_names_the_phase_and_its_settings(
+    config: str, override: str, where: str, advice: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fill(_: object) -> None:
+        with phase("training step"), phase(where):  # the inner one counts
+            fill_the_gpu()
+
+    with pytest.raises(SystemExit, match="2"):
+        one_line_errors(fill)(composed(override, config=config))
+    told = capsys.readouterr().err
+    assert told.startswith(f"error: out of memory in {where} (CUDA out of memory")
+    assert advice in told
+    assert told.count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ ENTRY_POINTS = {
 
 # A part imports its own folder and parts of lower layers. A module belongs to the longest name that fits it.
 LAYERS = {
-    "types": 0, "files": 0, "cli.settings": 0, "cli.progress": 0,
+    "types": 0, "files": 0, "cli.settings": 0, "cli.progress": 0, "cli.memory": 0,
     "media": 1, "data.video": 2, "motion": 2, "models": 3,
     "data": 4, "metrics": 4, "sampling": 4, "evaluation.manifest": 4, "evaluation.templates": 4,
     "evaluation.vbench.scores": 4,

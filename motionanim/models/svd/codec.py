@@ -8,15 +8,18 @@ from diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion 
 from torch import Tensor, nn
 from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 
+from motionanim.cli.memory import phase
 from motionanim.cli.progress import SILENT, Progress
 from motionanim.models.schedule import per_clip
 from motionanim.models.svd.bases import in_any_variant
+from motionanim.models.svd.memory import TiledDecoder, offload
 from motionanim.models.svd.zeros import skip_zeros
 from motionanim.models.weights_io import weights_fingerprint
 from motionanim.motion.flow import trace_back, warp
 from motionanim.types import Condition
 
 CHUNK = 4  # pictures of a plain VAE at once: 25 do not fit into a CPU's cache and take four times as long a picture
+ENCODED = 16 * 512 * 512  # most pixels that SVD's encoder sees at once: they take 10 GiB
 PREDICTION = 3  # version of `Codec.warp_image`: the evaluation counts results of another version as another method
 
 
@@ -39,6 +42,8 @@ class Codec(nn.Module):
         self.requires_grad_(False).eval()
         skip_zeros(self.vae)
         self.temporal = isinstance(vae, AutoencoderKLTemporalDecoder)
+        if self.temporal:
+            TiledDecoder(vae.decoder)
 
     @classmethod
     def from_pretrained(cls, base: Path | str) -> "Codec":
@@ -65,10 +70,18 @@ class Codec(nn.Module):
         """Stay in eval mode whatever `mode` is: the weights and norms are frozen."""
         return super().train(False)
 
+    def offload(self, device: torch.device) -> None:
+        """Keep VAE and CLIP on the host; each layer is on `device` while it runs."""
+        for part in (self.vae, self.image_encoder):
+            offload(part, device)
+        self.image_mean, self.image_std = self.image_mean.to(device), self.image_std.to(device)
+
+    @phase("encoding")
     @torch.no_grad()
     def encode(self, frames: Tensor) -> Tensor:
         """Frames (B, T, 3, H, W) in [-1, 1] to scaled latents (B, T, C, h, w)."""
-        chunk = 16 if self.temporal else self._chunk(frames.device)
+        pixels = frames.shape[-2] * frames.shape[-1]
+        chunk = max(1, min(16, ENCODED // pixels)) if self.temporal else self._chunk(frames.device)
         with torch.autocast(frames.device.type, enabled=False):
             parts = [self.vae.encode(part).latent_dist.mode() for part in frames.float().flatten(0, 1).split(chunk)]
         return torch.cat(parts).unflatten(0, frames.shape[:2]) * self.vae.config.scaling_factor
@@ -135,6 +148,7 @@ class Codec(nn.Module):
             noise_aug=noise_aug,
         )
 
+    @phase("decoding")
     @torch.no_grad()
     def decode(
         self,
@@ -142,6 +156,7 @@ class Codec(nn.Module):
         chunk: int | None = None,
         context: int = 4,
         dtype: torch.dtype = torch.float32,
+        tile: int | None = None,
         progress: Progress | None = None,
     ) -> Tensor:
         """Scaled latents (B, T, C, h, w) to frames (B, T, 3, H, W) in [-1, 1], `chunk` frames of a clip at a time.
@@ -149,6 +164,10 @@ class Codec(nn.Module):
         The default is 25 for SVD's temporal decoder and `CHUNK` for a plain one. The temporal one also sees `context`
         frames on either side of a chunk, so that chunks show no edges; these are then thrown away. With `dtype`
         bfloat16 it runs under autocast. `progress` counts decoded frames as its stage "decoding".
+
+        Args:
+            tile: Pixels, a multiple of `downscale`: larger frames are decoded in tiles of this side (`TiledDecoder`).
+                A plain VAE takes no tiles: one frame of it needs little memory.
         """
         chunk, parts = chunk or (25 if self.temporal else self._chunk(latents.device)), []
         with torch.autocast(latents.device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
@@ -156,8 +175,11 @@ class Codec(nn.Module):
                 for first in range(0, len(clip), chunk):
                     low = max(0, first - context) if self.temporal else first
                     seen = clip[low : first + chunk + (context if self.temporal else 0)]
-                    # SVD's decoder is temporal and must know the frames of a clip; a plain one must not be told.
-                    options = {"num_frames": len(seen)} if self.temporal else {}
-                    parts.append(self.vae.decode(seen, **options).sample[first - low :][:chunk])
+                    if self.temporal:
+                        shown = torch.zeros(1, len(seen), dtype=seen.dtype, device=seen.device)
+                        frames = self.vae.decoder(seen, shown, len(seen), tile and tile // self.downscale)
+                    else:
+                        frames = self.vae.decode(seen).sample
+                    parts.append(frames[first - low :][:chunk])
                     (progress or SILENT).done("decoding", len(parts[-1]))
         return torch.cat(parts).float().unflatten(0, latents.shape[:2]).clamp(-1, 1)

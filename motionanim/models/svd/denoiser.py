@@ -25,6 +25,8 @@ from motionanim.models.svd.shortcuts import use_shortcuts
 from motionanim.types import Condition
 
 COMPILE = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")  # of torch.compile
+SEQUENCES = 65_535  # of attention in one call: the limit of CUDA's grids
+CALL_CHANNELS = 40  # channels alive at the peak of a call without gradients, as multiples of the first block's
 SCALING = 0.18215  # of a VAE whose config leaves it out: diffusers' default
 
 
@@ -165,6 +167,20 @@ class Denoiser(nn.Module):
         kinds = (SpatioTemporalResBlock, TransformerSpatioTemporalModel)
         return [module for module in self.unet.modules() if isinstance(module, kinds)]
 
+    def clips_at_once(self, frames: int, latents: tuple[int, int], room: int | None) -> int:
+        """The most clips of `frames` frames of (h, w) latents that one call without gradients may have, at least 1.
+
+        Args:
+            room: Bytes that the call may fill; None leaves only the limit of CUDA's attention kernels, the first
+                dimension of whose grid of blocks counts the sequences: the pixels of the clips, for temporal attention.
+        """
+        pixels = latents[0] * latents[1]
+        most = SEQUENCES // max(pixels, frames)
+        if room is not None:
+            bytes_each = CALL_CHANNELS * self.unet.config.block_out_channels[0] * self.unet.dtype.itemsize
+            most = min(most, room // (bytes_each * frames * pixels))
+        return max(1, most)
+
     @property
     def uses_warped(self) -> bool:
         """Whether it reads the warped frames of a condition."""
@@ -216,6 +232,17 @@ class Denoiser(nn.Module):
                 module.to(memory_format=torch.channels_last)
             elif isinstance(module, nn.Conv3d):
                 module.to(memory_format=torch.channels_last_3d)
+
+    def halve_frozen(self) -> None:
+        """Store the weights of convolutions and linear layers that do not train in bfloat16, in place.
+
+        Under bfloat16 autocast nothing changes, to the last bit, because it rounds exactly these weights at each use.
+        """
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear | nn.Conv2d | nn.Conv3d):
+                for parameter in layer.parameters(recurse=False):
+                    if not parameter.requires_grad:
+                        parameter.data = parameter.data.bfloat16()
 
     def select_trainable(self, preset: Literal["all", "literal", "temporal"]) -> None:
         """Set requires_grad. Motion parameters always train.

@@ -72,7 +72,10 @@ def save_pipeline(
     if unet is not None:
         # A copy, because .to() below converts in place; from the config, so that it has no hooks of the adapter.
         plain = UNetSpatioTemporalConditionModel.from_config(unet.config)
-        plain.load_state_dict(unet.state_dict())
+        kept = pipeline.unet.state_dict()
+        # Weights that `Denoiser.halve_frozen` has rounded are the base's own.
+        halved = {name for name, value in unet.named_parameters() if value.dtype == torch.bfloat16}
+        plain.load_state_dict({k: kept[k] if k in halved else v for k, v in unet.state_dict().items()})
         pipeline.register_modules(unet=plain)
     # transformers loads fp16 as fp16, diffusers as fp32: CLIP stays fp32 where no variant has to be asked for.
     for module in (pipeline.vae, pipeline.unet, *[pipeline.image_encoder] * published_names):

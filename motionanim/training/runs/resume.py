@@ -19,12 +19,14 @@ PLACES = ("*.dirpath", "*.folder", "*.rejected", "*.default_root_dir", "*.flow_c
 REFUSED = ("seed", "items", "trainer.precision", "data.*", "model.*")
 APPLIED = (
     "model.lr", "model.weight_decay", "model.beta1", "model.warmup_*", "model.decay_*", "model.compile",
-    "model.checkpoint_width", "model.base",  # its frozen weights are compared
+    "model.checkpoint_width", "model.codec_offload", "model.base",  # its frozen weights are compared
     "data.root*", "data.names.*", "data.latents", "data.shapes.*",  # `StreamData.check_state` compares clips and shapes
     "data.batch_size", "data.num_workers", "data.max_rejected_share", "data.val", "data.val.*", "data.val_clips",
     "data.reading.cache_gb", "data.reading.retries", "data.*flow_estimator.device", "data.*flow_estimator.pairs",
     "data.*flow_estimator.weights", "data.*flow_estimator.sha256",  # and the estimators' names
 )  # fmt: skip
+# Settings that are newer than some checkpoints, and what these were trained with.
+NEWER = {"model.frozen": "float32", "model.moments": "float32", "model.codec_offload": False}
 
 
 class Settings(L.Callback):
@@ -88,7 +90,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[tupl
         for config in (old, new)
     )
     for name in sorted(before.keys() | after.keys()):
-        values = before.get(name, "absent"), after.get(name, "absent")
+        values = before.get(name, NEWER.get(name, "absent")), after.get(name, "absent")
         same = values[0] == values[1]
         if name.endswith("._target_"):  # modules may move between versions; a class keeps its name
             same = values[0].rpartition(".")[2] == values[1].rpartition(".")[2]
