@@ -46,11 +46,10 @@ COMMANDS = {
         "'method.label=\"warp, ${hydra:runtime.choices.conditioning}\"'",
         "evaluate.py name=table1 method=warp 'method.label=\"warp, mask given\"'",
     ],
-    "table2": ["evaluate.py -m sweep=table2 sampling.dtype=bfloat16 n=6"],
+    "table2": ["evaluate.py -m sweep=table2 n=12"],
     "gamma": [
-        "evaluate.py -m sweep=gamma sampling.dtype=bfloat16 n=6 long_video.gamma=0,0.6,0.8,1",
-        "evaluate.py -m sweep=gamma sampling.dtype=bfloat16 n=6 sampling.rho=1 name=gamma_uniform "
-        "long_video.gamma=0,0.6,0.8,1",
+        "evaluate.py -m sweep=gamma n=12 long_video.gamma=0,0.6,0.8,1",
+        "evaluate.py -m sweep=gamma n=12 sampling.rho=1 name=gamma_uniform long_video.gamma=0,0.6,0.8,1",
     ],
     "noise_reschedule": [
         "evaluate.py -m sweep=omega sampling.dtype=bfloat16 n=6 long_video.omega=0,0.2,0.8",
@@ -62,7 +61,7 @@ COMMANDS = {
         f"{_LONG} name=omega_early long_video.gamma=0.4 long_video.renormalize=false long_video.omega=0.8 "
         "'method.label=\"phased, Eq. 11 as printed, omega 0.8\"'",
     ],
-    "strength": ["evaluate.py -m sweep=strength sampling.dtype=bfloat16"],
+    "strength": ["evaluate.py -m sweep=strength n=24"],
     "control": ["benchmarks/control.py --report benchmarks/control.md"],
     "motion_lora": [
         "train.py experiment=panning_base run=base ckpt_path=auto",

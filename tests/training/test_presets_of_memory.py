@@ -55,7 +55,7 @@ def test_halved_weights_are_exported_as_the_bases_own(base: Path, tmp_path: Path
         ({"frozen": "bfloat16"}, {"precision": "32-true"}, r"model\.frozen=bfloat16 with trainer\.precision=32-true"),
         ({"moments": "8bit"}, {"strategy": Sharded(timeout=30)}, r"trainer=fsdp shards weights and moments of float32"),
     ],
-    ids=str,
+    ids=["frozen", "moments"],
 )
 def test_what_cannot_be_combined_is_refused(
     base: Path, tmp_path: Path, changes: dict, options: dict, message: str
