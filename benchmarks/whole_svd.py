@@ -3,8 +3,8 @@
 python benchmarks/whole_svd.py --folder FOLDER [--stages make,shard,...] [--report FILE] [KEY=VALUE ...]
 
 Each stage is a process of its own, whose time and memory the report states. A stage that is done is skipped when the
-script runs again; naming it by --stages runs it again. It needs 15 GiB of memory and 15 GB of disk. KEYs are settings of
-both conf/train.yaml and conf/animate.yaml.
+script runs again; naming it by --stages runs it again. It needs 14 GiB of memory and 15 GB of disk. KEYs are settings
+of both conf/train.yaml and conf/animate.yaml.
 """
 
 import argparse
@@ -25,12 +25,8 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZE = ["scale=svd", "scale.height=256", "scale.width=448"]
-WINDOWS = [
-    "scale.num_frames=8",
-    "frames=14",
-    "sampling.num_steps=2",
-    "sampling.decode_dtype=bfloat16",
-]  # so that a video is joined of two windows
+# Windows of 8, so that a video of 14 frames is joined of two.
+WINDOWS = ["scale.num_frames=8", "frames=14", "sampling.num_steps=2", "sampling.decode_dtype=bfloat16"]
 METHODS = {"phased": ["long_video.gamma=0.5"], "continuous": ["long_video.overlap=2"]}
 # The learning rate is high, so that two steps change the weights by more than fp16 rounds them.
 STEPS = ["scale.num_frames=8", "scale.batch_size=1", "trainer.max_steps=2", "model.lr=0.01"]
@@ -315,14 +311,13 @@ def report(run: Run, done: dict[str, Any]) -> str:
         f"{platform.machine()} CPU, {os.cpu_count()} cores shared with other work, torch {version('torch')}, diffusers "
         f"{version('diffusers')}. Random weights in the published layout; see the head of "
         "[whole_svd.py](whole_svd.py). On a GPU: not measured.", "",
-        f"Videos: 14 frames of 256 x 448 from windows of 8, 2 steps ({', '.join(METHODS)}). Training: two steps of the "
-        "motion LoRA on one clip of 8 frames of 256 x 448, `bf16-mixed`, gradient checkpointing, VAE and CLIP in the "
-        "loop.", "",
+        f"Videos: 14 frames of 256 x 448 from windows of 8, 2 steps, decoded in bfloat16 ({', '.join(METHODS)}). "
+        "Training: two steps of the motion LoRA on one clip of 8 frames of 256 x 448, `bf16-mixed`, gradient "
+        "checkpointing, VAE and CLIP in the loop.", "",
         "| stage | processor, s | clock, s | peak, GiB | of which private, GiB |", "|---|---|---|---|---|",
-        *(
-            f"| {stage} | {cost['processor']:.0f} | {cost['seconds']:.0f} | {cost['peak']:.1f} | {cost['private']:.1f} |"
-            for stage, cost in rows
-        ), "",
+        *(f"| {stage} | {c['processor']:.0f} | {c['seconds']:.0f} | {c['peak']:.1f} | {c['private']:.1f} |"
+          for stage, c in rows),
+        "",
         "The peak is that of the stage's own process (`ru_maxrss`). The pages that are not private are those of weight "
         "files that are mapped into memory; the system drops them where memory is short.", "",
     ]  # fmt: skip

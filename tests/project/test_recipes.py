@@ -96,12 +96,9 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             "weights": file.name.partition(".")[0], "layers_sha256": whole.layers_sha256(shapes)
         }  # fmt: skip
     for path in (tmp_path / "svd").rglob("*.*"):
-        for name in {
-            str(path.relative_to(tmp_path / "svd")),
-            str(path.relative_to(tmp_path / "svd")).replace(".fp16", ""),
-        }:
-            sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-            record["files"][name] = {"size": path.stat().st_size, "sha256": sha256}
+        known = {"size": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+        name = str(path.relative_to(tmp_path / "svd"))
+        record["files"] |= {name: known, name.replace(".fp16", ""): known}
     (tmp_path / "published.json").write_text(json.dumps(record))
     monkeypatch.setattr(whole, "PUBLISHED", tmp_path / "published.json")
     cached = tmp_path / "hub" / f"models--{HUB.replace('/', '--')}"
