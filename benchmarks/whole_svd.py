@@ -135,8 +135,13 @@ def names(run: Run) -> dict[str, Any]:
     return facts
 
 
-def _call(run: Run, base: Path, loras: list[tuple[str, float]]) -> dict[str, Any]:
-    """Loads a base as `animate` does and calls its denoiser once, on 4 frames of the smallest size; in float32."""
+def called(run: Run, base: Path, *, lora: bool = False, like: tuple[str, str] | None = None) -> dict[str, Any]:
+    """Loads a base as `animate` does and calls its denoiser once, on 4 frames of the smallest size; in float32.
+
+    Args:
+        lora: With the exported LoRA.
+        like: The name of an earlier stage, and of what it called, to compare with.
+    """
     import torch
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
@@ -150,8 +155,8 @@ def _call(run: Run, base: Path, loras: list[tuple[str, float]]) -> dict[str, Any
         cfg = compose("animate", ["image=none", *SIZE, *run.overrides, f"scale.base={base}"])
     cfg = OmegaConf.to_container(cfg, resolve=True)
     animator, fingerprint = Animator.load(
-        base=str(base), motion=cfg["motion"], sampling=cfg["sampling"] | {"dtype": "float32"}, loras=loras,
-        context_length=4, device=torch.device("cpu"),
+        base=str(base), motion=cfg["motion"], sampling=cfg["sampling"] | {"dtype": "float32"},
+        loras=[(str(run.lora), 1.0)] * lora, context_length=4, device=torch.device("cpu"),
     )  # fmt: skip
     generator = torch.Generator().manual_seed(0)
     config, side = animator.denoiser.unet.config, animator.multiple // animator.codec.downscale
@@ -164,39 +169,13 @@ def _call(run: Run, base: Path, loras: list[tuple[str, float]]) -> dict[str, Any
     with torch.no_grad():
         out = animator.denoiser(torch.randn(1, 4, *latents, generator=generator), torch.ones(1), condition)
         pixels = animator.decode(condition.image_latents[:, None])
-    torch.save(out, run.folder / f"{base.name}{'_lora' * bool(loras)}.pt")
+    torch.save(out, run.folder / f"{base.name}{'_lora' * lora}.pt")
     digest = hashlib.sha256(out.numpy().tobytes() + pixels.numpy().tobytes()).hexdigest()[:16]
-    return {"LoRA fingerprint": fingerprint, "SHA-256 of one call and one decoded frame": digest}
-
-
-def load_whole(run: Run) -> dict[str, Any]:
-    """Load the folder of whole files."""
-    return _call(run, run.whole, [])
-
-
-def load_sharded(run: Run) -> dict[str, Any]:
-    """Load the folder of shards; what it computes must be the same."""
-    facts = _call(run, run.sharded, [])
-    return facts | {"largest difference to the whole files": _difference(run, "sharded", "whole")}
-
-
-def load_lora(run: Run) -> dict[str, Any]:
-    """Load the base with the exported LoRA."""
-    facts = _call(run, run.whole, [(str(run.lora), 1.0)])
-    return facts | {"largest difference to the base": _difference(run, "whole_lora", "whole")}
-
-
-def load_merged(run: Run) -> dict[str, Any]:
-    """Load the merged folder, whose weights are rounded to fp16."""
-    facts = _call(run, run.merged, [])
-    return facts | {"largest difference to base and LoRA": _difference(run, "merged", "whole_lora")}
-
-
-def _difference(run: Run, one: str, other: str) -> float:
-    import torch
-
-    first, second = (torch.load(run.folder / f"{name}.pt", weights_only=True) for name in (one, other))
-    return float((first - second).abs().max())
+    facts: dict[str, Any] = {"LoRA fingerprint": fingerprint, "SHA-256 of one call and one decoded frame": digest}
+    if like is not None:
+        other = torch.load(run.folder / f"{like[1]}.pt", weights_only=True)
+        facts[f"largest difference to {like[0]}"] = float((out - other).abs().max())
+    return facts
 
 
 def exported(run: Run) -> dict[str, Any]:
@@ -214,8 +193,12 @@ def exported(run: Run) -> dict[str, Any]:
 
 
 INSIDE: dict[str, Callable[[Run], dict[str, Any]]] = {
-    "make": make, "shard": shard, "names": names, "load whole": load_whole, "load sharded": load_sharded,
-    "export": exported, "load with LoRA": load_lora, "load merged": load_merged,
+    "make": make, "shard": shard, "names": names, "export": exported,
+    "load whole": lambda run: called(run, run.whole),
+    "load sharded": lambda run: called(run, run.sharded, like=("the whole files", "whole")),
+    "load with LoRA": lambda run: called(run, run.whole, lora=True, like=("the base", "whole")),
+    # Its weights are rounded to fp16.
+    "load merged": lambda run: called(run, run.merged, like=("base and LoRA", "whole_lora")),
 }  # fmt: skip
 # The other stages are commands: their arguments, and the folder that they write anew.
 COMMANDS: dict[str, tuple[Callable[[Run], list[str]], Callable[[Run], Path] | None]] = {
