@@ -57,7 +57,8 @@ def main(cfg: DictConfig) -> None:
             benchmark.of(method.place), method, scorer, root=root, seed=cfg.seed, window=cfg.scale.num_frames,
             settings=settings, about={"sweep": sweep, "axes": axes}, options=options,
         )  # fmt: skip
-        print(f"{done.label}: {done.made} clips made, {done.scored} scored: {done.folder}")
+        did = "read" if method.place else "made"
+        print(f"{done.label}: {done.made} clips {did}, {done.scored} scored: {done.folder}")
         finished.append(done)
     print(f"features of true clips that were not in the cache: {scorer.cache.computed}")
     # With several processes, the one that finds all summaries writes the report.

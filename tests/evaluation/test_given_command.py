@@ -26,12 +26,12 @@ def command(cwd: Path, *arguments: str, code: int = 0) -> str:
 @pytest.mark.slow
 def test_the_command_scores_two_folders_and_says_how(root: Path) -> None:
     told = command(root, "truth=truth", "videos=[res/a,res/b]", "metrics=frame", "show=1")
-    assert "by time at 8 frames a second" in told
+    assert "those nearest in time at 8 frames a second" in told
     found = results(root)
     assert found.keys() == {"static copy", "real", "shuffled", "a", "b"}  # no motion is asked, so none is flipped
     assert {result["n"] for result in found.values()} == {3}
     assert (root / "runs" / "evaluate" / f"{root.name}_truth" / "report" / "report.html").is_file()
-    assert "a: 0 clips made, 0 scored" in command(root, "truth=truth", "videos=res/*", "metrics=frame", "show=1")
+    assert "a: 0 clips read, 0 scored" in command(root, "truth=truth", "videos=res/*", "metrics=frame", "show=1")
 
 
 NASTY = '=cost $5 "x" <b>|![y](z)_ 猫 ' + "l" * 200
@@ -73,7 +73,7 @@ def test_published_videos_score_at_their_own_size_as_a_short_script_has_it(share
         psnr, ssim = by_hand(published(shared, name, 1))
         assert found[name]["metrics"]["psnr"]["mean"] == pytest.approx(psnr, abs=1e-3)
         assert found[name]["metrics"]["ssim"]["mean"] == pytest.approx(ssim, abs=1e-3)
-        assert found[name]["reading"]["taken"] == "by time at 7 frames a second (files have 7, 8, 30)"
+        assert found[name]["reading"]["taken"] == "those nearest in time at 7 frames a second (files have 7, 8, 30)"
 
 
 @pytest.mark.slow

@@ -57,8 +57,8 @@ def test_other_rates_are_taken_by_time_and_other_sizes_resized_and_both_are_said
     assert result["reading"]["num_frames"] == 9
     told = "\n".join(result["reading"]["notes"])
     assert "9 frames of every clip, as many as the shortest has" in told
-    assert "by time at 8 frames a second (files have 8, 10)" in told
-    assert "b: 3 of 3 videos are resized, 3 of them to another shape" in told
+    assert "those nearest in time at 8 frames a second (files have 8, 10)" in told
+    assert "b: 3 of 3 videos are resized (bilinear, antialiased), 3 of them to another shape" in told
     assert "a: " not in told
     copy = scored(root, Reference(label="static copy", kind="static_copy"), benchmark)
     assert copy["metrics"]["psnr"]["mean"] is not None

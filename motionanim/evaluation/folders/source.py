@@ -122,7 +122,8 @@ def find_sources(root: Path | str) -> dict[str, Path]:
         names = list(folder_names(root))
     except ValueError as error:
         if not pictures:
-            raise ValueError(f"{error}; folders of pictures such as CLIP/0001.png are clips too") from None
+            message = str(error).removeprefix("root=")  # no setting of a command with truth= and videos=
+            raise ValueError(f"{message}; folders of pictures such as CLIP/0001.png are clips too") from None
         if "." in pictures:
             raise ValueError(
                 f"{root} holds pictures itself: put the frames of each clip into a folder of its own, as in "

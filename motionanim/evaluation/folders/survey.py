@@ -145,7 +145,7 @@ def _rate_note(groups: Sequence[Sequence[Found]], rates: Sequence[float | None])
     if used:
         some = "" if None not in rates else " where rates differ"
         at = ", ".join(f"{rate:g}" for rate in used)
-        note = f"by time at {at} frames a second{some} (files have {listed or 'none'})"
+        note = f"those nearest in time at {at} frames a second{some} (files have {listed or 'none'})"
     if unknown:
         some = ", ".join(unknown[:3]) + " ..." * (len(unknown) > 3)
         note += f"; pictures one after another, without a rate (fps in method.json gives it): {some}"
@@ -160,7 +160,8 @@ def _size_notes(truth: Mapping[str, Found], made: Mapping[str, Mapping[str, Foun
         shapes = sum(abs(old[0] * new[1] / (old[1] * new[0]) - 1) > 0.01 for old, new in changed)
         if changed:
             told = f", {shapes} of them to another shape" * bool(shapes)
-            notes.append(f"{folder}: {len(changed)} of {len(readings)} videos are resized{told}")
+            how = "resized (bilinear, antialiased)"
+            notes.append(f"{folder}: {len(changed)} of {len(readings)} videos are {how}{told}")
     most = max(12 * r.num_frames * r.height * r.width for r in plans.truth.values())
     if most > LARGE:
         notes.append(
