@@ -9,9 +9,9 @@ from torch import Tensor
 
 from motionanim.data.clips import clip_data
 from motionanim.data.folder import folder_clips
+from motionanim.data.order import Buckets, buckets
 from motionanim.data.stream import StreamData
 from motionanim.data.video import write_video
-from motionanim.data.video.shapes import Buckets, buckets
 
 SIZES = ((32, 48), (48, 32), (32, 32))  # height, width
 SHAPES = {(32, 48): (24, 40), (48, 32): (40, 24), (32, 32): (32, 32)}  # of training

@@ -13,13 +13,13 @@ from torch.utils.data import Dataset, get_worker_info
 
 from motionanim.data.file_lists import weighted_roots
 from motionanim.data.latents.prepared import PreparedLatents
-from motionanim.data.order import Order, Rows
+from motionanim.data.order import Buckets, Order, Rows
 from motionanim.data.prepare.shots import kept_borders, starts_within
 from motionanim.data.rejections import Rejections, load_usable
 from motionanim.data.stream import StreamData, as_float, rng
 from motionanim.data.video import Video, VideoError
 from motionanim.data.video.index import content_key, kept_path
-from motionanim.data.video.shapes import Buckets, known_sizes
+from motionanim.data.video.sizes import known_sizes
 from motionanim.types import ClipBatch
 
 logger = logging.getLogger(__name__)

@@ -23,11 +23,10 @@ from torch.utils.data import Dataset
 
 from motionanim.data.clips import check_root, clip_data, file_data
 from motionanim.data.file_lists import Names
-from motionanim.data.order import Order
+from motionanim.data.order import Buckets, Order
 from motionanim.data.rejections import Rejections, load_usable
 from motionanim.data.stream import StreamData, as_float, rng
 from motionanim.data.video import VideoError, cover_size
-from motionanim.data.video.shapes import Buckets
 from motionanim.motion.flow import resize_flow
 from motionanim.types import FlowPairBatch, Hint
 

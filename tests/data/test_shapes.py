@@ -15,14 +15,15 @@ from odd_videos import make
 
 from motionanim.data.clips import flow_path
 from motionanim.data.engine import ProcessEngine
+from motionanim.data.order import buckets
 from motionanim.data.prepare.collect import prepare
 from motionanim.data.prepare.examine import Settings
 from motionanim.data.stream import StreamData
 from motionanim.data.synthetic.clips import SyntheticClips
 from motionanim.data.video import Video, VideoError
-from motionanim.data.video import shapes as video_shapes
+from motionanim.data.video import sizes as video_sizes
 from motionanim.data.video.index import content_key
-from motionanim.data.video.shapes import buckets, known_sizes, shown_size
+from motionanim.data.video.sizes import known_sizes, shown_size
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +93,7 @@ def test_sizes_are_looked_up_once_until_a_file_changes(
         asked.append(path.name)
         return shown_size(path)
 
-    monkeypatch.setattr(video_shapes, "shown_size", counted)
+    monkeypatch.setattr(video_sizes, "shown_size", counted)
     sizes = known_sizes(paths, len(paths), kept)
     assert [tuple(size) for size in sizes] == [SIZES[int(path.stem) % 3] if path.stem.isdigit() else (0, 0)
                                               for path in paths]  # fmt: skip

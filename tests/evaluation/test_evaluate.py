@@ -60,7 +60,7 @@ def test_a_sweep_leaves_one_report_of_all_its_runs_and_a_wandb_run_each(base: Pa
     assert sorted(axes) == [0.5, 1]
     assert axes[0.5] > axes[1] == 0
     with (folder / "report" / "report.csv").open() as file:
-        assert {row["label"] for row in csv.DictReader(file)} >= {"phased, gamma 0.5", "phased, gamma 1"}
+        assert {row["label"] for row in csv.DictReader(file)} >= {f"phased, gamma {g}, control=warp" for g in (0.5, 1)}
     assert list((folder / "report" / "plots").glob("*.png"))
 
 
@@ -171,7 +171,7 @@ def test_processes_share_the_clips_and_a_killed_one_costs_only_the_clip_in_hand(
     assert sorted(json.loads(row)["index"] for row in after) == [0, 1, 2, 3, 4]
     found, wanted = (results(tmp_path / name / "runs" / "evaluate" / "synthetic16") for name in ("many", "one"))
     assert found == wanted
-    labels = {"ours, continuous, no_refiner", "real", "static copy", "shuffled", "flipped"}
+    labels = {"ours, continuous, no_refiner, control=warp", "real", "static copy", "shuffled", "flipped"}
     assert found.keys() == labels
     page = (written / "report" / "report.html").read_text()
     assert all(label in page for label in labels)

@@ -16,9 +16,8 @@ from motionanim.data.latents.shards import (
     fingerprint,
     shard_name,
 )
-from motionanim.data.order import Order, Rows
+from motionanim.data.order import Buckets, Order, Rows
 from motionanim.data.stream import StreamData
-from motionanim.data.video.shapes import Buckets
 from motionanim.files import atomic_path
 from motionanim.types import LatentBatch
 

@@ -20,12 +20,12 @@ from tqdm import tqdm
 
 from motionanim.data.clips import FlowEstimator
 from motionanim.data.engine import Engine
+from motionanim.data.order import Buckets
 from motionanim.data.prepare.examine import LOST, Settings, examine, lost
 from motionanim.data.prepare.journal import digest, opened_journal
 from motionanim.data.prepare.shots import VERSION
 from motionanim.data.rejections import MOST_IN_A_ROW
 from motionanim.data.video.index import READER
-from motionanim.data.video.shapes import Buckets
 from motionanim.files import atomic_path, check_own, printable, text_sha256
 
 logger = logging.getLogger(__name__)

@@ -7,11 +7,11 @@ import numpy as np
 import torch
 
 from motionanim.data.clips import FlowEstimator, clip_grid, flow_path, open_flow
+from motionanim.data.order import Buckets
 from motionanim.data.prepare.shots import crossed, find_borders, keep_borders, starts_within
 from motionanim.data.stream import as_float
 from motionanim.data.video import Video, VideoError
 from motionanim.data.video.index import content_key
-from motionanim.data.video.shapes import Buckets
 from motionanim.files import atomic_path
 from motionanim.motion.camera import camera_motion
 

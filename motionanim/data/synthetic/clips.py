@@ -16,13 +16,12 @@ from torch.utils.data import Dataset
 
 from motionanim.data import stream
 from motionanim.data.latents.prepared import PreparedLatents
-from motionanim.data.order import shuffled_index
+from motionanim.data.order import Buckets, shuffled_index
 from motionanim.data.synthetic import scenes
 from motionanim.data.synthetic.cameras import CAMERAS, draw_camera
 from motionanim.data.synthetic.layers import SUPER, Layer, Points, Stage
 from motionanim.data.synthetic.photometric import vary
 from motionanim.data.synthetic.textures import draw_style
-from motionanim.data.video.shapes import Buckets
 from motionanim.types import ClipBatch, FlowPairBatch, Hint
 
 # Loader processes are the parallelism; OpenCV's threads would compete with them and with training.

@@ -1,4 +1,4 @@
-"""Shapes of training clips that all have about as many pixels, and the sizes of video files that decide among them."""
+"""The sizes of video files, which decide the shapes of training clips: read once and kept."""
 
 import fcntl
 import os
@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -15,62 +14,7 @@ from motionanim.data.video.container import VideoError, damage_named, decoded, o
 from motionanim.data.video.index import pixel_aspect
 from motionanim.files import text_sha256
 
-LONGEST = 4  # most times that one side of a shape is as long as the other
-
 Size = tuple[int, int]  # height, width
-
-
-class Buckets(NamedTuple):
-    """The shapes of a run's clips."""
-
-    shapes: tuple[Size, ...]  # px, from the tallest to the widest
-    own: int  # the number of the shape that clips of unknown size get: the scale's
-    row: int  # clips in a row of one shape
-
-    def numbers(self, sizes: np.ndarray) -> np.ndarray:
-        """The number of the shape nearest to each size (N, 2) by the logarithm of width over height: (N,) uint16."""
-        aspects = np.log([width / height for height, width in self.shapes])
-        known = (sizes > 0).all(axis=1)
-        heights, widths = np.where(known[:, None], sizes, 1).T
-        nearest = np.searchsorted((aspects[1:] + aspects[:-1]) / 2, np.log(widths / heights))
-        return np.where(known, nearest, self.own).astype(np.uint16)
-
-    def shape_of(self, height: int, width: int) -> Size:
-        """The shape of a clip from a video of this size."""
-        return self.shapes[int(self.numbers(np.array([[height, width]]))[0])]
-
-    def fingerprint(self, numbers: np.ndarray | None = None) -> str:
-        """Of all that decides the shape at a position; `numbers` of the shapes of all items, where these have one."""
-        items = "" if numbers is None else text_sha256(numbers.tobytes().hex())[:16]
-        return f"{len(self.shapes)} in rows of {self.row} ({text_sha256(f'{self}{items}')[:8]})"
-
-
-def buckets(*, used: bool, height: int, width: int, multiple: int, row: int) -> Buckets | None:
-    """All shapes whose pixels fit into height x width, and neither side of which could be longer by `multiple`.
-
-    Args:
-        used: Whether clips have several shapes; None is returned otherwise.
-
-    Raises:
-        ValueError: If height or width is no multiple of `multiple`, or a number is below 1.
-    """
-    if not used:
-        return None
-    if multiple < 1 or row < 1:
-        raise ValueError(f"scale.bucket_multiple={multiple}, scale.bucket_clips={row}: both must be at least 1")
-    if min(height, width) < 1 or height % multiple or width % multiple:
-        raise ValueError(
-            f"scale.height={height}, scale.width={width}: must be multiples of scale.bucket_multiple={multiple}"
-        )
-    area = height * width // multiple**2
-    pairs = ((rows, area // rows) for rows in range(area, 0, -1))
-    kept = [(rows, columns) for rows, columns in pairs if area // columns == rows]
-    shapes = tuple(
-        (rows * multiple, columns * multiple)
-        for rows, columns in kept
-        if max(rows, columns) <= LONGEST * min(rows, columns) or rows * multiple == height
-    )
-    return Buckets(shapes, shapes.index((height, width)), row)
 
 
 def shown_size(path: str | Path) -> Size:
