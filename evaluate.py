@@ -30,8 +30,8 @@ from motionanim.training.runs.folder import tracking_id
 
 LOGGED = "wandb.logged"  # marks a run folder that W&B has
 
-# Settings left out of a method's identity: a name, and paths of files that are identified by their hashes.
-# The release counts where it acts.
+# Settings left out of a method's identity: a name, and paths of files that are identified by their hashes. `control`
+# and `release` are left out because methods put them into their own identity where they act.
 NOT_SETTINGS = ("label", "base", "refiner", "loras", "folders", "side", "control", "release")
 
 

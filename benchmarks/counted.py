@@ -102,7 +102,7 @@ def clip_flops(cfg: DictConfig) -> int:
     unet = UNetSpatioTemporalConditionModel.load_config(cfg.scale.base, subfolder="unet")
     denoiser = build_denoiser(unet, OmegaConf.to_container(cfg.model.motion, resolve=True)).train()
     if "rank" in cfg.model:
-        _with_lora(denoiser, rank=cfg.model.rank)
+        with_lora(denoiser, rank=cfg.model.rank)
     else:
         denoiser.select_trainable(cfg.model.trainable)
     with FakeTensorMode(allow_non_fake_inputs=True):
@@ -140,7 +140,7 @@ def inference_rows(cfg: dict[str, Any]) -> list[tuple[str, float, float, float]]
 def training_rows(cfg: dict[str, Any], batch: int) -> list[tuple[str, str, float, float, float]]:
     """(what trains, checkpointing, its parameters in millions, TFLOP of a step, GiB at the peak of the second step)."""
     presets: dict[str, Callable[[Denoiser], None]] = {
-        "motion LoRA": partial(_with_lora, rank=cfg["rank"]),
+        "motion LoRA": partial(with_lora, rank=cfg["rank"]),
         "temporal": lambda denoiser: denoiser.select_trainable("temporal"),
         "literal": lambda denoiser: denoiser.select_trainable("literal"),
     }
@@ -164,7 +164,7 @@ def training_rows(cfg: dict[str, Any], batch: int) -> list[tuple[str, str, float
     return rows
 
 
-def _with_lora(denoiser: Denoiser, rank: int) -> None:
+def with_lora(denoiser: Denoiser, rank: int) -> None:
     denoiser.requires_grad_(False)
     add_lora(denoiser.unet, rank=rank, alpha=rank)
 

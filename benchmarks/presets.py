@@ -92,7 +92,7 @@ def trainable(cfg: dict[str, Any], unet: dict[str, Any]) -> Denoiser:
     """The denoiser as train.py makes it, on the meta device."""
     denoiser = counted.build_denoiser(unet, cfg["model"]["motion"]).train()
     if "rank" in cfg["model"]:
-        counted._with_lora(denoiser, rank=cfg["model"]["rank"])
+        counted.with_lora(denoiser, rank=cfg["model"]["rank"])
     else:
         denoiser.select_trainable(cfg["model"]["trainable"])
     if cfg["model"]["frozen"] == "bfloat16":

@@ -12,7 +12,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
-from plain import ROOT, plain
+from plain import ROOT, bases
 from torch import Tensor
 from tqdm import tqdm
 
@@ -76,15 +76,11 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "warp_control")
     parser.add_argument("--out", type=Path, default=HERE)
     args = parser.parse_args()
-    bases = {"embedded": ROOT / "motionanim" / "assets" / "tiny-svd"}
-    for name in ("plain", "stripped"):
-        bases[name] = args.runs / name
-        if not bases[name].exists():
-            plain(bases["embedded"], bases[name], strip=name == "stripped")
+    places = bases(args.runs)
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         config = compose("evaluate", [f"n={args.clips}", "benchmark.world.seed=1", "mask=false"])
         made = [
-            compose("animate", ["image=none", f"scale.base={bases[base]}", *words]) for _, base, _, words in RUNS
+            compose("animate", ["image=none", f"scale.base={places[base]}", *words]) for _, base, _, words in RUNS
         ]  # fmt: skip
     benchmark, estimate = (instantiate(part, _convert_="all") for part in (config.benchmark, config.flow_estimator))
     given = MethodInput(
@@ -100,7 +96,7 @@ def main() -> None:
         control = "motion" if levels is None else "warp"
         parts = OmegaConf.to_container(settings, resolve=True)
         animator, _ = Animator.load(
-            base=str(bases[base]), motion=network_motion(bases[base], parts["motion"], control),
+            base=str(places[base]), motion=network_motion(places[base], parts["motion"], control),
             sampling=parts["sampling"], loras=[], context_length=settings.scale.num_frames, device=torch.device("cpu"),
         )  # fmt: skip
         videos: list[Tensor] = []

@@ -13,7 +13,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
-from plain import ROOT, plain
+from plain import ROOT, bases
 from torch import Tensor
 from tqdm import tqdm
 
@@ -101,11 +101,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "warp_control")
     parser.add_argument("--out", type=Path, default=HERE)
     args = parser.parse_args()
-    bases = {"embedded": ROOT / "motionanim" / "assets" / "tiny-svd"}
-    for name in ("plain", "stripped"):
-        bases[name] = args.runs / name
-        if not bases[name].exists():
-            plain(bases["embedded"], bases[name], strip=name == "stripped")
+    bases(args.runs)
     file = args.out / "figures.json"
     figures: dict[str, Any] = {}
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):

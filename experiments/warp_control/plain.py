@@ -40,6 +40,16 @@ def plain(base: Path, out: Path, *, strip: bool = False) -> Path:
     return out
 
 
+def bases(runs: Path) -> dict[str, Path]:
+    """The embedded base, and its copies `plain` and `stripped` in a folder, which are made if they are not there."""
+    found = {"embedded": ROOT / "motionanim" / "assets" / "tiny-svd"}
+    for name in ("plain", "stripped"):
+        found[name] = runs / name
+        if not found[name].exists():
+            plain(found["embedded"], found[name], strip=name == "stripped")
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)

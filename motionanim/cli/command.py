@@ -76,11 +76,20 @@ def run_name(ckpt_path: str | None, experiment: str, run: str, fresh: str) -> st
     return (newest_run(Path(experiment)) if ckpt_path == "last" and run == fresh else None) or run
 
 
-def clips_at_once(batch: int, most: int | None) -> int:
-    """Clips of one pass of a training step: the largest divisor of its batch up to `most`; None takes all."""
-    if most is None or not isinstance(batch, int) or not isinstance(most, int):
+def clips_at_once(batch: Any, most: int | None) -> Any:
+    """Clips of one pass of a training step: the largest divisor of its batch up to `most`; None takes all.
+
+    A batch that is no number above 0 is returned as it is: who reads it says what is wrong.
+    """
+    if most is None or not isinstance(batch, int) or batch < 1:
         return batch
-    return max((clips for clips in range(1, batch + 1) if batch % clips == 0 and clips <= most), default=1)
+    return max(clips for clips in range(1, min(batch, most) + 1) if batch % clips == 0)
+
+
+def passes(batch: Any, most: int | None) -> int:
+    """Passes of a training step, each with `clips_at_once`."""
+    clips = clips_at_once(batch, most)
+    return 1 if clips == batch else batch // clips
 
 
 # ${package:assets/tiny-svd} is a path in the installed package, whatever the working folder.
@@ -95,7 +104,7 @@ OmegaConf.register_new_resolver("control_of", lambda base: "motion" if motion_co
 OmegaConf.register_new_resolver("place", lambda path: "_".join(Path(path or "").resolve().parts[-2:]), replace=True)
 # ${clips_at_once:${scale.batch_size},${vram.clips}} clips are trained in one of ${passes:...} passes of a step.
 OmegaConf.register_new_resolver("clips_at_once", clips_at_once, replace=True)
-OmegaConf.register_new_resolver("passes", lambda batch, most: batch // clips_at_once(batch, most), replace=True)
+OmegaConf.register_new_resolver("passes", passes, replace=True)
 OmegaConf.register_new_resolver("wandb_offline", wandb_offline, replace=True)
 OmegaConf.register_new_resolver("run_name", run_name, replace=True, use_cache=True)
 

@@ -47,8 +47,10 @@ def buckets(*, used: bool, height: int, width: int, multiple: int, row: int) -> 
         used: Whether clips have several shapes; None is returned otherwise.
 
     Raises:
-        ValueError: If height or width is no multiple of `multiple`, or a number is below 1.
+        ValueError: If height or width is no multiple of `multiple`, a number is below 1, or `used` is no boolean.
     """
+    if not isinstance(used, bool):
+        raise ValueError(f"scale.buckets={used}: must be true or false")
     if not used:
         return None
     if multiple < 1 or row < 1:

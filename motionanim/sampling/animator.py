@@ -52,8 +52,6 @@ class Animator:
     Args:
         sampling: The sampling config group.
         context_length: L, frames of one pass.
-
-    Raises:
         device: Where the networks run; None takes the device that the denoiser is on.
 
     Raises:

@@ -66,6 +66,7 @@ def test_a_video_gets_the_shape_nearest_to_its_own() -> None:
         ({"multiple": 24}, r"scale.height=32, scale.width=32: must be multiples of scale.bucket_multiple=24"),
         ({"multiple": 0}, "bucket_multiple=0, .*: both must be at least 1"),
         ({"row": 0}, "bucket_clips=0: both must be at least 1"),
+        ({"used": "maybe"}, "scale.buckets=maybe: must be true or false"),
     ],
 )
 def test_shapes_that_cannot_be_are_one_line(changes: dict[str, int], message: str) -> None:

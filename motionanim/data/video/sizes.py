@@ -14,10 +14,8 @@ from motionanim.data.video.container import VideoError, damage_named, decoded, o
 from motionanim.data.video.index import pixel_aspect
 from motionanim.files import text_sha256
 
-Size = tuple[int, int]  # height, width
 
-
-def shown_size(path: str | Path) -> Size:
+def shown_size(path: str | Path) -> tuple[int, int]:
     """(height, width) of a video in square px as shown, as `Video.size`, which also reads the whole index.
 
     Raises:
@@ -64,7 +62,7 @@ def known_sizes(paths: Iterable[Path], count: int, kept: Path) -> np.ndarray:
     return sizes
 
 
-def _read(kept: Path) -> dict[str, Size]:
+def _read(kept: Path) -> dict[str, tuple[int, int]]:
     try:
         text = kept.read_text(encoding="ascii", errors="replace")
     except FileNotFoundError:
@@ -74,7 +72,7 @@ def _read(kept: Path) -> dict[str, Size]:
     return {key: (int(height), int(width)) for key, height, width in lines}
 
 
-def _size_or_none(path: Path) -> Size:
+def _size_or_none(path: Path) -> tuple[int, int]:
     try:
         return shown_size(path)
     except VideoError:
