@@ -15,10 +15,17 @@ from typing import Any
 import forked
 import pytest
 import torch
+import torchvision
 from flow_runs import drifting
+from safetensors.torch import save_file
 
 from motionanim.animate import Animation, animate
 from motionanim.data.video import write_video
+from motionanim.evaluation.reading import Reading, read_clip
+from motionanim.metrics.frame import PSNR, SSIM
+from motionanim.metrics.frechet import frechet_distance, moments
+from motionanim.metrics.i3d import I3D, I3DFeatures
+from motionanim.metrics.perceptual import LPIPS
 from motionanim.models.svd.denoiser import Denoiser
 from motionanim.types import Condition
 
@@ -220,6 +227,36 @@ def test_page_pictures(script, tmp_path: Path) -> None:
     assert {path.stem for path in tmp_path.glob("*.webp")} == {
         "empty", "drawing", "preview", "result", "gallery", "light", "phone",
     }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_scores_by_hand_are_those_of_the_command(script, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("cdfvd")
+    torch.manual_seed(0)
+    i3d, alexnet = I3D(eps=1e-5, padding="dynamic"), torchvision.models.alexnet(weights=None)
+    save_file(i3d.state_dict(), tmp_path / "i3d_kinetics400.safetensors")
+    convolutions = {name: value for name, value in alexnet.state_dict().items() if name.startswith("features.")}
+    save_file(convolutions, tmp_path / "alexnet_features.safetensors")
+    for name, size in (("true", 64), ("made", 72)):
+        for number in range(2):
+            frames = torch.nn.functional.interpolate(torch.rand(15, 3, 9, 9) * 2 - 1, size=(size, size))
+            write_video(tmp_path / name / f"{number}.mp4", frames, 7)
+    script("evaluation/by_hand.py", WEIGHTS=tmp_path).main(tmp_path / "true", tmp_path / "made")
+    by_hand = json.loads(capsys.readouterr().out.splitlines()[-1])
+
+    reading = Reading(num_frames=14, height=64, width=64, fps=7, shape="stretch")
+    made, true = (
+        torch.stack([read_clip(tmp_path / name / f"{number}.mp4", reading) for number in range(2)])
+        for name in ("made", "true")
+    )
+    lpips = LPIPS(net="alex", backbone=alexnet.features, batch=32)
+    for key, score in (("psnr", PSNR(cap=100.0).score), ("ssim", SSIM().score), ("lpips", lpips.score)):
+        assert by_hand[key] == pytest.approx(score(made, true)[:, 0].mean().item(), rel=1e-5)
+    extractor = I3DFeatures(tmp_path / "i3d_kinetics400.safetensors", protocol="cdfvd", batch=1)
+    sides = []
+    for logits in (extractor(made).double(), extractor(true).double()):
+        sides += moments(torch.tensor(2), logits.sum(0), logits.T @ logits, ddof=0)
+    assert by_hand["fvd"] == pytest.approx(frechet_distance(*sides).item(), rel=1e-3)
 
 
 def test_every_script_has_a_test() -> None:

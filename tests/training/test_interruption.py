@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import forked
@@ -38,7 +39,7 @@ def losses(out: Path) -> dict[int, str]:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "mixed"), [(signal.SIGKILL, False), (signal.SIGTERM, False), (signal.SIGKILL, True)],
-    ids=["kill -9", "SIGTERM", "kill -9, clips of several shapes"],
+    ids=["kill -9", "SIGTERM", "kill -9, clips of several shapes, vram=16"],
 )  # fmt: skip
 def test_killed_and_resumed_equals_uninterrupted(how: signal.Signals, mixed: bool, base: Path, tmp_path: Path) -> None:
     given = []
@@ -46,8 +47,11 @@ def test_killed_and_resumed_equals_uninterrupted(how: signal.Signals, mixed: boo
         write_videos(tmp_path / "videos", 15)
         given = [
             "data=folder", "data.root=videos", "scale.height=32", "scale.width=32", "scale.buckets=true",
-            "scale.bucket_multiple=8", "scale.bucket_clips=4", "sampling.num_steps=2",
+            "scale.bucket_multiple=8", "scale.bucket_clips=4", "sampling.num_steps=2", "vram=16",
+            "trainer.precision=bf16-mixed",
         ]  # fmt: skip
+        if find_spec("bitsandbytes") is None:
+            given.append("model.moments=float32")
 
     def finish(run: str, *more: str) -> subprocess.CompletedProcess[str]:
         done = forked.run(*command(base, run, step + 4, *given, *more)[1:], cwd=tmp_path)

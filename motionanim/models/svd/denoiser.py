@@ -4,6 +4,7 @@ Only this file knows how the UNet is called and which of its parameters are spat
 """
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -218,11 +219,17 @@ class Denoiser(nn.Module):
     def compile_unet(self, mode: str) -> None:
         """torch.compile the UNet, in place: at its first use, once for each size.
 
+        The compiled code is kept in $TORCHINDUCTOR_CACHE_DIR, by default ~/.cache/motionanim/compiled, for later runs.
+        PyTorch's own default is a temporary folder, which a restart or a new node does not have.
+
         Raises:
             ValueError: If `mode` is none of `COMPILE`.
         """
         if mode not in COMPILE:
             raise ValueError(f"compile={mode}: must be null or one of {', '.join(COMPILE)}")
+        # PyTorch writes its default into the environment when its compiler is imported.
+        if Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR", "torchinductor_")).name.startswith("torchinductor_"):
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path("~/.cache/motionanim/compiled").expanduser())
         self.unet.compile(mode=mode)
 
     def channels_last(self) -> None:

@@ -1,0 +1,44 @@
+"""The code that `compile_unet` makes outlives the process: a later run does not compile again."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+# A block of a UNet stands for all of it, which takes most of a minute.
+SCRIPT = """
+import json, torch
+from diffusers import UNetSpatioTemporalConditionModel
+from torch._dynamo.utils import counters
+from conftest import MOTION, UNET
+from motionanim.models.svd.denoiser import Denoiser
+
+torch.manual_seed(0)
+denoiser = Denoiser(UNetSpatioTemporalConditionModel(**UNET), downscale=2, scaling=1.0, motion=MOTION).eval()
+denoiser.unet = denoiser.unet.time_embedding
+denoiser.compile_unet("default")
+with torch.no_grad():
+    out = denoiser.unet(torch.ones(1, UNET["block_out_channels"][0]))
+found = {name: counters["inductor"][f"fxgraph_cache_{name}"] for name in ("hit", "miss", "bypass")}
+print(json.dumps(found | {"sum": out.double().sum().item()}))
+"""
+
+
+@pytest.mark.slow
+def test_a_second_process_takes_the_compiled_code_of_the_first(tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "TORCHINDUCTOR_CACHE_DIR"}
+    environment |= {"HOME": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[2]), "TMPDIR": str(tmp_path)}
+
+    def run() -> dict:
+        done = subprocess.run([sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout.splitlines()[-1])
+
+    first, second = run(), run()
+    assert first["miss"] > 0
+    assert first["hit"] == 0
+    assert second == {"hit": first["miss"], "miss": 0, "bypass": 0, "sum": first["sum"]}
+    assert any((tmp_path / ".cache/motionanim/compiled").iterdir())
