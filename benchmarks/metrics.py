@@ -60,7 +60,10 @@ def weights(folder: Path) -> Path:
 
 
 def plain(network: I3D) -> I3D:
-    """The network with the layers of public ports: padding by a copy, then convolution or pooling, then batch norm."""
+    """The network with the layers of public ports: padding by a copy, then convolution or pooling, then batch norm.
+
+    Blocks join their branches along the channels, which are not the last in memory then.
+    """
 
     def pads(x: Tensor, kernel: tuple, stride: tuple) -> Tensor:
         axes = [same_padding(*axis) for axis in zip(x.shape[2:], kernel, stride, strict=True)]
@@ -74,11 +77,16 @@ def plain(network: I3D) -> I3D:
     def pool(self, x: Tensor) -> Tensor:
         return F.max_pool3d(pads(x, self.kernel, self.stride), self.kernel, self.stride)
 
+    def block(self, x: Tensor) -> Tensor:
+        return torch.cat([self.b0(x), self.b1b(self.b1a(x)), self.b2b(self.b2a(x)), self.b3b(self.b3a(x))], dim=1)
+
     for module in network.modules():
         if hasattr(module, "conv3d") and hasattr(module, "bn"):
             module.forward = MethodType(unit, module)
         elif hasattr(module, "static"):
             module.forward = MethodType(pool, module)
+        elif hasattr(module, "b3a"):
+            module.forward = MethodType(block, module)
     return network
 
 
@@ -99,11 +107,11 @@ def shared(features: nn.Sequential) -> nn.Module:
 
 
 def frame_loops(fake: Tensor, real: Tensor) -> Tensor:
-    """(B, 2): PSNR and SSIM by scikit-image, frame by frame."""
+    """(B, 4): PSNR and SSIM by scikit-image, frame by frame: means without frame 0 and with it."""
     scores = []
     for made, true in zip(fake, real, strict=True):
         rows = []
-        for one, other in zip(made[1:], true[1:], strict=True):
+        for one, other in zip(made, true, strict=True):
             first, second = ((x.permute(1, 2, 0).numpy() + 1) / 2 for x in (one, other))
             rows.append((
                 peak_signal_noise_ratio(second, first, data_range=1),
@@ -112,26 +120,28 @@ def frame_loops(fake: Tensor, real: Tensor) -> Tensor:
                     use_sample_covariance=False,
                 ),
             ))  # fmt: skip
-        scores.append(np.mean(rows, axis=0))
+        scores.append(np.concatenate([np.mean(rows[1:], axis=0), np.mean(rows, axis=0)]))
     return torch.from_numpy(np.stack(scores))
 
 
 def frame_ours(fake: Tensor, real: Tensor) -> Tensor:
-    pairs = zip(fake.split(1), real.split(1), strict=True)
-    return torch.cat([torch.stack([x(*pair)[:, 1:].double().mean(1) for x in (psnr, ssim)], 1) for pair in pairs])
+    scores = []
+    for pair in zip(fake.split(1), real.split(1), strict=True):
+        frames = torch.stack([score(*pair).double() for score in (psnr, ssim)], 1)
+        scores.append(torch.cat([frames[:, :, 1:].mean(2), frames.mean(2)], 1))
+    return torch.cat(scores)
 
 
 @torch.no_grad()
 def lpips_loops(package: nn.Module, fake: Tensor, real: Tensor) -> Tensor:
-    """(B,): the package, pair by pair."""
-    clips = zip(fake, real, strict=True)
-    return torch.stack(
-        [torch.stack([package(a[None], b[None]).flatten()[0] for a, b in zip(m[1:], t[1:])]).mean() for m, t in clips]
-    ).double()
+    """(B, 2): the package, pair by pair: means without frame 0 and with it."""
+    rows = [[package(a[None], b[None]).item() for a, b in zip(*clip, strict=True)] for clip in zip(fake, real)]
+    frames = torch.tensor(rows, dtype=torch.float64)
+    return torch.stack([frames[:, 1:].mean(1), frames.mean(1)], 1)
 
 
 def lpips_ours(metric: LPIPS, fake: Tensor, real: Tensor) -> Tensor:
-    return torch.cat([metric.score(*pair)[:, 0] for pair in zip(fake.split(1), real.split(1), strict=True)])
+    return torch.cat([metric.score(*pair) for pair in zip(fake.split(1), real.split(1), strict=True)])
 
 
 @torch.no_grad()

@@ -80,6 +80,21 @@ def test_the_protocol_follows_the_weights_and_scores_ignore_parts_and_train_mode
     assert LPIPS(net="alex", backbone=other.network, batch=2).protocol != alex.protocol
 
 
+@pytest.mark.parametrize(("size", "parts"), [((64, 64), [4, 1]), ((256, 512), [2, 2, 1]), ((512, 700), [1] * 5)])
+def test_larger_frames_pass_in_smaller_parts(size: tuple[int, int], parts: list[int]) -> None:
+    found = []
+
+    def run(frames: torch.Tensor) -> torch.Tensor:
+        found.append(len(frames))
+        return frames.mean((1, 2, 3))
+
+    shade = torch.linspace(-1, 1, 5)
+    frames = shade.view(1, 5, 1, 1, 1).expand(1, 5, 3, *size)
+    metric = LPIPS(net="alex", backbone=random_alexnet(), batch=4)
+    torch.testing.assert_close(metric.in_parts(run, frames), shade[None])
+    assert found == parts
+
+
 def test_bad_options_and_small_frames_are_errors(alex) -> None:
     for options, message in (
         ({"net": "squeeze", "batch": 1}, "net='squeeze': LPIPS has alex, vgg"),
