@@ -58,29 +58,44 @@ def frames_of(runs: Sequence[Run]) -> int:
 
 
 def referee_table(runs: Sequence[Run], names: Names) -> Table:
-    """What every row was given, how its videos were read and made, and by which code on which machine."""
-    columns = [
-        "benchmark", "n", "frames", "size, px", "frames a second", "another aspect ratio", "given", "pixels", "seed",
-        "source", "weights", "made on", "made with", "made by commit", "scored by commit", "written", "folder",
-    ]  # fmt: skip
-    rows = []
-    for run in runs:
-        record, reading = run.record, run.record["reading"]
-        told = [
-            run.benchmark, run.n, reading["num_frames"],
-            ", ".join(reading.get("sizes") or [f"{reading['width']} x {reading['height']}"]),
-            reading.get("taken") or reading["fps"] or "each file's own", reading["shape"], _given(run),
-            "lossless" if run.lossless else "compressed files", record["seed"],
-            *((record.get("identity") or {}).get(key) for key in ("source", "weights")),
-            *(record.get(key) for key in ("hardware", "made_with", "commit", "scored_commit", "time")), run.folder.name,
-        ]  # fmt: skip
-        rows.append(Row(row_name(run, names), [Cell(_plain(text)) for text in told], part_of(run)))
-    return Table("Runs", [Cell(column) for column in columns], rows, [], [])
+    """What every row was given, how its videos were read and made, and by which code on which machine.
+
+    A remark has what is the same in all rows.
+    """
+    told = [{name: _plain(value) for name, value in _facts(run).items()} for run in runs]
+    shared = {name: text for name, text in told[0].items() if len(told) > 1 and all(t[name] == text for t in told)}
+    columns = [name for name in told[0] if name not in shared]
+    rows = [
+        Row(row_name(run, names), [Cell(facts[name]) for name in columns], part_of(run))
+        for run, facts in zip(runs, told, strict=True)
+    ]
+    known = "; ".join(f"{name}: {text}" for name, text in shared.items() if text != DASH)
+    remarks = [f"The same in all rows: {known}."] if known else []
+    return Table("Runs", [Cell(name) for name in columns], rows, [], remarks)
 
 
-def _given(run: Run) -> str:
+def _facts(run: Run) -> dict[str, Any]:
+    record, reading = run.record, run.record["reading"]
+    identity = record.get("identity") or {}
+    made_here = "side" not in identity  # a folder of videos has the fields of its method.json there
+    made = {"hardware": "made on", "made_with": "made with", "commit": "made by commit"}
+    return {
+        "benchmark": run.benchmark, "n": run.n, "frames": reading["num_frames"],
+        "size, px": ", ".join(reading.get("sizes") or [f"{reading['width']} x {reading['height']}"]),
+        "frames a second": reading.get("taken") or reading["fps"] or "each file's own",
+        "another aspect ratio": reading["shape"], "given": _given(run),
+        "pixels": "lossless" if run.lossless else "compressed files", "seed": record["seed"],
+        "source": identity.get("source"), "weights": identity.get("weights"),
+        **{name: record.get(key) if made_here else None for key, name in made.items()},
+        "scored by commit": record.get("scored_commit"), "written": record.get("time"), "folder": run.folder.name,
+    }  # fmt: skip
+
+
+def _given(run: Run) -> str | None:
     if run.reference:
         return "the true clip"
+    if not run.given and "side" in (run.record.get("identity") or {}):
+        return None  # nothing is known of given videos but what their method.json says
     return ("the first frame, and arrows if it takes them", "first frame, arrows and true mask", "true motion")[
         run.given
     ]

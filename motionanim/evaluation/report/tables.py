@@ -1,5 +1,6 @@
 """The tables of a report, made of cells, with the scores of the compared runs."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from motionanim.evaluation.report.blocks import Block, Names, best, row_name, why_not_ranked
@@ -68,11 +69,11 @@ def score_cell(score: Score, column: Column, bold: bool, notes: Notes) -> Cell:
 
 
 def score_tables(block: Block, names: Names) -> list[Table]:
-    """One table for each group of columns, with the rows of the block."""
+    """A table for each group of columns that has a number. The last one says why other groups have none."""
     axes = [f"axes/{axis}" for axis in dict.fromkeys(axis for run in block.methods for axis in run.axes)]
     costs = dict.fromkeys(key for run in block.runs for key in run.cost)
     keys = sorted(dict.fromkeys(key for run in block.runs for key in run.scores), key=place)
-    tables = []
+    tables, without = [], []
 
     def cell(run: Run, column: Column, bold: bool, notes: Notes) -> Cell:
         axis = column.key.removeprefix("axes/")
@@ -84,16 +85,11 @@ def score_tables(block: Block, names: Names) -> list[Table]:
         here = [column_of(key) for key in keys if column_of(key).group == group]
         if group == "cost":
             here += [column_of(key) for key in (*axes, *costs)]
-        notes, remarks, shown = Notes(), [], []
+        notes, remarks = Notes(), []
         if not block.one_request:
             remarks.append("Not ranked: different motion was requested of the rows.")
-        for column in here:
-            scores = [run.score(column.key) for run in block.runs]
-            if column.key.startswith("axes/") or any(score.mean is not None for score in scores):
-                shown.append(column)
-            else:
-                reasons = dict.fromkeys(score.reason for score in scores if score.reason)
-                remarks.append(f"No row has {column.name}: {'; '.join(reasons)}.")
+        shown = [column for column in here if _has_number(column, block)]
+        remarks += _lacking([column for column in here if column not in shown], block)
         bold = {column.key: best(block, column, names) for column in shown}
         columns = [Cell("clips"), *(header(column, block, names, notes) for column in shown)]
         rows = [
@@ -109,9 +105,26 @@ def score_tables(block: Block, names: Names) -> list[Table]:
         ]
         if group == "cost" and len({str(run.record.get("hardware")) for run in block.runs}) > 1:
             remarks.append("Times are from different hardware: compare the calls.")
-        if here:
-            tables.append(Table(f"{block.title}: {title}", columns, rows if shown else [], notes, remarks))
+        if shown:
+            tables.append(Table(f"{block.title}: {title}", columns, rows, notes, remarks))
+        else:
+            without.extend(here)
+    if tables:
+        tables[-1].remarks.extend(_lacking(without, block))
     return tables
+
+
+def _has_number(column: Column, block: Block) -> bool:
+    return column.key.startswith("axes/") or any(run.score(column.key).mean is not None for run in block.runs)
+
+
+def _lacking(columns: Sequence[Column], block: Block) -> list[str]:
+    """A line for each reason why no row has a column."""
+    found: dict[str, list[str]] = {}
+    for column in columns:
+        reasons = dict.fromkeys(run.score(column.key).reason for run in block.runs)
+        found.setdefault("; ".join(filter(None, reasons)), []).append(column.name)
+    return [f"No row has {', '.join(columns)}: {reason}." for reason, columns in found.items()]
 
 
 def header(column: Column, block: Block, names: Names, notes: Notes) -> Cell:

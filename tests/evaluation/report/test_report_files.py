@@ -15,9 +15,12 @@ from report_runs import CLIPS, around, gamma_runs, loaded, make_three, run
 
 from motionanim.evaluation.report import write_report
 from motionanim.evaluation.report.__main__ import main
+from motionanim.evaluation.report.blocks import blocks
+from motionanim.evaluation.report.paper import referee_table
 from motionanim.evaluation.report.plots.costs import pareto, sweep_plot
 from motionanim.evaluation.report.plots.figure import main_fvd
-from motionanim.evaluation.report.runs import read_run
+from motionanim.evaluation.report.runs import names, read_run
+from motionanim.evaluation.report.tables import score_tables
 
 
 @pytest.fixture
@@ -258,3 +261,23 @@ def test_the_report_says_how_everything_was_measured(tmp_path: Path) -> None:
         "cap\\_db 100.0",
     ):
         assert told in text, told
+
+
+def test_what_all_rows_share_is_told_once_and_given_videos_claim_nothing(tmp_path: Path) -> None:
+    ours = run(tmp_path, "ours", {"psnr": around(24)}, cost={"calls": None, "seconds": None})
+    theirs = run(tmp_path, "theirs", {"psnr": around(23)}, identity={"side": {}}, cost={"calls": None, "seconds": None})
+    runs = [read_run(ours), read_run(theirs)]
+    called = names(runs)
+    table = referee_table(runs, called)
+    assert [cell.text for cell in table.columns] == ["given", "made on", "made with", "made by commit", "folder"]
+    assert [[cell.text for cell in row.cells] for row in table.rows] == [
+        ["the first frame, and arrows if it takes them", "2 cores", "torch 2", "7be769a", "ours"],
+        ["–", "–", "–", "–", "theirs"],
+    ]
+    assert "size, px: 96 x 64; frames a second: 7.0" in table.remarks[0]
+    [alone] = referee_table(runs[:1], called).rows
+    assert "96 x 64" in [cell.text for cell in alone.cells]
+
+    tables = score_tables(blocks(runs, called, None)[0], called)
+    assert [table.title for table in tables] == ["synthetic16: Quality"]
+    assert tables[-1].remarks == ["No row has Denoiser calls, Time: not measured."]
