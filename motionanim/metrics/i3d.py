@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from motionanim.files import text_sha256
+from motionanim.models.pair_convolution import PairConv
 from motionanim.models.weights_io import exact_float32, weights_fingerprint
 
 Padding = Literal["dynamic", "static"]
@@ -66,46 +67,6 @@ def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
     return total // 2, total - total // 2
 
 
-def pair_filters(weight: Tensor) -> list[Tensor]:
-    """The four filters (O, C, 3, 3) of `convolve_pairs`, from a 3x3x3 convolution's weight (O, C, 3, 3, 3)."""
-    before, now, after = weight.detach().double().unbind(2)
-    filters = before, (before + now + after) / 2, (before - now + after) / 2, after
-    return [each.float().contiguous(memory_format=torch.channels_last) for each in filters]
-
-
-def convolve_pairs(x: Tensor, filters: list[Tensor], bias: Tensor) -> Tensor:
-    """A 3x3x3 convolution with padding 1, of an even number of frames, by four products in place of six.
-
-    Winograd's minimal filtering F(2, 3) (Lavin and Gray, CVPR 2016) along time: two frames at a time, from 2D
-    convolutions of sums and differences of four. Its rounding errors are no larger than the plain convolution's.
-
-    Args:
-        x: (B, C, T, H, W), T even.
-        filters: From `pair_filters`.
-        bias: (O,).
-
-    Returns:
-        (B, O, T, H, W), with the channels last in memory.
-    """
-    count, _, frames, height, width = x.shape
-    padded = F.pad(x, (0, 0, 0, 0, 1, 1)).movedim(1, -1)
-    a, b, c, d = (padded[:, k : k + frames - 1 : 2] for k in range(4))
-
-    def product(images: Tensor, weight: Tensor, added: Tensor | None = None) -> Tensor:
-        flat = F.conv2d(images.flatten(0, 1).movedim(-1, 1), weight, added, padding=1).movedim(1, -1)
-        return flat.unflatten(0, (count, frames // 2))
-
-    found = x.new_empty(count, frames // 2, 2, height, width, len(bias))
-    first, second = found.unbind(2)
-    half, rest = product(b + c, filters[1], bias), product(c - b, filters[2])
-    torch.add(half, rest, out=first)
-    torch.sub(half, rest, out=second)
-    del half, rest
-    first += product(a - c, filters[0])
-    second -= product(b - d, filters[3])
-    return found.flatten(1, 2).movedim(-1, 1)
-
-
 class _Unit(nn.Module):
     """Convolution with SAME padding, batch norm, ReLU."""
 
@@ -113,20 +74,18 @@ class _Unit(nn.Module):
         super().__init__()
         # At stride 1 an odd kernel needs the same padding on both sides, for every size.
         padding = kernel // 2 if stride == 1 else 0
-        self.conv3d = nn.Conv3d(inputs, outputs, kernel, stride, padding, bias=False)
+        self.conv3d: nn.Module = nn.Conv3d(inputs, outputs, kernel, stride, padding, bias=False)
         self.bn: nn.Module = nn.BatchNorm3d(outputs, eps=eps)
-        self.pair_filters: list[Tensor] = []  # no buffers: they stay float32 on the CPU, the only place that gains
 
     def fuse(self) -> None:
         self.conv3d, self.bn = fuse_conv_bn_eval(self.conv3d, self.bn), nn.Identity()
-        if self.conv3d.kernel_size == (3, 3, 3):
-            self.pair_filters = pair_filters(self.conv3d.weight)
+        if PairConv.fits(self.conv3d):
+            self.conv3d = PairConv(self.conv3d)
 
     def forward(self, x: Tensor) -> Tensor:
+        if isinstance(self.conv3d, PairConv):
+            return self.conv3d(x).relu_()
         kernel, stride = self.conv3d.kernel_size, self.conv3d.stride
-        pairs = self.pair_filters and (x.device.type, x.dtype) == ("cpu", torch.float32)
-        if pairs and x.shape[2] % 2 == 0:
-            return convolve_pairs(x, self.pair_filters, self.conv3d.bias).relu_()
         if kernel == (1, 1, 1):
             # As a matrix product, because torch's 1x1x1 convolution is slower and undoes channels-last.
             x = F.linear(x.movedim(1, -1), self.conv3d.weight.flatten(1), self.conv3d.bias).movedim(-1, 1)

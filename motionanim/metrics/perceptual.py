@@ -15,6 +15,7 @@ from torchvision.transforms.v2 import functional as transforms
 
 from motionanim.metrics.base import ClipMetric, Column
 from motionanim.metrics.frame import STANDS_STILL, STILL, both_columns, both_conventions, check_clips, check_pair
+from motionanim.models.pair_convolution import PairConv
 from motionanim.models.weights_io import exact_float32, weights_fingerprint
 
 
@@ -48,17 +49,20 @@ def lpips(
     Returns:
         (N,), at least 0; 0 for equal images.
     """
-    shift, scale = (images.new_tensor(v).view(3, 1, 1) for v in (_LPIPS_SHIFT, _LPIPS_SCALE))
+    shift, scale = (images.new_tensor(each) for each in (_LPIPS_SHIFT, _LPIPS_SCALE))
     # Channels last saves a quarter of the time on a CPU.
-    seen = ((torch.cat([images, real]) - shift) / scale).contiguous(memory_format=torch.channels_last)
+    pixels = torch.cat([images.movedim(1, -1), real.movedim(1, -1)]).sub_(shift).div_(scale)
+    seen = pixels.movedim(-1, 1)
     total = images.new_zeros(len(images))
     start = 0
     for tap, head in zip(taps, heads):
         seen = backbone[start : tap + 1](seen)
         start = tap + 1
-        unit = seen / (torch.linalg.vector_norm(seen, dim=1, keepdim=True) + 1e-10)
-        ours, theirs = unit.chunk(2)
-        total = total + torch.einsum("nchw,c->nhw", (ours - theirs).square(), head).mean((1, 2))
+        last = seen.movedim(1, -1)
+        lengths = torch.linalg.vector_norm(last, dim=-1, keepdim=True) + 1e-10
+        (ours, theirs), (one, other) = last.chunk(2), lengths.chunk(2)
+        apart = (ours / one).sub_(theirs / other).square_()
+        total = total + (apart.flatten(1, 2) @ head).mean(1)
     return total
 
 
@@ -107,7 +111,8 @@ class LPIPS(_Network):
     undefined = STANDS_STILL
 
     def __init__(self, *, net: Literal["alex", "vgg"], backbone: nn.Sequential, batch: int, **kwargs: Any) -> None:
-        super().__init__(backbone, batch=batch, **kwargs)
+        layers = (PairConv(layer) if PairConv.fits(layer) else layer for layer in backbone)
+        super().__init__(nn.Sequential(*layers), batch=batch, **kwargs)
         if net not in _BACKBONES:
             raise ValueError(f"net={net!r}: LPIPS has {', '.join(_BACKBONES)}")
         self.net, self.heads = net, lpips_heads(net)

@@ -10,17 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from motionanim.metrics import i3d
-from motionanim.metrics.i3d import (
-    I3D,
-    PROTOCOLS,
-    I3DFeatures,
-    _Pool,
-    convolve_pairs,
-    pair_filters,
-    resize,
-    same_padding,
-)
+from motionanim.metrics.i3d import I3D, PROTOCOLS, I3DFeatures, _Pool, resize, same_padding
 
 MIXED = ["3b", "3c", "4b", "4c", "4d", "4e", "4f", "5b", "5c"]
 BRANCHES = ["b0", "b1a", "b1b", "b2a", "b2b", "b3b"]
@@ -117,30 +107,6 @@ def test_folding_batch_norm_into_the_convolutions_changes_rounding_only(state):
         fused = network(state).fuse().Mixed_4b
         assert not any(isinstance(module, torch.nn.BatchNorm3d) for module in fused.modules())
         assert 0 < off(fused(x), expected) < 1e-6
-
-
-@settings(max_examples=20, deadline=None)
-@given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 9), st.integers(1, 9), st.integers(0, 99))
-def test_frames_two_at_a_time_are_the_plain_convolution(count, pairs, height, width, seed):
-    generator = torch.Generator().manual_seed(seed)
-    x, bias = torch.randn(count, 5, 2 * pairs, height, width, generator=generator), torch.randn(7, generator=generator)
-    weight = torch.randn(7, 5, 3, 3, 3, generator=generator)
-    found = convolve_pairs(x, pair_filters(weight), bias)
-    exact = F.conv3d(x.double(), weight.double(), bias.double(), padding=1)
-    assert off(found, exact) < 1e-6
-    assert found.is_contiguous(memory_format=torch.channels_last_3d)
-
-
-def test_only_a_fused_layer_of_an_even_number_of_frames_takes_them_two_at_a_time(state, monkeypatch):
-    taken = []
-    monkeypatch.setattr(i3d, "convolve_pairs", lambda x, *_: taken.append(x.shape[2]) or x)
-    plain, fused = network(state).Conv3d_2c_3x3, network(state).fuse().Conv3d_2c_3x3
-    with torch.no_grad():
-        for frames in (3, 4):
-            plain(torch.rand(1, 64, frames, 5, 5))
-            fused(torch.rand(1, 64, frames, 5, 5))
-        fused.double()(torch.rand(1, 64, 4, 5, 5).double())
-    assert taken == [4]
 
 
 def test_blocks_keep_channels_last_which_makes_pooling_ten_times_as_fast(features):

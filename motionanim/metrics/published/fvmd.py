@@ -16,7 +16,7 @@ from motionanim.files import file_sha256
 from motionanim.metrics.frechet import frechet_distance, moments
 from motionanim.metrics.fvd import Sums
 from motionanim.metrics.published.base import PublishedFeatures
-from motionanim.models.pips import PIPs
+from motionanim.metrics.published.pips import PIPs
 from motionanim.models.weights.checkpoint import locate, read_part
 
 FILE = "pips2_weights.pth"

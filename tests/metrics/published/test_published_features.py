@@ -34,7 +34,7 @@ from motionanim.metrics.fvd import FVD, fvd_column
 from motionanim.metrics.published.content_debiased import VideoMAEFeatures
 from motionanim.metrics.published.fvmd import FVMDFeatures, fvmd, motion_histograms
 from motionanim.metrics.published.jedi import VJEPAFeatures, jedi
-from motionanim.models.pips import PIPs
+from motionanim.metrics.published.pips import PIPs
 from motionanim.models.pretrained import MissingWeights
 from motionanim.models.weights.checkpoint import read_part
 
