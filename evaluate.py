@@ -115,14 +115,15 @@ def build_scorer(cfg: DictConfig) -> Scorer:
     """The metrics, with `Missing` for those whose weights are not here.
 
     Raises:
-        ValueError: If weights of a metric in `metrics.required` are missing. The message names all such files.
+        ValueError: If weights of a metric in `metrics.required` are missing, whose message names all such files, or two
+            extractors compute the same features.
     """
     device, absent = pick_device(), []
     ready: dict[str, dict[str, Any]] = {"clip": {}, "features": {}}
     for part, built in ready.items():
         for name, node in cfg.metrics[part].items():
             try:
-                built[name] = hydra.utils.instantiate(node, _convert_="all").to(device)
+                made = hydra.utils.instantiate(node, _convert_="all").to(device)
             except InstantiationException as error:
                 cause = error
                 while isinstance(cause, InstantiationException) and cause.__cause__ is not None:
@@ -133,6 +134,12 @@ def build_scorer(cfg: DictConfig) -> Scorer:
                     absent.append(str(cause))
                 keys = hydra.utils.get_class(node._target_).keys if part == "clip" else ()
                 built[name] = Missing(tuple(keys), cause.short)
+                continue
+            if part == "features":
+                name = made.name  # an extractor of another protocol has another name, whatever the configuration's
+            if name in built:
+                raise ValueError(f"metrics.{part} holds {name} twice: leave one of the two out")
+            built[name] = made
     if absent:
         raise ValueError("; ".join(absent))
     return Scorer(ready["clip"], ready["features"], FeatureCache(Path(cfg.paths.features)))

@@ -18,6 +18,11 @@ import torch
 import torch.nn.functional as F
 from configs import _fresh_hydra  # noqa: F401  the fixture is for all tests
 from interrupted import wait_until
+from omegaconf import OmegaConf
+from safetensors.torch import save_file
+
+from motionanim.evaluation.scores.scoring import Scorer
+from motionanim.metrics.i3d import I3D
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = ["progress=false", "wandb=false"]
@@ -175,3 +180,22 @@ def test_processes_share_the_clips_and_a_killed_one_costs_only_the_clip_in_hand(
     assert found.keys() == labels
     page = (written / "report" / "report.html").read_text()
     assert all(label in page for label in labels)
+
+
+def test_features_have_the_name_of_their_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    from evaluate import build_scorer
+
+    save_file(I3D(eps=1e-3, padding="dynamic").state_dict(), tmp_path / "i3d.safetensors")
+
+    def i3d(protocol: str) -> dict[str, object]:
+        target = "motionanim.metrics.i3d.I3DFeatures"
+        return {"_target_": target, "weights": str(tmp_path / "i3d.safetensors"), "protocol": protocol, "batch": 1}
+
+    def scorer(**features: dict[str, object]) -> Scorer:
+        metrics = {"clip": {}, "required": [], "features": features}
+        return build_scorer(OmegaConf.create({"metrics": metrics, "paths": {"features": str(tmp_path)}}))
+
+    assert [*scorer(i3d_ours=i3d("cdfvd")).features] == ["i3d_cdfvd"]
+    with pytest.raises(ValueError, match=r"metrics\.features holds i3d_cdfvd twice"):
+        scorer(i3d_ours=i3d("cdfvd"), i3d_cdfvd=i3d("cdfvd"))
