@@ -204,7 +204,7 @@ def main() -> None:
         network = plain(I3D(eps=1e-3, padding="dynamic").eval())
         network.load_state_dict(load_file(path))
         features = backbone()
-        metric, package = LPIPS(net="alex", backbone=features, batch=32), shared(features)
+        metric, package = LPIPS(net="alex", backbone=features, batch=8), shared(features)
         parts: dict[str, tuple[Callable[[], Tensor], Callable[[], Tensor]]] = {
             "PSNR and SSIM": (lambda: frame_loops(fake, real), lambda: frame_ours(fake, real)),
             "LPIPS": (lambda: lpips_loops(package, fake, real), lambda: lpips_ours(metric, fake, real)),

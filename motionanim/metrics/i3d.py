@@ -35,7 +35,6 @@ class Protocol(NamedTuple):
     """Settings that determine the features. Resizes are bilinear with half-pixel centres, without antialias."""
 
     resize: Literal["stretch", "crop"]  # both sides to 224 px; or the short side, then a centre crop
-    value_range: float  # pixels enter the network in [-value_range, value_range]
     eps: float  # of batch norm
     padding: Padding
     ddof: int  # of the covariances of the Fréchet distance
@@ -44,20 +43,20 @@ class Protocol(NamedTuple):
 # Each name is what published numbers call so. The FVDs of two protocols do not compare.
 PROTOCOLS = {
     # The TensorFlow graph and its published FVD, except that TensorFlow 1 resizes without half-pixel centres.
-    "ours": Protocol("stretch", value_range=1.0, eps=1e-3, padding="dynamic", ddof=1),
+    "ours": Protocol("stretch", eps=1e-3, padding="dynamic", ddof=1),
     # github.com/universome/stylegan-v, src/metrics. Its TorchScript file holds code and is never loaded here: use the
     # same weights as a state dict. The file was compiled from a variant of github.com/hassony2/kinetics_i3d_pytorch,
     # so that padding is assumed. It equals "dynamic" for 16 and 128 frames.
-    "styleganv": Protocol("stretch", value_range=1.0, eps=1e-3, padding="static", ddof=0),
+    "styleganv": Protocol("stretch", eps=1e-3, padding="static", ddof=0),
     # github.com/JunyaoHu/common_metrics_on_video_quality, method=styleganv: that file again, behind another resize.
-    "common_styleganv": Protocol("crop", value_range=1.0, eps=1e-3, padding="static", ddof=1),
+    "common_styleganv": Protocol("crop", eps=1e-3, padding="static", ddof=1),
     # The same, method=videogpt, as many projects copied it. github.com/wilson1yan/VideoGPT itself lacks its last step,
     # from [-0.5, 0.5] to [-1, 1], on which I3D was trained.
-    "videogpt": Protocol("crop", value_range=1.0, eps=1e-5, padding="dynamic", ddof=1),
+    "videogpt": Protocol("crop", eps=1e-5, padding="dynamic", ddof=1),
     # github.com/songweige/TATS, tats/fvd.
-    "tats": Protocol("stretch", value_range=1.0, eps=1e-5, padding="dynamic", ddof=1),
+    "tats": Protocol("stretch", eps=1e-5, padding="dynamic", ddof=1),
     # cd-fvd 0.1.1 with model="i3d": TATS's features and StyleGAN-V's covariances.
-    "cdfvd": Protocol("stretch", value_range=1.0, eps=1e-5, padding="dynamic", ddof=0),
+    "cdfvd": Protocol("stretch", eps=1e-5, padding="dynamic", ddof=0),
 }
 
 
@@ -254,7 +253,7 @@ class I3DFeatures(nn.Module):
         return torch.cat(features).to(frames.device)
 
     def prepare(self, frames: Tensor) -> Tensor:
-        """Frames (B, T, 3, H, W) in [-1, 1] to the network's input (B, 3, T, 224, 224) in the protocol's range.
+        """Frames (B, T, 3, H, W) in [-1, 1] to the network's input (B, 3, T, 224, 224).
 
         Raises:
             ValueError: If a value is not finite or leaves [-1, 1] by more than 0.001, TensorFlow's tolerance.
@@ -263,7 +262,7 @@ class I3DFeatures(nn.Module):
         if not (low >= -1.001 and high <= 1.001):
             raise ValueError(f"frames from {low:.4g} to {high:.4g}: must be in [-1, 1]")
         pictures = frames.flatten(0, 1).float().contiguous(memory_format=torch.channels_last)
-        pictures = resize(pictures, self._settings.resize) * self._settings.value_range
+        pictures = resize(pictures, self._settings.resize)
         return pictures.unflatten(0, frames.shape[:2]).transpose(1, 2)
 
 
