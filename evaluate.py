@@ -132,14 +132,13 @@ def build_scorer(cfg: DictConfig) -> Scorer:
                     raise
                 if name in cfg.metrics.required:
                     absent.append(str(cause))
-                keys = hydra.utils.get_class(node._target_).keys if part == "clip" else ()
-                built[name] = Missing(tuple(keys), cause.short)
-                continue
-            if part == "features":
-                name = made.name  # an extractor of another protocol has another name, whatever the configuration's
-            if name in built:
-                raise ValueError(f"metrics.{part} holds {name} twice: leave one of the two out")
-            built[name] = made
+                kind = hydra.utils.get_object(node._target_)
+                made = Missing(tuple(kind.keys) if part == "clip" else (), cause.short)
+            # An extractor is named after its protocol, whatever the configuration calls it.
+            own = f"i3d_{node.protocol}" if node._target_.endswith(".I3DFeatures") else name
+            if own in built:
+                raise ValueError(f"metrics.{part}.{name}: another one computes {own} too; leave one of the two out")
+            built[own] = made
     if absent:
         raise ValueError("; ".join(absent))
     return Scorer(ready["clip"], ready["features"], FeatureCache(Path(cfg.paths.features)))

@@ -296,7 +296,7 @@ def report(run: Run, done: dict[str, Any]) -> str:
         "[whole_svd.py](whole_svd.py). On a GPU: not measured.", "",
         f"Videos: 14 frames of 256 x 448 from windows of 8, 2 steps, decoded in bfloat16 ({', '.join(METHODS)}). "
         "Training: two steps of the motion LoRA on one clip of 8 frames of 256 x 448, `bf16-mixed`, gradient "
-        f"checkpointing, VAE and CLIP in the loop. Settings of both: {' '.join(run.overrides) or 'none'}.", "",
+        f"checkpointing, VAE and CLIP in the loop. Both have `{' '.join(run.overrides) or 'vram=none'}`.", "",
         "| stage | processor, s | clock, s | peak, GiB | of which private, GiB |", "|---|---|---|---|---|",
         *(f"| {stage} | {c['processor']:.0f} | {c['seconds']:.0f} | {c['peak']:.1f} | {c['private']:.1f} |"
           for stage, c in rows),

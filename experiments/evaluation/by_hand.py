@@ -1,4 +1,4 @@
-"""Scores given videos with scikit-image, lpips and cd-fvd alone: the check of `evaluate.py truth= videos=`.
+"""Scores given videos with scikit-image, lpips and cd-fvd's I3D: the check of `evaluate.py truth= videos=`.
 
     python -m motionanim.models.pretrained download i3d lpips-alex
     python experiments/evaluation/by_hand.py short/ground_truth short/paper short/sfs
@@ -8,6 +8,7 @@ the size of the true clip. One JSON object per folder. Needs `pip install -e .[t
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from safetensors.torch import load_file
 from scipy.linalg import sqrtm
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-WEIGHTS = Path.home() / ".cache/motionanim/weights"
+WEIGHTS = Path(os.environ.get("MOTIONANIM_WEIGHTS") or Path.home() / ".cache/motionanim/weights")
 FRAMES, RATE = 14, 7
 
 
@@ -65,7 +66,7 @@ def main(truth: Path, *folders: Path) -> None:
     i3d = InceptionI3d(400)
     i3d.load_state_dict(load_file(WEIGHTS / "i3d_kinetics400.safetensors"))
     i3d.eval()
-    true = {file.name: read(file) for file in sorted(truth.iterdir())}
+    true = {file.name: read(file) for file in sorted(truth.glob("*.mp4"))}
     true_logits = np.stack([logits(i3d, video) for video in true.values()])
     for folder in folders:
         psnr, ssim, distance, features = [], [], [], []

@@ -90,7 +90,7 @@ def evaluate(
         if not isinstance(extractor, Missing) and benchmark.reading.num_frames < extractor.min_frames:
             raise ValueError(
                 f"benchmark.reading.num_frames={benchmark.reading.num_frames}: {name} needs at least "
-                f"{extractor.min_frames}; raise it, or leave it out with ~metrics.features.{name}"
+                f"{extractor.min_frames}; raise it, or leave that one out of metrics.features"
             )
     label = method.label + ("" if benchmark.request is None else benchmark.request.label)
     identity = digest(MADE, benchmark.settings, method.identity, settings, seed)

@@ -28,7 +28,7 @@ Size = tuple[int, int, int]
 SIDE = 224
 CLASSES = 400
 MIN_FRAMES = 9  # the last pooling averages 2 steps of 8 frames each
-_VERSION = 1  # raise it when a change here changes features
+_VERSION = 1  # raise it when a change here or in PairConv changes features by more than rounding
 
 
 class Protocol(NamedTuple):

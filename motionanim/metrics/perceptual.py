@@ -29,7 +29,7 @@ class _Backbone(NamedTuple):
 _BACKBONES = {"alex": _Backbone((1, 4, 7, 9, 11), 31), "vgg": _Backbone((3, 8, 15, 22, 29), 16)}
 # Mean and standard deviation of ImageNet on the scale of [-1, 1], rounded as in the authors' code.
 _LPIPS_SHIFT, _LPIPS_SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
-_PIXELS = 256 * 256  # of the frames that `batch` counts
+_PIXELS = 256 * 256  # of one frame of LPIPS's `batch`; a larger frame counts as several
 _CLIP_SIZE = 224
 _CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
@@ -74,7 +74,7 @@ def lpips_heads(net: Literal["alex", "vgg"]) -> list[Tensor]:
 
 
 class _Network(ClipMetric):
-    """A metric that passes frames to a frozen network, `batch` of 256 x 256 px at a time, in float32."""
+    """A metric that passes frames to a frozen network, `batch` at a time, in float32 on every device."""
 
     def __init__(self, network: nn.Module, *, batch: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -83,12 +83,11 @@ class _Network(ClipMetric):
         self.network, self.batch = network.requires_grad_(False), batch
 
     @torch.no_grad()
-    def in_parts(self, run: Callable[..., Tensor], *clips: Tensor) -> Tensor:
-        """Clips (B, T, 3, H, W) to (B, T, ...): `run` on some frames at a time, on the network's device."""
+    def in_parts(self, run: Callable[..., Tensor], *clips: Tensor, at_once: int | None = None) -> Tensor:
+        """Clips (B, T, 3, H, W) to (B, T, ...): `run` on `at_once` (`batch`) frames, on the network's device."""
         self.network.eval()  # the owner of the metric may have called train()
         device = next(self.network.parameters()).device
-        count = max(1, self.batch * _PIXELS // max(clips[0].shape[-2:].numel(), _PIXELS))
-        parts = zip(*(clip.flatten(0, 1).split(count) for clip in clips))
+        parts = zip(*(clip.flatten(0, 1).split(at_once or self.batch) for clip in clips))
         with exact_float32(device):
             seen = torch.cat([run(*(part.to(device, torch.float32) for part in group)) for group in parts])
         return seen.unflatten(0, clips[0].shape[:2])
@@ -134,7 +133,8 @@ class LPIPS(_Network):
         def run(made: Tensor, true: Tensor) -> Tensor:
             return lpips(made, true, self.network, taps, [head.to(made.device) for head in self.heads])
 
-        return both_conventions(self.in_parts(run, frames, real), real)
+        at_once = max(1, self.batch * _PIXELS // max(frames.shape[-2:].numel(), _PIXELS))
+        return both_conventions(self.in_parts(run, frames, real, at_once=at_once), real)
 
     @property
     def protocol(self) -> dict[str, Any]:
@@ -177,7 +177,7 @@ class ClipConsistency(_Network):
 
     Args:
         encoder: Maps (N, 3, 224, 224) from `clip_pixels` to image embeddings (N, D).
-        batch: Frames a pass, at least 1; fewer where they are larger than 256 x 256 px. Bounds the memory.
+        batch: Frames a pass, at least 1; bounds the memory.
 
     Raises:
         ValueError: If `batch` is below 1.

@@ -197,5 +197,5 @@ def test_features_have_the_name_of_their_protocol(tmp_path: Path, monkeypatch: p
         return build_scorer(OmegaConf.create({"metrics": metrics, "paths": {"features": str(tmp_path)}}))
 
     assert [*scorer(i3d_ours=i3d("cdfvd")).features] == ["i3d_cdfvd"]
-    with pytest.raises(ValueError, match=r"metrics\.features holds i3d_cdfvd twice"):
+    with pytest.raises(ValueError, match=r"metrics\.features\.i3d_cdfvd: another one computes i3d_cdfvd too"):
         scorer(i3d_ours=i3d("cdfvd"), i3d_cdfvd=i3d("cdfvd"))

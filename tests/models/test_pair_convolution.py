@@ -30,7 +30,7 @@ def test_pairs_are_the_plain_convolution(size: list[int], count: int, channels: 
 
 
 @pytest.mark.parametrize("dimensions", [2, 3])
-def test_errors_are_at_most_twice_the_plain_convolutions(dimensions: int) -> None:
+def test_errors_with_random_weights_are_less_than_twice_the_plain_convolutions(dimensions: int) -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, 64, *[12] * dimensions, generator=generator).relu()
     weight = torch.randn(32, 64, *[3] * dimensions, generator=generator)
@@ -59,6 +59,23 @@ def test_only_float32_takes_pairs_and_the_state_is_the_convolutions(monkeypatch:
     assert taken == [torch.float32] * 2
 
 
+def test_gradients_are_those_of_the_plain_convolution() -> None:
+    plain, x = nn.Conv2d(4, 6, 3, padding=1), torch.randn(2, 4, 5, 6, requires_grad=True)
+    PairConv(plain)(x).square().sum().backward()
+    found, found_weight = x.grad.clone(), plain.weight.grad.clone()
+    x.grad = plain.weight.grad = None
+    plain(x).square().sum().backward()
+    assert torch.equal(found, x.grad)
+    assert torch.equal(found_weight, plain.weight.grad)
+
+
+def test_loaded_weights_act() -> None:
+    layer, other, x = PairConv(nn.Conv2d(4, 6, 3, padding=1)), nn.Conv2d(4, 6, 3, padding=1), torch.randn(2, 4, 5, 6)
+    layer.load_state_dict(other.state_dict())
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), other(x))
+
+
 def test_other_layers_do_not_fit() -> None:
     assert PairConv.fits(nn.Conv2d(192, 2, 3, padding=1))
     assert PairConv.fits(nn.Conv3d(1, 2, 3, padding=1))
@@ -66,6 +83,6 @@ def test_other_layers_do_not_fit() -> None:
         nn.ReLU(), nn.Conv1d(192, 2, 3, padding=1), nn.Conv2d(192, 2, 3, padding=1, bias=False), nn.Conv2d(192, 2, 3),
         nn.Conv2d(64, 2, 3, padding=1), nn.Conv2d(192, 2, 1, padding=1), nn.Conv2d(192, 2, (3, 1), padding=1),
         nn.Conv2d(192, 2, 3, 3, 1), nn.Conv2d(192, 2, 3, 1, 3), nn.Conv2d(192, 2, 3, padding=1, groups=2),
-        nn.Conv2d(192, 2, 3, padding=1, dilation=2),
+        nn.Conv2d(192, 2, 3, padding=1, dilation=2), nn.Conv2d(192, 2, 3, padding=1, padding_mode="reflect"),
     ):  # fmt: skip
         assert not PairConv.fits(layer), layer

@@ -230,7 +230,7 @@ def test_page_pictures(script, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_scores_by_hand_are_those_of_the_command(script, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_scores_by_hand_are_those_of_our_metrics(script, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("cdfvd")
     torch.manual_seed(0)
     i3d, alexnet = I3D(eps=1e-5, padding="dynamic"), torchvision.models.alexnet(weights=None)

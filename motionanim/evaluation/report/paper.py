@@ -60,7 +60,7 @@ def frames_of(runs: Sequence[Run]) -> int:
 def referee_table(runs: Sequence[Run], names: Names) -> Table:
     """What every row was given, how its videos were read and made, and by which code on which machine.
 
-    A remark has what is the same in all rows.
+    What all rows share is told once, in a remark.
     """
     told = [{name: _plain(value) for name, value in _facts(run).items()} for run in runs]
     shared = {name: text for name, text in told[0].items() if len(told) > 1 and all(t[name] == text for t in told)}
@@ -77,16 +77,16 @@ def referee_table(runs: Sequence[Run], names: Names) -> Table:
 def _facts(run: Run) -> dict[str, Any]:
     record, reading = run.record, run.record["reading"]
     identity = record.get("identity") or {}
-    made_here = "side" not in identity  # a folder of videos has the fields of its method.json there
-    made = {"hardware": "made on", "made_with": "made with", "commit": "made by commit"}
+    told = identity.get("side", identity)  # by a method.json, or by the method
+    made = {} if run.given_videos else record
     return {
         "benchmark": run.benchmark, "n": run.n, "frames": reading["num_frames"],
         "size, px": ", ".join(reading.get("sizes") or [f"{reading['width']} x {reading['height']}"]),
         "frames a second": reading.get("taken") or reading["fps"] or "each file's own",
         "another aspect ratio": reading["shape"], "given": _given(run),
         "pixels": "lossless" if run.lossless else "compressed files", "seed": record["seed"],
-        "source": identity.get("source"), "weights": identity.get("weights"),
-        **{name: record.get(key) if made_here else None for key, name in made.items()},
+        "source": told.get("source"), "weights": told.get("weights"), "made on": run.made_on,
+        "made with": made.get("made_with"), "made by commit": made.get("commit"),
         "scored by commit": record.get("scored_commit"), "written": record.get("time"), "folder": run.folder.name,
     }  # fmt: skip
 
@@ -94,8 +94,8 @@ def _facts(run: Run) -> dict[str, Any]:
 def _given(run: Run) -> str | None:
     if run.reference:
         return "the true clip"
-    if not run.given and "side" in (run.record.get("identity") or {}):
-        return None  # nothing is known of given videos but what their method.json says
+    if run.given_videos and not run.given:
+        return None
     return ("the first frame, and arrows if it takes them", "first frame, arrows and true mask", "true motion")[
         run.given
     ]

@@ -70,6 +70,16 @@ class Run(NamedTuple):
         return bool(self.record["reading"].get("paired", True))
 
     @property
+    def given_videos(self) -> bool:
+        """Whether it is a folder of videos, of which only its method.json tells how they were made."""
+        return "side" in (self.record.get("identity") or {})
+
+    @property
+    def made_on(self) -> str | None:
+        """The machine that made the videos; None if that is not known."""
+        return None if self.given_videos else self.record.get("hardware")
+
+    @property
     def kind(self) -> str | None:
         """Which reference row it is: "real", "static_copy" ...; None for methods."""
         return self.record["settings"].get("kind") if self.reference else None

@@ -69,7 +69,10 @@ def score_cell(score: Score, column: Column, bold: bool, notes: Notes) -> Cell:
 
 
 def score_tables(block: Block, names: Names) -> list[Table]:
-    """A table for each group of columns that has a number. The last one says why other groups have none."""
+    """A table for each group of columns that has a number. The last one says why other groups have none.
+
+    Where no group has a number, one table without rows says why.
+    """
     axes = [f"axes/{axis}" for axis in dict.fromkeys(axis for run in block.methods for axis in run.axes)]
     costs = dict.fromkeys(key for run in block.runs for key in run.cost)
     keys = sorted(dict.fromkeys(key for run in block.runs for key in run.scores), key=place)
@@ -103,14 +106,15 @@ def score_tables(block: Block, names: Names) -> list[Table]:
             )
             for run in block.runs
         ]
-        if group == "cost" and len({str(run.record.get("hardware")) for run in block.runs}) > 1:
+        if group == "cost" and len({str(run.made_on) for run in block.runs if not run.given_videos}) > 1:
             remarks.append("Times are from different hardware: compare the calls.")
         if shown:
             tables.append(Table(f"{block.title}: {title}", columns, rows, notes, remarks))
         else:
             without.extend(here)
-    if tables:
-        tables[-1].remarks.extend(_lacking(without, block))
+    if not tables:
+        tables.append(Table(f"{block.title}: no numbers", [Cell("clips")], [], [], []))
+    tables[-1].remarks.extend(_lacking(without, block))
     return tables
 
 
@@ -123,8 +127,8 @@ def _lacking(columns: Sequence[Column], block: Block) -> list[str]:
     found: dict[str, list[str]] = {}
     for column in columns:
         reasons = dict.fromkeys(run.score(column.key).reason for run in block.runs)
-        found.setdefault("; ".join(filter(None, reasons)), []).append(column.name)
-    return [f"No row has {', '.join(columns)}: {reason}." for reason, columns in found.items()]
+        found.setdefault("; ".join(filter(None, reasons)) or "no reason given", []).append(column.name)
+    return [f"No row has {', '.join(missing)}: {reason}." for reason, missing in found.items()]
 
 
 def header(column: Column, block: Block, names: Names, notes: Notes) -> Cell:

@@ -5,7 +5,9 @@ Only this file knows how the UNet is called and which of its parameters are spat
 
 import json
 import os
+import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -227,9 +229,13 @@ class Denoiser(nn.Module):
         """
         if mode not in COMPILE:
             raise ValueError(f"compile={mode}: must be null or one of {', '.join(COMPILE)}")
+        temporary = Path(tempfile.gettempdir(), "torchinductor_")
         # PyTorch writes its default into the environment when its compiler is imported.
-        if Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR", "torchinductor_")).name.startswith("torchinductor_"):
-            os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path("~/.cache/motionanim/compiled").expanduser())
+        if os.environ.get("TORCHINDUCTOR_CACHE_DIR", str(temporary)).startswith(str(temporary)):
+            kept = Path("~/.cache/motionanim/compiled").expanduser()
+            with suppress(OSError):  # such as a home that is read-only
+                kept.mkdir(parents=True, exist_ok=True)
+                os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(kept)
         self.unet.compile(mode=mode)
 
     def channels_last(self) -> None:

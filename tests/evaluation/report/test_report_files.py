@@ -265,14 +265,27 @@ def test_the_report_says_how_everything_was_measured(tmp_path: Path) -> None:
 
 def test_what_all_rows_share_is_told_once_and_given_videos_claim_nothing(tmp_path: Path) -> None:
     ours = run(tmp_path, "ours", {"psnr": around(24)}, cost={"calls": None, "seconds": None})
-    theirs = run(tmp_path, "theirs", {"psnr": around(23)}, identity={"side": {}}, cost={"calls": None, "seconds": None})
+    theirs = run(
+        tmp_path,
+        "theirs",
+        {"psnr": around(23)},
+        identity={"side": {"source": "their page"}},
+        cost={"calls": None, "seconds": None},
+    )
     runs = [read_run(ours), read_run(theirs)]
     called = names(runs)
     table = referee_table(runs, called)
-    assert [cell.text for cell in table.columns] == ["given", "made on", "made with", "made by commit", "folder"]
+    assert [cell.text for cell in table.columns] == [
+        "given",
+        "source",
+        "made on",
+        "made with",
+        "made by commit",
+        "folder",
+    ]
     assert [[cell.text for cell in row.cells] for row in table.rows] == [
-        ["the first frame, and arrows if it takes them", "2 cores", "torch 2", "7be769a", "ours"],
-        ["–", "–", "–", "–", "theirs"],
+        ["the first frame, and arrows if it takes them", "–", "2 cores", "torch 2", "7be769a", "ours"],
+        ["–", "their page", "–", "–", "–", "theirs"],
     ]
     assert "size, px: 96 x 64; frames a second: 7.0" in table.remarks[0]
     [alone] = referee_table(runs[:1], called).rows
@@ -281,3 +294,14 @@ def test_what_all_rows_share_is_told_once_and_given_videos_claim_nothing(tmp_pat
     tables = score_tables(blocks(runs, called, None)[0], called)
     assert [table.title for table in tables] == ["synthetic16: Quality"]
     assert tables[-1].remarks == ["No row has Denoiser calls, Time: not measured."]
+
+
+def test_a_run_without_any_number_says_why(tmp_path: Path) -> None:
+    folder = run(tmp_path, "a", {"psnr": [None] * 6}, cost={"calls": None, "seconds": None})
+    found = read_run(folder)
+    called = names([found])
+    [table] = score_tables(blocks([found], called, None)[0], called)
+    assert (table.title, table.rows) == ("synthetic16: no numbers", [])
+    assert table.remarks[0] == "No row has PSNR: the mask is empty."
+    write_report([folder], tmp_path / "out")
+    assert "No row has PSNR: the mask is empty." in (tmp_path / "out" / "report.html").read_text()

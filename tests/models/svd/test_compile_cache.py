@@ -2,10 +2,13 @@
 
 import json
 import os
+import tempfile
 from pathlib import Path
 
 import forked
 import pytest
+
+from motionanim.models.svd.denoiser import Denoiser
 
 # A block of a UNet stands for all of it, which takes most of a minute.
 SCRIPT = """
@@ -24,6 +27,35 @@ with torch.no_grad():
 found = {name: counters["inductor"][f"fxgraph_cache_{name}"] for name in ("hit", "miss", "bypass")}
 print(json.dumps(found | {"sum": out.double().sum().item()}))
 """
+
+
+VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
+
+
+@pytest.fixture
+def place(denoiser: Denoiser, monkeypatch: pytest.MonkeyPatch):
+    """The folder of compiled code, from the environment as it was before."""
+    monkeypatch.setattr(denoiser.unet, "compile", lambda **_: None)
+
+    def found(before: str | None, home: Path) -> str | None:
+        monkeypatch.setenv("HOME", str(home))
+        monkeypatch.delenv(VARIABLE, raising=False)
+        if before is not None:
+            monkeypatch.setenv(VARIABLE, before)
+        denoiser.compile_unet("default")
+        return os.environ.get(VARIABLE)
+
+    return found
+
+
+def test_the_folder_of_compiled_code(place, tmp_path: Path) -> None:
+    kept = str(tmp_path / ".cache/motionanim/compiled")
+    default = str(Path(tempfile.gettempdir(), "torchinductor_me"))
+    assert place(None, tmp_path) == place(default, tmp_path) == kept
+    own = str(tmp_path / "torchinductor_mine")
+    assert place(own, tmp_path) == own
+    (tmp_path / "file").touch()
+    assert place(default, tmp_path / "file") == default  # no folder can be made there
 
 
 @pytest.mark.slow
