@@ -26,6 +26,7 @@ gc.disable()  # until all is imported, a sixth of whose time it would take
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("WANDB_SILENT", "true")
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["MOTIONANIM_WEIGHTS"] = str(Path(__file__).with_name("no_weights"))  # whatever has been downloaded here
 os.environ["OMP_NUM_THREADS"] = "1"  # of the commands that tests start, which share the cores
 
 VAE = {
