@@ -284,6 +284,21 @@ def test_scores_that_do_not_exist_are_null_with_the_reason(tmp_path: Path) -> No
     assert one["psnr"]["low"] is None
 
 
+def test_features_of_a_clip_that_is_the_true_one_are_computed_once(tmp_path: Path) -> None:
+    extractor = Mean()
+    calls = []
+
+    class Counting(Mean):
+        def __call__(self, frames):
+            calls.append(len(frames))
+            return extractor(frames)
+
+    score = Scorer({}, {"mean": Counting()}, FeatureCache(tmp_path / "features"))
+    found = run(tmp_path, Reference(label="real", kind="real"), score=score)
+    assert found.result["metrics"]["fvd_mean"]["mean"] == pytest.approx(0, abs=1e-9)
+    assert len(calls) == found.result["n"]
+
+
 class Broken:
     label, reference, saw_motion, timed, identity, files, place = "broken", False, False, True, {}, {}, ""
 
