@@ -106,7 +106,7 @@ def score_tables(block: Block, names: Names) -> list[Table]:
             )
             for run in block.runs
         ]
-        if group == "cost" and len({str(run.made_on) for run in block.runs if not run.given_videos}) > 1:
+        if group == "cost" and len({run.made_on for run in block.runs} - {None}) > 1:
             remarks.append("Times are from different hardware: compare the calls.")
         if shown:
             tables.append(Table(f"{block.title}: {title}", columns, rows, notes, remarks))

@@ -94,7 +94,7 @@ def pareto(found: Sequence[Block], names: Names) -> Plot | None:
     if quality is None:
         return None
     column = column_of(quality)
-    alike = len({str(run.made_on) for run in runs if not run.given_videos}) == 1
+    alike = len({run.made_on for run in runs} - {None}) <= 1
     cost = column_of("seconds" if alike else "calls")
     runs = [run for run in runs if run.score(quality).mean is not None and run.score(cost.key).mean is not None]
     terms = [run.score(quality).terms for run in runs]
