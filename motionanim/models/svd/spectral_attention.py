@@ -5,8 +5,7 @@ from contextlib import contextmanager
 
 import torch
 from diffusers.models.attention_processor import Attention
-from diffusers.models.transformers.transformer_temporal import TransformerSpatioTemporalModel
-from torch import Tensor, nn
+from torch import Tensor
 
 from motionanim.models.svd.denoiser import Denoiser
 from motionanim.models.svd.motion_adapter import MotionAttention
@@ -26,12 +25,8 @@ def spectral_blend(denoiser: Denoiser, length: int, *, d_s: float, d_t: float) -
         length: L, frames of training and of the local window.
         d_s, d_t: As in `low_pass`.
     """
-    sizes: dict[nn.Module, tuple[int, int]] = {}
 
-    def see(transformer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        sizes[transformer] = tuple(inputs[0].shape[-2:])
-
-    def blended(transformer: TransformerSpatioTemporalModel, attention: Attention) -> Forward:
+    def blended(attention: Attention) -> Forward:
         whole = attention.forward
 
         def forward(hidden_states: Tensor, **options: Tensor | None) -> Tensor:
@@ -43,27 +38,20 @@ def spectral_blend(denoiser: Denoiser, length: int, *, d_s: float, d_t: float) -
                 # diffusers' own processor repeats a smaller mask in memory.
                 mask = mask.expand(len(hidden_states) * attention.heads, -1, -1)
             local = whole(hidden_states, **options | {"attention_mask": mask})
-            height, width = sizes[transformer]
-            if (height, width) == max(sizes.values()):  # the first transformer, already seen, has the largest
+            clips, _, height, width = denoiser.motion.now.image_latents.shape
+            if len(hidden_states) == clips * height * width:
                 return local
+            while len(hidden_states) < clips * height * width:  # of the stage, each half as large as the one before
+                height, width = -(-height // 2), -(-width // 2)
             everywhere = whole(hidden_states, **options)
             low = low_pass((height, width, total), d_s=d_s, d_t=d_t).to(local.device)
-            maps = (part.unflatten(0, (-1, height, width)).float() for part in (everywhere, local))
+            maps = (part.unflatten(0, (clips, height, width)).float() for part in (everywhere, local))
             return blend(*maps, low).flatten(0, 2).to(local)
 
         return forward
 
-    hooks = [
-        module.register_forward_pre_hook(see)
-        for module in denoiser.unet.modules()
-        if isinstance(module, TransformerSpatioTemporalModel)
-    ]
-    try:
-        with temporal_attention(denoiser, length, blended):
-            yield
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with temporal_attention(denoiser, length, blended):
+        yield
 
 
 def local_frames(total: int, length: int) -> Tensor:

@@ -19,21 +19,19 @@ Forward = Callable[..., Tensor]
 
 
 @contextmanager
-def temporal_attention(
-    denoiser: Denoiser, length: int, replaced: Callable[[TransformerSpatioTemporalModel, Attention], Forward]
-) -> Iterator[None]:
+def temporal_attention(denoiser: Denoiser, length: int, replaced: Callable[[Attention], Forward]) -> Iterator[None]:
     """Within, every temporal self-attention has another forward, and frame numbers are scaled into 0 ... length-1.
 
     Args:
         length: L, frames of training.
-        replaced: The new forward of an attention, given its transformer too. It takes (B * pixels, T, channels).
+        replaced: The new forward of an attention. It takes (B * pixels, T, channels).
     """
     hooks, attentions = [], []
     for transformer in denoiser.unet.modules():
         if isinstance(transformer, TransformerSpatioTemporalModel):
             hooks.append(transformer.time_proj.register_forward_pre_hook(_squeezed(length)))
             for block in transformer.temporal_transformer_blocks:
-                block.attn1.forward = replaced(transformer, block.attn1)
+                block.attn1.forward = replaced(block.attn1)
                 attentions.append(block.attn1)
     try:
         yield
@@ -58,7 +56,7 @@ def temporal_windows(denoiser: Denoiser, length: int, stride: int) -> Iterator[N
         length: Frames of a window, the L of training.
         stride: Frames from one window to the next, in [1, length].
     """
-    with temporal_attention(denoiser, length, lambda _, attention: _windowed(attention, length, stride)):
+    with temporal_attention(denoiser, length, lambda attention: _windowed(attention, length, stride)):
         yield
 
 
