@@ -9,7 +9,7 @@ import torch
 from accounting import profiled_peak
 from torch import nn
 
-from motionanim.models.svd.shortcuts import _convolve_time
+from motionanim.models.svd.faster_layers import _convolve_time
 
 NETWORKS: dict[str, Any] = {
     "unet": presets.counted.SVD["unet"] | {

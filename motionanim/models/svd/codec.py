@@ -12,8 +12,8 @@ from motionanim.cli.memory import phase
 from motionanim.cli.progress import SILENT, Progress
 from motionanim.models.schedule import per_clip
 from motionanim.models.svd.bases import in_any_variant
+from motionanim.models.svd.faster_layers import skip_zeros
 from motionanim.models.svd.memory import TiledDecoder, offload
-from motionanim.models.svd.zeros import skip_zeros
 from motionanim.models.weights_io import weights_fingerprint
 from motionanim.motion.flow import trace_back, warp
 from motionanim.types import Condition

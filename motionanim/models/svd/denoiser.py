@@ -23,8 +23,8 @@ from torch.utils.checkpoint import checkpoint
 from motionanim.files import atomic_path
 from motionanim.models.schedule import per_clip, to_denoised
 from motionanim.models.svd.bases import MOTION_FOLDER, in_any_variant, motion_config, motion_file
+from motionanim.models.svd.faster_layers import speed_up_unet
 from motionanim.models.svd.motion_adapter import SETTINGS, SWITCHES, MotionConditioner, MotionContext
-from motionanim.models.svd.shortcuts import use_shortcuts
 from motionanim.types import Condition
 
 COMPILE = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")  # of torch.compile
@@ -59,7 +59,7 @@ class Denoiser(nn.Module):
     ) -> None:
         super().__init__()
         self.unet, self.scaling = unet, scaling
-        use_shortcuts(unet)
+        speed_up_unet(unet)
         self.motion_config = dict(motion)
         latent_channels = unet.config.out_channels
         self.motion = MotionConditioner(unet, latent_channels=latent_channels, downscale=downscale, **motion)

@@ -10,7 +10,7 @@ from diffusers import AutoencoderKLHunyuanImage, AutoencoderKLTemporalDecoder
 from torch import nn
 
 from motionanim.models.svd.codec import Codec
-from motionanim.models.svd.zeros import skip_zeros
+from motionanim.models.svd.faster_layers import skip_zeros
 
 TINY = Path(__file__).resolve().parents[3] / "motionanim" / "assets" / "tiny-svd"
 

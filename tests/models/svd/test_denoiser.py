@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from motionanim.models.schedule import per_clip
 from motionanim.models.svd.denoiser import Denoiser
-from motionanim.models.svd.shortcuts import use_shortcuts
+from motionanim.models.svd.faster_layers import speed_up_unet
 from motionanim.models.svd.tiny import save_pipeline
 
 
@@ -37,7 +37,7 @@ def test_untrained_motion_leaves_svd_exactly_as_it_is(base: Path, denoiser: Deno
 
 def test_cheaper_layers_are_the_plain_ones(base: Path) -> None:
     plain, cheap = (UNetSpatioTemporalConditionModel.from_pretrained(base, subfolder="unet") for _ in range(2))
-    use_shortcuts(cheap)
+    speed_up_unet(cheap)
     assert [*plain.state_dict()] == [*cheap.state_dict()]
     generator = torch.Generator().manual_seed(2)
     inputs = torch.randn(2, 5, plain.config.in_channels, 8, 8, generator=generator)
