@@ -243,11 +243,11 @@ def test_the_command_works_with_worker_processes(videos, tmp_path):
 
 
 def panned(path, source, speed):
-    """Write 2 s of a video, 360 px high, through a window of 0.8 of its size that moves by `speed` of the file's px."""
+    """Write 1 s of a video, 360 px high, through a window of 0.8 of its size that moves by `speed` of the file's px."""
     video = Video(source)
     height, width = video.size()
     rate = video.info.fps
-    count = min(video.info.num_frames, int(2 * rate), int(0.2 * width / speed))
+    count = min(video.info.num_frames, int(rate), int(0.2 * width / speed))
     side = min(360, height, width)
     speed *= side / min(height, width)
     frames = video.read(np.arange(count), height=side, width=side)
