@@ -227,7 +227,7 @@ def test_debug_runs_save_nothing_and_see_one_batch(base: Path, tmp_path: Path) -
         ("fast", [], {"config.yaml", "overrides.yaml"}),
         (
             "overfit",
-            ["trainer.max_steps=12"],
+            ["trainer.max_steps=5"],
             {"config.yaml", "overrides.yaml", "metrics.csv", "hparams.yaml", "curves.png"},
         ),
     ):
