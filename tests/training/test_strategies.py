@@ -8,12 +8,11 @@ import forked
 import lightning as L
 import pytest
 import torch
-from conftest import CLIP, UNET, VAE, free_port
+from conftest import UNET, free_port, random_base
 from mixed_videos import SHAPES, mixed_data, write_videos
 from training_runs import NUMBERS, VALIDATED, RandomClips, fit, make_trainer, saves, stream
 
 from motionanim.data.stream import StreamData
-from motionanim.models.svd.tiny import build_pipeline, save_pipeline
 from motionanim.training.callbacks import Ema, Export
 from motionanim.training.diffusion import DiffusionModule
 from motionanim.training.flow_refiner import FlowRefinerModule
@@ -100,15 +99,9 @@ def train(
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A base of fewer weights: two processes exchange each of them by itself."""
-    folder = tmp_path_factory.mktemp("tiny") / "pipeline"
-    unet = UNET | {name: UNET[name][:1] for name in ("block_out_channels", "down_block_types", "num_attention_heads")}
-    pipeline = build_pipeline(
-        seed=0, vae=VAE, unet=unet | {"up_block_types": UNET["up_block_types"][1:]}, image_encoder=CLIP
-    )
-    torch.manual_seed(1)
-    pipeline.unet.conv_out.reset_parameters()
-    save_pipeline(folder, pipeline=pipeline)
-    return folder
+    unet = {name: UNET[name][:1] for name in ("block_out_channels", "down_block_types", "num_attention_heads")}
+    unet = UNET | unet | {"up_block_types": UNET["up_block_types"][1:]}
+    return random_base(tmp_path_factory.mktemp("tiny") / "pipeline", unet)
 
 
 @pytest.fixture(scope="module")
