@@ -336,7 +336,7 @@ def test_the_command_ends_in_one_line(photo: Path, tiny: list[str], tmp_path: Pa
     assert (tmp_path / "out.mp4").is_file()
     done = run("arrows=[[20,12,26,12]]", f"loras={{{tmp_path}/gone.safetensors: 0.5}}")
     assert done.returncode == 2
-    assert done.stderr.startswith("error: ")
+    assert done.stderr.splitlines()[-1].startswith("error: ")
     assert "gone.safetensors: train one with" in done.stderr, "the override itself is understood"
     assert "Traceback" not in done.stderr
 

@@ -110,14 +110,8 @@ def test_a_run_killed_at_any_moment_resumes_and_what_is_done_is_not_done_again(v
         name: (tmp_path / name).read_bytes() for name in ("index.jsonl", "static.txt", "rejected.csv", "report.md")
     }
     # A journal cut by a kill, a whole one, and one that two runs wrote together before there was a lock.
-    for content in (
-        b"",
-        journal[:1],
-        journal[: len(journal) // 2],
-        journal[:-1],
-        journal,
-        journal + b"{torn\n" + journal,
-    ):
+    cut = (journal[:size] for size in (0, 1, len(journal) // 2, len(journal) - 1))
+    for content in (*cut, journal, journal + b"{torn\n" + journal):
         (tmp_path / "journal.jsonl").write_bytes(content)
         estimator = Asked()
         counts = run(videos, tmp_path, estimator=estimator)

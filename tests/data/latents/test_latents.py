@@ -111,13 +111,8 @@ def test_what_does_not_fit_is_refused_in_words(codec: Codec, tmp_path: Path) -> 
     with pytest.raises(ValueError, match="shuffle_shards=0"):
         opened(tmp_path, shuffle_shards=0)
     encoded(codec, tmp_path, count=1)
-    others = {
-        "vae": "other",
-        "shard_clips": 3,
-        "warp": codec.warp_image,
-        "size": {"num_frames": 6},
-        "source": {"seed": 4},
-    }
+    others = {"vae": "other", "shard_clips": 3, "size": {"num_frames": 6}, "source": {"seed": 4}}
+    others["warp"] = codec.warp_image
     for key, value in others.items():
         with pytest.raises(ValueError, match=f"holds latents of another {'predict' if key == 'warp' else key}: choose"):
             encoded(codec, tmp_path, count=1, **{key: value})
@@ -172,11 +167,7 @@ def test_a_run_on_latents_or_clips_resumes_with_the_seed_that_it_began_with(
 
     for began, other, setting in (
         (opened(tmp_path / "latents"), opened(tmp_path / "latents", seed=1), "data.seed .* to 0"),
-        (
-            opened(tmp_path / "latents"),
-            opened(tmp_path / "latents", shuffle_shards=1),
-            "reading.shuffle_shards to 2",
-        ),
+        (opened(tmp_path / "latents"), opened(tmp_path / "latents", shuffle_shards=1), "reading.shuffle_shards to 2"),
         (rendered(), rendered(seed=4), "data.seed .*data.train.seed. to 3"),
     ):
         trainer = make_trainer(tmp_path, 1)
