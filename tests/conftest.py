@@ -99,12 +99,15 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A complete random SVD pipeline folder: 16 x 16 px, 8 x 8 latents, 5 frames."""
+    return random_base(tmp_path_factory.mktemp("tiny") / "pipeline", UNET)
+
+
+def random_base(folder: Path, unet: dict) -> Path:
     import torch
 
     from motionanim.models.svd.tiny import build_pipeline, save_pipeline
 
-    folder = tmp_path_factory.mktemp("tiny") / "pipeline"
-    pipeline = build_pipeline(seed=0, vae=VAE, unet=UNET, image_encoder=CLIP)
+    pipeline = build_pipeline(seed=0, vae=VAE, unet=unet, image_encoder=CLIP)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         pipeline.unet.conv_out.reset_parameters()  # zero in a new base, which would hide the rest of the network

@@ -21,12 +21,86 @@ from typing import Any
 # One request per line: a command to start, or the process id of one whose exit code is asked for. The server starts no
 # thread, so that forking is safe.
 SERVER = """
-import gc, json, os, pickle, runpy, sys, traceback
+import gc, json, os, pickle, runpy, socket, subprocess, sys, traceback
 gc.disable()
+import wandb
 import motionanim.animate, motionanim.data.encode, motionanim.data.prepare.collect, motionanim.evaluation.harness
 import motionanim.training.motion_lora, motionanim.training.preview
+from hydra._internal.hydra import Hydra
+from lightning.fabric.utilities import rank_zero
 gc.freeze()
 gc.enable()
+spare, execute = [], subprocess.Popen._execute_child
+
+def run(job, files):
+    for number, file in enumerate(files):
+        os.dup2(file, number)
+    os.chdir(job["cwd"])
+    os.environ.clear()
+    os.environ.update(job["env"])
+    sys.argv = job["argv"]
+    rank_zero.rank_zero_only.rank = rank_zero._get_rank() or 0  # which Lightning does as it is imported
+    # Hydra would compose once more only to look for a setting hydra.mode.
+    Hydra.get_mode = lambda *_, **__: None
+    stand_by(job.get("pythons", 0))
+    status = 0
+    try:
+        if "call" in job:
+            sys.path[:] = job["path"]
+            function, arguments = pickle.loads(bytes.fromhex(job["call"]))
+            function(*arguments)
+        elif sys.argv[0] == "-m":
+            del sys.argv[0]
+            sys.modules.pop(sys.argv[0], None)  # `python -m` too runs it once more, and warns where it was imported
+            runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+        else:
+            sys.path[0] = os.path.dirname(sys.argv[0])
+            runpy.run_path(sys.argv[0], run_name="__main__")
+    except SystemExit as end:
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+def stand_by(count):  # children that this process takes in place of the next Python programs that it starts
+    for _ in range(count):
+        ours, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)
+        pid = os.fork()
+        if not pid:
+            for each in (ours, *(each for _, each in spare)):
+                each.close()
+            spare.clear()
+            job, files, *_ = socket.recv_fds(theirs, 2**20, 3)
+            theirs.close()
+            if not job:  # the parent has ended
+                os._exit(0)
+            job = json.loads(job)
+            if job["session"]:
+                os.setsid()
+            run(job, files)
+        theirs.close()
+        spare.append((pid, ours))
+
+def take_spare(self, args, executable, preexec_fn, close_fds, pass_fds, cwd, env, *rest):
+    if not spare or args[0] != sys.executable:
+        return execute(self, args, executable, preexec_fn, close_fds, pass_fds, cwd, env, *rest)
+    self.pid, spare_one = spare.pop(0)
+    pipes = rest[3:9]
+    job = {
+        "argv": [*map(str, args[2:] if args[1] == "-u" else args[1:])], "cwd": str(cwd or os.getcwd()),
+        "env": dict(os.environ if env is None else env), "pythons": 1, "session": rest[-2],
+    }
+    files = [max(number, pipe) for number, pipe in zip((0, 1, 2), (pipes[0], pipes[3], pipes[5]))]
+    socket.send_fds(spare_one, [json.dumps(job).encode()], files)
+    self._child_created = True
+    self._close_pipe_fds(*pipes)
+
+subprocess.Popen._execute_child = take_spare
 for line in sys.stdin:
     job = json.loads(line)
     if isinstance(job, int):
@@ -36,36 +110,8 @@ for line in sys.stdin:
     child = os.fork()
     if not child:
         os.setpgid(0, 0)
-        os.dup2(os.pipe()[0], 0)  # an input that does not end
-        for number in (1, 2):
-            os.dup2(os.open(job["files"][number - 1], os.O_WRONLY), number)
-        os.chdir(job["cwd"])
-        os.environ.clear()
-        os.environ.update(job["env"])
-        sys.argv = job["argv"]
-        status = 0
-        try:
-            if "call" in job:
-                sys.path[:] = job["path"]
-                function, arguments = pickle.loads(bytes.fromhex(job["call"]))
-                function(*arguments)
-            elif sys.argv[0] == "-m":
-                del sys.argv[0]
-                sys.modules.pop(sys.argv[0], None)  # `python -m` too runs it once more, and warns where it was imported
-                runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
-            else:
-                sys.path[0] = os.path.dirname(sys.argv[0])
-                runpy.run_path(sys.argv[0], run_name="__main__")
-        except SystemExit as end:
-            if isinstance(end.code, str):
-                print(end.code, file=sys.stderr)
-            status = end.code if isinstance(end.code, int) else int(end.code is not None)
-        except BaseException:
-            traceback.print_exc()
-            status = 1
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+        # An input that does not end
+        run(job, [os.pipe()[0], *(os.open(file, os.O_WRONLY) for file in job["files"])])
     os.setpgid(child, child)  # in both, or it could be asked to end before
     print(child, flush=True)
 """
@@ -129,14 +175,18 @@ def _running(job: dict[str, Any], cwd: Path | str, env: Mapping[str, str] | None
             process.wait()
 
 
-def started(*command: str | Path, cwd: Path, env: Mapping[str, str] | None = None) -> AbstractContextManager[Process]:
+def started(
+    *command: str | Path, cwd: Path, env: Mapping[str, str] | None = None, pythons: int = 0
+) -> AbstractContextManager[Process]:
     """`python *command` as it runs; at the end all of its process group is killed.
 
     Args:
         command: A script's path or "-m" and a module, and arguments.
         env: The environment; None for this process's own.
+        pythons: As many of the first Python programs that it starts are forks too, as is the first that each of these
+            starts. They are its children, in this order.
     """
-    return _running({"argv": [*map(str, command)]}, cwd, env)
+    return _running({"argv": [*map(str, command)], "pythons": pythons}, cwd, env)
 
 
 def calling(function: Callable[..., None], *arguments: object) -> AbstractContextManager[Process]:
@@ -158,7 +208,9 @@ def call(function: Callable[..., None], *arguments: object, ranks: int) -> None:
         ]
 
 
-def run(*command: str | Path, cwd: Path, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def run(
+    *command: str | Path, cwd: Path, env: Mapping[str, str] | None = None, pythons: int = 0
+) -> subprocess.CompletedProcess[str]:
     """`python *command`, its output captured."""
-    with started(*command, cwd=cwd, env=env) as process:
+    with started(*command, cwd=cwd, env=env, pythons=pythons) as process:
         return subprocess.CompletedProcess(command, process.wait(), process.read(1), process.read(2))

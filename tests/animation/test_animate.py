@@ -127,12 +127,10 @@ def test_a_base_without_motion_weights_follows_arrows_by_itself_and_says_so(phot
     assert torch.equal(*videos("control=motion"))
 
 
-@pytest.mark.parametrize("size", ["photo", pytest.param("model", marks=pytest.mark.slow)])
-def test_without_motion_field_nothing_of_the_arrows_is_seen(photo: Path, tiny: list[str], size: str) -> None:
+def test_without_motion_field_nothing_of_the_arrows_is_seen(photo: Path, tiny: list[str]) -> None:
     overrides = [*tiny, "conditioning=no_motion_field", "conditioning.motion_strength=false"]
     left, right = (
-        animate(overrides, image=photo, arrows=[arrow], size=size).frames
-        for arrow in ([26, 12, 20, 12], [20, 12, 26, 12])
+        animate(overrides, image=photo, arrows=[arrow]).frames for arrow in ([26, 12, 20, 12], [20, 12, 26, 12])
     )
     assert torch.equal(left, right)
 
@@ -251,25 +249,15 @@ def test_what_the_embedded_base_makes_by_itself_is_there_for_who_asks(photo: Pat
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"image": "???"}, "no image given: pass image=photo.jpg"),
-        ({"image": "nowhere.png"}, "nowhere.png cannot be opened"),
-        ({"mask": "nowhere.png"}, "nowhere.png cannot be opened: No such file or directory; give an image file"),
         ({"mask": 3}, "mask=3: must be the name of an image file or auto"),
         ({"arrows": "[[1, 2, 3"}, "no valid JSON"),
         ({"arrows": [{"path": [[9, 9], [12, 9]], "kind": "sway"}]}, "kind=sway needs period"),
         ({"strength": -1}, "strength=-1"),
         ({"strength": []}, "must be a number such as 200, or a list"),
-        ({"strength": "fast"}, "strength=fast: must be a number"),
         ({"seed": 2**64}, "seed=18446744073709551616: must be a whole number"),
         ({"frames": 1}, "frames=1: must be a whole number of at least 2"),
-        ({"frames": 7.5}, "frames=7.5: must be a whole number"),
         ({"fps": float("inf")}, "fps=inf"),
-        ({"gif": "yes"}, "gif=yes: must be true or false"),
-        ({"out": "out.avi"}, "must end in .mp4"),
-        ({"out": "photo.mp4"}, "would replace the input photo.png"),
-        ({"out": "photo.png/out.mp4"}, "photo.png cannot be written: choose another folder"),
         ({"renderer": "eulerian", "loras": {"a": 1.0}}, "takes no loras"),
-        ({"renderer": "magic"}, "renderer=magic: must be diffusion or eulerian"),
         ({"size": [15, 20]}, r"size=\[15, 20\]: must be photo, model, or"),
         ({"loras": {"gone.safetensors": 1.0}}, "no LoRA file at gone.safetensors"),
         ({"colour": "red"}, "knows no colour"),
@@ -348,10 +336,8 @@ def test_the_command_ends_in_one_line(photo: Path, tiny: list[str], tmp_path: Pa
     assert (tmp_path / "out.mp4").is_file()
     done = run("arrows=[[20,12,26,12]]", f"loras={{{tmp_path}/gone.safetensors: 0.5}}")
     assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: ")
     assert "gone.safetensors: train one with" in done.stderr, "the override itself is understood"
-    done = run("arrows=[[20,12,260,12]]")
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: arrows[0]: the point (260, 12) is outside the image")
     assert "Traceback" not in done.stderr
 
 

@@ -208,6 +208,9 @@ def test_a_cluster_that_does_not_answer_is_named(scheme):
             list(ray_engine(address)(divided, [(1, 1)]))
 
 
+NODE = {"num_cpus": 1, "object_store_memory": 100 * 2**20, "include_log_monitor": False}
+
+
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator:
     """A Ray cluster of one node with one core, as processes of this machine."""
@@ -218,8 +221,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator:
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{ROOT / 'tests'}:{Path(__file__).parent}")
     monkeypatch.setenv("RAY_health_check_period_ms", "500")
     monkeypatch.setenv("RAY_health_check_failure_threshold", "4")
-    head = {"num_cpus": 1, "object_store_memory": 100 * 2**20, "include_dashboard": False}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
+    cluster = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False, "no_monitor": True})
     try:
         yield cluster
     finally:
@@ -238,7 +240,7 @@ def noted(function, log: Path, positions: range, folder: Path) -> None:
 @pytest.mark.slow
 def test_a_ray_cluster_that_loses_a_node_leaves_the_same_bytes(base, tmp_path, cluster):
     alone = encoded(base, tmp_path / "alone", ProcessEngine(workers=0), count=40)
-    node = cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20)
+    node = cluster.add_node(**NODE)
     cluster.wait_for_nodes()
     log = tmp_path / "log"
     log.mkdir()

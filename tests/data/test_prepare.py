@@ -110,14 +110,8 @@ def test_a_run_killed_at_any_moment_resumes_and_what_is_done_is_not_done_again(v
         name: (tmp_path / name).read_bytes() for name in ("index.jsonl", "static.txt", "rejected.csv", "report.md")
     }
     # A journal cut by a kill, a whole one, and one that two runs wrote together before there was a lock.
-    for content in (
-        b"",
-        journal[:1],
-        journal[: len(journal) // 2],
-        journal[:-1],
-        journal,
-        journal + b"{torn\n" + journal,
-    ):
+    cut = (journal[:size] for size in (0, 1, len(journal) // 2, len(journal) - 1))
+    for content in (*cut, journal, journal + b"{torn\n" + journal):
         (tmp_path / "journal.jsonl").write_bytes(content)
         estimator = Asked()
         counts = run(videos, tmp_path, estimator=estimator)
@@ -243,11 +237,11 @@ def test_the_command_works_with_worker_processes(videos, tmp_path):
 
 
 def panned(path, source, speed):
-    """Write 2 s of a video, 360 px high, through a window of 0.8 of its size that moves by `speed` of the file's px."""
+    """Write 1 s of a video, 360 px high, through a window of 0.8 of its size that moves by `speed` of the file's px."""
     video = Video(source)
     height, width = video.size()
     rate = video.info.fps
-    count = min(video.info.num_frames, int(2 * rate), int(0.2 * width / speed))
+    count = min(video.info.num_frames, int(rate), int(0.2 * width / speed))
     side = min(360, height, width)
     speed *= side / min(height, width)
     frames = video.read(np.arange(count), height=side, width=side)

@@ -64,7 +64,7 @@ def test_diffusion_overfits_one_clip_and_exports_a_base(base: Path, tmp_path: Pa
     module = DiffusionModule(base=str(base), trainable="all", **{**NUMBERS, "lr": 3e-3})
     batch = make_batch()
     start = loss()
-    fit(module, tmp_path, 40, Export(folder=str(tmp_path)), data=stream(train=OneClip()))
+    fit(module, tmp_path, 15, Export(folder=str(tmp_path)), data=stream(train=OneClip()))
     assert loss() < 0.7 * start
     again = Denoiser.from_pretrained(tmp_path / "pipeline", downscale=2, motion=MOTION)
     torch.testing.assert_close(again.unet.conv_in.weight, module.denoiser.unet.conv_in.weight.half().float())

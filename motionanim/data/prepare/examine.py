@@ -70,10 +70,13 @@ def camera_speed(video: Video, flow_estimator: FlowEstimator, *, fps: float, pai
     indices, rate = video.grid(fps=fps, stride=None)
     if len(indices) < 2:
         raise VideoError(video.path, f"is too short: one frame at {fps} a second, 2 are needed to see the camera move")
-    motions = []
-    for first in np.unique(np.linspace(0, len(indices) - 2, pairs).round().astype(int)):
-        frames = as_float(torch.from_numpy(video.read(indices[first : first + 2], height=short_side, width=short_side)))
-        motions.append(camera_motion(flow_estimator(frames), None))
+    firsts = np.unique(np.linspace(0, len(indices) - 2, pairs).round().astype(int))
+    # All at once: for each pair by itself the video would be decoded anew from the key frame before it.
+    frames = video.read(indices[np.add.outer(firsts, (0, 1)).ravel()], height=short_side, width=short_side)
+    motions = [
+        camera_motion(flow_estimator(as_float(torch.from_numpy(pair))), None)
+        for pair in frames.reshape(-1, 2, *frames.shape[1:])
+    ]
     return float(torch.cat(motions).mean()) * rate
 
 
