@@ -46,13 +46,12 @@ def serve(folder: Path, *settings: str) -> tuple[subprocess.Popen[bytes], str]:
     process = subprocess.Popen(
         [sys.executable, "-m", "motionanim.page", f"folder={folder}", f"port={port}", "open=false", *settings]
     )
-    for _ in range(100):
+    while process.poll() is None:
         try:
             urlopen(f"http://127.0.0.1:{port}/").close()
             return process, f"http://127.0.0.1:{port}/"
         except OSError:
             time.sleep(0.2)
-    process.terminate()
     raise RuntimeError("the page did not start")
 
 

@@ -36,7 +36,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "motionanim.page", "image=river.png", f"port={port}", "open=false"]
+    command = [sys.executable, "-m", "motionanim.page", "image=river.png", f"port={port}", "open=false", "frames=8"]
     with open(folder / "server.log", "wb") as log:
         process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
     url = f"http://127.0.0.1:{port}/"
@@ -67,7 +67,7 @@ def browser() -> Iterator["object"]:
 
 @pytest.fixture
 def photo(browser, site: Site) -> Iterator[Photo]:
-    context = browser.new_context(viewport={"width": 1280, "height": 720}, color_scheme="dark")
+    context = browser.new_context(viewport={"width": 800, "height": 480}, color_scheme="dark")
     context.grant_permissions(["clipboard-read", "clipboard-write"])
     made = Photo(context.new_page()).open(site.url)
     yield made
@@ -132,6 +132,17 @@ def test_a_drawing_becomes_the_video_of_the_command_line(photo: Photo, site: Sit
     done = forked.run(*words, *given, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     assert (tmp_path / "out.mp4").read_bytes() == video.read_bytes()
+
+
+def test_no_click_is_lost_while_the_page_starts(photo: Photo, site: Site) -> None:
+    held = []
+    photo.page.route("**/api/state", lambda route: held.append(route))
+    photo.page.goto(site.url)
+    with pytest.raises(Exception, match="Timeout"):  # nothing takes it
+        photo.page.click("#show-help", timeout=500)
+    held[0].continue_()
+    photo.page.click("#show-help")
+    photo.page.locator("#help[open]").wait_for()
 
 
 def test_undo_leads_to_nothing_and_redo_back(photo: Photo, tmp_path: Path) -> None:
@@ -240,12 +251,12 @@ def test_an_arrow_in_a_region_that_travels_leaves_it_alone(photo: Photo, tmp_pat
     photo.page.click("#arrow-list .pick")
     photo.page.check("#inspector input[value=move]", force=True)
     photo.page.locator("#message").filter(has_text="no longer a loop").wait_for()
+    photo.refusals = True
     photo.drag((140, 60), (150, 90))
     first, second = photo.saved(tmp_path / "a.json")["arrows"]
     assert (first["kind"], first["region"]) == ("move", "region 1")
     assert "region" not in second
     photo.page.locator("#message.bad").filter(has_text="Arrow 2 starts").wait_for()
-    photo.errors.clear()  # the browser reports the refused field
 
 
 def test_another_tool_keeps_the_polygon_under_way(photo: Photo, tmp_path: Path) -> None:
@@ -345,6 +356,7 @@ def test_a_job_can_be_cancelled_and_is_found_again(photo: Photo, site: Site) -> 
 def test_a_drawing_for_another_photo_and_a_broken_photo_are_refused(photo: Photo, tmp_path: Path) -> None:
     photo.drag((60, 60), (100, 60))
     before = photo.saved(tmp_path / "a.json")
+    photo.refusals = True
     message = photo.page.locator("#message.bad")
     for name, content, expected in (
         ("arrows.json", b'{"arrows": [[10, 10, 4000, 10]]}', "another photo"),
@@ -355,7 +367,6 @@ def test_a_drawing_for_another_photo_and_a_broken_photo_are_refused(photo: Photo
         photo.page.set_input_files("#file", {"name": name, "mimeType": "application/octet-stream", "buffer": content})
         message.filter(has_text=expected).wait_for(timeout=10_000)
     assert photo.saved(tmp_path / "b.json") == before
-    photo.errors.clear()  # the browser reports the refused upload
 
 
 @pytest.mark.parametrize("scheme", ["dark", "light"])
@@ -364,9 +375,10 @@ def test_axe_finds_nothing_serious(browser, site: Site, scheme: str) -> None:
     context = browser.new_context(viewport={"width": 1280, "height": 720}, color_scheme=scheme)
     photo = Photo(context.new_page()).open(site.url)
     found = {}
+    rules = None if scheme == "dark" else {"runOnly": ["color-contrast"]}  # the rest is the same
 
     def check(name: str) -> None:
-        for each in axe.run(photo.page).response["violations"]:
+        for each in axe.run(photo.page, options=rules).response["violations"]:
             if each["impact"] in ("serious", "critical"):
                 found[f"{name}: {each['id']}"] = [node["target"] for node in each["nodes"]]
 

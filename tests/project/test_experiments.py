@@ -3,6 +3,7 @@
 `tests/cli/test_configs.py` trains each configuration in conf/experiment for a step.
 """
 
+import functools
 import importlib.util
 import json
 import shutil
@@ -222,8 +223,12 @@ def test_video_features_sensitivity(script, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="Chromium is not installed")
-def test_page_pictures(script, tmp_path: Path) -> None:
-    script("page/pictures.py", OUT=tmp_path, FRAMES=2).main(shutil.which("chromium"))
+def test_page_pictures(script, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    small = {"HEIGHT": 108, "WIDTH": 192, "RIVER": ((15, 50), (88, 72), (175, 82)), "ARROW": ((62, 55), (108, 62))}
+    module = script("page/pictures.py", OUT=tmp_path, FRAMES=2, **small)
+    module.serve = functools.partial(lambda serve, folder: serve(folder, "scale.num_steps=1"), module.serve)
+    monkeypatch.setattr("playwright.sync_api.Page.wait_for_timeout", lambda *_: None)
+    module.main(shutil.which("chromium"))
     assert {path.stem for path in tmp_path.glob("*.webp")} == {
         "empty", "drawing", "preview", "result", "gallery", "light", "phone",
     }  # fmt: skip
