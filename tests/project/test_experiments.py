@@ -33,6 +33,7 @@ from motionanim.types import Condition
 ROOT = Path(__file__).resolve().parents[2]
 ASSETS = ROOT / "motionanim" / "assets"
 SCALE = ["scale.height=32", "scale.width=32", "scale.num_frames=5", "scale.num_workers=0"]
+QUICK = ["scale.num_workers=0", "sampling.num_steps=1", "trainer.limit_val_batches=1", "~logger.wandb"]  # a training
 
 
 @pytest.fixture
@@ -67,8 +68,8 @@ def call(monkeypatch: pytest.MonkeyPatch):
 
 def small(overrides: Sequence[str] = (), **settings: Any) -> Animation:
     """`animate` with few pixels, frames and steps."""
-    settings = {"height": 32, "width": 32, "progress": False, **settings, "frames": 18}
-    return animate([*overrides, "sampling.num_steps=1"], **settings)
+    settings = {"height": 32, "width": 32, "progress": False, **settings, "frames": 10}
+    return animate([*overrides, "sampling.num_steps=1", "scale.num_frames=8"], **settings)
 
 
 @pytest.mark.slow
@@ -83,7 +84,7 @@ def test_demo(script, call, tmp_path: Path) -> None:
     module = script("demo/make.py", animate=small, HEIGHT=64, WIDTH=64, ARROWS=[[9, 9, 20, 12]])
     module.TRAIN[1:] = [
         *SCALE, "scale.batch_size=2", "trainer.max_steps=1", "trainer.val_check_interval=1", "callbacks.camera.clips=2",
-        "callbacks.preview.clips=1", "sampling.num_steps=1", "~logger.wandb",
+        "callbacks.preview.clips=1", *QUICK,
     ]  # fmt: skip
     module.subprocess = SimpleNamespace(run=lambda words, cwd, env: forked.run(*words[1:], cwd=cwd, env=env))
     call(module, "--out", tmp_path)
@@ -102,10 +103,15 @@ def test_embedded_base_pictures(script, call, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_embedded_base_conditioning(script, call, tmp_path: Path) -> None:
+    few = {
+        "motionanim.data.encode": ["engine.workers=0"],
+        "train.py": [*QUICK, "trainer.precision=32-true"],
+        "evaluate.py": ["benchmark.reading.num_frames=5", "reference_rows=[real]", "wandb=false"],
+    }
+
     def run(*command: str) -> None:
-        if command[1] == "motionanim.data.encode":
-            command = (*command, "engine.workers=0")
-        done = forked.run(*command, cwd=ROOT)
+        program = command[1] if command[0] == "-m" else command[0]
+        done = forked.run(*command, "scale.num_frames=5", *few[program], cwd=ROOT)
         assert done.returncode == 0, done.stderr[-3000:]
 
     module = script("embedded_base/conditioning.py", call=run)
@@ -213,7 +219,7 @@ def test_warp_control_plain_is_the_base_as_trained_without_a_field(script, tmp_p
 @pytest.mark.slow
 def test_video_features_sensitivity(script, tmp_path: Path) -> None:
     threads = torch.get_num_threads()
-    module = script("video_features/sensitivity.py", CLIPS=4)
+    module = script("video_features/sensitivity.py", CLIPS=2, FRAMES=4)
     module.main(ASSETS / "video-features")
     torch.set_num_threads(threads)
     report = json.loads((tmp_path / "sensitivity.json").read_text())
