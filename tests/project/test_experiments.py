@@ -154,7 +154,7 @@ def test_motion_lora_camera(script, call, base: Path, tmp_path: Path) -> None:
     compose = module.compose
     changes = ["scale.num_frames=5", "scale.motion_channels=8", "sampling.num_steps=1"]
     module.compose = lambda name, overrides: compose(name, [*overrides, *changes])
-    call(module, "tiny", f"none={lora}", "--base", base, "--n", 8, "--side", 16, "--weights", "1")
+    call(module, "tiny", f"none={lora}", "--base", base, "--n", 4, "--side", 16, "--weights", "1")
     table = json.loads((tmp_path / "tiny.json").read_text())["rows"]
     assert [row["weight"] for row in table.values()] == [0.0, 1.0]
     assert table["none, weight 1"]["camera_ratio"][0] == pytest.approx(1, rel=1e-3), "an untrained LoRA does nothing"
