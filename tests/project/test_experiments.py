@@ -231,8 +231,10 @@ def test_video_features_sensitivity(script, tmp_path: Path) -> None:
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="Chromium is not installed")
 def test_page_pictures(script, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     small = {"HEIGHT": 108, "WIDTH": 192, "RIVER": ((15, 50), (88, 72), (175, 82)), "ARROW": ((62, 55), (108, 62))}
-    module = script("page/pictures.py", OUT=tmp_path, FRAMES=2, **small)
-    module.serve = functools.partial(lambda serve, folder: serve(folder, "scale.num_steps=1"), module.serve)
+    module = script("page/pictures.py", OUT=tmp_path, FRAMES=2, WINDOW={"width": 800, "height": 480}, **small)
+    module.serve = functools.partial(
+        lambda serve, folder: serve(folder, "scale.num_steps=1", "scale.num_frames=8"), module.serve
+    )
     monkeypatch.setattr("playwright.sync_api.Page.wait_for_timeout", lambda *_: None)
     module.main(shutil.which("chromium"))
     assert {path.stem for path in tmp_path.glob("*.webp")} == {

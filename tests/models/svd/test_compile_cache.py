@@ -10,7 +10,7 @@ import pytest
 
 from motionanim.models.svd.denoiser import Denoiser
 
-# A layer of a UNet stands for all of it, which takes most of a minute. The compiler is imported once for both processes.
+# A layer of a UNet stands for all of it, which takes most of a minute. Both processes share the imports.
 SCRIPT = """
 import json, os, torch, torch._inductor.compile_fx
 from diffusers import UNetSpatioTemporalConditionModel
