@@ -3,14 +3,10 @@
 import io
 import shlex
 import shutil
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.error import URLError
-from urllib.request import urlopen
 
 import forked
 import numpy as np
@@ -20,35 +16,17 @@ from PIL import Image
 
 pytestmark = pytest.mark.slow
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-SOFTWARE_GL = [
-    "--no-sandbox",
-    "--disable-gpu-compositing",
-    "--use-gl=angle",
-    "--use-angle=swiftshader",
-    "--enable-unsafe-swiftshader",
-]
+GL = ["--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]  # in software
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("page")
     river(folder / "river.png")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "motionanim.page", "image=river.png", f"port={port}", "open=false", "frames=8"]
-    with open(folder / "server.log", "wb") as log:
-        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
-    url = f"http://127.0.0.1:{port}/"
+    command = [sys.executable, "-m", "motionanim.page", "image=river.png", "port=0", "open=false", "frames=8"]
+    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True)
     try:
-        for _ in range(300):
-            try:
-                urlopen(url, timeout=5).close()
-                break
-            except (URLError, OSError):
-                assert process.poll() is None, (folder / "server.log").read_text()
-                time.sleep(0.2)
-        yield Site(url, folder, process)
+        yield Site(process.stdout.readline().split()[0], folder, process)
     finally:
         process.terminate()
         process.wait(timeout=20)
@@ -60,7 +38,7 @@ def browser() -> Iterator["object"]:
         pytest.skip("Chromium is not installed")
     playwright = pytest.importorskip("playwright.sync_api")
     with playwright.sync_playwright() as api:
-        made = api.chromium.launch(executable_path=CHROMIUM, args=SOFTWARE_GL)
+        made = api.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu-compositing", *GL])
         yield made
         made.close()
 
