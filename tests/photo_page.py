@@ -28,8 +28,13 @@ class Photo:
     def __init__(self, page) -> None:
         self.page = page
         self.errors: list[str] = []
+        self.refusals = False  # expected: the browser reports refused requests at any later time
         page.on("pageerror", lambda error: self.errors.append(str(error)))
-        page.on("console", lambda message: message.type == "error" and self.errors.append(message.text))
+        page.on("console", self._console)
+
+    def _console(self, message) -> None:
+        if message.type == "error" and not (self.refusals and "400 (Bad Request)" in message.text):
+            self.errors.append(message.text)
 
     def open(self, url: str) -> "Photo":
         self.page.goto(url)

@@ -23,6 +23,7 @@ from motionanim.media.visualize import write_picture
 
 OUT = Path(__file__).resolve().parents[2] / "docs" / "page"
 HEIGHT, WIDTH = 432, 768
+WINDOW = {"width": 1280, "height": 720}
 FRAMES = 60
 POSITION = 18  # of the scene: a river between two banks
 RIVER = (60, 200), (350, 290), (700, 330)
@@ -46,13 +47,12 @@ def serve(folder: Path, *settings: str) -> tuple[subprocess.Popen[bytes], str]:
     process = subprocess.Popen(
         [sys.executable, "-m", "motionanim.page", f"folder={folder}", f"port={port}", "open=false", *settings]
     )
-    for _ in range(100):
+    while process.poll() is None:
         try:
             urlopen(f"http://127.0.0.1:{port}/").close()
             return process, f"http://127.0.0.1:{port}/"
         except OSError:
             time.sleep(0.2)
-    process.terminate()
     raise RuntimeError("the page did not start")
 
 
@@ -110,7 +110,7 @@ def main(chromium: str | None) -> None:
         process, url = serve(folder)
         try:
             browser = api.chromium.launch(executable_path=chromium, args=SOFTWARE_GL)
-            page = browser.new_page(viewport={"width": 1280, "height": 720}, color_scheme="dark")
+            page = browser.new_page(viewport=WINDOW, color_scheme="dark")
             page.goto(url)
             take(page, "empty")
             open_photo(page, folder / "scene.png")

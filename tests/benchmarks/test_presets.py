@@ -14,6 +14,7 @@ from motionanim.models.svd.faster_layers import _convolve_time
 NETWORKS: dict[str, Any] = {
     "unet": presets.counted.SVD["unet"] | {
         "block_out_channels": (64, 128), "num_attention_heads": (2, 4), "cross_attention_dim": 32,
+        "layers_per_block": 1,
         "down_block_types": ("CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"),
         "up_block_types": ("UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"),
     },
@@ -25,11 +26,15 @@ NETWORKS: dict[str, Any] = {
         "patch_size": 14, "image_size": 224, "projection_dim": 32,
     },
 }  # fmt: skip
-SMALL = ["scale.num_frames=8", "scale.height=64", "scale.width=64", "scale.base=none", "scale.motion_channels=16"]
+COUNTED = ("none", "16")  # they differ in types, batch, passes and tiles; the other presets have values between
+SMALL = [
+    *("scale.num_frames=8", "scale.height=64", "scale.width=64"),
+    *("scale.base=none", "scale.motion_channels=16", "scale.batch_size=2"),
+]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("preset", presets.PRESETS)
+@pytest.mark.parametrize("preset", COUNTED)
 def test_a_training_step_takes_what_is_counted(preset: str) -> None:
     overrides = ["experiment=diffusion", "model.trainable=temporal", "model.moments=float32", *SMALL]
     cfg = presets.settings("train", preset, *overrides)
@@ -46,11 +51,11 @@ def test_a_training_step_takes_what_is_counted(preset: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("preset", presets.PRESETS)
+@pytest.mark.parametrize("preset", COUNTED)
 def test_each_stage_of_a_video_takes_what_is_counted(preset: str) -> None:
-    tiles = ["sampling.decode_tile=256"] * (preset == "16")
+    tiles = ["sampling.decode_tile=128"] * (preset == "16")
     cfg = presets.settings("animate", preset, "image=none", "long_video=phased", *tiles, *SMALL)
-    size, frames = (64, 288), 10
+    size, frames = (32, 192), 10
     counted, _ = presets.stage_peaks(cfg, NETWORKS, frames, size)
     with torch.no_grad():
         for name, network, run in presets.stages(cfg, NETWORKS, frames, size):

@@ -240,7 +240,7 @@ def test_the_shipped_features_answer_their_questions():
 @pytest.mark.slow
 def test_the_shipped_features_tell_every_corruption_from_another_sample_of_the_world():
     features = shipped()
-    clean, other = clips(112).frames.chunk(2)
+    clean, other = clips(80).frames[:, :8].chunk(2)
     reference = features(clean)
     floor = frechet(reference, features(other))
     for name, function in CORRUPTIONS.items():

@@ -18,6 +18,7 @@ from page_runs import ARROW, QUICK, client, draw_photo, upload
 from starlette.testclient import TestClient
 
 from motionanim.data.video import Video
+from motionanim.page import jobs
 
 pytestmark = pytest.mark.slow  # the worker imports PyTorch
 LONG = {"frames": 5000}
@@ -30,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def page(folder: Path) -> Iterator[TestClient]:
-    with client(folder) as made:
+    with client(folder, base=("scale.num_steps=2",)) as made:
         yield made
 
 
@@ -153,13 +154,16 @@ def test_a_running_job_can_be_cancelled_and_leaves_nothing(page: TestClient, pho
     when(page, other, "cancelled")
 
 
-def test_a_worker_that_does_not_answer_is_killed(page: TestClient, photo: str, folder: Path) -> None:
+def test_a_worker_that_does_not_answer_is_killed(
+    page: TestClient, photo: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "PATIENCE", 1.0)
     before = names(folder)
     job = start(page, photo, **LONG)
     worker = in_progress(page, job)
     os.kill(worker, signal.SIGSTOP)
     page.post(f"/api/jobs/{job['id']}/cancel")
-    time.sleep(1)
+    time.sleep(0.5)
     assert now(page, job)["state"] == "running"
     when(page, job, "cancelled", seconds=10)
     assert names(folder) == before

@@ -27,13 +27,7 @@ ALL = {
     "arrows": [
         {"path": [[20, 20], [60, 30]], "region": "sky"},
         {"path": [[130, 65], [150, 75]], "kind": "turn", "region": DISC},
-        {
-            "path": [[210, 100], [216, 100]],
-            "kind": "sway",
-            "period": 7,
-            "phase": 0.5,
-            "region": [{"brush": [[210, 90], [210, 120]], "radius": 12}],
-        },
+        {"path": [[210, 100], [216, 100]], "kind": "sway", "period": 7, "phase": 0.5, "region": [STALK]},
     ],
     "regions": {"sky": [[[0, 0], [239, 0], [239, 50], [0, 50]]]},
     "pins": [[5, 45]],

@@ -118,22 +118,15 @@ def test_a_mistake_is_one_line(
 
 
 @pytest.mark.parametrize(
-    "headers",
+    "header",
     [
-        {"Host": "evil.example:7860"},
-        {"Host": "localhost"},
-        {"Host": "localhost:80"},
-        {"Host": ""},
-        {"Origin": "http://evil.example"},
-        {"Origin": "null"},
-        {"Origin": "https://localhost:7860"},
-        {"Origin": "http://localhost:8888"},
-        {"Sec-Fetch-Site": "cross-site"},
-        {"Sec-Fetch-Site": "same-site"},
+        "Host: evil.example:7860", "Host: localhost", "Host: localhost:80", "Host: ", "Origin: http://evil.example",
+        "Origin: null", "Origin: https://localhost:7860", "Origin: http://localhost:8888", "Sec-Fetch-Site: cross-site",
+        "Sec-Fetch-Site: same-site",
     ],
-    ids=str,
-)
-def test_other_sites_and_names_are_refused(page: TestClient, headers: dict[str, str]) -> None:
+)  # fmt: skip
+def test_other_sites_and_names_are_refused(page: TestClient, header: str) -> None:
+    headers = [tuple(header.split(": "))]
     for answer in (page.get("/api/state", headers=headers), page.post("/api/photos", content=b"x", headers=headers)):
         assert answer.status_code == 403
         assert answer.json()["error"]
@@ -176,15 +169,10 @@ def test_a_large_body_is_refused_before_it_is_read(page: TestClient) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "..%2Fsecret.json",
-        "%2e%2e/secret.json",
-        "secret.json",
-        "first.png",
-        "a.safetensors",
-        "%2Fetc%2Fpasswd",
+        "..%2Fsecret.json", "%2e%2e/secret.json", "secret.json", "first.png", "a.safetensors", "%2Fetc%2Fpasswd",
         ".x.mp4",
     ],
-)
+)  # fmt: skip
 def test_only_files_of_videos_are_served(page: TestClient, folder: Path, name: str) -> None:
     (folder.parent / "secret.json").write_text("{}")
     (folder / "secret.json").write_text('{"files": {"secret.mp4": ""}}')

@@ -3,6 +3,7 @@
 `tests/cli/test_configs.py` trains each configuration in conf/experiment for a step.
 """
 
+import functools
 import importlib.util
 import json
 import shutil
@@ -32,6 +33,7 @@ from motionanim.types import Condition
 ROOT = Path(__file__).resolve().parents[2]
 ASSETS = ROOT / "motionanim" / "assets"
 SCALE = ["scale.height=32", "scale.width=32", "scale.num_frames=5", "scale.num_workers=0"]
+QUICK = ["scale.num_workers=0", "sampling.num_steps=1", "trainer.limit_val_batches=1", "~logger.wandb"]  # a training
 
 
 @pytest.fixture
@@ -66,8 +68,8 @@ def call(monkeypatch: pytest.MonkeyPatch):
 
 def small(overrides: Sequence[str] = (), **settings: Any) -> Animation:
     """`animate` with few pixels, frames and steps."""
-    settings = {"height": 32, "width": 32, "progress": False, **settings, "frames": 18}
-    return animate([*overrides, "sampling.num_steps=1"], **settings)
+    settings = {"height": 32, "width": 32, "progress": False, **settings, "frames": 10}
+    return animate([*overrides, "sampling.num_steps=1", "scale.num_frames=8"], **settings)
 
 
 @pytest.mark.slow
@@ -82,7 +84,7 @@ def test_demo(script, call, tmp_path: Path) -> None:
     module = script("demo/make.py", animate=small, HEIGHT=64, WIDTH=64, ARROWS=[[9, 9, 20, 12]])
     module.TRAIN[1:] = [
         *SCALE, "scale.batch_size=2", "trainer.max_steps=1", "trainer.val_check_interval=1", "callbacks.camera.clips=2",
-        "callbacks.preview.clips=1", "sampling.num_steps=1", "~logger.wandb",
+        "callbacks.preview.clips=1", *QUICK,
     ]  # fmt: skip
     module.subprocess = SimpleNamespace(run=lambda words, cwd, env: forked.run(*words[1:], cwd=cwd, env=env))
     call(module, "--out", tmp_path)
@@ -101,10 +103,15 @@ def test_embedded_base_pictures(script, call, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_embedded_base_conditioning(script, call, tmp_path: Path) -> None:
+    few = {
+        "motionanim.data.encode": ["engine.workers=0"],
+        "train.py": [*QUICK, "trainer.precision=32-true"],
+        "evaluate.py": ["benchmark.reading.num_frames=5", "reference_rows=[real]", "wandb=false"],
+    }
+
     def run(*command: str) -> None:
-        if command[1] == "motionanim.data.encode":
-            command = (*command, "engine.workers=0")
-        done = forked.run(*command, cwd=ROOT)
+        program = command[1] if command[0] == "-m" else command[0]
+        done = forked.run(*command, "scale.num_frames=5", *few[program], cwd=ROOT)
         assert done.returncode == 0, done.stderr[-3000:]
 
     module = script("embedded_base/conditioning.py", call=run)
@@ -147,7 +154,7 @@ def test_motion_lora_camera(script, call, base: Path, tmp_path: Path) -> None:
     compose = module.compose
     changes = ["scale.num_frames=5", "scale.motion_channels=8", "sampling.num_steps=1"]
     module.compose = lambda name, overrides: compose(name, [*overrides, *changes])
-    call(module, "tiny", f"none={lora}", "--base", base, "--n", 8, "--side", 16, "--weights", "1")
+    call(module, "tiny", f"none={lora}", "--base", base, "--n", 4, "--side", 16, "--weights", "1")
     table = json.loads((tmp_path / "tiny.json").read_text())["rows"]
     assert [row["weight"] for row in table.values()] == [0.0, 1.0]
     assert table["none, weight 1"]["camera_ratio"][0] == pytest.approx(1, rel=1e-3), "an untrained LoRA does nothing"
@@ -212,7 +219,7 @@ def test_warp_control_plain_is_the_base_as_trained_without_a_field(script, tmp_p
 @pytest.mark.slow
 def test_video_features_sensitivity(script, tmp_path: Path) -> None:
     threads = torch.get_num_threads()
-    module = script("video_features/sensitivity.py", CLIPS=4)
+    module = script("video_features/sensitivity.py", CLIPS=2, FRAMES=4)
     module.main(ASSETS / "video-features")
     torch.set_num_threads(threads)
     report = json.loads((tmp_path / "sensitivity.json").read_text())
@@ -222,8 +229,14 @@ def test_video_features_sensitivity(script, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="Chromium is not installed")
-def test_page_pictures(script, tmp_path: Path) -> None:
-    script("page/pictures.py", OUT=tmp_path, FRAMES=2).main(shutil.which("chromium"))
+def test_page_pictures(script, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    small = {"HEIGHT": 108, "WIDTH": 192, "RIVER": ((15, 50), (88, 72), (175, 82)), "ARROW": ((62, 55), (108, 62))}
+    module = script("page/pictures.py", OUT=tmp_path, FRAMES=2, WINDOW={"width": 800, "height": 480}, **small)
+    module.serve = functools.partial(
+        lambda serve, folder: serve(folder, "scale.num_steps=1", "scale.num_frames=8"), module.serve
+    )
+    monkeypatch.setattr("playwright.sync_api.Page.wait_for_timeout", lambda *_: None)
+    module.main(shutil.which("chromium"))
     assert {path.stem for path in tmp_path.glob("*.webp")} == {
         "empty", "drawing", "preview", "result", "gallery", "light", "phone",
     }  # fmt: skip

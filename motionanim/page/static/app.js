@@ -345,6 +345,7 @@ $("#gallery-title").textContent = `Gallery of ${state.folder}`;
 openTab("motions");
 sized();
 shown.set(remembered("view") ?? "drawing");
+for (const part of all("[inert]")) part.inert = false; // what is clicked before would be lost
 tell("");
 // A reload comes back to the photo of this tab; a new tab begins with the photo of the command, or the last one.
 const former = JSON.parse(sessionStorage.getItem("photo")) ?? (state.photo === null ? remembered("photo") : null);

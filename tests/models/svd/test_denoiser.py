@@ -219,7 +219,7 @@ def test_checkpointing_and_compiling_give_the_same_gradients() -> None:
 
     one_level = {  # tracing takes most of a minute for two
         "block_out_channels": [32], "num_attention_heads": [2],
-        "down_block_types": ["CrossAttnDownBlockSpatioTemporal"], "up_block_types": ["CrossAttnUpBlockSpatioTemporal"],
+        "down_block_types": ["CrossAttnDownBlockSpatioTemporal"], "up_block_types": ["UpBlockSpatioTemporal"],
     }  # fmt: skip
     for config, ways in ((UNET, [(32,), (64,)]), (UNET | one_level, [(32, True)])):
         whole = gradients(config, 0)

@@ -13,10 +13,10 @@ from interrupted import wait_until
 ROOT = Path(__file__).resolve().parents[3]
 SCRIPT = ROOT / "experiments" / "embedded_base" / "make.py"
 SMALL = [
-    "scale.height=64", "scale.width=64", "scale.num_frames=3", "scale.batch_size=2", "scale.num_workers=0",
+    "scale.height=64", "scale.width=64", "scale.num_frames=2", "scale.batch_size=1", "scale.num_workers=0",
     "trainer.val_check_interval=100000", "trainer.accelerator=cpu",
     "trainer.precision=32-true",  # bfloat16 takes minutes on a processor that has no instructions for it
-    "callbacks.checkpoint.every_n_train_steps=1", "logger=csv", "trainer.max_steps=3",
+    "callbacks.checkpoint.every_n_train_steps=1", "logger=csv", "trainer.max_steps=2",
 ]  # fmt: skip
 
 
