@@ -28,13 +28,6 @@ def test_flow_refiner() -> None:
     assert (cfg.model.refiner.width, cfg.model.refiner.depth, cfg.model.discriminator.width) == (64, 8, 64)
 
 
-def test_arrows_of_both_commands() -> None:
-    for config in ("animate", "evaluate"):
-        controls = composed("hint=paper", config=config).controls
-        assert (controls.entries, controls.threshold_on, controls.edge) == ("start", "magnitude", "cut")
-        assert controls.normalized is False
-
-
 def test_long_video() -> None:
     phased = composed("experiment=motion_lora", "scale=svd", "+long_video=phased").long_video
     assert (phased.gamma, phased.omega, phased.sigma) == (0.8, 0.2, None)

@@ -330,7 +330,7 @@ def test_a_measured_field_gets_the_strength_asked_for_and_keeps_its_directions()
 
 def test_both_configs_bind_and_differ_as_the_paper_does():
     controls = of([[20, 20, 36, 20], [24, 20, 40, 20]])
-    configs = {name: composed("experiment=motion_lora", f"+controls={name}").controls for name in ("default", "paper")}
+    configs = {name: composed(f"hint={name}", config="animate").controls for name in ("default", "paper")}
     speeds = {}
     for name, config in configs.items():
         check_binding(OmegaConf.to_container(config, resolve=True))
@@ -338,7 +338,8 @@ def test_both_configs_bind_and_differ_as_the_paper_does():
         made = instantiate(config)
         assert isinstance(made, functools.partial)
         speeds[name] = float(made(controls, num_frames=31).dense[0, 20, 20])
-    assert (configs["paper"].normalized, configs["paper"].threshold_on) == (False, "magnitude")
+    paper = configs["paper"]
+    assert (paper.normalized, paper.threshold_on, paper.edge, paper.entries) == (False, "magnitude", "cut", "start")
     assert speeds["default"] == pytest.approx(16 / 15), "two arrows that agree move as fast as each"
     assert speeds["paper"] > 2, "as printed they move faster than either"
 
