@@ -56,9 +56,19 @@ class AutoencoderModule(L.LightningModule):
         self.psnr = MeanMetric()
 
     def setup(self, stage: str) -> None:
-        """Write the PCA of the first training frames; on a resume Lightning then loads the checkpoint over it."""
+        """Write the PCA of the first training frames; on a resume Lightning then loads the checkpoint over it.
+
+        Raises:
+            ValueError: If the frames are smaller than `crop`.
+        """
         if stage == "fit":
             data = self.trainer.datamodule.train
+            height, width = data[0].frames.shape[-2:]
+            if min(height, width) < self.hparams.crop:
+                raise ValueError(
+                    f"model.crop={self.hparams.crop}: must be at most the side of the clips, {height}x{width} px; set "
+                    f"model.crop={min(height, width)} or larger scale.height and scale.width"
+                )
             frames = torch.stack([data[i].frames[0] for i in range(self.hparams.start_clips)])
             write_patch_pca(self.vae, frames, whitening=self.hparams.whitening)
 

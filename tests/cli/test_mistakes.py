@@ -42,6 +42,7 @@ MISTAKES = [
     ("train", LORA + "seed=2**64", r"^error: seed=2\*\*64: must be a whole number from 0 to 4294967295"),
     ("train", "experiment=motion_lora ~logger", r"^error: ~logger: this command needs logger; leave that out"),
     ("train", LORA + "paths.runs=photo.png/runs", r"^error: paths.runs=photo.png/runs: .*Not a directory; choose"),
+    ("train", "experiment=tiny_autoencoder logger=none scale.height=48", r"^error: model.crop=64: .* 48x128 px; set"),
     ("train", LORA + "data=folder", r"root"),
     ("train", LORA + "data.latents=gone", r"^error: latents=gone holds no latents.json"),
     ("train", LORA + "data=folder data.root=/nowhere", r"/nowhere.* is not a folder"),
