@@ -21,7 +21,7 @@ from typing import Any
 # One request per line: a command to start, or the process id of one whose exit code is asked for. The server starts no
 # thread, so that forking is safe.
 SERVER = """
-import gc, json, os, pickle, runpy, socket, subprocess, sys, traceback
+import gc, inspect, json, os, pickle, runpy, socket, subprocess, sys, traceback
 gc.disable()
 import wandb
 import motionanim.animate, motionanim.data.encode, motionanim.data.prepare.collect, motionanim.evaluation.harness
@@ -30,7 +30,7 @@ from hydra._internal.hydra import Hydra
 from lightning.fabric.utilities import rank_zero
 gc.freeze()
 gc.enable()
-spare, execute = [], subprocess.Popen._execute_child
+spare, taker, execute = [], [0], subprocess.Popen._execute_child
 
 def run(job, files):
     for number, file in enumerate(files):
@@ -68,6 +68,7 @@ def run(job, files):
     os._exit(status)
 
 def stand_by(count):  # children that this process takes in place of the next Python programs that it starts
+    taker[0] = os.getpid()
     for _ in range(count):
         ours, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)
         pid = os.fork()
@@ -87,15 +88,18 @@ def stand_by(count):  # children that this process takes in place of the next Py
         spare.append((pid, ours))
 
 def take_spare(self, args, executable, preexec_fn, close_fds, pass_fds, cwd, env, *rest):
-    if not spare or args[0] != sys.executable:
+    ours = spare and os.getpid() == taker[0] and not isinstance(args, (str, bytes)) and len(args) > 1
+    if not ours or args[0] != sys.executable or str(args[1]) == "-c":
         return execute(self, args, executable, preexec_fn, close_fds, pass_fds, cwd, env, *rest)
     self.pid, spare_one = spare.pop(0)
-    pipes = rest[3:9]
+    named = inspect.signature(execute).bind(self, args, executable, preexec_fn, close_fds, pass_fds, cwd, env, *rest)
+    pipes = [named.arguments[name] for name in "p2cread p2cwrite c2pread c2pwrite errread errwrite".split()]
     job = {
         "argv": [*map(str, args[2:] if args[1] == "-u" else args[1:])], "cwd": str(cwd or os.getcwd()),
-        "env": dict(os.environ if env is None else env), "pythons": 1, "session": rest[-2],
+        "env": dict(os.environ if env is None else env), "pythons": 1,
+        "session": named.arguments["start_new_session"],
     }
-    files = [max(number, pipe) for number, pipe in zip((0, 1, 2), (pipes[0], pipes[3], pipes[5]))]
+    files = [number if pipe == -1 else pipe for number, pipe in zip((0, 1, 2), (pipes[0], pipes[3], pipes[5]))]
     socket.send_fds(spare_one, [json.dumps(job).encode()], files)
     self._child_created = True
     self._close_pipe_fds(*pipes)

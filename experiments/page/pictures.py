@@ -49,7 +49,7 @@ def serve(folder: Path, *settings: str) -> tuple[subprocess.Popen[bytes], str]:
     )
     while process.poll() is None:
         try:
-            urlopen(f"http://127.0.0.1:{port}/").close()
+            urlopen(f"http://127.0.0.1:{port}/", timeout=30).close()
             return process, f"http://127.0.0.1:{port}/"
         except OSError:
             time.sleep(0.2)

@@ -91,7 +91,7 @@ class _Unit(nn.Module):
             return self.bn(x).relu_()
         if stride == (1, 1, 1):
             return self.bn(self.conv3d(x)).relu_()
-        # The padding on both sides is the convolution's, which takes no time for it; the rest is a copy.
+        # The convolution pads both sides alike at no cost; only the rest, at the end of an axis, is padded by a copy.
         pads = [same_padding(*axis) for axis in zip(x.shape[2:], kernel, stride)]
         x = F.pad(x, [pad for before, after in reversed(pads) for pad in (0, after - before)])
         both = tuple(before for before, _ in pads)

@@ -8,6 +8,7 @@ convolution's for width 3 and up to four times for width 5.
 
 from collections.abc import Sequence
 from math import prod
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -106,14 +107,19 @@ class WinogradConv(nn.Module):
     convolution.
 
     Args:
-        plain: `nn.Conv2d` or `nn.Conv3d`, which `fits`. Its weights are shared, and change by `load_state_dict` only.
+        plain: `nn.Conv2d` or `nn.Conv3d`, which `fits`. Its weights are shared, and change by `load_state_dict` of this
+            layer or of one that holds it, or by a move to another type or device.
     """
 
     def __init__(self, plain: nn.Conv2d | nn.Conv3d) -> None:
         super().__init__()
         self.weight, self.bias, self.out_channels = plain.weight, plain.bias, plain.out_channels
-        self._filters: dict[tuple[float, ...], list[Tensor]] = {}
+        self._filters: tuple[tuple[float, ...], list[Tensor]] | None = None  # of the last call: points and filters
         self.register_load_state_dict_post_hook(_forget)
+
+    def _apply(self, *given: Any, **options: Any) -> Self:
+        self._filters = None
+        return super()._apply(*given, **options)
 
     @staticmethod
     def fits(layer: nn.Module) -> bool:
@@ -127,20 +133,21 @@ class WinogradConv(nn.Module):
         return width in _POINTS and cube and ones and gains
 
     def forward(self, x: Tensor) -> Tensor:
-        learns = torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad)
+        learns = torch.is_grad_enabled() and any(each.requires_grad for each in (x, self.weight, self.bias))
         plain = (x.device.type, x.dtype, self.weight.dtype) != ("cpu", torch.float32, torch.float32)
+        plain |= torch.is_autocast_enabled("cpu")
         width = self.weight.shape[-1]
         if learns or plain or x.ndim != self.weight.ndim:
             convolve_plainly = F.conv2d if self.weight.ndim == 4 else F.conv3d
             return convolve_plainly(x, self.weight, self.bias, padding=width // 2)
         points = min(_POINTS[width], key=lambda points: _products(x.shape[2], width, points))
-        if points not in self._filters:
-            self._filters[points] = winograd_filters(self.weight, points)
-        return convolve(x, self._filters[points], self.bias, points)
+        if self._filters is None or self._filters[0] != points:
+            self._filters = points, winograd_filters(self.weight, points)
+        return convolve(x, self._filters[1], self.bias, points)
 
 
 def _forget(layer: WinogradConv, _: object) -> None:
-    layer._filters.clear()
+    layer._filters = None
 
 
 def _products(length: int, width: int, points: Sequence[float]) -> int:

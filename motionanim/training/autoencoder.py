@@ -59,7 +59,7 @@ class AutoencoderModule(L.LightningModule):
         """Write the PCA of the first training frames; on a resume Lightning then loads the checkpoint over it.
 
         Raises:
-            ValueError: If the frames are smaller than `crop`.
+            ValueError: If the frames of the first clip are smaller than `crop`.
         """
         if stage == "fit":
             data = self.trainer.datamodule.train

@@ -222,7 +222,7 @@ def test_memory_does_not_grow_with_the_list(tmp_path, monkeypatch):
     peak(tmp_path, 1_000)  # allocates what is allocated once
     small, large = peak(tmp_path, 8_000), peak(tmp_path, 24_000)
     assert large[0] < 1.1 * small[0] < 8e6
-    assert large[1] < 3e5
+    assert large[1] < 1.1 * small[1] + 1e5, "8 bytes a clip would be 1.3e5 more"
 
 
 def test_a_hundred_million_items_are_shuffled_in_little_memory():

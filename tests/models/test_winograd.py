@@ -87,9 +87,19 @@ def test_gradients_are_those_of_the_plain_convolution() -> None:
     plain(x).square().sum().backward()
     assert torch.equal(found, x.grad)
     assert torch.equal(found_weight, plain.weight.grad)
+    plain.weight.requires_grad_(False)
+    plain.bias.grad = None
+    WinogradConv(plain)(x.detach()).sum().backward()
+    assert torch.equal(plain.bias.grad, torch.full((6,), 60.0))
 
 
-def test_loaded_weights_act() -> None:
+def test_under_autocast_it_is_the_plain_convolution() -> None:
+    plain, x = nn.Conv2d(4, 6, 3, padding=1), torch.randn(2, 4, 5, 6)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(WinogradConv(plain)(x), plain(x))
+
+
+def test_loaded_and_rounded_weights_act() -> None:
     layer, other, x = (
         WinogradConv(nn.Conv2d(4, 6, 3, padding=1)),
         nn.Conv2d(4, 6, 3, padding=1),
@@ -99,6 +109,7 @@ def test_loaded_weights_act() -> None:
         layer(x)
         layer.load_state_dict(other.state_dict())
         torch.testing.assert_close(layer(x), other(x))
+        torch.testing.assert_close(layer.half().float()(x), other.half().float()(x))
 
 
 def test_other_layers_do_not_fit() -> None:

@@ -41,7 +41,7 @@ def spectral_blend(denoiser: Denoiser, length: int, *, d_s: float, d_t: float) -
             clips, _, height, width = denoiser.motion.now.image_latents.shape
             if len(hidden_states) == clips * height * width:
                 return local
-            while len(hidden_states) < clips * height * width:  # of the stage, each half as large as the one before
+            while len(hidden_states) < clips * height * width:  # a stage has half the sides of the one before
                 height, width = -(-height // 2), -(-width // 2)
             everywhere = whole(hidden_states, **options)
             low = low_pass((height, width, total), d_s=d_s, d_t=d_t).to(local.device)

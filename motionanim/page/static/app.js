@@ -3,6 +3,7 @@
 import * as api from "./api.js";
 import { Board } from "./board.js";
 import { Drawing, read } from "./drawing.js";
+import { takeDrops } from "./drops.js";
 import { Field, Particles } from "./field.js";
 import { keepDrawing, keptDrawing, remember, remembered } from "./kept.js";
 import { bindKeys, listShortcuts } from "./keys.js";
@@ -22,10 +23,6 @@ let photo = null; // as the server describes it
 let turn = 0; // of the photo that was asked for last; answers to earlier ones come too late
 let proposed = null; // the region that the flow refiner proposes, to accept or dismiss
 
-// A file that is dropped beside the photo must not replace the page, from the first moment on.
-addEventListener("dragover", (event) => event.preventDefault());
-addEventListener("drop", (event) => event.preventDefault());
-
 let fading = null;
 function tell(text, bad = false) {
   clearTimeout(fading);
@@ -33,6 +30,11 @@ function tell(text, bad = false) {
   $("#message").classList.toggle("bad", bad);
   if (text !== "" && !bad) fading = setTimeout(() => tell(""), READ);
 }
+
+// A fault at the start would leave the page dead without a word.
+const failed = (message) => { if ($("[inert]") !== null) tell(`The page did not start: ${message}`, true); };
+addEventListener("error", (event) => failed(event.message));
+addEventListener("unhandledrejection", (event) => failed(event.reason?.message ?? event.reason));
 
 // Runs an action of the user; its error becomes the message under the photo.
 const tried = (act) => async (...given) => {
@@ -314,19 +316,7 @@ addEventListener("paste", (event) => {
   const files = [...event.clipboardData.files];
   if (files.length > 0) takeFiles(files);
 });
-let over = 0; // elements of the page that a dragged file is over
-const hover = (event, way) => {
-  if (!event.dataTransfer?.types.includes("Files")) return;
-  over = Math.max(over + way, 0);
-  $("#drop").hidden = over === 0;
-};
-addEventListener("dragenter", (event) => hover(event, 1));
-addEventListener("dragleave", (event) => hover(event, -1));
-addEventListener("drop", (event) => {
-  over = 0;
-  $("#drop").hidden = true;
-  takeFiles([...event.dataTransfer.files]);
-});
+takeDrops($("#drop"), takeFiles);
 
 // Another tab with this photo keeps its drawing in the same place: the last edit would win without a word.
 const tabs = new BroadcastChannel("motionanim");
