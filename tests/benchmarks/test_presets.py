@@ -28,7 +28,7 @@ NETWORKS: dict[str, Any] = {
 }  # fmt: skip
 COUNTED = ("none", "16")  # they differ in types, batch and passes of a step; the other presets have values between
 SMALL = [
-    *("scale.num_frames=8", "scale.height=64", "scale.width=64"),
+    *("scale.num_frames=4", "scale.height=64", "scale.width=64"),
     *("scale.base=none", "scale.motion_channels=16", "scale.batch_size=2"),
 ]
 
