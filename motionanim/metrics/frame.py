@@ -115,7 +115,7 @@ def both_conventions(per_frame: Tensor, real: Tensor) -> Tensor:
     Returns:
         (B, 2) float64; NaN where the true clip stands still throughout.
     """
-    # `equal` stops at the first difference.
+    # Frame by frame, because `equal` stops at the first difference.
     moves = torch.tensor([[not torch.equal(frame, clip[0]) for frame in clip[1:]] for clip in real], device=real.device)
     later = torch.where(moves, per_frame[:, 1:].double(), torch.nan)
     known = torch.cat([per_frame[:, :1].double(), later], dim=1)

@@ -50,7 +50,7 @@ def lpips(
         (N,), at least 0; 0 for equal images.
     """
     shift, scale = (images.new_tensor(each)[:, None, None] for each in (_LPIPS_SHIFT, _LPIPS_SCALE))
-    # Channels last saves a quarter of the time on a CPU, but takes longer for the three channels of the input.
+    # Channels last saves the network a quarter of its time on a CPU. The pixels are normalised before, which is faster.
     seen = torch.cat([(each - shift).div_(scale).movedim(1, -1) for each in (images, real)]).movedim(-1, 1)
     total = images.new_zeros(len(images))
     start = 0

@@ -71,7 +71,7 @@ def camera_speed(video: Video, flow_estimator: FlowEstimator, *, fps: float, pai
     if len(indices) < 2:
         raise VideoError(video.path, f"is too short: one frame at {fps} a second, 2 are needed to see the camera move")
     firsts = np.unique(np.linspace(0, len(indices) - 2, pairs).round().astype(int))
-    # All at once: for each pair by itself the video would be decoded anew from the key frame before it.
+    # One call reads all pairs, because each call decodes anew from the key frame before its first frame.
     frames = video.read(indices[np.add.outer(firsts, (0, 1)).ravel()], height=short_side, width=short_side)
     motions = [
         camera_motion(flow_estimator(as_float(torch.from_numpy(pair))), None)
