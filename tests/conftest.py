@@ -8,8 +8,9 @@ import os
 import secrets
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -134,6 +135,14 @@ def device(request: pytest.FixtureRequest) -> Iterator[str]:
 
     with on(request.param) as name:
         yield name
+
+
+@pytest.fixture
+def close(record_property: Callable[[str, object], None]) -> Callable[..., None]:
+    """`check_close(got, expected, tolerance)`, recorded."""
+    from on_device import check_close
+
+    return partial(check_close, record_property)
 
 
 @pytest.fixture

@@ -1,43 +1,36 @@
 """Inputs, networks and calls that the tests of a GPU and of the pretended one share."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
-from conftest import MOTION
-from on_device import awake, noisy, sent
+from flow_runs import drifting, raft
+from long_video_runs import VARIED, animator, sample
+from on_device import FLOAT32, SAMPLED, noisy, sent, trained_denoiser
 from torch import Tensor, nn
-from training_runs import NUMBERS, SAMPLING
+from torchvision.models import alexnet
+from training_runs import NUMBERS
 
+from motionanim.metrics.frame import psnr, ssim
+from motionanim.metrics.frechet import frechet_distance
 from motionanim.metrics.fvd import FVD
 from motionanim.metrics.i3d import I3D, I3DFeatures
+from motionanim.metrics.perceptual import LPIPS
+from motionanim.models.flow_estimator import DisFlow
+from motionanim.models.schedule import karras_sigmas
+from motionanim.models.svd.codec import Codec
 from motionanim.models.svd.denoiser import Denoiser
+from motionanim.models.video_features import FeatureNetwork, VideoFeatures
 from motionanim.motion.flow import integrate_flow, motion_strength, resize_flow, trace_back, warp
-from motionanim.sampling.animator import Animator
-from motionanim.sampling.chained import continuous, direct, loop
 from motionanim.sampling.guidance import guided
-from motionanim.sampling.phased import phased
-from motionanim.sampling.queued import fifo, zigzag
-from motionanim.sampling.windowed import freelong, freenoise, gen_l_video
+from motionanim.sampling.samplers import euler, initial_latents
 from motionanim.training.diffusion import DiffusionModule
 from motionanim.training.motion_lora import MotionLoraModule
 
-CHAINED = {"overlap": 2, "gamma": None, "sigma": 2.0, "warm_start": True, "anchor": False}
-PHASED = {
-    "gamma": 0.5, "sigma": None, "omega": 0.2, "shuffle": "segment", "renormalize": True, "shared_noise": "image",
-    "guide_later": True, "batch_size": 2,
-}  # fmt: skip
-LONG_VIDEO = {
-    "direct": direct, "fifo": partial(fifo, num_partitions=1, lookahead_denoising=True),
-    "zigzag": partial(zigzag, zigzag_width=2, sigma=0.5),
-    "freelong": partial(freelong, context_stride=2, d_s=0.25, d_t=0.25),
-    "gen_l_video": partial(gen_l_video, context_stride=3, batch_size=1),
-    "freenoise": partial(freenoise, context_stride=2), "continuous": partial(continuous, **CHAINED),
-    "loop": partial(loop, **CHAINED), "phased": partial(phased, **PHASED),
-}  # fmt: skip
-METHODS = [pytest.param(m, marks=[] if m in ("direct", "phased") else pytest.mark.slow) for m in LONG_VIDEO]
+FLOAT64 = 1e-9  # 2^-53 a rounding; the root of a covariance of condition 10 loses some digits
 
 
 def clips(batch: int, frames: int, side: int, seed: int = 0) -> Tensor:
@@ -75,6 +68,7 @@ CODEC = {
     "embed_image": lambda codec, frames, latents: codec.embed_image(frames[:, 0]),
     "warp_image": lambda codec, frames, latents: codec.warp_image(frames[:, 0], 3 * frames[:, 1:, :2]),
     "decode": lambda codec, frames, latents: codec.decode(latents),
+    "decode in chunks": lambda codec, frames, latents: codec.decode(latents, chunk=2, context=1),
 }
 
 
@@ -83,29 +77,6 @@ def coded() -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     frames = torch.rand(2, 5, 3, 16, 16, generator=generator) * 2 - 1
     return frames, torch.randn(2, 5, 4, 8, 8, generator=generator)
-
-
-def animator(base: Path, device: str, **sampling) -> Animator:
-    """Windows of 5 frames, three steps with guidance and noise on the photo."""
-    sampling = {
-        **SAMPLING, "num_steps": 3, "sigma_max": 80.0, "dtype": "float32", "channels_last": False, "compile": None,
-    } | sampling  # fmt: skip
-    torch.manual_seed(0)  # of the motion weights, which this base lacks
-    made, _ = Animator.load(
-        base=str(base), motion=MOTION, sampling=sampling, loras=[], context_length=5, device=torch.device(device)
-    )
-    awake(made.denoiser.motion)
-    return made
-
-
-def sample(animator: Animator, method: str) -> Tensor:
-    """A video of 8 frames."""
-    random = torch.Generator().manual_seed(1)
-    image = torch.rand(1, 3, 16, 16, generator=random) * 2 - 1
-    return animator(
-        image, torch.randn(1, 7, 2, 16, 16, generator=random), num_frames=8, fps=7.0, strength=torch.ones(1),
-        use_flow=True, mask=torch.ones(1, 1, 16, 16), long_video=LONG_VIDEO[method], seed=0, progress=None,
-    )[0]  # fmt: skip
 
 
 def lora(base: Path, **changes) -> MotionLoraModule:
@@ -129,10 +100,6 @@ def moments(features: Tensor) -> Sequence[Tensor]:
     return features.mean(0), torch.cov(features.T)
 
 
-def metric() -> FVD:
-    return FVD(dim=6, groups=32, ddof=1)
-
-
 def i3d(folder: Path) -> I3DFeatures:
     """With random weights that keep the size of signals."""
     torch.manual_seed(0)
@@ -142,3 +109,104 @@ def i3d(folder: Path) -> I3DFeatures:
             nn.init.kaiming_normal_(weight)
     torch.save(network.state_dict(), folder / "i3d.pt")
     return I3DFeatures(folder / "i3d.pt", protocol="ours", batch=2)
+
+
+class Given(NamedTuple):
+    """The files that cases read."""
+
+    base: Path
+    raft_weights: Path
+    folder: Path
+
+
+def denoised(given: Given, device: str, *, motion: dict, **options: bool) -> Tensor:
+    return estimate(trained_denoiser(given.base, **motion).to(device), device, **options)
+
+
+def euler_run(given: Given, device: str) -> Tensor:
+    noise, _, condition = noisy()
+    sigmas = karras_sigmas(4, sigma_min=0.002, sigma_max=80.0, rho=7.0)
+    z = initial_latents(noise / noise.std(), sigmas).to(device)
+    denoiser = trained_denoiser(given.base).to(device)
+    return euler(partial(denoiser, condition=sent(condition, device)), z, sigmas)
+
+
+def recomputed_blocks(given: Given, device: str) -> list[Tensor]:
+    """All gradients."""
+    denoiser = trained_denoiser(given.base).train().to(device)
+    denoiser.checkpoint_blocks(width=64)
+    z, sigma, condition = noisy()
+    denoiser(z.to(device), sigma.to(device), sent(condition, device)).square().sum().backward()
+    return [parameter.grad for parameter in denoiser.parameters() if parameter.grad is not None]
+
+
+def coded_part(given: Given, device: str, *, part: str) -> Tensor:
+    return CODEC[part](Codec.from_pretrained(given.base).to(device), *(value.to(device) for value in coded()))
+
+
+def long_video(given: Given, device: str, *, method: str) -> Tensor:
+    return sample(animator(given.base, device), method)
+
+
+def embedded_features(given: Given, device: str) -> Tensor:
+    torch.manual_seed(0)
+    network = FeatureNetwork(channels=[8, 8, 8], hidden=16, dim=4, size=32)
+    for weight in network.parameters():
+        if weight.ndim > 1:
+            nn.init.kaiming_normal_(weight)  # keeps the size of signals: else the answers are the last bias
+    return VideoFeatures(network).to(device)(clips(2, 8, 48).to(device))
+
+
+def fvd(given: Given, device: str) -> list[Tensor]:
+    metric = FVD(dim=6, groups=32, ddof=1).to(device)
+    for features, true in ((cloud(64, 6, seed=0), False), (cloud(64, 6, seed=1, shift=0.3), True)):
+        metric.update(features.to(device), (torch.arange(64) % 32).to(device), real=true)
+    return list(metric.compute().values())
+
+
+def frechet(given: Given, device: str) -> Tensor:
+    clouds = cloud(200, 24, seed=0), cloud(200, 24, seed=1, shift=0.3, scale=1.4)
+    return frechet_distance(*(value.to(device) for each in clouds for value in moments(each)))
+
+
+def of_frames(_: Given, device: str, *, score: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    return score(clips(2, 3, 32).to(device), clips(2, 3, 32, seed=1).to(device))
+
+
+def lpips(given: Given, device: str) -> Tensor:
+    torch.manual_seed(0)
+    metric = LPIPS(net="alex", backbone=alexnet(weights=None).features.eval(), batch=4).to(device)
+    metric.update(clips(2, 3, 32).to(device), clips(2, 3, 32, seed=1).to(device))
+    return torch.cat(
+        [of_frames(given, device, score=metric.score).flatten(), *map(torch.atleast_1d, metric.compute().values())]
+    )
+
+
+# A function of files and a device, and the tolerance of its results.
+CASES: dict[str, tuple[Callable[[Given, str], Tensor | list[Tensor]], float]] = {
+    **{
+        f"denoiser {kind} {options}": (partial(denoised, motion=motion, **options), FLOAT32)
+        for kind, motion in {"plain": {}, "other": {"residual_std": 0.6, "motion_keys": "field"}}.items()
+        for options in ({}, {"per_frame": True}, {"guide": True})
+    },
+    "euler": (euler_run, SAMPLED),
+    "recomputed blocks": (recomputed_blocks, FLOAT32),
+    **{part: (partial(coded_part, part=part), FLOAT32) for part in CODEC},
+    **{method: (partial(long_video, method=method), SAMPLED) for method in VARIED},
+    **{name: (lambda _, device, flow=flow: flow(smooth_flow().to(device)), FLOAT32) for name, flow in FLOW.items()},
+    "i3d": (lambda given, device: i3d(given.folder).to(device)(clips(1, 9, 32).to(device)), FLOAT32),
+    "embedded features": (embedded_features, FLOAT32),
+    "fvd": (fvd, FLOAT64),
+    "frechet": (frechet, FLOAT64),
+    "psnr": (partial(of_frames, score=psnr), FLOAT32),
+    "ssim": (partial(of_frames, score=ssim), FLOAT32),
+    "lpips": (lpips, FLOAT32),
+    "raft": (
+        lambda given, device: raft(given.raft_weights, device=device)(drifting(64, (1.5, -0.6), 3).to(device)),
+        FLOAT32,
+    ),
+    "dis": (lambda _, device: DisFlow(preset="fast", min_side=128)(drifting(64, (1.5, -0.6), 3).to(device)), 0.0),
+}
+TO_CPU = {"raft", "dis"}  # wherever the frames are, the flow is on the CPU
+SLOW = {"i3d", *VARIED} - {"direct", "phased"}
+NAMES = [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in CASES]

@@ -1,17 +1,22 @@
 """Long-video methods and the networks that their tests share: one with a known answer, and the tiny random base."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import torch
-from conftest import make_condition
+from conftest import MOTION, make_condition
+from on_device import awake
 from torch import Tensor
+from training_runs import SAMPLING
 
 from motionanim.models.schedule import karras_sigmas
 from motionanim.models.svd.denoiser import Denoiser
 from motionanim.models.svd.spectral_attention import spectral_blend
 from motionanim.models.svd.windowed_attention import temporal_windows
+from motionanim.sampling.animator import Animator, LongVideo
 from motionanim.sampling.chained import continuous, direct, loop
 from motionanim.sampling.guidance import unguided
 from motionanim.sampling.phased import phased
@@ -38,6 +43,14 @@ METHODS = {
     "zigzag": partial(zigzag, zigzag_width=2, sigma=0.5),
     "continuous": partial(continuous, **CHAINED),
     "loop": partial(loop, **CHAINED),
+}
+# The same with other options: one partition, one window at a time, a warm start, the noise of the image.
+VARIED = METHODS | {
+    "fifo": partial(fifo, num_partitions=1, lookahead_denoising=True),
+    "gen_l_video": partial(gen_l_video, context_stride=3, batch_size=1),
+    "continuous": partial(continuous, **CHAINED | {"warm_start": True}),
+    "loop": partial(loop, **CHAINED | {"warm_start": True}),
+    "phased": partial(phased, **PHASED | {"gamma": 0.5, "shared_noise": "image", "batch_size": 2}),
 }
 # (z, sigma, condition, scale) to denoised latents.
 Network = Callable[[Tensor, Tensor, Condition, Tensor | None], Tensor]
@@ -120,3 +133,30 @@ def run(method, network=toy, *, frames=N, given=None, video=ToyVideo, options=No
     given = condition(frames) if given is None else given
     with torch.no_grad():
         return method(video(given, network, **{"num_frames": frames} | settings), **options or {})
+
+
+def animator(base: Path, device: str = "cpu", *, motion: Mapping[str, Any] = MOTION, **sampling: Any) -> Animator:
+    """Windows of 5 frames, three steps with guidance and noise on the photo; motion weights that do something."""
+    sampling = {
+        **SAMPLING, "num_steps": 3, "sigma_max": 80.0, "dtype": "float32", "channels_last": False, "compile": None,
+    } | sampling  # fmt: skip
+    torch.manual_seed(0)  # of the motion weights, which this base lacks
+    made, _ = Animator.load(
+        base=str(base), motion=motion, sampling=sampling, loras=[], context_length=L, device=torch.device(device)
+    )
+    awake(made.denoiser.motion)
+    return made
+
+
+def sample(
+    animator: Animator, method: str | LongVideo, *, frames: int = 8, flow: Tensor | None = None, use_flow: bool = True,
+    **warped: Tensor,
+) -> Tensor:  # fmt: skip
+    """A video of a random photo, by a method of `VARIED` or another."""
+    random = torch.Generator().manual_seed(1)
+    image = torch.rand(1, 3, 16, 16, generator=random) * 2 - 1
+    flow = torch.randn(1, frames - 1, 2, 16, 16, generator=random) if flow is None else flow
+    return animator(
+        image, flow, num_frames=frames, fps=7.0, strength=torch.ones(1), use_flow=use_flow,
+        mask=torch.ones(1, 1, 16, 16), long_video=VARIED.get(method, method), seed=0, progress=None, **warped,
+    )[0]  # fmt: skip

@@ -47,13 +47,10 @@ def on(name: str) -> Iterator[str]:
         matmul.allow_tf32, cudnn.allow_tf32 = before
 
 
-def close(
-    got: Tensor | Iterable[Tensor],
-    expected: Tensor | Iterable[Tensor],
-    *,
+def check_close(
+    record_property: Callable[[str, object], None], got: Tensor | Iterable[Tensor], expected: Tensor | Iterable[Tensor],
     tolerance: float,
-    record_property: Callable[[str, object], None],
-) -> None:
+) -> None:  # fmt: skip
     """Assert ||got - expected|| <= tolerance ||expected||, several tensors being one vector; record both numbers."""
     got, expected = _vector(got), _vector(expected)
     assert got.shape == expected.shape

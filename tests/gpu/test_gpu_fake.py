@@ -7,51 +7,31 @@ from pathlib import Path
 import lightning as L
 import pytest
 import torch
-from flow_runs import drifting, pairs, raft, refiner_module, trainer
-from gpu_cases import (
-    CODEC,
-    FLOW,
-    LONG_VIDEO,
-    METHODS,
-    animator,
-    clips,
-    cloud,
-    coded,
-    estimate,
-    i3d,
-    lora,
-    metric,
-    moments,
-    sample,
-    smooth_flow,
-    whole,
-)
+from flow_runs import pairs, raft, refiner_module, trainer
+from gpu_cases import CASES, NAMES, TO_CPU, Given, lora, whole
 from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.strategies import SingleDeviceStrategy
-from on_device import awake, noisy, sent, trained_denoiser
+from long_video_runs import CHAINED, VARIED, animator
+from on_device import awake
 from pretended_cuda import PretendedCuda, is_there
 from torch import Tensor
-from torchvision.models import alexnet
 from training_runs import SAMPLING, Losses, make_trainer, stream
 
-from motionanim.metrics.frame import psnr, ssim
-from motionanim.metrics.frechet import frechet_distance
-from motionanim.metrics.perceptual import LPIPS
-from motionanim.models.svd.codec import Codec
+from motionanim.sampling.chained import continuous
 from motionanim.training.preview import CameraReport, FlowPictures, Preview
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*CUDA is not available")
 
 
-def both(run: Callable[[str], Tensor]) -> None:
-    """The result of `run` on the pretended device is there and close to that on the CPU.
+def both(run: Callable[[str], Tensor | list[Tensor]], there: bool = True) -> None:
+    """The result of `run` on the pretended device is there, or not, and close to that on the CPU.
 
     It is not equal: on a GPU more images are encoded and decoded at once, which changes the order of sums.
     """
     expected = run("cpu")
     with PretendedCuda() as pretended:
         got = run("cuda")
-        assert is_there(got)
+        assert {is_there(each) for each in ([got] if isinstance(got, Tensor) else got)} == {there}
     assert pretended.calls > 0
     torch.testing.assert_close(got, expected, atol=1e-3, rtol=1e-4)
 
@@ -84,39 +64,9 @@ def test_the_pretended_device_refuses_what_cuda_refuses() -> None:
         assert weight.grad.is_cuda
 
 
-@pytest.mark.parametrize("options", [{}, {"per_frame": True}, {"guide": True}], ids=str)
-@pytest.mark.parametrize("motion", [{}, {"residual_std": 0.6, "motion_keys": "field"}], ids=str)
-def test_denoiser(base: Path, motion: dict, options: dict) -> None:
-    both(lambda device: estimate(trained_denoiser(base, **motion).to(device), device, **options))
-
-
-def test_recomputed_blocks(base: Path) -> None:
-    def gradient(device: str) -> Tensor:
-        denoiser = trained_denoiser(base).train().to(device)
-        denoiser.checkpoint_blocks(width=64)
-        z, sigma, condition = noisy()
-        denoiser(z.to(device), sigma.to(device), sent(condition, device)).sum().backward()
-        return denoiser.unet.conv_in.weight.grad
-
-    both(gradient)
-
-
-def test_codec(base: Path) -> None:
-    def run(device: str) -> Tensor:
-        codec = Codec.from_pretrained(base).to(device)
-        given = [value.to(device) for value in coded()]
-        made = [call(codec, *given) for call in CODEC.values()]
-        return torch.cat([value.flatten() for value in [*made, codec.decode(given[1], chunk=2, context=1)]])
-
-    both(run)
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_long_video(base: Path, method: str) -> None:
-    both(lambda device: sample(animator(base, device), method))
-
-
-ANCHORED = {"overlap": 2, "gamma": 0.5, "sigma": None, "warm_start": False, "anchor": True}
+@pytest.mark.parametrize("case", NAMES)
+def test_every_part(case: str, base: Path, raft_weights: Path, tmp_path: Path) -> None:
+    both(partial(CASES[case][0], Given(base, raft_weights, tmp_path)), there=case not in TO_CPU)
 
 
 @pytest.mark.slow
@@ -124,7 +74,7 @@ ANCHORED = {"overlap": 2, "gamma": 0.5, "sigma": None, "warm_start": False, "anc
     ("method", "use_flow"),
     [
         ("direct", True), ("gen_l_video", False), ("continuous", False), ("loop", False),
-        (partial(LONG_VIDEO["continuous"].func, **ANCHORED), True),
+        (partial(continuous, **CHAINED | {"gamma": 0.5, "sigma": None, "anchor": True}), True),
     ],
     ids=["direct", "gen_l_video", "continuous", "loop", "anchored"],
 )  # fmt: skip
@@ -139,7 +89,7 @@ def test_long_video_with_parts_held_and_everything_given_from_the_cpu(
     def run(device: str) -> Tensor:
         return animator(base, device, motion_guidance=1.5)(
             image, flow, num_frames=8, fps=torch.tensor([7.0, 8.0]), strength=None, use_flow=use_flow, mask=mask,
-            long_video=LONG_VIDEO.get(method, method), seed=0, progress=None,
+            long_video=VARIED.get(method, method), seed=0, progress=None,
         )[0]  # fmt: skip
 
     both(run)
@@ -200,44 +150,3 @@ def test_refiner_training(tmp_path: Path) -> None:
         return seen.weights
 
     both(run)
-
-
-@pytest.mark.slow
-def test_i3d(tmp_path: Path) -> None:
-    features = i3d(tmp_path)
-    with PretendedCuda() as pretended:
-        assert is_there(features.to("cuda")(clips(1, 9, 32).to("cuda")))
-    assert pretended.calls > 0
-
-
-def test_raft(raft_weights: Path) -> None:
-    frames = drifting(64, (1.5, -0.6), 3)
-    expected = raft(raft_weights)(frames)
-    with PretendedCuda():
-        got = raft(raft_weights, device="cuda")(frames.to("cuda"))
-        assert got.device.type == "cpu"
-    assert torch.equal(got, expected)
-
-
-def test_metrics() -> None:
-    made, real, points = clips(2, 3, 32), clips(2, 3, 32, seed=1), [cloud(64, 6, seed=0), cloud(64, 6, seed=1)]
-    torch.manual_seed(0)
-    network = alexnet(weights=None).features.eval()
-
-    def run(device: str) -> Tensor:
-        fvd = metric().to(device)
-        for features, true in zip(points, (False, True)):
-            fvd.update(features.to(device), (torch.arange(64) % 32).to(device), real=true)
-        distance = frechet_distance(*(value.to(device) for cloud in points for value in moments(cloud)))
-        pair = made.to(device), real.to(device)
-        lpips = LPIPS(net="alex", backbone=network, batch=4).to(device)
-        lpips.update(*pair)
-        numbers = [*fvd.compute().values(), distance, *lpips.compute().values(), psnr(*pair), ssim(*pair)]
-        return torch.cat([number.double().flatten() for number in numbers])
-
-    both(run)
-
-
-@pytest.mark.parametrize("function", FLOW)
-def test_flow(function: str) -> None:
-    both(lambda device: FLOW[function](smooth_flow().to(device)))

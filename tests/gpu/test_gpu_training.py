@@ -9,8 +9,8 @@ import pytest
 import torch
 from flow_runs import pairs, refiner_module, trainer
 from gpu_cases import lora, whole
-from on_device import CUDA, FLOAT32, awake, close, moved, noisy, sent, trained_denoiser
-from torch import Tensor, nn
+from on_device import CUDA, FLOAT32, awake
+from torch import Tensor
 from training_runs import Losses, make_trainer, stream
 
 from motionanim.training.diffusion import DiffusionModule
@@ -39,50 +39,36 @@ def step(module: DiffusionModule, device: str, folder: Path, precision: str = "3
     return Step(torch.tensor(seen.losses), list(seen.gradients.values()), weights)
 
 
-def same_step(got: Step, expected: Step, record_property: Callable, *, weights: bool) -> None:
-    close(got.loss, expected.loss, tolerance=FLOAT32, record_property=record_property)
-    close(got.gradients, expected.gradients, tolerance=FLOAT32, record_property=record_property)
+def same_step(got: Step, expected: Step, close: Callable, *, weights: bool) -> None:
+    close(got.loss, expected.loss, FLOAT32)
+    close(got.gradients, expected.gradients, FLOAT32)
     if weights:
-        close(got.weights, expected.weights, tolerance=STEPPED, record_property=record_property)
+        close(got.weights, expected.weights, STEPPED)
 
 
 # Some gradients of the whole network are only rounding, such as that of a bias before a norm of its channel, so its
 # weights after the step are not compared.
 @pytest.mark.parametrize("make", [lora, pytest.param(whole, marks=pytest.mark.slow)])
-def test_step(base: Path, device: str, make: Callable, tmp_path: Path, record_property: Callable) -> None:
+def test_step(base: Path, device: str, make: Callable, tmp_path: Path, close: Callable) -> None:
     got, expected = step(make(base), device, tmp_path), step(make(base), "cpu", tmp_path)
-    same_step(got, expected, record_property, weights=make is lora)
+    same_step(got, expected, close, weights=make is lora)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("make", [lora, whole])
-def test_step_in_bfloat16(base: Path, device: str, make: Callable, tmp_path: Path, record_property: Callable) -> None:
+def test_step_in_bfloat16(base: Path, device: str, make: Callable, tmp_path: Path, close: Callable) -> None:
     got = step(make(base), device, tmp_path, precision="bf16-mixed")
     expected = step(make(base), "cpu", tmp_path)
     for name, tolerance in BFLOAT16.items():
-        close(getattr(got, name), getattr(expected, name), tolerance=tolerance, record_property=record_property)
+        close(getattr(got, name), getattr(expected, name), tolerance)
 
 
 # Compiling for a CPU takes minutes.
 @pytest.mark.parametrize("device", [CUDA], indirect=True)
 @pytest.mark.parametrize("make", [lora, whole])
-def test_compiled_step(base: Path, device: str, make: Callable, tmp_path: Path, record_property: Callable) -> None:
+def test_compiled_step(base: Path, device: str, make: Callable, tmp_path: Path, close: Callable) -> None:
     got, expected = (step(make(base, compile=mode), device, tmp_path) for mode in ("default", None))
-    same_step(got, expected, record_property, weights=make is lora)
-
-
-def gradients(denoiser: nn.Module, device: str) -> list[Tensor]:
-    z, sigma, condition = noisy()
-    denoiser(z.to(device), sigma.to(device), sent(condition, device)).square().mean().backward()
-    return [parameter.grad for parameter in denoiser.parameters() if parameter.grad is not None]
-
-
-def test_recomputed_blocks(base: Path, device: str, record_property: Callable) -> None:
-    denoiser = trained_denoiser(base).train()
-    less = moved(denoiser, device)
-    less.checkpoint_blocks(width=64)
-    expected = gradients(moved(denoiser, device), device)
-    close(gradients(less, device), expected, tolerance=FLOAT32, record_property=record_property)
+    same_step(got, expected, close, weights=make is lora)
 
 
 class Gradients(L.Callback):
@@ -103,6 +89,6 @@ def refiner_step(device: str, folder: Path) -> tuple[list[Tensor], list[Tensor]]
     return losses, seen.gradients
 
 
-def test_refiner_step(device: str, tmp_path: Path, record_property: Callable) -> None:
+def test_refiner_step(device: str, tmp_path: Path, close: Callable) -> None:
     for values in zip(refiner_step(device, tmp_path), refiner_step("cpu", tmp_path)):
-        close(*values, tolerance=FLOAT32, record_property=record_property)
+        close(*values, FLOAT32)

@@ -1,34 +1,23 @@
 """The animator on the tiny random base: masks, motion, guidance, precision, and what is computed how often."""
 
+import itertools
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import pytest
 import torch
 from conftest import MOTION
+from long_video_runs import VARIED, animator, sample
 from torch import Tensor
 
 from motionanim.models.svd.codec import Codec
 from motionanim.models.svd.denoiser import Denoiser
 from motionanim.models.svd.motion_adapter import MotionContext
-from motionanim.sampling.animator import Animator, LongVideo
-from motionanim.sampling.chained import continuous, direct, loop
+from motionanim.sampling.animator import Animator
 from motionanim.sampling.moving.image import MovingImage
-from motionanim.sampling.queued import fifo, zigzag
 from motionanim.sampling.samplers import holding
-from motionanim.sampling.windowed import freelong, freenoise, gen_l_video
-
-CHAINED = {"overlap": 2, "gamma": None, "sigma": 2.0, "warm_start": True, "anchor": False}
-METHODS = {
-    "direct": direct, "fifo": partial(fifo, num_partitions=1, lookahead_denoising=True),
-    "zigzag": partial(zigzag, zigzag_width=2, sigma=0.5),
-    "freelong": partial(freelong, context_stride=2, d_s=0.25, d_t=0.25),
-    "gen_l_video": partial(gen_l_video, context_stride=3, batch_size=1),
-    "freenoise": partial(freenoise, context_stride=2), "continuous": partial(continuous, **CHAINED),
-    "loop": partial(loop, **CHAINED),
-}  # fmt: skip
 
 
 def test_held_latents_are_each_clips_own_in_every_segment() -> None:
@@ -45,45 +34,17 @@ def test_held_latents_are_each_clips_own_in_every_segment() -> None:
         assert (out[row, ..., rest] == 0).all()
 
 
-def load(
-    base: Path,
-    *,
-    dtype: str = "float32",
-    guidance: float = 2.0,
-    sampling: Mapping = MappingProxyType({}),
-    device: str = "cpu",
-    **motion,
-) -> Animator:
-    sampling = {
-        "num_steps": 2, "sigma_min": 0.002, "sigma_max": 80.0, "rho": 7.0, "min_guidance": 1.0,
-        "max_guidance": guidance, "motion_guidance": None, "noise_aug": 0.0, "dtype": dtype,
-        "decode_dtype": "float32", "channels_last": False, "compile": None,
-    } | sampling  # fmt: skip
-    torch.manual_seed(0)  # of the motion weights, which this base lacks
-    animator, _ = Animator.load(
-        base=str(base), motion=MOTION | motion, sampling=sampling, loras=[], context_length=5,
-        device=torch.device(device),
-    )  # fmt: skip
-    return animator
+def load(base: Path, motion: Mapping[str, Any] = MappingProxyType({}), **sampling: Any) -> Animator:
+    """Two steps without noise on the photo."""
+    return animator(base, motion=MOTION | motion, **{"num_steps": 2, "noise_aug": 0.0} | sampling)
 
 
-def sample(
-    animator: Animator, method: str | LongVideo, *, frames: int, flow: Tensor | None = None, use_flow: bool = True,
-    **warped: Tensor,
-) -> Tensor:  # fmt: skip
-    random = torch.Generator().manual_seed(1)
-    image = torch.rand(1, 3, 16, 16, generator=random) * 2 - 1
-    flow = torch.randn(1, frames - 1, 2, 16, 16, generator=random) if flow is None else flow
-    return animator(
-        image, flow,
-        num_frames=frames, fps=7.0, strength=torch.ones(1), use_flow=use_flow, mask=torch.ones(1, 1, 16, 16),
-        long_video=METHODS.get(method, method), seed=0, progress=None, **warped,
-    )[0]  # fmt: skip
+BARE = {"motion_field": False, "residual_std": 0.6}
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", VARIED)
 def test_without_motion_field_nothing_of_it_reaches_the_video(base: Path, method: str) -> None:
-    animator = load(base, guidance=1.0, motion_field=False, warped_latent=False, residual_std=0.6)
+    animator = load(base, BARE | {"warped_latent": False}, max_guidance=1.0)
     right = torch.zeros(1, 6, 2, 16, 16)
     right[:, :, 0] = 2.0
     first, second = (sample(animator, method, frames=7, flow=flow) for flow in (right, -right))
@@ -92,22 +53,29 @@ def test_without_motion_field_nothing_of_it_reaches_the_video(base: Path, method
 
 
 def test_the_warped_image_alone_steers(base: Path) -> None:
-    animator = load(base, guidance=1.0, motion_field=False, residual_std=0.6)  # conditioning=warped_only
+    animator = load(base, BARE, max_guidance=1.0)  # conditioning=warped_only
     right = torch.zeros(1, 4, 2, 16, 16)
     right[:, :, 0] = 2.0
     first, second = (sample(animator, "direct", frames=5, flow=flow) for flow in (right, -right))
     assert not torch.allclose(first, second, atol=0.1)
 
 
-@pytest.mark.parametrize("residual_std", [None, 0.6])
-@pytest.mark.parametrize("method", ["direct", "fifo", "continuous"])
-def test_bfloat16_makes_nearly_the_same_video(base: Path, method: str, residual_std: float | None) -> None:
-    exact, rounded = (
-        sample(load(base, dtype=dtype, residual_std=residual_std), method, frames=5)
-        for dtype in ("float32", "bfloat16")
-    )
-    assert rounded.dtype == torch.float32
-    assert 0 < (rounded - exact).abs().mean() < 0.1 * exact.std()  # eight bits, over two steps with guidance
+@pytest.mark.parametrize(
+    ("method", "motion", "rounded", "most"),
+    [
+        *itertools.product(
+            ["direct", "fifo", "continuous"], [{}, {"residual_std": 0.6}], [{"dtype": "bfloat16"}], [0.1]
+        ),
+        ("direct", {}, {"decode_dtype": "bfloat16"}, 0.02),
+    ],
+    ids=str,
+)
+def test_bfloat16_makes_nearly_the_same_video(
+    base: Path, method: str, motion: dict[str, float], rounded: dict[str, str], most: float
+) -> None:
+    made, exact = (sample(load(base, motion, **each), method, frames=5) for each in (rounded, {}))
+    assert made.dtype == torch.float32
+    assert 0 < (made - exact).abs().mean() < most * exact.std()  # eight bits, over two steps with guidance
 
 
 @pytest.mark.parametrize(
@@ -121,7 +89,7 @@ def test_bfloat16_makes_nearly_the_same_video(base: Path, method: str, residual_
 )
 def test_an_unknown_choice_is_refused_in_words(base: Path, sampling: dict[str, str], words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        load(base, sampling=sampling)
+        load(base, **sampling)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +98,7 @@ def test_an_unknown_choice_is_refused_in_words(base: Path, sampling: dict[str, s
 def test_motion_is_encoded_once_a_window_and_nothing_changes(
     base: Path, method: str, frames: int, windows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    animator, calls = load(base, residual_std=0.6), []
+    animator, calls = load(base, {"residual_std": 0.6}), []
     hook = animator.denoiser.motion.encoder.register_forward_hook(lambda *_: calls.append(1))
     video = sample(animator, method, frames=frames)
     assert len(calls) == windows
@@ -141,25 +109,17 @@ def test_motion_is_encoded_once_a_window_and_nothing_changes(
 
 
 def test_one_window_has_svds_own_ramp_of_guidance(base: Path) -> None:
-    animator = load(base, guidance=3.0)
+    animator = load(base, max_guidance=3.0)
     plain = sample(animator, "direct", frames=5)
     torch.testing.assert_close(sample(animator, "gen_l_video", frames=5), plain, atol=1e-5, rtol=0)
-    constant = load(base, guidance=3.0, sampling={"min_guidance": 3.0})
+    constant = load(base, max_guidance=3.0, min_guidance=3.0)
     assert not torch.allclose(sample(constant, "direct", frames=5), plain, atol=1e-3)
 
 
 def test_channels_last_makes_the_same_video(base: Path) -> None:
-    plain, other = load(base), load(base, sampling={"channels_last": True})
+    plain, other = load(base), load(base, channels_last=True)
     assert other.denoiser.unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(sample(other, "direct", frames=5), sample(plain, "direct", frames=5), atol=1e-4, rtol=0)
-
-
-def test_a_decoder_in_bfloat16_makes_nearly_the_same_video(base: Path) -> None:
-    exact, rounded = (
-        sample(load(base, sampling={"decode_dtype": dtype}), "direct", frames=5) for dtype in ("float32", "bfloat16")
-    )
-    assert rounded.dtype == torch.float32
-    assert 0 < (rounded - exact).abs().mean() < 0.02 * exact.std()
 
 
 @pytest.mark.slow
@@ -173,7 +133,7 @@ def test_the_compiler_sees_hooks_processors_and_windows_of_the_motion_conditioni
 @pytest.mark.parametrize("method", ["gen_l_video", "freenoise", "freelong", "fifo", "zigzag", "continuous", "loop"])
 def test_every_window_is_warped_from_the_photo_itself(base: Path, method: str) -> None:
     """With a denoiser that believes its prediction, every frame is the photo warped there once."""
-    animator = load(base, guidance=1.0, residual_std=0.6)
+    animator = load(base, {"residual_std": 0.6}, max_guidance=1.0)
     images: list[Tensor] = []
 
     def believe(z: Tensor, sigma: Tensor, context: MotionContext) -> Tensor:
@@ -200,7 +160,7 @@ def test_every_window_is_warped_from_the_photo_itself(base: Path, method: str) -
 def test_only_what_is_read_is_warped_and_encoded_and_that_once(
     base: Path, method: str, frames: int, warped: bool, encoded: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    animator = load(base, guidance=1.0, warped_latent=warped)
+    animator = load(base, {"warped_latent": warped}, max_guidance=1.0)
     frames_of, seen = MovingImage.frames, []
 
     def counted(self: MovingImage, numbers: list[int]) -> Tensor:
@@ -215,7 +175,7 @@ def test_only_what_is_read_is_warped_and_encoded_and_that_once(
 def test_latents_that_are_known_are_not_made_again_and_change_nothing(
     base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    animator = load(base, guidance=1.0, warped_latent=True)
+    animator = load(base, max_guidance=1.0)
     warped = torch.rand(1, 14, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
     plain = sample(animator, "continuous", frames=12, warped_frames=warped)
     latents, encode, seen = animator.encode(warped), Codec.encode, []
