@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import MOTION
+from loras import add_random_lora
 from photos import ARROW, _fresh, photo, quick, tiny  # noqa: F401  fixtures
 from PIL import Image
 
@@ -22,7 +23,7 @@ from motionanim.cli.progress import Progress
 from motionanim.data.video import Video
 from motionanim.files import file_sha256
 from motionanim.models.svd.denoiser import Denoiser
-from motionanim.models.svd.lora import add_lora, save_lora
+from motionanim.models.svd.lora import save_lora
 
 WHEEL = {"path": [[24, 10], [27, 10.5]], "kind": "turn", "region": {"brush": [[24, 18]], "radius": 9}}
 LEAF = {"path": [[36, 30], [38, 30]], "kind": "sway", "period": 6, "region": {"brush": [[36, 30]], "radius": 5}}
@@ -183,11 +184,7 @@ def test_the_progress_bar_expects_all_that_is_done_and_no_more(
 @pytest.mark.slow
 def test_loras_change_the_video_by_their_weights(base: Path, photo: Path, tiny: list[str]) -> None:
     denoiser = Denoiser.from_pretrained(base, downscale=2, motion=MOTION)
-    add_lora(denoiser.unet, rank=4, alpha=4)
-    generator = torch.Generator().manual_seed(0)
-    for name, parameter in denoiser.unet.named_parameters():
-        if ".lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.5, generator=generator)
+    add_random_lora(denoiser.unet)
     for name in ("lora", "other"):
         save_lora(denoiser.unet, f"{name}.safetensors")
 

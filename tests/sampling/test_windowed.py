@@ -56,11 +56,7 @@ def test_a_windows_frames_weigh_as_in_diffusers_freenoise(count: int) -> None:
 
 def test_windows_are_averaged_by_distance_to_their_centres(denoiser: Denoiser) -> None:
     """Two windows of 5 over 7 frames, by hand: the frames they share weigh 3 2 1 in the first, 1 2 3 in the second."""
-    attention = next(
-        module
-        for name, module in denoiser.unet.named_modules()
-        if name.endswith(".attn1") and ".temporal_transformer_blocks." in name
-    )
+    attention = denoiser.unet.down_blocks[0].attentions[0].temporal_transformer_blocks[0].attn1
     x = torch.randn(3, 7, attention.to_q.in_features, generator=torch.Generator().manual_seed(0))
     attention.set_processor(AttnProcessor2_0())  # without Eq. 4, which has its own test
     with torch.no_grad():

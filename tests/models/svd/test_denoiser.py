@@ -159,11 +159,7 @@ def test_a_condition_matters_when_on_and_not_at_all_when_dropped(denoiser: Denoi
 def test_eq_4_by_hand(base: Path, keys: str) -> None:
     denoiser = perturb(Denoiser.from_pretrained(base, downscale=2, motion={**MOTION, "motion_keys": keys}))
     context = denoiser.context(make_condition())
-    attention = next(
-        module
-        for name, module in denoiser.unet.named_modules()
-        if name.endswith(".attn1") and ".temporal_transformer_blocks." in name
-    )
+    attention = denoiser.unet.down_blocks[0].attentions[0].temporal_transformer_blocks[0].attn1
     x = torch.randn(2 * 8 * 8, 5, attention.to_q.in_features)
     added, tokens = denoiser.motion.values[0], context.tokens[len(x)]
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import MOTION, make_condition
 from diffusers import UNetSpatioTemporalConditionModel
+from loras import add_random_lora, randomise_lora
 from safetensors.torch import save_file
 
 from motionanim.models.svd.denoiser import Denoiser
@@ -28,20 +29,6 @@ def output(denoiser: Denoiser) -> torch.Tensor:
     return denoiser(Z, SIGMA, make_condition())
 
 
-def with_random_lora_values(denoiser: Denoiser) -> Denoiser:
-    generator = torch.Generator().manual_seed(2)
-    with torch.no_grad():
-        for name, parameter in denoiser.unet.named_parameters():
-            if ".lora_" in name:
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
-    return denoiser
-
-
-def with_random_lora(denoiser: Denoiser, rank: int = 4, alpha: float = 8.0) -> Denoiser:
-    add_lora(denoiser.unet, rank=rank, alpha=alpha)
-    return with_random_lora_values(denoiser)
-
-
 def test_size_at_svd_is_64_modules_and_1_597_440_parameters() -> None:
     with torch.device("meta"):
         unet = UNetSpatioTemporalConditionModel(num_frames=25)
@@ -56,7 +43,8 @@ def test_fresh_lora_changes_nothing_and_can_be_switched_off(denoiser: Denoiser) 
     before = output(denoiser)
     add_lora(denoiser.unet, rank=4, alpha=4)
     torch.testing.assert_close(output(denoiser), before, atol=0, rtol=0)
-    with_lora = output(with_random_lora_values(denoiser))
+    randomise_lora(denoiser.unet)
+    with_lora = output(denoiser)
     assert not torch.allclose(with_lora, before)
     enable_lora(denoiser.unet, False)
     torch.testing.assert_close(output(denoiser), before, atol=0, rtol=0)
@@ -66,7 +54,7 @@ def test_fresh_lora_changes_nothing_and_can_be_switched_off(denoiser: Denoiser) 
 
 def test_merge_equals_the_formula_and_leaves_a_plain_unet(base: Path, denoiser: Denoiser) -> None:
     plain_keys = set(denoiser.unet.state_dict())
-    with_random_lora(denoiser, rank=4, alpha=8)
+    add_random_lora(denoiser.unet, rank=4, alpha=8)
     adapted = output(denoiser)
     layer = lora_layers(denoiser.unet)[0]
     a, b = layer.lora_A["motion"].weight, layer.lora_B["motion"].weight
@@ -80,7 +68,7 @@ def test_merge_equals_the_formula_and_leaves_a_plain_unet(base: Path, denoiser: 
 
 def test_file_round_trip_on_a_fresh_base_and_weight(base: Path, denoiser: Denoiser, tmp_path: Path) -> None:
     before = output(denoiser)
-    with_random_lora(denoiser)
+    add_random_lora(denoiser.unet)
     adapted = output(denoiser)
     save_lora(denoiser.unet, tmp_path / "lora.safetensors")
     torch.manual_seed(0)
@@ -91,13 +79,12 @@ def test_file_round_trip_on_a_fresh_base_and_weight(base: Path, denoiser: Denois
     torch.testing.assert_close(output(fresh), before, atol=0, rtol=0)
 
 
-def test_wrong_files_are_refused_in_words(denoiser: Denoiser, tmp_path: Path) -> None:
-    with_random_lora(denoiser, rank=4)
+def test_wrong_files_are_refused_in_words(base: Path, denoiser: Denoiser, tmp_path: Path) -> None:
+    add_random_lora(denoiser.unet, rank=4)
     path = tmp_path / "lora.safetensors"
     save_lora(denoiser.unet, path)
     torch.manual_seed(5)  # the base is of seed 0
-    with torch.device("cpu"):
-        other = type(denoiser.unet).from_config(denoiser.unet.config)
+    other = type(denoiser.unet).from_config(denoiser.unet.config)
     with pytest.raises(ValueError, match="trained on another base"):
         load_lora(other, path)
     with pytest.raises(ValueError, match="no LoRA file at"):
@@ -110,12 +97,16 @@ def test_wrong_files_are_refused_in_words(denoiser: Denoiser, tmp_path: Path) ->
         load_lora(denoiser.unet, tmp_path / "old.safetensors")
     with pytest.raises(ValueError, match="rank=0"):
         add_lora(other, rank=0, alpha=1)
-    torch.manual_seed(0)
+    fresh = Denoiser.from_pretrained(base, downscale=2, motion=MOTION)
+    add_lora(fresh.unet, rank=8, alpha=8)
+    with pytest.raises(ValueError, match="has rank 4, the model's LoRA has rank 8"):
+        load_lora(fresh.unet, path)
 
 
 def test_a_lora_knows_its_base_by_the_layers_that_it_adapts(base: Path, denoiser: Denoiser, tmp_path: Path) -> None:
     path, plain = tmp_path / "lora.safetensors", base_fingerprint(denoiser.unet)
-    save_lora(with_random_lora(denoiser).unet, path)
+    add_random_lora(denoiser.unet)
+    save_lora(denoiser.unet, path)
     merge_lora(denoiser.unet)
     assert base_fingerprint(denoiser.unet) != plain, "what is merged in is another base"
     with warnings.catch_warnings():
@@ -136,12 +127,3 @@ def test_a_lora_knows_its_base_by_the_layers_that_it_adapts(base: Path, denoiser
     load_lora(changed("conv_out"), path)
     with pytest.raises(ValueError, match="trained on another base, with other temporal attention"):
         load_lora(changed(".temporal_transformer_blocks."), path)
-
-
-def test_rank_must_match_the_lora_present(base: Path, denoiser: Denoiser, tmp_path: Path) -> None:
-    with_random_lora(denoiser, rank=4)
-    save_lora(denoiser.unet, tmp_path / "lora.safetensors")
-    fresh = Denoiser.from_pretrained(base, downscale=2, motion=MOTION)
-    add_lora(fresh.unet, rank=8, alpha=8)
-    with pytest.raises(ValueError, match="has rank 4, the model's LoRA has rank 8"):
-        load_lora(fresh.unet, tmp_path / "lora.safetensors")

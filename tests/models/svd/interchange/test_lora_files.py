@@ -13,6 +13,7 @@ from configs import ROOT
 from conftest import MOTION
 from diffusers import UNetSpatioTemporalConditionModel
 from diffusers.loaders import PeftAdapterMixin
+from loras import add_random_lora, randomise_lora
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -21,7 +22,7 @@ from motionanim.models.svd.denoiser import Denoiser
 from motionanim.models.svd.interchange.lora_files import read_lora
 from motionanim.models.svd.interchange.names import layer_weights, published_names
 from motionanim.models.svd.interchange.pipelines import convert_lora
-from motionanim.models.svd.lora import add_lora, load_lora, merge_lora, save_lora
+from motionanim.models.svd.lora import load_lora, merge_lora, save_lora
 
 DOWN = "down_blocks.0.attentions.0.temporal_transformer_blocks.0.attn1.to_q"
 LAYERS = {  # of each kind one: rank and alpha
@@ -57,20 +58,11 @@ def output(unet: UNetSpatioTemporalConditionModel) -> Tensor:
     return unet(sample, torch.tensor([0.3]), embed, torch.tensor([[6.0, 127.0, 0.02]])).sample
 
 
-def randomised(unet: UNetSpatioTemporalConditionModel) -> None:
-    generator = torch.Generator().manual_seed(2)
-    with torch.no_grad():
-        for name, parameter in unet.named_parameters():
-            if ".lora_" in name:
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
-
-
 @pytest.fixture
 def ours(base: Path, tmp_path: Path) -> Path:
     """A LoRA file of this project, alpha twice the rank."""
     unet = plain(base)
-    add_lora(unet, rank=4, alpha=8)
-    randomised(unet)
+    add_random_lora(unet, rank=4, alpha=8)
     save_lora(unet, tmp_path / "lora.safetensors")
     return tmp_path / "lora.safetensors"
 
@@ -186,14 +178,14 @@ def test_old_attention_processors_have_alpha_equal_to_the_rank(base: Path, tmp_p
 def test_files_that_peft_and_diffusers_write_themselves(base: Path, tmp_path: Path) -> None:
     options = {"r": 4, "lora_alpha": 6, "target_modules": ["to_k", "conv1"], "alpha_pattern": {f"{DOWN[:-1]}k": 2}}
     wrapped = get_peft_model(plain(base), LoraConfig(**options, use_rslora=True))
-    randomised(wrapped)
+    randomise_lora(wrapped)
     wrapped.save_pretrained(tmp_path / "peft")
     expected = output(wrapped.base_model.model)
     file = tmp_path / "peft" / "adapter_model.safetensors"
     torch.testing.assert_close(output(loaded(base, file)), expected, atol=1e-5, rtol=0)
     theirs = plain(base, AdaptableUNet)
     theirs.add_adapter(LoraConfig(**options), adapter_name="it")
-    randomised(theirs)
+    randomise_lora(theirs)
     theirs.save_lora_adapter(tmp_path, adapter_name="it", weight_name="diffusers.safetensors")
     torch.testing.assert_close(
         output(loaded(base, tmp_path / "diffusers.safetensors")), output(theirs), atol=1e-5, rtol=0

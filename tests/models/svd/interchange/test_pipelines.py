@@ -9,6 +9,7 @@ import torch
 import yaml
 from conftest import MOTION, make_condition
 from diffusers import StableVideoDiffusionPipeline
+from loras import add_random_lora
 from safetensors.torch import load_file
 
 from motionanim.interchange import main
@@ -16,7 +17,7 @@ from motionanim.models.svd.bases import motion_config
 from motionanim.models.svd.codec import Codec
 from motionanim.models.svd.denoiser import Denoiser
 from motionanim.models.svd.interchange.pipelines import hub_folder, merge_pipeline
-from motionanim.models.svd.lora import add_lora, load_lora, merge_lora, save_lora
+from motionanim.models.svd.lora import load_lora, merge_lora, save_lora
 from motionanim.models.svd.tiny import save_pipeline
 
 STRONG = MOTION | {"median_strength": 0.02}
@@ -32,12 +33,7 @@ def trained(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     denoiser.save_motion(folder)
     (folder / "LICENSE.md").write_text("Share alike.\n")
     (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\n# a base\n")
-    add_lora(denoiser.unet, rank=4, alpha=2)
-    generator = torch.Generator().manual_seed(2)
-    with torch.no_grad():
-        for name, parameter in denoiser.unet.named_parameters():
-            if ".lora_" in name:
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+    add_random_lora(denoiser.unet, alpha=6)
     save_lora(denoiser.unet, folder.parent / "lora.safetensors")
     return folder
 
@@ -93,7 +89,7 @@ def settings(base: Path, **model: Any) -> dict[str, Any]:
 
 def test_the_hub_folder_of_a_lora_has_both_layouts_and_a_card(trained: Path, tmp_path: Path) -> None:
     (tmp_path / "lora.safetensors").write_bytes((trained.parent / "lora.safetensors").read_bytes())
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings(trained, rank=4, alpha=2)))
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings(trained, rank=4, alpha=6)))
     hub_folder(tmp_path, tmp_path / "hub")
     assert {path.name for path in (tmp_path / "hub").iterdir()} == {
         "README.md", "LICENSE.md", "lora.safetensors", "lora_comfyui.safetensors",
@@ -105,7 +101,7 @@ def test_the_hub_folder_of_a_lora_has_both_layouts_and_a_card(trained: Path, tmp
     _, front, text = card.split("---\n", 2)
     assert yaml.safe_load(front)["license"] == "apache-2.0"
     assert "lora" in yaml.safe_load(front)["tags"]
-    for row in ("| rank | 4 |", "| alpha | 2 |", "| steps | 500 |", "| batch size | 4 |", "| learning rate | 3e-05 |"):
+    for row in ("| rank | 4 |", "| alpha | 6 |", "| steps | 500 |", "| batch size | 4 |", "| learning rate | 3e-05 |"):
         assert row in text
     assert "Base: `pipeline`" in text
     assert str(tmp_path) not in card
