@@ -8,7 +8,7 @@ def picture(height, width, seed=0):
     return torch.rand(3, height, width, generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
 
-def smooth(channels, height, width, seed, cells=3):
+def smooth(channels, height, width, seed=0, cells=3):
     coarse = torch.randn(1, channels, cells, cells, generator=torch.Generator().manual_seed(seed))
     return F.interpolate(coarse, size=(height, width), mode="bicubic", align_corners=True)[0]
 

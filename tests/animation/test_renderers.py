@@ -19,6 +19,7 @@ from motionanim.sampling.video import Record
 H, W = 64, 80
 STILL = torch.zeros(2, H, W)
 ONES = torch.ones(1, H, W)
+FLOWING = partial(flow_map.frames, loop=False, reach=0.08, seed=0)
 
 
 def texture(seed: int = 0) -> Tensor:
@@ -38,10 +39,9 @@ def disc(x: float, y: float, radius: float) -> Tensor:
     return (torch.hypot(across, down) <= radius).float()[None]
 
 
-def made(parts: Parts, num_frames: int, image: Tensor | None = None, *, loop: bool = False) -> Tensor:
-    flowing = partial(flow_map.frames, loop=loop, reach=0.08, seed=0)
-    photo = Photo(texture() if image is None else image, ONES, looped(parts, num_frames) if loop else parts)
-    return torch.stack(list(photo_frames(photo, num_frames=num_frames, flowing=flowing)))
+def made(parts: Parts, num_frames: int, image: Tensor | None = None) -> Tensor:
+    photo = Photo(texture() if image is None else image, ONES, parts)
+    return torch.stack(list(photo_frames(photo, num_frames=num_frames, flowing=FLOWING)))
 
 
 WHEEL = Turn(disc(40, 32, 20), (40.0, 32.0), 2 * math.pi / 24)
@@ -65,9 +65,8 @@ def test_a_wheel_turns_by_its_angle() -> None:
     image = texture()[:, :, 8 : 8 + H]
     region = torch.ones(1, H, H)
     quarter = Turn(region, ((H - 1) / 2, (H - 1) / 2), math.pi / 12)
-    flowing = partial(flow_map.frames, loop=False, reach=0.08, seed=0)
     photo = Photo(image, region, Parts(torch.zeros(2, H, H), (), (), (quarter,)))
-    video = list(photo_frames(photo, num_frames=7, flowing=flowing))
+    video = list(photo_frames(photo, num_frames=7, flowing=FLOWING))
     torch.testing.assert_close(video[6], torch.rot90(image, -1, (1, 2)), atol=1e-2, rtol=0)
 
 
@@ -118,8 +117,7 @@ def test_what_travels_over_the_border_is_cut_off_there(way: tuple[float, float])
         pad(image, around), pad(ONES, around),
         Parts(torch.zeros(2, H + 160, W + 160), (Move(pad(BOX.region, around), path),)),
     )  # fmt: skip
-    flowing = partial(flow_map.frames, loop=False, reach=0.08, seed=0)
-    free = list(photo_frames(wide, num_frames=2, flowing=flowing))[1][:, 80 : 80 + H, 80 : 80 + W]
+    free = list(photo_frames(wide, num_frames=2, flowing=FLOWING))[1][:, 80 : 80 + H, 80 : 80 + W]
     torch.testing.assert_close(end, free, atol=2e-3, rtol=0)
 
 
@@ -142,9 +140,9 @@ def rendered(video: Tensor, change: Tensor | float) -> Rendered:
 def test_where_the_model_agrees_the_video_is_the_photo_in_motion() -> None:
     flow = torch.zeros(2, H, W)
     flow[0] = 1.0
-    photo, flowing = Photo(texture(), ONES, Parts(flow)), partial(flow_map.frames, loop=False, reach=0.08, seed=0)
+    photo = Photo(texture(), ONES, Parts(flow))
     video = made(photo.parts, 8)
-    enlarge = partial(at_photo_size, photo, flowing=flowing, num_frames=8)
+    enlarge = partial(at_photo_size, photo, flowing=FLOWING, num_frames=8)
     torch.testing.assert_close(torch.stack(list(enlarge(rendered(video, 0.0)))), video, atol=1e-6, rtol=0)
     change = torch.zeros(8, 3, 16, 20)
     change[3:, :, 4:8, 5:10] = 0.9
@@ -155,8 +153,8 @@ def test_where_the_model_agrees_the_video_is_the_photo_in_motion() -> None:
 
 
 def test_outside_the_region_the_photo_stays_whatever_the_model_says() -> None:
-    photo, flowing = Photo(texture(), box(0, H, 0, 40), Parts(STILL)), partial(flow_map.frames, loop=False)
+    photo = Photo(texture(), box(0, H, 0, 40), Parts(STILL))
     video = photo.image.expand(4, -1, -1, -1)
-    shown = torch.stack(list(at_photo_size(photo, rendered(video, 1.0), flowing=flowing, num_frames=4)))
+    shown = torch.stack(list(at_photo_size(photo, rendered(video, 1.0), flowing=FLOWING, num_frames=4)))
     assert torch.equal(shown[..., 40:], video[..., 40:])
     assert not torch.equal(shown[1:, ..., :40], video[1:, ..., :40])

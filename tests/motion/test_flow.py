@@ -5,14 +5,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from motion_fields import smooth
 
 from motionanim.motion.flow import integrate_flow, motion_strength, pixel_grid, resize_flow, trace_back, warp
-
-
-def smooth(channels: int, height: int, width: int, seed: int = 0) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    coarse = torch.randn(1, channels, 4, 4, generator=generator)
-    return torch.nn.functional.interpolate(coarse, size=(height, width), mode="bicubic", align_corners=True)
 
 
 def uniform(x: float, y: float, shape: tuple[int, ...]) -> torch.Tensor:
@@ -85,7 +80,7 @@ def test_what_turns_keeps_its_radius_and_its_angle(angle):
 
 
 def test_a_steady_field_s_offsets_differ_per_frame_and_move_frame_0():
-    image, flow = smooth(3, 24, 24), uniform(1.5, -0.5, (1, 3, 2, 24, 24))
+    image, flow = smooth(3, 24, 24)[None], uniform(1.5, -0.5, (1, 3, 2, 24, 24))
     offsets = integrate_flow(flow)
     torch.testing.assert_close(warp(image, offsets[:, 1]), warp(image, -flow[:, 0]), atol=1e-5, rtol=0)
     assert not torch.allclose(offsets[:, 1], offsets[:, 2])
@@ -166,7 +161,7 @@ def test_resizing_a_uniform_flow_scales_each_axis_by_its_own_factor(x, y, height
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 1000), factor=st.integers(2, 4))
 def test_growing_and_shrinking_back_returns_a_smooth_flow(seed, factor):
-    flow = smooth(2, 24, 32, seed)
+    flow = smooth(2, 24, 32, seed)[None]
     there = resize_flow(flow, 24 * factor, 32 * factor)
     back = resize_flow(there, 24, 32)
     assert (back - flow).abs().max() < 0.1 * flow.abs().max()
@@ -174,7 +169,7 @@ def test_growing_and_shrinking_back_returns_a_smooth_flow(seed, factor):
 
 
 def test_a_resized_flow_moves_a_resized_image_as_the_flow_moves_the_image():
-    image, flow = smooth(3, 64, 64, 1), 2 * smooth(2, 64, 64, 2)
+    image, flow = smooth(3, 64, 64, 1)[None], 2 * smooth(2, 64, 64, 2)[None]
 
     def shrink(picture: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.avg_pool2d(picture, 2)

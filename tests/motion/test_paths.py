@@ -85,14 +85,6 @@ def test_where_a_path_crosses_itself_it_has_the_mean_of_both_directions():
     assert down == pytest.approx(30 / 50, abs=0.02)
 
 
-@pytest.mark.parametrize(
-    "bad", [{"edge": "hard"}, {"sigma": 0}, {"threshold": -1}, {"threshold_on": "speed"}, {"normalized": "mean"}]
-)
-def test_a_bad_option_is_named(bad):
-    with pytest.raises(ValueError, match=next(iter(bad))):
-        path_flow([path([1, 1], [5, 5])], [1.0], NO_PINS, torch.ones(1, 8, 8), **{**OPTIONS, **bad})
-
-
 def test_a_circle_of_many_parts_turns_about_its_centre():
     ring = path(*[[32 + 15 * math.cos(a), 32 + 15 * math.sin(a)] for a in np.linspace(0, 2 * math.pi, 65)])
     flow = path_flow([ring], [1.0], NO_PINS, torch.ones(1, 64, 64), **OPTIONS)

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from motionanim.motion.paths import path_flow
 from motionanim.motion.sparse_to_dense import along_path, arrow_vectors, bounded_flow, dense_flow
 
 PAPER = {"sigma": 170 / 512, "threshold": 0.05, "threshold_on": "weight", "normalized": False}
@@ -124,8 +125,11 @@ def test_a_point_follows_its_path_at_constant_speed():
     [{"sigma": 0.0}, {"threshold": -0.1}, {"threshold_on": "component"}, {"normalized": "mean"}, {"edge": "hard"}],
 )
 def test_a_bad_option_is_named(bad):
+    options, mask, point = {"edge": "cut"} | PAPER | bad, torch.ones(1, 4, 4), torch.zeros(1, 2)
     with pytest.raises(ValueError, match=next(iter(bad))):
-        bounded_flow(torch.zeros(1, 2), torch.zeros(1, 2), torch.ones(1, 4, 4), **{"edge": "cut"} | PAPER | bad)
+        bounded_flow(point, point, mask, **options)
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        path_flow([torch.eye(2)], [1.0], point, mask, **options)
 
 
 def test_an_arrow_spans_the_whole_clip():

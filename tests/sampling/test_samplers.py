@@ -13,6 +13,7 @@ from diffusers import (
     StableVideoDiffusionPipeline,
 )
 from long_video_runs import METHODS, run
+from on_device import awake
 from torch import Tensor
 
 from motionanim.models.schedule import karras_sigmas, to_denoised
@@ -165,8 +166,7 @@ def test_a_scale_for_each_frame_takes_the_place_of_the_ramp(denoiser: Denoiser) 
 
 @torch.no_grad()
 def test_motion_guidance_weighs_image_and_motion_apart(denoiser: Denoiser) -> None:
-    for parameter in denoiser.motion.parameters():
-        torch.nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(1))
+    awake(denoiser.motion)
     condition, sigma, z = make_condition(), torch.tensor([1.0, 3.0]), torch.randn(2, 5, 4, 8, 8)
     still = condition._replace(use_flow=torch.zeros(2), use_strength=torch.zeros(2))
     full, image = denoiser(z, sigma, condition), denoiser(z, sigma, still)

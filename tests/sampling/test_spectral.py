@@ -5,12 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import MOTION
 from diffusers.models.attention_processor import AttnProcessor2_0
 from long_video_runs import condition
+from on_device import trained_denoiser
 from torch import Tensor
 
-from motionanim.models.svd.denoiser import Denoiser
 from motionanim.models.svd.spectral_attention import blend, local_frames, low_pass, spectral_blend
 
 
@@ -65,11 +64,7 @@ def test_a_frame_looks_at_frames_around_it(total: int, length: int) -> None:
 @pytest.mark.parametrize("keys", ["latents", "field", None])
 def test_attention_is_blended_at_the_lower_resolution_and_local_at_the_largest(base: Path, keys: str | None) -> None:
     """Each temporal attention by hand from its own input, with both readings of Eq. 4 and without it."""
-    torch.manual_seed(0)  # of the motion weights
-    motion = MOTION | {"motion_keys": keys or "latents"}
-    denoiser = Denoiser.from_pretrained(base, downscale=2, motion=motion).eval()
-    for parameters in denoiser.motion.values.parameters():
-        torch.nn.init.normal_(parameters, std=0.3, generator=torch.Generator().manual_seed(1))
+    denoiser = trained_denoiser(base, motion_keys=keys or "latents")
     attentions = [module for name, module in denoiser.unet.named_modules() if name.endswith(".attn1")]
     attentions = [module for module in attentions if module.processor.__class__.__name__ == "MotionAttention"]
     if keys is None:

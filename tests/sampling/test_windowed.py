@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 from diffusers.models.attention import FreeNoiseTransformerBlock
-from diffusers.models.attention_processor import AttnProcessor2_0
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from long_video_runs import L, condition, run
+from on_device import awake
 
 from motionanim.models.svd.denoiser import Denoiser
 from motionanim.models.svd.windowed_attention import centred_weights, temporal_windows
@@ -37,8 +37,7 @@ def test_one_window_is_the_plain_run(denoiser: Denoiser) -> None:
 
 def test_windowed_attention_equals_the_plain_one_within_a_window_and_differs_beyond(denoiser: Denoiser) -> None:
     denoiser.eval()
-    for parameters in denoiser.motion.values.parameters():
-        torch.nn.init.normal_(parameters, std=0.3, generator=torch.Generator().manual_seed(1))
+    awake(denoiser.motion, std=0.3)
     z, sigma = torch.randn(2, 9, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.full((2,), 3.0)
     with torch.no_grad():
         plain, short = denoiser(z, sigma, condition(9, 2)), denoiser(z[:, :5], sigma, condition(5, 2))
@@ -57,10 +56,10 @@ def test_a_windows_frames_weigh_as_in_diffusers_freenoise(count: int) -> None:
 def test_windows_are_averaged_by_distance_to_their_centres(denoiser: Denoiser) -> None:
     """Two windows of 5 over 7 frames, by hand: the frames they share weigh 3 2 1 in the first, 1 2 3 in the second."""
     attention = denoiser.unet.down_blocks[0].attentions[0].temporal_transformer_blocks[0].attn1
-    x = torch.randn(3, 7, attention.to_q.in_features, generator=torch.Generator().manual_seed(0))
-    attention.set_processor(AttnProcessor2_0())  # without Eq. 4, which has its own test
-    with torch.no_grad():
-        first, second = attention(x[:, :5]), attention(x[:, 2:])
+    awake(denoiser.motion, std=0.3)
+    x = torch.randn(64, 7, attention.to_q.in_features, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad(), denoiser.motion.using(denoiser.context(condition(7))):
+        first, second = attention(x[:, :5], frames=slice(0, 5)), attention(x[:, 2:], frames=slice(2, 7))
         with temporal_windows(denoiser, 5, 2):
             whole = attention(x)
     share = torch.tensor([3 / 4, 2 / 4, 1 / 4])[:, None]

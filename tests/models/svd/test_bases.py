@@ -124,8 +124,9 @@ def test_advice_can_be_followed(trained: Path) -> None:
             ValueError, match=f"have {key}={OTHER[key]}, the command asks for {value}: leave out {setting}"
         ):
             Denoiser.from_pretrained(trained, downscale=2, motion=OTHER | {key: value})
-        assert setting in ("scale.motion_channels", "scale.median_strength") or "conditioning" in setting
         assert OmegaConf.select(composed("experiment=diffusion"), setting) is not None, "a setting that there is"
+    without = OTHER | {"motion_field": False, "motion_keys": "latents"}  # of no account then
+    assert Denoiser.from_pretrained(trained, downscale=2, motion=without).motion.encoder is None
 
 
 def test_a_base_is_loaded_in_a_smaller_type_as_if_it_were_converted(trained: Path) -> None:

@@ -8,6 +8,7 @@ import torch
 from accounting import count_flops
 from diffusers import AutoencoderKLHunyuanImage, AutoencoderKLTemporalDecoder
 from torch import nn
+from transformers import CLIPImageProcessor
 
 from motionanim.models.svd.codec import Codec
 from motionanim.models.svd.faster_layers import skip_zeros
@@ -38,19 +39,13 @@ def test_warped_latents_are_the_image_moved_along_the_field(codec: Codec) -> Non
 def test_a_temporal_vae_sees_beyond_the_edges_of_its_chunks(codec: Codec) -> None:
     torch.manual_seed(0)
     vae = AutoencoderKLTemporalDecoder(block_out_channels=(32, 32), down_block_types=("DownEncoderBlock2D",) * 2)
-    temporal = Codec(vae.eval(), codec.image_encoder, _extractor())
+    temporal = Codec(vae.eval(), codec.image_encoder, CLIPImageProcessor())
     latents = torch.randn(1, 12, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     whole = temporal.decode(latents)
     assert torch.equal(temporal.decode(latents, chunk=5, context=12), whole)
     blind, seeing = ((temporal.decode(latents, chunk=6, context=context) - whole).abs().mean() for context in (0, 4))
     assert seeing < blind
     assert temporal.decode(latents, chunk=5, context=1).shape == whole.shape
-
-
-def _extractor():
-    from transformers import CLIPImageProcessor
-
-    return CLIPImageProcessor()
 
 
 def test_the_fingerprint_is_of_all_that_makes_latents_and_embeddings(codec: Codec) -> None:

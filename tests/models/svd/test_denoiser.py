@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import MOTION, UNET, VAE, make_condition
 from diffusers import StableVideoDiffusionPipeline, UNetSpatioTemporalConditionModel
+from on_device import awake, trained_denoiser
 from safetensors.torch import load_file
 
 from motionanim.models.schedule import per_clip
@@ -76,7 +77,7 @@ def test_an_untrained_residual_denoiser_is_the_best_linear_mix(residual_denoiser
         torch.testing.assert_close(out[row], (prior * expected + seen * z[row]) / (prior + seen))
 
 
-def test_only_what_moves_and_its_neighbours_are_uncertain(residual_denoiser: Denoiser) -> None:
+def test_only_what_moves_and_its_neighbours_are_uncertain(residual_denoiser: Denoiser, denoiser: Denoiser) -> None:
     flow = torch.zeros(2, 4, 2, 16, 16)
     flow[:, :, 1, 6:8, 6:8] = 0.5  # latent pixel (3, 3); it carries no content further than that in four steps
     condition = make_condition(flow=flow)
@@ -88,10 +89,7 @@ def test_only_what_moves_and_its_neighbours_are_uncertain(residual_denoiser: Den
     torch.testing.assert_close(sigma_data[:, 0], torch.full((2, 1, 8, 8), 0.05))
     dropped = condition._replace(use_image=torch.zeros(2))
     assert (residual_denoiser.motion.sigma_data(dropped) == 1).all(), "no image: latents as SVD's"
-
-
-def test_svd_has_unit_deviation(denoiser: Denoiser) -> None:
-    assert denoiser.motion.sigma_data(make_condition()) == 1
+    assert denoiser.motion.sigma_data(condition) == 1, "as SVD"
 
 
 def test_missing_warped_frames_are_refused_in_words(denoiser: Denoiser) -> None:
@@ -125,14 +123,6 @@ def test_gradient_reaches_the_zero_factors_at_step_0_and_all_factors_after(denoi
     assert flowing == everything, "after one step every motion parameter gets a gradient"
 
 
-def perturb(denoiser: Denoiser) -> Denoiser:
-    generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for parameter in denoiser.motion.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
-    return denoiser
-
-
 @pytest.mark.parametrize(
     ("off", "field"),
     [
@@ -141,7 +131,7 @@ def perturb(denoiser: Denoiser) -> Denoiser:
     ],
 )  # fmt: skip
 def test_a_condition_matters_when_on_and_not_at_all_when_dropped(denoiser: Denoiser, off: str, field: str) -> None:
-    perturb(denoiser)
+    awake(denoiser.motion)
     z, sigma = torch.randn(2, 5, 4, 8, 8), torch.tensor([1.0, 2.0])
     first, other = make_condition(), make_condition(seed=9)
     swapped = first._replace(**{field: getattr(other, field)})
@@ -157,7 +147,7 @@ def test_a_condition_matters_when_on_and_not_at_all_when_dropped(denoiser: Denoi
 
 @pytest.mark.parametrize("keys", ["latents", "field"])
 def test_eq_4_by_hand(base: Path, keys: str) -> None:
-    denoiser = perturb(Denoiser.from_pretrained(base, downscale=2, motion={**MOTION, "motion_keys": keys}))
+    denoiser = trained_denoiser(base, motion_keys=keys)
     context = denoiser.context(make_condition())
     attention = denoiser.unet.down_blocks[0].attentions[0].temporal_transformer_blocks[0].attn1
     x = torch.randn(2 * 8 * 8, 5, attention.to_q.in_features)
@@ -182,7 +172,7 @@ def test_eq_4_by_hand(base: Path, keys: str) -> None:
 
 
 def test_clips_of_a_batch_do_not_mix(denoiser: Denoiser) -> None:
-    perturb(denoiser)
+    awake(denoiser.motion)
     z, sigma, condition = torch.randn(2, 5, 4, 8, 8), torch.tensor([1.0, 2.0]), make_condition()
     with torch.no_grad():
         both = denoiser(z, sigma, condition)
@@ -204,7 +194,8 @@ def test_checkpointing_and_compiling_give_the_same_gradients() -> None:
     def gradients(config: dict, width: int, traced: bool = False) -> torch.Tensor:
         torch.manual_seed(0)
         unet = UNetSpatioTemporalConditionModel(**config)
-        denoiser = perturb(Denoiser(unet, downscale=2, scaling=1.0, motion=MOTION)).train()
+        denoiser = Denoiser(unet, downscale=2, scaling=1.0, motion=MOTION).train()
+        awake(denoiser.motion)
         if width:
             denoiser.checkpoint_blocks(width)
         if traced:
@@ -232,7 +223,7 @@ def test_a_width_that_no_block_has_is_refused(denoiser: Denoiser) -> None:
 def test_folder_round_trip_with_motion_beside_and_diffusers_still_loads_it(
     base: Path, denoiser: Denoiser, tmp_path: Path
 ) -> None:
-    perturb(denoiser)
+    awake(denoiser.motion)
     with torch.no_grad():
         denoiser.unet.conv_in.weight.add_(0.1)
     save_pipeline(tmp_path / "p", base=base, unet=denoiser.unet)
@@ -250,20 +241,6 @@ def test_folder_round_trip_with_motion_beside_and_diffusers_still_loads_it(
     video = pipeline(image, height=16, width=16, num_frames=5, num_inference_steps=2, output_type="pt").frames
     assert video.shape == (1, 5, 3, 16, 16)
     assert torch.isfinite(video).all()
-
-
-def test_motion_weights_of_other_settings_are_refused(base: Path, denoiser: Denoiser, tmp_path: Path) -> None:
-    save_pipeline(tmp_path / "p", base=base)
-    denoiser.save_motion(tmp_path / "p")
-    with pytest.raises(ValueError, match=r"channels=8.*asks for 16"):
-        Denoiser.from_pretrained(tmp_path / "p", downscale=2, motion={**MOTION, "channels": 16})
-    with pytest.raises(ValueError, match=r"residual_std=None.*asks for 0.5"):
-        Denoiser.from_pretrained(tmp_path / "p", downscale=2, motion={**MOTION, "residual_std": 0.5})
-    with pytest.raises(ValueError, match=r"motion_keys=latents.*asks for field"):
-        Denoiser.from_pretrained(tmp_path / "p", downscale=2, motion={**MOTION, "motion_keys": "field"})
-    without = {**MOTION, "motion_field": False, "motion_keys": "field"}  # of no account then
-    fewer = Denoiser.from_pretrained(tmp_path / "p", downscale=2, motion=without)
-    assert fewer.motion.encoder is None
 
 
 def test_motion_weights_of_an_earlier_version_are_refused(base: Path, denoiser: Denoiser, tmp_path: Path) -> None:
