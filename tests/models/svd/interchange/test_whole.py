@@ -20,11 +20,12 @@ from motionanim.models.svd.interchange.whole import Finding, check_base, publish
 
 UNET = "unet/diffusion_pytorch_model.fp16.safetensors"
 CLIP = "image_encoder/model.fp16.safetensors"
+Record = dict[str, Any]
 STEMS = {"image_encoder": "model", "unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model"}
 
 
 @pytest.fixture(scope="module")
-def downloaded(base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+def downloaded(base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Record]:
     """A folder as published, in float32 and fp16, and its record, made by other code than the check."""
     folder, record = tmp_path_factory.mktemp("download") / "svd", {"source": "someone/tiny", "files": {}, "parts": {}}
     pipeline = StableVideoDiffusionPipeline.from_pretrained(base, torch_dtype=torch.float32)
@@ -43,7 +44,12 @@ def downloaded(base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
 
 
 @pytest.fixture
-def copy(downloaded: tuple[Path, dict[str, Any]], tmp_path: Path) -> Path:
+def record(downloaded: tuple[Path, Record]) -> Record:
+    return downloaded[1]
+
+
+@pytest.fixture
+def copy(downloaded: tuple[Path, Record], tmp_path: Path) -> Path:
     """The same with fp16 files alone, which are enough."""
     shutil.copytree(downloaded[0], tmp_path / "svd")
     for part, stem in STEMS.items():
@@ -55,8 +61,8 @@ def wrong(found: list[Finding]) -> dict[str, str]:
     return {each.file: each.told for each in found if each.wrong}
 
 
-def test_whole_folders_are_whole(downloaded: tuple[Path, dict[str, Any]], copy: Path) -> None:
-    folder, record = downloaded
+def test_whole_folders_are_whole(downloaded: tuple[Path, Record], record: Record, copy: Path) -> None:
+    folder = downloaded[0]
     both, half = check_base(folder, record), check_base(copy, record)
     assert {each.told for each in (*both, *half)} == {"whole"}
     assert sorted(each.file for each in both) == sorted(record["files"])
@@ -94,22 +100,20 @@ def renamed_layer(path: Path) -> None:
         (lambda path: path.write_bytes(b""), "no safetensors file (0 bytes)"),
     ],
 )
-def test_wrong_weights_are_told(
-    downloaded: tuple[Path, dict[str, Any]], copy: Path, spoil: Callable[[Path], Any], words: str
-) -> None:
+def test_wrong_weights_are_told(record: Record, copy: Path, spoil: Callable[[Path], Any], words: str) -> None:
     size = (copy / UNET).stat().st_size
     spoil(copy / UNET)
-    ((file, told),) = wrong(check_base(copy, downloaded[1])).items()
+    ((file, told),) = wrong(check_base(copy, record)).items()
     assert file == UNET
     assert told.startswith(words.replace(r"\d+ of \d+", f"{size - 100} of {size}"))
 
 
 def test_a_variant_that_is_not_needed_may_be_a_pointer_but_not_a_broken_file(
-    downloaded: tuple[Path, dict[str, Any]], copy: Path
+    downloaded: tuple[Path, Record], record: Record, copy: Path
 ) -> None:
     for part, stem in STEMS.items():
         pointer(copy / part / f"{stem}.safetensors")
-    found = check_base(copy, downloaded[1])
+    found = check_base(copy, record)
     assert wrong(found) == {}
     assert sum(each.told.startswith("a git-lfs pointer") for each in found) == 3
     load(copy)
@@ -120,7 +124,7 @@ def test_a_variant_that_is_not_needed_may_be_a_pointer_but_not_a_broken_file(
     path = copy / UNET.replace(".fp16", "")
     shutil.copyfile(downloaded[0] / UNET.replace(".fp16", ""), path)
     cut_off(path)
-    assert list(wrong(check_base(copy, downloaded[1]))) == [UNET.replace(".fp16", "")]
+    assert list(wrong(check_base(copy, record))) == [UNET.replace(".fp16", "")]
 
 
 def load(folder: Path) -> None:
@@ -143,31 +147,31 @@ def sharded(folder: Path) -> dict[str, str]:
     return index
 
 
-def test_sharded_files_are_checked_by_length_and_layers(downloaded: tuple[Path, dict[str, Any]], copy: Path) -> None:
+def test_sharded_files_are_checked_by_length_and_layers(record: Record, copy: Path) -> None:
     index = sharded(copy)
-    found = check_base(copy, downloaded[1])
+    found = check_base(copy, record)
     assert wrong(found) == {}
     assert sum(each.told.startswith("whole, a shard") for each in found) == 2
     load(copy)
     shard = copy / "unet" / index["conv_in.weight"]
     kept = shard.read_bytes()
     cut_off(shard)
-    assert wrong(check_base(copy, downloaded[1]))[f"unet/{shard.name}"].startswith("wrong size")
+    assert wrong(check_base(copy, record))[f"unet/{shard.name}"].startswith("wrong size")
     shard.unlink()
-    assert wrong(check_base(copy, downloaded[1])) == {f"unet/{shard.name}": "missing: fetch it"}
+    assert wrong(check_base(copy, record)) == {f"unet/{shard.name}": "missing: fetch it"}
     shard.write_bytes(kept)
     path = copy / "unet" / "diffusion_pytorch_model.safetensors.index.fp16.json"
     path.write_text(json.dumps({"weight_map": {k: v for k, v in index.items() if k != "conv_in.weight"}}))
-    assert wrong(check_base(copy, downloaded[1]))[f"unet/{path.name}"].startswith("other layers than SVD's")
+    assert wrong(check_base(copy, record))[f"unet/{path.name}"].startswith("other layers than SVD's")
     path.write_text("[]")
-    assert wrong(check_base(copy, downloaded[1])) == {f"unet/{path.name}": "no index of shards: fetch it again"}
+    assert wrong(check_base(copy, record)) == {f"unet/{path.name}": "no index of shards: fetch it again"}
 
 
-def test_configs_may_be_edited_but_not_to_other_layers(downloaded: tuple[Path, dict[str, Any]], copy: Path) -> None:
+def test_configs_may_be_edited_but_not_to_other_layers(record: Record, copy: Path) -> None:
     path = copy / "unet" / "config.json"
     config = json.loads(path.read_text())
     path.write_text(json.dumps(config | {"sample_size": 4}))
-    (told,) = [each for each in check_base(copy, downloaded[1]) if each.file == "unet/config.json"]
+    (told,) = [each for each in check_base(copy, record) if each.file == "unet/config.json"]
     assert (told.told, told.wrong) == ("whole, edited without a change of the layers", False)
     for content, words in (
         (json.dumps(config | {"in_channels": 4}), "wrong: it describes a network of other layers"),
@@ -175,19 +179,16 @@ def test_configs_may_be_edited_but_not_to_other_layers(downloaded: tuple[Path, d
         ("{}", "cannot be used"),
     ):
         path.write_text(content)
-        assert wrong(check_base(copy, downloaded[1]))["unet/config.json"].startswith(words)
+        assert wrong(check_base(copy, record))["unet/config.json"].startswith(words)
     path.unlink()
     (copy / "model_index.json").write_text("{")
-    assert wrong(check_base(copy, downloaded[1])).keys() == {"unet/config.json", "model_index.json"}
+    assert wrong(check_base(copy, record)).keys() == {"unet/config.json", "model_index.json"}
 
 
 def test_the_command_prints_a_line_for_each_file(
-    downloaded: tuple[Path, dict[str, Any]],
-    copy: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    record: Record, copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(interchange, "published", lambda: downloaded[1])
+    monkeypatch.setattr(interchange, "published", lambda: record)
     assert interchange.main(["check-base", str(copy)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split() for line in lines if line.startswith(UNET)] == [[UNET, "whole"]]
