@@ -5,7 +5,7 @@ import shlex
 import sys
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -83,12 +83,13 @@ def make(
         warnings.warn(notes[-1], stacklevel=2)
     with Progress(shown=config.progress and watch is None, runs=len(strengths), watch=watch) as progress:
         progress.expect("frames", config.frames, seconds=PIXEL * image[0].numel())
-        render = (
-            _eulerian
-            if config.renderer == "eulerian"
-            else partial(_diffusion, progress=progress, loaded=loaded or Loaded())
-        )
-        videos, shown, details = render(config, image, controls, strengths, refiner)
+        scenes = partial(_scenes, config, strengths, refiner)
+        if config.renderer == "eulerian":
+            videos, shown, details = _eulerian(config, image, controls, scenes)
+        else:
+            videos, shown, details = _diffusion(
+                config, image, controls, scenes, strengths, progress=progress, loaded=loaded or Loaded()
+            )
         pixels = config.frames * len(videos) * shown[0].image[0].numel()
         kept: list[Tensor] | None = [] if keep and pixels <= MAX_PIXELS else None
         record |= details
@@ -130,12 +131,13 @@ def _at_size(config: DictConfig, photo: Tensor, controls: Controls) -> tuple[Ten
     return photo[:, :height, :width], crop_controls(controls, height, width)
 
 
+Scenes = Callable[..., list[Scene]]  # `_scenes` with all but picture and drawing bound
 # Videos as frames (3, H, W) one at a time, the scene of each, and entries of the record.
 Made = tuple[Sequence[Iterable[Tensor]], Sequence[Scene], dict[str, Any]]
 
 
 def _scenes(
-    config: DictConfig, image: Tensor, controls: Controls, strengths: list[float | None], refiner: FlowRefiner | None,
+    config: DictConfig, strengths: list[float | None], refiner: FlowRefiner | None, image: Tensor, controls: Controls,
     *, stepwise: bool,
 ) -> list[Scene]:  # fmt: skip
     """The drawing with its motion field at each strength."""
@@ -170,21 +172,19 @@ def _proposal(config: DictConfig, image: Tensor, controls: Controls, refiner: Fl
     )
 
 
-def _eulerian(
-    config: DictConfig, image: Tensor, controls: Controls, strengths: list[float | None], refiner: FlowRefiner | None
-) -> Made:
+def _eulerian(config: DictConfig, image: Tensor, controls: Controls, scenes_of: Scenes) -> Made:
     """The photo in motion, without a network."""
     if config.loras or config.controls.field != "eulerian":
         raise ValueError("renderer=eulerian takes no loras, and one steady field: controls.field=eulerian")
     flowing, count = hydra.utils.instantiate(config.eulerian), config.frames
-    scenes = _scenes(config, image, controls, strengths, refiner, stepwise=False)
+    scenes = scenes_of(image, controls, stepwise=False)
     photos = [scene.photo(loop=config.eulerian.loop, num_frames=count) for scene in scenes]
     return [photo_frames(photo, num_frames=count, flowing=flowing) for photo in photos], scenes, {}
 
 
 def _diffusion(
-    config: DictConfig, image: Tensor, controls: Controls, strengths: list[float | None], refiner: FlowRefiner | None,
-    *, progress: Progress, loaded: Loaded,
+    config: DictConfig, image: Tensor, controls: Controls, scenes_of: Scenes, strengths: list[float | None], *,
+    progress: Progress, loaded: Loaded,
 ) -> Made:  # fmt: skip
     """Videos of the model, at its own size or at the image's."""
     # Imported here: this takes seconds, and mistakes in the settings are found before.
@@ -207,13 +207,11 @@ def _diffusion(
     # An advected field has no flow map, and so no photo in motion at full size.
     steady = config.controls.field == "eulerian"
     flowing = hydra.utils.instantiate(config.eulerian, loop=loop) if steady else None
-    full = []
-    if steady and config.size != "model":
-        full = _scenes(config, image, controls, strengths, refiner, stepwise=False)
+    full = scenes_of(image, controls, stepwise=False) if steady and config.size != "model" else []
     if release is None and not animator.denoiser.steerable:
         full = [_with_flow(scene, torch.zeros_like(scene.fields.parts.flow)) for scene in full]
     videos, shown, records = [], [], []
-    for number, scene in enumerate(_scenes(config, small, fitted, strengths, refiner, stepwise=True)):
+    for number, scene in enumerate(scenes_of(small, fitted, stepwise=True)):
         strength = strengths[number]
         if strength is not None:
             px = strength_to_px(strength, median_strength=config.scale.median_strength, width=small.shape[2])

@@ -23,16 +23,8 @@ _MAX_PIXELS = 100_000_000
 
 # Errors of Pillow's decoders on damaged files.
 _DAMAGE = (
-    OSError,
-    ValueError,
-    SyntaxError,
-    EOFError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    RuntimeError,
-    struct.error,
-)
+    OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, AttributeError, RuntimeError, struct.error,
+)  # fmt: skip
 
 
 class Fit(NamedTuple):

@@ -75,32 +75,24 @@ def write_picture(path: Path | str, picture: Tensor) -> None:
         temporary.write_bytes(encoded.tobytes())  # cv2.imwrite does not report a full disk
 
 
-def panels(
-    pictures: Sequence[Tensor],
-    *,
-    least_height: int = 192,
-    most_height: int = 256,
-    most_width: int = 2048,
-    gap: int = 4,
-) -> Tensor:
+def panels(pictures: Sequence[Tensor]) -> Tensor:
     """Pictures (3, H, W) of one size in a row, with white gaps; small ones enlarged by whole factors, large ones
     shrunk.
 
     Returns:
-        (3, H', W') in [-1, 1] with H' up to `most_height` for large pictures, and at least `least_height` unless a
-        picture would be wider than `most_width` then.
+        (3, H', W') in [-1, 1] with H' up to 256 px for large pictures, and at least 192 px unless a picture would be
+        wider than 2048 px then.
     """
     height, width = pictures[0].shape[1:]
-    scale = min(most_height / height, most_width / width)
+    scale = min(256 / height, 2048 / width)
     if scale < 1:
-        size = (max(1, round(height * scale)), max(1, round(width * scale)))
-        height, width = size
+        size = height, width = max(1, round(height * scale)), max(1, round(width * scale))
         pictures = [F.interpolate(picture[None], size=size, mode="bilinear", antialias=True)[0] for picture in pictures]
-    times = max(1, min(-(-least_height // height), most_width // width))
+    times = max(1, min(-(-192 // height), 2048 // width))
     row: list[Tensor] = []
     for picture in pictures:
         large = picture.repeat_interleave(times, 1).repeat_interleave(times, 2)
-        row += [large, large.new_ones(3, large.shape[1], gap)]
+        row += [large, large.new_ones(3, large.shape[1], 4)]
     return torch.cat(row[:-1], dim=2)
 
 

@@ -22,9 +22,10 @@ from motionanim.models.pretrained import download, find, read
 from motionanim.motion.flow import resize_flow
 
 
-def _check_frames(frames: Tensor) -> None:
+def check_frames(frames: Tensor) -> None:
+    """Raises ValueError if `frames` is not (T, 3, H, W) with T of at least 2."""
     if frames.ndim != 4 or frames.shape[1] != 3 or len(frames) < 2:
-        raise ValueError(f"frames of shape {tuple(frames.shape)}: flow needs (T, 3, H, W) with T of at least 2")
+        raise ValueError(f"frames of shape {tuple(frames.shape)}: must be (T, 3, H, W) with T of at least 2")
 
 
 def steady_field(frames: Tensor, estimate: Callable[[Tensor], Tensor], *, lag: int) -> Tensor:
@@ -43,7 +44,7 @@ def steady_field(frames: Tensor, estimate: Callable[[Tensor], Tensor], *, lag: i
     Raises:
         ValueError: If `lag` or the shape of `frames` is not as above.
     """
-    _check_frames(frames)
+    check_frames(frames)
     if not 1 <= lag < len(frames):
         raise ValueError(f"lag={lag}: must be from 1 to {len(frames) - 1} for {len(frames)} frames")
     # Every lag-th frame from each start: together these sequences contain each pair once.
@@ -93,7 +94,7 @@ class DisFlow:
         self._preset, self._min_side = presets[preset], min_side
 
     def __call__(self, frames: Tensor) -> Tensor:
-        _check_frames(frames)
+        check_frames(frames)
         height, width = frames.shape[-2:]
         images = grey_images(frames, self._min_side)
         # A new search object for each clip, because OpenCV's cannot be pickled.
@@ -159,7 +160,7 @@ class RaftFlow:
 
     @torch.no_grad()
     def __call__(self, frames: Tensor) -> Tensor:
-        _check_frames(frames)
+        check_frames(frames)
         height, width = frames.shape[-2:]
         size = [max(self._MIN_SIDE, -(-side // self._MULTIPLE) * self._MULTIPLE) for side in (height, width)]
         images = F.interpolate(frames.to(self._device, torch.float32), size=size, mode="bilinear", antialias=True)

@@ -16,7 +16,7 @@ from torchvision.models import inception as blocks
 
 from motionanim.files import file_sha256, text_sha256
 from motionanim.models.pretrained import read
-from motionanim.models.weights_io import exact_float32
+from motionanim.models.weights_io import exact_float32, fill
 
 DIM, SIDE, CLASSES = 2048, 299, 1008
 _TOLERANCE = 1e-3  # beyond [-1, 1], for frames that were resized or decoded
@@ -66,12 +66,8 @@ def inception(state: dict[str, Tensor]) -> nn.Module:
             ],
         )  # fmt: skip
     network.Mixed_7c.pool = _max_pool
-    try:
-        network.load_state_dict(state, assign=True)
-    except RuntimeError as error:
-        raise ValueError(f"weights for inception-fid do not fit: {' '.join(str(error).split())[:200]}") from error
-    network.fc = nn.Identity()
-    return network.float().eval().requires_grad_(False)
+    fill("inception-fid", network, state).fc = nn.Identity()
+    return network
 
 
 class InceptionFeatures(nn.Module):

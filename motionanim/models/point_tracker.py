@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from motionanim.files import file_sha256
-from motionanim.models.flow_estimator import grey_images
+from motionanim.models.flow_estimator import check_frames, grey_images
 from motionanim.models.pretrained import read
 
 
@@ -27,8 +27,7 @@ class PointTracker(Protocol):
 
 
 def _check(frames: Tensor, points: Tensor) -> None:
-    if frames.ndim != 4 or frames.shape[1] != 3 or len(frames) < 2:
-        raise ValueError(f"frames of shape {tuple(frames.shape)}: tracking needs (T, 3, H, W) with T of at least 2")
+    check_frames(frames)
     if points.ndim != 2 or points.shape[1] != 2:
         raise ValueError(f"points of shape {tuple(points.shape)}: must be (N, 2), x and y in frame 0")
 

@@ -30,6 +30,7 @@ from motionanim.files import file_sha256
 from motionanim.models.weights import packages
 from motionanim.models.weights.downloading import continue_download
 from motionanim.models.weights.packages import Package
+from motionanim.models.weights_io import fill
 
 logger = logging.getLogger(__name__)
 
@@ -186,15 +187,6 @@ def read(place: Path) -> dict[str, Tensor]:
     return state
 
 
-def _filled(name: str, module: nn.Module, state: dict[str, Tensor]) -> nn.Module:
-    """A module on device "meta" with its weights filled in: frozen, in eval mode, float32."""
-    try:
-        module.load_state_dict(state, assign=True)
-    except RuntimeError as error:
-        raise ValueError(f"weights for {name} do not fit: {' '.join(str(error).split())[:200]}") from error
-    return module.float().eval().requires_grad_(False)
-
-
 def lpips_backbone(net: Literal["alex", "vgg"], path: str | None = None, sha256: str | None = None) -> nn.Module:
     """The convolutions of AlexNet or VGG16, for `metrics.perceptual.LPIPS`.
 
@@ -212,7 +204,7 @@ def lpips_backbone(net: Literal["alex", "vgg"], path: str | None = None, sha256:
     with torch.device("meta"):
         features = builders[net](weights=None).features
     convolutions = {k.removeprefix("features."): v for k, v in state.items() if k.startswith("features.")}
-    return _filled(f"lpips-{net}", features, convolutions)
+    return fill(f"lpips-{net}", features, convolutions)
 
 
 def clip_image_encoder(path: str | None = None, sha256: str | None = None) -> nn.Module:
@@ -232,7 +224,7 @@ def clip_image_encoder(path: str | None = None, sha256: str | None = None) -> nn
     with torch.device("meta"):
         # "quickgelu": OpenAI trained with it. The plain name computes GELU, embeddings 1.3 % off.
         model = timm.create_model("vit_base_patch32_clip_quickgelu_224.openai", pretrained=False, num_classes=512)
-    return _filled("clip-vit-b32", model, checkpoint_filter_fn(state, model))
+    return fill("clip-vit-b32", model, checkpoint_filter_fn(state, model))
 
 
 def download(name: str) -> Path:

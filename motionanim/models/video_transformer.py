@@ -5,13 +5,16 @@ Both cut a clip into patches of a few pixels and 2 frames and pass them through 
 read from the weights.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
 from timm.layers import Mlp
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
+
+from motionanim.models.weights_io import fill
 
 _EPS = 1e-6  # of the encoders' layer norms, in both papers' code
 _TRAINED = (8, 16, 16)  # VideoMAE-v2's patches of 16 frames of 224 px: steps, rows, columns
@@ -66,7 +69,7 @@ class VideoMAE(_Encoder):
         with _layout("VideoMAE-v2"), torch.device("meta"):
             super().__init__(state, heads=heads)
             self.fc_norm = nn.LayerNorm(self.dim, eps=_EPS)
-        _fill("VideoMAE-v2", self, state)
+        fill("VideoMAE-v2", self, state)
         self.register_buffer("positions", _sinusoids(_TRAINED[0] * _TRAINED[1] * _TRAINED[2], self.dim), False)
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -115,8 +118,8 @@ class VJEPA(nn.Module):
             self.encoder.pos_embed = nn.Parameter(torch.empty(encoder["pos_embed"].shape))
             self.encoder.norm = nn.LayerNorm(self.encoder.dim, eps=_EPS)
             self.pooler = _Pooler(self.encoder.dim, heads)
-        _fill("the encoder of V-JEPA", self.encoder, encoder)
-        _fill("the probe of V-JEPA", self.pooler, pooler)
+        fill("the encoder of V-JEPA", self.encoder, encoder)
+        fill("the probe of V-JEPA", self.pooler, pooler)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Features (B, D) of normalised (B, 3, T, H, W), of the size and length of the table of positions."""
@@ -148,23 +151,10 @@ class _Pooler(nn.Module):
         return (query + block["mlp"](block["norm2"](query))).squeeze(1)
 
 
-class _layout:
+@contextmanager
+def _layout(name: str) -> Iterator[None]:
     """Turns a missing key into a ValueError."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: type | None, error: BaseException | None, _: object) -> None:
-        if isinstance(error, KeyError):
-            raise ValueError(f"the weights have no {error}: not the layout of {self.name}") from error
-
-
-def _fill(name: str, module: nn.Module, state: dict[str, Tensor]) -> None:
-    """Fill a module on device "meta" with its weights, all and no others: frozen, in eval mode, float32."""
     try:
-        module.load_state_dict(state, assign=True)
-    except RuntimeError as error:
-        raise ValueError(f"weights of {name} do not fit: {' '.join(str(error).split())[:200]}") from error
-    module.float().eval().requires_grad_(False)
+        yield
+    except KeyError as error:
+        raise ValueError(f"the weights have no {error}: not the layout of {name}") from error

@@ -1,4 +1,4 @@
-"""The weights of our own small networks: files, fingerprints, and float32 arithmetic that is the same everywhere."""
+"""The weights of networks: files of our own, fingerprints, and float32 arithmetic that is the same everywhere."""
 
 import hashlib
 import json
@@ -56,6 +56,19 @@ def load_network(path: Path | str, cls: type[Network], *, kind: str, experiment:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"{path}: its config {metadata.get('config')} does not fit: {reason}") from error
     return network
+
+
+def fill(name: str, module: Network, state: dict[str, Tensor]) -> Network:
+    """A module on device "meta" with its weights filled in, all and no others: frozen, in eval mode, float32.
+
+    Raises:
+        ValueError: If the weights, which are told by `name`, do not fit the module.
+    """
+    try:
+        module.load_state_dict(state, assign=True)
+    except RuntimeError as error:
+        raise ValueError(f"weights for {name} do not fit: {' '.join(str(error).split())[:200]}") from error
+    return module.float().eval().requires_grad_(False)
 
 
 def weights_fingerprint(module: nn.Module, *more: Tensor) -> str:

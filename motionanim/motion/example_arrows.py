@@ -121,11 +121,9 @@ def sample_hint(
     return path_hint(paths, speeds, none, height, width, sigma=sigma, normalized=normalized)
 
 
-def thinned(path: Tensor, most: int = 6) -> Tensor:
-    """At most `most` points of a path, its ends among them: each part of a path costs a pass over the picture."""
-    if len(path) <= most:
-        return path
-    return path[torch.linspace(0, len(path) - 1, most).round().long()]
+def thinned(path: Tensor) -> Tensor:
+    """At most 6 points of a path, its ends among them: each part of a path costs a pass over the picture."""
+    return path if len(path) <= 6 else path[torch.linspace(0, len(path) - 1, 6).round().long()]
 
 
 def example_arrow(mask: Tensor) -> list[int]:

@@ -161,8 +161,11 @@ def swept(mask: Tensor, parts: Parts) -> Tensor:
 
 def with_rim(region: Tensor) -> Tensor:
     """A region (1, H, W) and the `RIM` px around it, which mix the colours of both sides."""
-    size = 2 * RIM + 1
-    return torch.nn.functional.max_pool2d(region[None], size, stride=1, padding=RIM)[0]
+    return _grown(region, RIM)
+
+
+def _grown(region: Tensor, px: int) -> Tensor:
+    return torch.nn.functional.max_pool2d(region[None], 2 * px + 1, stride=1, padding=px)[0]
 
 
 def rigid_parts(controls: Controls, *, num_frames: int, span: int) -> tuple[tuple[Move, ...], tuple[Turn, ...]]:
@@ -228,9 +231,7 @@ def _leaves(path: Sequence[tuple[float, float]], region: Tensor) -> tuple[float,
     x, y = places.round().long().unbind(1)
     outside = region[0, y, x] == 0
     if outside.any():
-        size = 2 * EDGE + 1
-        near = torch.nn.functional.max_pool2d(region[None], size, stride=1, padding=EDGE)[0, 0]
-        outside = near[y, x] == 0
+        outside = _grown(region, EDGE)[0, y, x] == 0
     first = outside.nonzero()
     return None if len(first) == 0 else tuple(places[int(first[0])].tolist())
 

@@ -250,8 +250,7 @@ def _grabcut(pixels: np.ndarray, labels: np.ndarray, starts: np.ndarray, height:
     pieces = cv2.connectedComponents(inside, connectivity=8)[1]
     inside *= np.isin(pieces, np.unique(pieces[starts > 0]))
     large = cv2.resize(inside.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
-    region = (torch.from_numpy(large)[None] > 0.5).float()
-    return region
+    return (torch.from_numpy(large)[None] > 0.5).float()
 
 
 def _pixel(xy: np.ndarray) -> tuple[int, int]:

@@ -113,9 +113,6 @@ class Page:
                 print(f"error: {reason}", file=sys.stderr)
         return preview, photo, reason
 
-    async def _preview(self) -> "Preview":
-        return (await self._ready)[0]
-
     async def _index(self, _: Request) -> Response:
         return FileResponse(STATIC / "index.html", headers={"Cache-Control": "no-cache"})
 
@@ -149,30 +146,28 @@ class Page:
         return Response(await self._in_thread(made), media_type="image/jpeg", headers=kept)
 
     async def _field(self, request: Request) -> Response:
-        preview, asked, photo = await self._asked(request, {"photo", "drawing", "settings", "side"})
-        settings, side = checked(asked.get("settings", {}), self._defaults), asked.get("side", 512)
-        content = await self._in_thread(preview.field, photo, asked.get("drawing", {}), settings, side)
+        preview, asked, photo, settings = await self._asked(request, {"photo", "drawing", "settings", "side"})
+        given = asked.get("drawing", {}), settings, asked.get("side", 512)
+        content = await self._in_thread(preview.field, photo, *given)
         return Response(content, media_type="application/octet-stream")
 
     async def _magic(self, request: Request) -> Response:
-        preview, asked, photo = await self._asked(request, {"photo", "brush", "radius", "pins"})
+        preview, asked, photo, _ = await self._asked(request, {"photo", "brush", "radius", "pins"})
         given = (asked.get(key) for key in ("brush", "radius", "pins"))
         return JSONResponse(await self._in_thread(preview.magic, photo, *given))
 
     async def _proposal(self, request: Request) -> Response:
-        preview, asked, photo = await self._asked(request, {"photo", "drawing", "settings"})
-        settings = checked(asked.get("settings", {}), self._defaults)
+        preview, asked, photo, settings = await self._asked(request, {"photo", "drawing", "settings"})
         return JSONResponse(await self._in_thread(preview.proposal, photo, asked.get("drawing", {}), settings))
 
     async def _add_job(self, request: Request) -> Response:
-        preview, asked, photo = await self._asked(request, {"photo", "drawing", "settings"})
-        settings, drawing = checked(asked.get("settings", {}), self._defaults), asked.get("drawing", {})
+        preview, asked, photo, settings = await self._asked(request, {"photo", "drawing", "settings"})
+        drawing = asked.get("drawing", {})
         await self._in_thread(preview.check, photo, drawing, settings)
         return JSONResponse(await self._queue.add(photo, drawing, settings))
 
     async def _command(self, request: Request) -> Response:
-        _, asked, photo = await self._asked(request, {"photo", "drawing", "settings"})
-        settings = checked(asked.get("settings", {}), self._defaults)
+        _, _, photo, settings = await self._asked(request, {"photo", "drawing", "settings"})
         return JSONResponse({"command": await self._queue.preview(photo, settings)})
 
     async def _jobs(self, _: Request) -> Response:
@@ -197,8 +192,8 @@ class Page:
         saved_as = name if "download" in request.query_params else None
         return FileResponse(path, filename=saved_as, headers={"Cache-Control": "no-cache"})
 
-    async def _asked(self, request: Request, keys: set[str]) -> "tuple[Preview, dict[str, Any], Photo]":
-        """The JSON object of a request and its photo; waits until fields can be computed."""
+    async def _asked(self, request: Request, keys: set[str]) -> "tuple[Preview, dict[str, Any], Photo, Settings]":
+        """The JSON object of a request, its photo and its settings; waits until fields can be computed."""
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             raise ValueError("Content-Type: must be application/json")
         content = await body(request, MOST_JSON)
@@ -208,8 +203,9 @@ class Page:
             raise ValueError(f"the request is no usable JSON: {error}") from error
         if not isinstance(asked, dict) or not set(asked) <= keys:
             raise ValueError(f"the request must be an object with {', '.join(sorted(keys))}")
-        preview = await self._preview()
-        return preview, asked, await self._in_thread(self._photos.get, str(asked.get("photo")))
+        preview, *_ = await self._ready
+        photo = await self._in_thread(self._photos.get, str(asked.get("photo")))
+        return preview, asked, photo, checked(asked.get("settings", {}), self._defaults)
 
 
 def _mistake(_: Request, error: Exception) -> Response:

@@ -36,9 +36,8 @@ GPU_SPEED, CPU_SPEED = 5e14, 5e11
 
 def pick_device() -> torch.device:
     """The GPU of this process, torchrun's LOCAL_RANK, or the CPU."""
-    return (
-        torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if torch.cuda.is_available() else torch.device("cpu")
-    )
+    there = torch.cuda.is_available()
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if there else torch.device("cpu")
 
 
 def size_multiple(codec: Codec, denoiser: Denoiser) -> int:
@@ -133,7 +132,7 @@ class Animator:
 
     @property
     def multiple(self) -> int:
-        """Height and width must be multiples of this: the VAE's and the UNet's halvings."""
+        """As `size_multiple`."""
         return size_multiple(self.codec, self.denoiser)
 
     @torch.no_grad()

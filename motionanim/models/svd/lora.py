@@ -28,9 +28,7 @@ def add_lora(unet: UNetSpatioTemporalConditionModel, *, rank: int, alpha: float)
     """
     if rank < 1:
         raise ValueError(f"rank={rank}: a LoRA's rank must be at least 1 (the paper uses 16)")
-    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=alpha, target_modules=TARGET), unet, ADAPTER)
-    for name, parameter in unet.named_parameters():
-        parameter.requires_grad_(".lora_" in name)
+    _inject(unet, LoraConfig(r=rank, lora_alpha=alpha, target_modules=TARGET))
 
 
 def lora_layers(unet: UNetSpatioTemporalConditionModel) -> list[LoraLayer]:
@@ -85,7 +83,7 @@ def load_lora(
             )
     present = {name: module for name, module in unet.named_modules() if isinstance(module, LoraLayer)}
     if not present:
-        _inject(unet, adapters)
+        _inject(unet, _config(adapters))
     else:
         _check_fits(path, adapters, present)
     tensors = {}
@@ -98,14 +96,17 @@ def load_lora(
         layer.set_scale(ADAPTER, weight)
 
 
-def _inject(unet: UNetSpatioTemporalConditionModel, adapters: Mapping[str, Adapter]) -> None:
+def _config(adapters: Mapping[str, Adapter]) -> LoraConfig:
     first = next(iter(adapters.values()))
-    config = LoraConfig(
+    return LoraConfig(
         r=first.rank,
         lora_alpha=first.alpha,
         target_modules="|".join(re.escape(name) for name in adapters),
         rank_pattern={f"^{re.escape(name)}": each.rank for name, each in adapters.items() if each.rank != first.rank},
     )
+
+
+def _inject(unet: UNetSpatioTemporalConditionModel, config: LoraConfig) -> None:
     inject_adapter_in_model(config, unet, ADAPTER)
     for name, parameter in unet.named_parameters():
         parameter.requires_grad_(".lora_" in name)

@@ -43,9 +43,7 @@ class TiledDecoder:
         for norm in self.norms:
             norm.forward = partial(self._normalise, norm)
 
-    def forward(
-        self, sample: Tensor, image_only_indicator: Tensor, num_frames: int, tile: int | None = None
-    ) -> Tensor:  # fmt: skip
+    def forward(self, sample: Tensor, image_only_indicator: Tensor, num_frames: int, tile: int | None = None) -> Tensor:
         """As `TemporalDecoder.forward`."""
         decoder, (height, width) = self.decoder, sample.shape[-2:]
         if tile is None or max(height, width) <= tile:

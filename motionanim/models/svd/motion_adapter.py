@@ -12,6 +12,7 @@ while gradients flow.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
@@ -25,9 +26,7 @@ from motionanim.motion.flow import integrate_flow
 from motionanim.types import Condition
 
 # Standard deviation of the residual by displacement, measured on the procedural world (experiments/embedded_base).
-STILL_STD = (
-    0.05  # where nothing has moved; more than measured, because a lower one gives such parts too much loss weight
-)
+STILL_STD = 0.05  # where nothing has moved; more than measured: a lower one gives such parts too much loss weight
 HALFWAY = 1 / 8  # the displacement, as a share of the width, at which half of the variance is reached
 
 # Settings in which a base's motion weights must agree with the command, and the command's names for them.
@@ -136,22 +135,23 @@ class MotionAttention:
             frames: Which of the clip's frames these are.
         """
         batch, length, _ = hidden_states.shape
-        heads = (batch, length, attn.heads, -1)
-        query = attn.to_q(hidden_states).view(heads).transpose(1, 2)
-        key = attn.to_k(hidden_states).view(heads).transpose(1, 2)
-        value = attn.to_v(hidden_states).view(heads).transpose(1, 2)
+
+        def heads(x: Tensor) -> Tensor:
+            return x.view(batch, length, attn.heads, -1).transpose(1, 2)
+
+        query, key, value = (heads(to(hidden_states)) for to in (attn.to_q, attn.to_k, attn.to_v))
         motion = self.conditioner.values[self.index]
         motion_tokens = self.conditioner.now.tokens[batch][:, frames]
-        motion_value = motion.to_v(motion_tokens).view(heads).transpose(1, 2).to(value.dtype)
+        motion_value = heads(motion.to_v(motion_tokens)).to(value.dtype)
+        attend = partial(F.scaled_dot_product_attention, query, attn_mask=attention_mask)
         if motion.to_k is None:
-            values = torch.cat([value, motion_value], dim=-1)
-            both = F.scaled_dot_product_attention(query, key, values, attn_mask=attention_mask)
+            both = attend(key=key, value=torch.cat([value, motion_value], dim=-1))
             out, motion_out = both.transpose(1, 2).unflatten(-1, (2, -1)).unbind(-2)
         else:
-            motion_key = motion.to_k(motion_tokens).view(heads).transpose(1, 2).to(key.dtype)
-            out = F.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask).transpose(1, 2)
-            motion_out = F.scaled_dot_product_attention(query, motion_key, motion_value, attn_mask=attention_mask)
-            motion_out = motion_out.transpose(1, 2)
+            motion_key = heads(motion.to_k(motion_tokens)).to(key.dtype)
+            out, motion_out = (
+                attend(key=k, value=v).transpose(1, 2) for k, v in ((key, value), (motion_key, motion_value))
+            )
         out = attn.to_out[1](attn.to_out[0](out.flatten(2)))
         return (out + motion.to_out(motion_out.flatten(2))) / attn.rescale_output_factor
 
@@ -263,7 +263,7 @@ class MotionConditioner(nn.Module):
             strength=strength,
             warped=None if self.warped is None else predicted.to(dtype),
             expected=0.0 if self.residual_std is None else predicted,
-            sigma_data=self._sigma_data(condition, offsets),
+            sigma_data=self.sigma_data(condition, offsets),
         )
 
     def _bucket(self, condition: Condition) -> Tensor:
@@ -301,7 +301,7 @@ class MotionConditioner(nn.Module):
             return still
         return torch.where(condition.use_flow.view(-1, 1, 1, 1, 1) > 0, condition.warped_latents, still)
 
-    def sigma_data(self, condition: Condition) -> Tensor:
+    def sigma_data(self, condition: Condition, offsets: Tensor | None = None) -> Tensor:
         """EDM's sigma_data for each latent pixel: (B, T, 1, h, w), or 1 for all (0-dimensional) as in SVD.
 
         It is small where the prediction stands still, because nothing is left to add there, and grows with the
@@ -309,17 +309,15 @@ class MotionConditioner(nn.Module):
         effort goes where motion is. The displacement of a latent pixel is the largest in it and its eight neighbours,
         because a moving part uncovers its neighbours. Without motion field any later frame may be anything; without
         image so may the first.
-        """
-        return self._sigma_data(
-            condition, None if self.residual_std is None else integrate_flow(condition.flow.float())
-        )
 
-    def _sigma_data(self, condition: Condition, offsets: Tensor | None) -> Tensor:
+        Args:
+            offsets: `integrate_flow` of the condition's flow, if it is known.
+        """
         one = condition.flow.new_ones((), dtype=torch.float32)
         if self.residual_std is None:
             return one
         has_image, has_flow = (flag.view(-1, 1, 1, 1, 1) > 0 for flag in (condition.use_image, condition.use_flow))
-        x, y = offsets.unbind(2)
+        x, y = (integrate_flow(condition.flow.float()) if offsets is None else offsets).unbind(2)
         reach = torch.hypot(x, y) / condition.flow.shape[-1]
         near = F.max_pool2d(reach, 3 * self.downscale, stride=self.downscale, padding=self.downscale)[:, :, None]
         later = torch.ones_like(near)
@@ -330,12 +328,7 @@ class MotionConditioner(nn.Module):
 
 def _without_dropped_image(condition: Condition) -> Condition:
     """Zero all that shows the image where `use_image` is 0."""
-
-    def kept(part: Tensor) -> Tensor:
-        return torch.where(per_clip(condition.use_image, part) > 0, part, 0)
-
+    parts = {name: getattr(condition, name) for name in ("image_latents", "image_embed", "warped_latents")}
     return condition._replace(
-        image_latents=kept(condition.image_latents),
-        image_embed=kept(condition.image_embed),
-        warped_latents=kept(condition.warped_latents),
+        **{name: torch.where(per_clip(condition.use_image, part) > 0, part, 0) for name, part in parts.items()}
     )

@@ -90,10 +90,9 @@ def hub_folder(run: Path, out: Path) -> None:
             for layout in LAYOUTS:
                 name = "lora.safetensors" if layout == "diffusers" else "lora_comfyui.safetensors"
                 convert_lora(lora, new / name, base=base, layout=layout)
-            _copy_licences(base, new)
         else:
             _write_pipeline(str(pipeline), new, [], "float16")
-            _copy_licences(base, new)
+        _copy_licences(base, new)
         (new / "README.md").write_text(model_card(out.name, base=base, merged={}, settings=config), encoding="utf-8")
 
 
