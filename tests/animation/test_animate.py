@@ -25,9 +25,16 @@ from motionanim.files import file_sha256
 from motionanim.models.svd.denoiser import Denoiser
 from motionanim.models.svd.lora import save_lora
 
+WAYS = [[26, 12, 20, 12]], [[20, 12, 26, 12]]
 WHEEL = {"path": [[24, 10], [27, 10.5]], "kind": "turn", "region": {"brush": [[24, 18]], "radius": 9}}
 LEAF = {"path": [[36, 30], [38, 30]], "kind": "sway", "period": 6, "region": {"brush": [[36, 30]], "radius": 5}}
 BOX = {"path": [[12, 12], [36, 12]], "kind": "move", "region": [[[7, 7], [17, 7], [17, 17], [7, 17]]]}
+
+
+@pytest.fixture
+def embedded(base: Path, tiny: list[str]) -> list[str]:
+    """The tiny base as if it were the one in the assets."""
+    return [*tiny, f"paths.assets={base.parent}"]
 
 
 def moved(made: Animation) -> torch.Tensor:
@@ -115,10 +122,8 @@ def test_a_base_without_motion_weights_follows_arrows_by_itself_and_says_so(phot
     plain = [*tiny[:-1], "conditioning=attention_only", "conditioning.residual_std=null", "long_video=phased"]
 
     def videos(*more: str) -> list[torch.Tensor]:
-        made = [
-            animate([*plain, *more], image=photo, arrows=[arrow], refiner=None, size="model")
-            for arrow in ([26, 12, 20, 12], [20, 12, 26, 12])
-        ]
+        options = {"image": photo, "refiner": None, "size": "model"}
+        made = [animate([*plain, *more], arrows=arrows, **options) for arrows in WAYS]
         (note,) = made[0].record["notes"]
         assert re.search(r"has no motion weights: control=(warp guides|motion lets it ignore)", note)
         return [each.frames for each in made]
@@ -130,9 +135,7 @@ def test_a_base_without_motion_weights_follows_arrows_by_itself_and_says_so(phot
 
 def test_without_motion_field_nothing_of_the_arrows_is_seen(photo: Path, tiny: list[str]) -> None:
     overrides = [*tiny, "conditioning=no_motion_field", "conditioning.motion_strength=false"]
-    left, right = (
-        animate(overrides, image=photo, arrows=[arrow]).frames for arrow in ([26, 12, 20, 12], [20, 12, 26, 12])
-    )
+    left, right = (animate(overrides, image=photo, arrows=arrows).frames for arrows in WAYS)
     assert torch.equal(left, right)
 
 
@@ -221,11 +224,10 @@ def test_without_arrows_a_base_of_ones_own_moves_by_itself(photo: Path, tiny: li
         {"arrows": [], "mask": "auto"},
     ],
 )
-def test_without_arrows_the_embedded_base_says_what_to_draw(photo: Path, tiny: list[str], settings: dict) -> None:
+def test_without_arrows_the_embedded_base_says_what_to_draw(photo: Path, embedded: list[str], settings: dict) -> None:
     mask = np.zeros((36, 48), dtype=np.uint8)
     mask[20:33, 4:19] = 255
     Image.fromarray(mask).save("mask.png")
-    embedded = [*tiny, f"paths.assets={Path(tiny[0].removeprefix('scale.base=')).parent}"]
     given = {"image": photo, "mask": "mask.png"} | settings
     with pytest.raises(ValueError, match=r"^no arrows: .*; draw .* in the photo's 48x36 px, such as arrows=") as said:
         animate(embedded, **given)
@@ -238,8 +240,9 @@ def test_without_arrows_the_embedded_base_says_what_to_draw(photo: Path, tiny: l
 
 
 @pytest.mark.slow
-def test_what_the_embedded_base_makes_by_itself_is_there_for_who_asks(photo: Path, tiny: list[str]) -> None:
-    embedded = [*tiny, f"paths.assets={Path(tiny[0].removeprefix('scale.base=')).parent}"]
+def test_what_the_embedded_base_makes_by_itself_is_there_for_who_asks(
+    photo: Path, tiny: list[str], embedded: list[str]
+) -> None:
     assert torch.equal(animate([*embedded, "arrows=[]"], image=photo).frames, animate(tiny, image=photo).frames)
 
 

@@ -24,6 +24,7 @@ from motionanim.files import atomic_path, check_own, content_sha256, file_sha256
 from motionanim.media.image_io import from_uint8
 from motionanim.models.weights_io import save_network
 
+QUICK = ["renderer=eulerian", "refiner=null", "frames=2", "arrows=[[20,12,26,12]]", "progress=false"]
 RESULTS = ["cat.mp4", "cat.png", "cat.json", "cat.gif", "cat.webp", "cat/00000.png"]
 
 
@@ -102,8 +103,7 @@ def test_a_full_disk_leaves_the_earlier_files(limit: int, tmp_path: Path) -> Non
 
 def test_jobs_of_a_sweep_have_names_of_their_own(photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     photo = photo.rename("p.png")
-    settings = ["renderer=eulerian", "refiner=null", "frames=2", "arrows=[[20,12,26,12]]", "progress=false"]
-    on_command_line(monkeypatch, "-m", "image=p.png", *settings, "seed=3,4", "out=new/o.mp4")
+    on_command_line(monkeypatch, "-m", "image=p.png", *QUICK, "seed=3,4", "out=new/o.mp4")
     assert sorted(path.name for path in Path("new").glob("*.mp4")) == ["o-0.mp4", "o-1.mp4"]
     seeds = [json.loads(Path(f"new/o-{job}.json").read_text())["command"]["seed"] for job in (0, 1)]
     assert seeds == [3, 4]
@@ -115,8 +115,7 @@ def test_a_tilde_is_the_home_folder(photo: Path, tmp_path: Path, monkeypatch: py
     Path("home").mkdir()
     photo.rename("home/p.png")
     quick("~/p.png", out="~/o.mp4")
-    settings = ["renderer=eulerian", "refiner=null", "frames=2", "arrows=[[20,12,26,12]]"]
-    on_command_line(monkeypatch, "image=~/p.png", "out=~/c.mp4", *settings)
+    on_command_line(monkeypatch, "image=~/p.png", "out=~/c.mp4", *QUICK)
     assert sorted(path.name for path in Path("home").glob("*.mp4")) == ["c.mp4", "o.mp4"]
     assert not Path("~").exists()
 

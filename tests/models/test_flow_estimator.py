@@ -11,10 +11,12 @@ from motionanim.models.flow_estimator import DisFlow, RaftFlow, steady_field
 from motionanim.models.pretrained import WEIGHTS
 
 
-@pytest.mark.parametrize("velocity", [(1.5, 0.0), (-0.7, 0.4), (0.0, 0.0)])
-def test_dis_finds_a_drift_at_64_px(velocity):
-    flow = DisFlow(preset="medium", min_side=256)(drifting(64, velocity, 3))
-    assert flow.shape == (2, 2, 64, 64)
+@pytest.mark.parametrize(
+    ("velocity", "height"), [((1.5, 0.0), 64), ((-0.7, 0.4), 64), ((0.0, 0.0), 64), ((1.0, -0.5), 48)]
+)
+def test_dis_finds_a_drift_at_64_px(velocity, height):
+    flow = DisFlow(preset="medium", min_side=256)(drifting(64, velocity, 3)[..., :height, :])
+    assert flow.shape == (2, 2, height, 64)
     assert flow.dtype == torch.float32
     error = torch.linalg.vector_norm(flow - torch.tensor(velocity).view(2, 1, 1), dim=1)
     assert error[:, 8:-8, 8:-8].mean() < 0.1
@@ -28,13 +30,6 @@ def test_enlarging_is_what_makes_dis_exact_on_small_frames():
         return float(torch.linalg.vector_norm(flow - truth, dim=1)[:, 8:-8, 8:-8].mean())
 
     assert error(256) < 0.5 * error(1)
-
-
-def test_dis_keeps_the_axes_of_a_frame_that_is_not_square():
-    frames = drifting(64, (1.0, -0.5), 2)[..., :48, :]
-    flow = DisFlow(preset="medium", min_side=192)(frames)
-    assert flow.shape == (1, 2, 48, 64)
-    np.testing.assert_allclose(flow[0, :, 12:-12, 12:-12].mean((1, 2)), [1.0, -0.5], atol=0.1)
 
 
 def test_dis_is_picklable_deterministic_and_named():

@@ -90,7 +90,7 @@ def test_the_table_agrees_with_torchvision():
     assert len({weights.file for weights in WEIGHTS.values()}) == len(WEIGHTS)
 
 
-def test_a_missing_file_says_what_where_and_how(own_folder):
+def test_a_missing_file_says_what_where_and_how(own_folder, monkeypatch, tmp_path):
     with pytest.raises(MissingWeights, match=r"i3d_pretrained_400\.pt does not exist.*51 MB") as error:
         find("i3d")
     for part in (str(own_folder), "motionanim.models.pretrained download i3d", WEIGHTS["i3d"].url, "its path"):
@@ -98,9 +98,6 @@ def test_a_missing_file_says_what_where_and_how(own_folder):
     with pytest.raises(MissingWeights, match=r"elsewhere\.pt does not exist"):
         find("i3d", own_folder / "elsewhere.pt")
     assert not own_folder.exists()
-
-
-def test_the_folder_is_in_the_home_by_default(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("MOTIONANIM_WEIGHTS")
     assert pretrained.folder() == tmp_path / ".cache" / "motionanim" / "weights"
@@ -145,20 +142,13 @@ def test_state_dicts_are_read_and_anything_else_is_refused(tmp_path):
     assert not (tmp_path / "touched").exists()
 
 
-def backbone_file(path, builder) -> dict[str, torch.Tensor]:
-    """A state dict of random convolutions in torchvision's layout, with a stand-in for the large classifier."""
-    with torch.device("meta"):
-        shapes = builder(weights=None).features.state_dict()
-    generator = torch.Generator().manual_seed(0)
-    state = {f"features.{key}": torch.randn(v.shape, generator=generator) * 0.05 for key, v in shapes.items()}
-    torch.save(state | {"classifier.1.weight": torch.zeros(2, 2)}, path)
-    return state
-
-
 @pytest.mark.parametrize(("net", "builder"), [("alex", torchvision.models.alexnet), ("vgg", torchvision.models.vgg16)])
 def test_a_backbone_has_the_file_s_weights_frozen(tmp_path, net, builder):
-    path = tmp_path / "backbone.pth"
-    state = backbone_file(path, builder)
+    path, generator = tmp_path / "backbone.pth", torch.Generator().manual_seed(0)
+    with torch.device("meta"):
+        shapes = builder(weights=None).features.state_dict()
+    state = {f"features.{key}": torch.randn(v.shape, generator=generator) * 0.05 for key, v in shapes.items()}
+    torch.save(state | {"classifier.1.weight": torch.zeros(2, 2)}, path)  # instead of the large classifier
     before = torch.random.get_rng_state()
     backbone = pretrained.lpips_backbone(net, str(path), digest(path))
     assert torch.equal(torch.random.get_rng_state(), before)
@@ -217,9 +207,10 @@ def test_the_clip_encoder_equals_transformers(tmp_path):
         pretrained.clip_image_encoder(str(tmp_path / "other.pth"), digest(tmp_path / "other.pth"))
 
 
-def test_a_download_is_checked_and_not_repeated(server, own_folder):
+def test_a_download_is_checked_and_not_repeated_nor_its_folder_written(server, own_folder, monkeypatch):
     assert download("some") == own_folder / "some.bin"
     assert (own_folder / "some.bin").read_bytes() == CONTENT
+    monkeypatch.setattr(pretrained, "FileLock", None)
     assert download("some") == find("some")
     assert server.starts == [0]
     assert seen(own_folder) == ["some.bin"]
@@ -279,12 +270,6 @@ def test_processes_that_download_together_make_one_whole_file(server, own_folder
     assert (own_folder / "some.bin").read_bytes() == CONTENT
     assert server.starts == [0], "one waited for the other"
     assert seen(own_folder) == ["some.bin"]
-
-
-def test_weights_in_a_folder_that_cannot_be_written_are_taken(own_folder, server, monkeypatch):
-    download("some")
-    monkeypatch.setattr(pretrained, "FileLock", None)
-    assert download("some") == own_folder / "some.bin"
 
 
 def test_the_command_lists_downloads_and_ends_in_one_line(server, own_folder, capsys):

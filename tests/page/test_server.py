@@ -10,7 +10,6 @@ from configs import _fresh_hydra  # noqa: F401  the fixture clears Hydra's globa
 from page_runs import ARROW, HOST, client, draw_photo, upload
 from starlette.testclient import TestClient
 
-from motionanim.page import server
 from motionanim.page.guard import HEADERS
 
 
@@ -135,7 +134,8 @@ def test_other_sites_and_names_are_refused(page: TestClient, header: str) -> Non
 
 def test_the_page_itself_is_answered_and_every_answer_has_the_headers(page: TestClient) -> None:
     own = {"Host": HOST, "Origin": f"http://{HOST}", "Sec-Fetch-Site": "same-origin"}
-    for path in ("/api/jobs", "/api/gallery", "/nowhere", "/static/nowhere.js"):
+    assert page.get("/").headers["content-type"].startswith("text/html")
+    for path in ("/", "/api/jobs", "/api/gallery", "/nowhere", "/static/nowhere.js"):
         answer = page.get(path, headers=own)
         assert answer.status_code == (404 if "nowhere" in path else 200)
         assert {key: answer.headers[key] for key in HEADERS} == HEADERS
@@ -204,9 +204,3 @@ def test_a_full_disk_is_told_and_leaves_nothing(
         assert answer.status_code == 507
         assert answer.json() == {"error": "the disk is full: free some space and try again"}
     assert sorted(folder.iterdir()) == before
-
-
-def test_the_page_is_served(page: TestClient) -> None:
-    if not (server.STATIC / "index.html").exists():
-        pytest.skip("without static files")
-    assert page.get("/").headers["content-type"].startswith("text/html")

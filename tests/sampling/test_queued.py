@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 import torch
-from long_video_runs import METHODS, SIGMAS, L, N, ToyVideo, certain, condition, run
+from long_video_runs import SIGMAS, L, N, ToyVideo, certain, condition, run
 from torch import Tensor
 
 from motionanim.models.schedule import euler_step
@@ -212,4 +212,3 @@ def test_frames_before_the_video_stand_still() -> None:
     steps = (first.warped_latents - given.image_latents[:, None]).mean((0, 2, 3, 4))
     torch.testing.assert_close(steps, torch.tensor([0.0, 0, 0, 1]))
     assert torch.equal(first.image_latents, given.image_latents)
-    assert "fifo" in METHODS

@@ -21,12 +21,9 @@ def test_sigmas_equal_diffusers(steps: int) -> None:
     torch.testing.assert_close(karras_sigmas(steps, **SVD), scheduler.sigmas, atol=0, rtol=0)
 
 
-def test_one_step_goes_from_the_top_to_zero() -> None:
-    torch.testing.assert_close(karras_sigmas(1, **SVD), torch.tensor([700.0, 0.0]))
-
-
-def test_restart_sigmas_of_the_paper_at_gamma() -> None:
+def test_sigmas_of_one_step_and_where_the_paper_restarts() -> None:
     """method.md, finding 2: gamma 0.8 restarts at sigma 0.157 for T = 25."""
+    torch.testing.assert_close(karras_sigmas(1, **SVD), torch.tensor([700.0, 0.0]))
     sigmas = karras_sigmas(25, **SVD)
     assert [round(float(sigmas[m]), 3) for m in (15, 20)] == [3.87, 0.157]
 

@@ -10,6 +10,7 @@ import pytest
 
 from motionanim.models.svd.denoiser import Denoiser
 
+VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 # A layer of a UNet stands for all of it, which takes most of a minute. Both processes share the imports.
 SCRIPT = """
 import json, os, torch, torch._inductor.compile_fx
@@ -34,15 +35,11 @@ for _ in range(2):
 """
 
 
-VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
-
-
-@pytest.fixture
-def place(denoiser: Denoiser, monkeypatch: pytest.MonkeyPatch):
-    """The folder of compiled code, from the environment as it was before."""
+def test_the_folder_of_compiled_code(denoiser: Denoiser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(denoiser.unet, "compile", lambda **_: None)
 
-    def found(before: str | None, home: Path) -> str | None:
+    def place(before: str | None, home: Path) -> str | None:
+        """The folder, from the environment as it was before."""
         monkeypatch.setenv("HOME", str(home))
         monkeypatch.delenv(VARIABLE, raising=False)
         if before is not None:
@@ -50,10 +47,6 @@ def place(denoiser: Denoiser, monkeypatch: pytest.MonkeyPatch):
         denoiser.compile_unet("default")
         return os.environ.get(VARIABLE)
 
-    return found
-
-
-def test_the_folder_of_compiled_code(place, tmp_path: Path) -> None:
     kept = str(tmp_path / ".cache/motionanim/compiled")
     default = str(Path(tempfile.gettempdir(), "torchinductor_me"))
     assert place(None, tmp_path) == place(default, tmp_path) == kept
@@ -67,7 +60,7 @@ def test_the_folder_of_compiled_code(place, tmp_path: Path) -> None:
 def test_a_second_process_takes_the_compiled_code_of_the_first(tmp_path: Path) -> None:
     script = tmp_path / "compiles.py"
     script.write_text(SCRIPT)
-    environment = {name: value for name, value in os.environ.items() if name != "TORCHINDUCTOR_CACHE_DIR"}
+    environment = {name: value for name, value in os.environ.items() if name != VARIABLE}
     environment |= {"HOME": str(tmp_path), "TMPDIR": str(tmp_path)}
 
     done = forked.run(script, cwd=tmp_path, env=environment)
