@@ -177,12 +177,8 @@ def test_a_killed_worker_fails_its_job_and_is_started_again(page: TestClient, ph
     assert failed["error"] == (
         "the process that makes videos ended (code -9), perhaps for lack of memory: try a smaller size"
     )
-    when(page, following, "done")
-    assert names(folder) - before == {f"{job['name']}.arrows.json", *following_files(page, following)}
-
-
-def following_files(page: TestClient, job: dict[str, Any]) -> set[str]:
-    return set(now(page, job)["files"].values())
+    done = when(page, following, "done")
+    assert names(folder) - before == {f"{job['name']}.arrows.json", *done["files"].values()}
 
 
 def test_a_job_that_cannot_be_made_says_why_and_the_next_is_made(page: TestClient, photo: str) -> None:

@@ -46,6 +46,10 @@ def decoded(vae: AutoencoderKLTemporalDecoder, latents: Tensor, tile: int | None
     return vae.decoder(latents, torch.zeros(1, len(latents)), len(latents), tile)
 
 
+def halves(vae: AutoencoderKLTemporalDecoder, latents: Tensor) -> Tensor:
+    return torch.cat([decoded(vae, half) for half in latents.chunk(2, dim=-1)], dim=-1)
+
+
 def error(found: Tensor, wanted: Tensor) -> float:
     """Root mean square, as a share of the picture's standard deviation."""
     return float((found - wanted).square().mean().sqrt() / wanted.std())
@@ -57,8 +61,7 @@ def test_tiles_are_the_whole_frame_where_all_frames_are_measured(vae: Autoencode
     assert torch.equal(decoded(vae, latents, tile=SIDE), whole)
     assert error(decoded(vae, latents, tile=TILE), whole) < 1e-4
     # Tiles that are decoded by themselves, as in diffusers' other autoencoders, take the dark half for a bright one.
-    halves = [decoded(vae, half) for half in latents.chunk(2, dim=-1)]
-    assert error(torch.cat(halves, dim=-1), whole) > 0.2
+    assert error(halves(vae, latents), whole) > 0.2
     assert torch.equal(decoded(vae, latents), whole), "nothing of the tiles stays"
 
 
@@ -67,17 +70,16 @@ def test_tiles_of_a_video_are_nearer_to_whole_frames_than_tiles_that_know_nothin
 ) -> None:
     latents = scene(6)  # of which 3 are measured
     whole = decoded(vae, latents)
-    halves = [decoded(vae, half) for half in latents.chunk(2, dim=-1)]
-    assert error(decoded(vae, latents, tile=TILE), whole) < error(torch.cat(halves, dim=-1), whole) / 2 < 0.3
+    assert error(decoded(vae, latents, tile=TILE), whole) < error(halves(vae, latents), whole) / 2 < 0.3
 
 
 def test_layers_are_on_the_device_only_while_they_run(base: Path) -> None:
     z, sigma, condition = torch.randn(1, 5, 4, 8, 8), torch.ones(1), make_condition(batch=1)
     with torch.no_grad():
-        expected = trained_denoiser(base).eval()(z, sigma, condition)
+        expected = trained_denoiser(base)(z, sigma, condition)
     there: list[int] = []
     with PretendedCuda(), torch.no_grad():
-        denoiser, device = trained_denoiser(base).eval(), torch.device("cuda", 0)
+        denoiser, device = trained_denoiser(base), torch.device("cuda", 0)
         layers = [m for m in denoiser.unet.modules() if isinstance(m, nn.Linear | nn.Conv2d | nn.Conv3d)]
 
         def watched(layer: nn.Module, forward: Callable[..., Tensor], *args: Tensor) -> Tensor:
@@ -121,7 +123,7 @@ def test_a_whole_codec_runs_on_the_device_while_its_weights_stay_on_the_host(
 
 @torch.no_grad()
 def test_a_guidance_pair_in_several_calls_is_the_pair_in_one(base: Path) -> None:
-    denoiser, condition = trained_denoiser(base).eval(), make_condition(batch=3)
+    denoiser, condition = trained_denoiser(base), make_condition(batch=3)
     z, sigma = torch.randn(3, 5, 4, 8, 8), torch.tensor([0.5, 1.0, 2.0])
     seen: list[int] = []
     denoiser.unet.register_forward_pre_hook(lambda unet, inputs: seen.append(len(inputs[0])))
