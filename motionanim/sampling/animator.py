@@ -61,10 +61,10 @@ class Animator:
         self, codec: Codec, denoiser: Denoiser, *, sampling: Mapping[str, Any], context_length: int,
         device: torch.device | None = None,
     ) -> None:  # fmt: skip
-        s = self.sampling = _checked(sampling)
+        self.sampling = _checked(sampling)
         self.codec, self.denoiser, self.context_length = codec, denoiser, context_length
         self.device = device or next(denoiser.parameters()).device
-        self.sigmas = karras_sigmas(s["num_steps"], sigma_min=s["sigma_min"], sigma_max=s["sigma_max"], rho=s["rho"])
+        self.sigmas = self.levels(self.sampling["num_steps"])
 
     @classmethod
     def load(
@@ -111,6 +111,11 @@ class Animator:
         else:
             denoiser.to(device)
         return cls(codec, denoiser, sampling=sampling, context_length=context_length, device=device), found
+
+    def levels(self, steps: int) -> Tensor:
+        """Noise levels (steps + 1,) of a run of `steps` steps."""
+        s = self.sampling
+        return karras_sigmas(steps, sigma_min=s["sigma_min"], sigma_max=s["sigma_max"], rho=s["rho"])
 
     def encode(self, frames: Tensor) -> Tensor:
         """Frames (B, T, 3, H, W) in [-1, 1] to scaled latents (B, T, C, h, w)."""
@@ -186,8 +191,7 @@ class Animator:
             None if value is None else value.to(self.device) for value in (image, flow, mask, strength, warped_frames)
         )
         video = PhotoVideo(
-            self.codec,
-            self.denoiser,
+            self,
             image,
             flow,
             num_frames=num_frames,
@@ -198,9 +202,6 @@ class Animator:
             release=release,
             warped_frames=warped_frames,
             warped_latents=warped_latents,
-            sampling=self.sampling,
-            context_length=self.context_length,
-            sigmas=self.sigmas,
             generator=torch.Generator().manual_seed(seed),
             progress=progress,
         )

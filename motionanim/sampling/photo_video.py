@@ -1,16 +1,12 @@
 """A `VideoModel` of photos: the network is a `Denoiser`, and the input image is warped in pixels."""
 
-from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from motionanim.cli.progress import Progress
-from motionanim.models.schedule import karras_sigmas
-from motionanim.models.svd.codec import Codec
-from motionanim.models.svd.denoiser import Denoiser
 from motionanim.models.svd.spectral_attention import spectral_blend
 from motionanim.models.svd.windowed_attention import temporal_windows
 from motionanim.motion.flow import motion_strength, trace_back
@@ -21,11 +17,15 @@ from motionanim.sampling.samplers import holding
 from motionanim.sampling.video import VideoModel
 from motionanim.types import Condition
 
+if TYPE_CHECKING:
+    from motionanim.sampling.animator import Animator
+
 
 class PhotoVideo(VideoModel):
     """A video of each photo of a batch.
 
     Args:
+        animator: The networks and the settings of sampling.
         image: (B, 3, H, W) in [-1, 1].
         flow: (B, N-1, 2, H, W) px per frame.
         mask: (B, 1, H, W) in {0, 1}; where it is 0 the latents are held at the image's.
@@ -35,14 +35,12 @@ class PhotoVideo(VideoModel):
         release: Moves the video instead of the model, which then sees nothing of the flow but its strength.
         warped_frames: (B, M, 3, H, W) in [-1, 1], M >= N: the warped image; None warps it along `flow`.
         warped_latents: (B, M', C, h, w) of the first M' of them, where they are known.
-        sampling: The sampling config group.
-        context_length, sigmas, generator, progress: As in `VideoModel`.
+        generator, progress: As in `VideoModel`.
     """
 
     def __init__(
         self,
-        codec: Codec,
-        denoiser: Denoiser,
+        animator: "Animator",
         image: Tensor,
         flow: Tensor,
         *,
@@ -54,34 +52,32 @@ class PhotoVideo(VideoModel):
         release: Release | None,
         warped_frames: Tensor | None,
         warped_latents: Tensor | None,
-        sampling: Mapping[str, Any],
-        context_length: int,
-        sigmas: Tensor,
         generator: torch.Generator,
         progress: Progress | None,
     ) -> None:
-        self.codec, self.network, self.image, self.sampling = codec, denoiser, image, sampling
-        self.generator, self.fps = generator, fps
+        codec, network, sampling, length = animator.codec, animator.denoiser, animator.sampling, animator.context_length
+        self.codec, self.network, self.sampling, self.animator = codec, network, sampling, animator
+        self.image, self.generator, self.fps = image, generator, fps
         self.strength = motion_strength(flow) if strength is None else strength
         on = torch.ones_like(fps)
         release = release if use_flow else None
-        steered = use_flow and release is None and denoiser.steerable
+        steered = use_flow and release is None and network.steerable
         moves = steered or release is not None
         self.flags = {"use_flow": on * float(steered), "use_strength": on * float(strength is not None)}
-        self.reads_warped = (steered and denoiser.uses_warped) or release is not None
+        self.reads_warped = (steered and network.uses_warped) or release is not None
         self.given, self.moving = warped_frames is not None, None
         if moves and self.given:
             self.moving = MovingImage(codec, image, warped_frames, warped_latents)
         elif moves:
             # A window may end this much after the video, whose last step then goes on.
-            beyond = flow[:, -1:].expand(-1, max(context_length, len(sigmas)), -1, -1, -1)
+            beyond = flow[:, -1:].expand(-1, max(length, len(animator.sigmas)), -1, -1, -1)
             self.moving = MovingImage(codec, image, trace_back(torch.cat([flow, beyond], dim=1).float()))
         first, last = sampling["min_guidance"], sampling["max_guidance"]
         super().__init__(
             self._condition(image, flow, None),
             num_frames=num_frames,
-            context_length=context_length,
-            sigmas=sigmas,
+            context_length=length,
+            sigmas=animator.sigmas,
             sampler=sampling["sampler"],
             guidance=None if first == last else (first, last),
             release=release,
@@ -159,5 +155,4 @@ class PhotoVideo(VideoModel):
         return spectral_blend(self.network, self.context_length, d_s=d_s, d_t=d_t)
 
     def levels(self, steps: int) -> Tensor:
-        s = self.sampling
-        return karras_sigmas(steps, sigma_min=s["sigma_min"], sigma_max=s["sigma_max"], rho=s["rho"])
+        return self.animator.levels(steps)
