@@ -149,9 +149,8 @@ class MotionAttention:
             out, motion_out = both.transpose(1, 2).unflatten(-1, (2, -1)).unbind(-2)
         else:
             motion_key = heads(motion.to_k(motion_tokens)).to(key.dtype)
-            out, motion_out = (
-                attend(key=k, value=v).transpose(1, 2) for k, v in ((key, value), (motion_key, motion_value))
-            )
+            out = attend(key=key, value=value).transpose(1, 2)
+            motion_out = attend(key=motion_key, value=motion_value).transpose(1, 2)
         out = attn.to_out[1](attn.to_out[0](out.flatten(2)))
         return (out + motion.to_out(motion_out.flatten(2))) / attn.rescale_output_factor
 
