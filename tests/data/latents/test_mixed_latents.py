@@ -1,24 +1,21 @@
 """Prepared latents in several shapes: training on them is training on the clips that they are made of."""
 
-import functools
 import json
 import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+import shard_runs
 import torch
 from mixed_videos import SHAPES, mixed_data, shapes_32, write_videos
 
-from motionanim.data.engine import ProcessEngine
-from motionanim.data.latents.encoding import encode_clips, encode_shard
 from motionanim.data.latents.prepared import PreparedLatents, clip_size
 from motionanim.data.stream import StreamData, as_floats, collate
 from motionanim.models.svd.codec import Codec
 from motionanim.types import ClipBatch
 
 SIZE = {"num_frames": 5, "height": 32, "width": 32}
-READING = {"shuffle_shards": 2, "cache": "unused", "cache_gb": 0, "retries": 0}
 
 
 @pytest.fixture(scope="module")
@@ -29,18 +26,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> StreamData:
 
 
 def encoded(data: StreamData, codec: Codec, folder: Path, count: int, encode=None) -> int:
-    make_shard = functools.partial(
-        encode_shard, clips=data.train, encode=encode or codec.encode, embed=codec.embed_image, warp=None,
-        batch_size=3, num_workers=0, device=torch.device("cpu"),
-    )  # fmt: skip
-    return encode_clips(
-        make_shard, count=count, shard_clips=6, predict=False, vae="v", size=clip_size(shapes_32(), **SIZE), source={},
-        folder=folder, engine=ProcessEngine(workers=0), shape_number=data.train.shape_number,
+    return shard_runs.encoded(
+        data.train, codec, folder, count=count, encode=encode, batch_size=3, shard_clips=6, vae="v", source={},
+        size=clip_size(shapes_32(), **SIZE), shape_number=data.train.shape_number,
     )  # fmt: skip
 
 
-def opened(folder: Path, row: int = 4, **changes) -> PreparedLatents:
-    return PreparedLatents(folder, seed=0, shapes=shapes_32(row), **SIZE, **READING | changes)
+def opened(folder: Path, row: int = 4) -> PreparedLatents:
+    return shard_runs.prepared(folder, shapes=shapes_32(row), **SIZE)
 
 
 def test_a_shard_holds_clips_of_several_shapes_and_training_sees_those_of_the_videos(
@@ -70,15 +63,8 @@ def test_a_shard_holds_clips_of_several_shapes_and_training_sees_those_of_the_vi
 
 def test_a_killed_run_gives_the_same_bytes_and_a_folder_grows(data: StreamData, codec: Codec, tmp_path: Path) -> None:
     encoded(data, codec, tmp_path / "whole", 22)
-    calls = iter(range(3))
-
-    def killed(frames: torch.Tensor) -> torch.Tensor:
-        if next(calls, None) is None:
-            raise KeyboardInterrupt
-        return codec.encode(frames)
-
     with pytest.raises(KeyboardInterrupt):
-        encoded(data, codec, tmp_path / "cut", 13, encode=killed)
+        encoded(data, codec, tmp_path / "cut", 13, encode=shard_runs.ends_after(3, codec, KeyboardInterrupt()))
     assert encoded(data, codec, tmp_path / "cut", 13) == 7
     assert encoded(data, codec, tmp_path / "cut", 22) == 10  # the shard of one clip is made anew, whole
     files = {name: {p.name: p.read_bytes() for p in (tmp_path / name).iterdir()} for name in ("whole", "cut")}
@@ -96,7 +82,7 @@ def test_latents_of_other_shapes_are_refused(data: StreamData, codec: Codec, tmp
     encoded(data, codec, tmp_path, 6)
     assert opened(tmp_path, row=2).order.item(0) >= 0, "rows are made anew from what is stored"
     with pytest.raises(ValueError, match="holds clips of .*: scale.buckets is true for one of them only"):
-        PreparedLatents(tmp_path, seed=0, **SIZE, **READING)
+        shard_runs.prepared(tmp_path, **SIZE)
     manifest = json.loads((tmp_path / "latents.json").read_text())
     assert sum(count for _, count in manifest["shapes_in_order"]) == 6
     numbers = np.repeat(*np.array(manifest["shapes_in_order"]).T)
