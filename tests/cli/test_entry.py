@@ -31,9 +31,7 @@ class Broken(Dataset):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_the_line_is_the_error_itself(
-    workers: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_line_is_the_error_itself(workers, capsys, monkeypatch):
     monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.1)  # waits so long for the loader's end
     with pytest.raises(SystemExit, match="2"):
         one_line_errors(lambda: next(iter(DataLoader(Broken(), num_workers=workers))))()
@@ -94,9 +92,7 @@ def test_lack_of_memory_names_the_settings_to_change(capsys: pytest.CaptureFixtu
         ("train", "experiment=motion_lora", "encoding", "scale.batch_size=4 (lower)"),
     ],
 )  # fmt: skip
-def test_lack_of_memory_names_the_phase_and_its_settings(
-    config: str, override: str, where: str, advice: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_lack_of_memory_names_the_phase_and_its_settings(config, override, where, advice, capsys):
     def fill(_: object) -> None:
         with phase("training step"), phase(where):  # the inner one counts
             fill_the_gpu()
@@ -143,9 +139,7 @@ def test_wandb_is_offline_unless_there_is_a_key_for_its_host(tmp_path: Path, mon
 
 
 @pytest.mark.parametrize(("answers", "reason"), [("nothing", "refused"), ("never", r"no answer in 0.3 s|timed out")])
-def test_a_wandb_server_that_is_not_there_is_noticed(
-    answers: str, reason: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_wandb_server_that_is_not_there_is_noticed(answers, reason, monkeypatch):
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.setattr("motionanim.cli.command.WANDB_PATIENCE", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as server:  # its backlog takes connections, and nobody reads them

@@ -104,10 +104,7 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("program", "arguments", "line"), MISTAKES, ids=str)
-def test_a_mistake_is_one_line_with_the_remedy(
-    program: str, arguments: str, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+def test_a_mistake_is_one_line_with_the_remedy(program, arguments, line, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     GlobalHydra.instance().clear()
     Image.fromarray(np.zeros((36, 48, 3), dtype=np.uint8)).save("photo.png")
@@ -134,9 +131,7 @@ def test_a_mistake_is_one_line_with_the_remedy(
         ("out=C:\\new\\(1).mp4", "C:\\new\\(1).mp4"),
     ],
 )  # fmt: skip
-def test_ordinary_file_names_are_read(
-    typed: str, value: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ordinary_file_names_are_read(typed, value, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/home/me")
     Path("a,b.png").touch()

@@ -73,9 +73,7 @@ def test_one_line_says_stage_share_and_time_left(clock: list[float], monkeypatch
     assert any(line.startswith("frames:  90%") and line.endswith("00:15 left") for line in map(str.rstrip, lines))
 
 
-def test_in_a_log_there_are_few_lines_and_without_progress_none(
-    clock: list[float], capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_in_a_log_there_are_few_lines_and_without_progress_none(clock, capfd):
     for shown in (True, False):
         with Progress(shown=shown) as bar:
             bar.expect("frames", 500, seconds=1.0)
@@ -112,9 +110,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("method", "options"), CASES, ids=str)
-def test_a_method_announces_the_calls_that_it_takes(
-    method: str, options: dict, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_method_announces_the_calls_that_it_takes(method, options, monkeypatch):
     expected = []
     monkeypatch.setattr(Progress, "expect", lambda self, stage, units, seconds=None: expected.append((stage, units)))
     with Progress(shown=False) as bar:

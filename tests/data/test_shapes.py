@@ -83,9 +83,7 @@ def test_a_size_is_known_from_the_first_frame(tmp_path: Path) -> None:
         shown_size(tmp_path / "text.mp4")
 
 
-def test_sizes_are_looked_up_once_until_a_file_changes(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sizes_are_looked_up_once_until_a_file_changes(folder, tmp_path, monkeypatch):
     root = copied(folder, tmp_path / "root")
     (root / "broken.mp4").write_bytes(b"x")
     paths, kept, asked = [*sorted(root.iterdir()), root / "missing.mp4"], tmp_path / "new" / "sizes.txt", []

@@ -97,9 +97,7 @@ def test_broken_weights_leave_the_two_newest_good_checkpoints(base: Path, tmp_pa
     [(float("inf"), False, "weights are NaN or infinite after step 3: lower"), (0.5, True, "killed by signal")],
     ids=["exploding", "half updated"],
 )
-def test_weights_that_the_last_update_broke_are_not_saved(
-    base: Path, tmp_path: Path, factor: float, dies: bool, message: str
-) -> None:
+def test_weights_that_the_last_update_broke_are_not_saved(base, tmp_path, factor, dies, message):
     module = lora_module(base)
     configure = module.configure_optimizers
 
@@ -128,9 +126,7 @@ def test_weights_that_the_last_update_broke_are_not_saved(
     ("error", "kept"),
     [(OSError(errno.EIO, "lost"), 3), (OSError(errno.ENOSPC, "full"), 2), (Diverged("the loss is nan"), 2)],
 )
-def test_an_error_saves_unless_the_disk_is_full_or_the_loss_is_nan(
-    base: Path, tmp_path: Path, error: Exception, kept: int
-) -> None:
+def test_an_error_saves_unless_the_disk_is_full_or_the_loss_is_nan(base, tmp_path, error, kept):
     with pytest.raises(type(error)):
         fit(lora_module(base), tmp_path, 9, At(3, raising(error)), saves(tmp_path, every=2))
     assert saved_steps(tmp_path) == {"last.ckpt": kept}
@@ -143,9 +139,7 @@ def test_a_full_disk_is_known_by_any_librarys_error() -> None:
 
 
 @pytest.mark.parametrize(("times", "error", "kept"), [(1, CtrlC, 4), (2, SystemExit, 3)])
-def test_ctrl_c_ends_after_the_step_and_twice_at_once(
-    base: Path, tmp_path: Path, times: int, error: type, kept: int
-) -> None:
+def test_ctrl_c_ends_after_the_step_and_twice_at_once(base, tmp_path, times, error, kept):
     def press(_: L.LightningModule) -> None:
         for _ in range(times):
             os.kill(os.getpid(), signal.SIGINT)
@@ -205,9 +199,7 @@ def test_the_last_step_is_saved_when_all_else_is_done(base: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize(("every", "kept"), [(2, 2), (RARELY, 3)])
-def test_what_fails_after_the_last_step_is_repeated_if_there_is_a_checkpoint_before(
-    base: Path, tmp_path: Path, every: int, kept: int
-) -> None:
+def test_what_fails_after_the_last_step_is_repeated_if_there_is_a_checkpoint_before(base, tmp_path, every, kept):
     late = L.Callback()
     late.on_train_end = raising(OSError("late"))
     with pytest.raises(OSError, match="late"):

@@ -57,9 +57,7 @@ def test_halved_weights_are_exported_as_the_bases_own(base: Path, tmp_path: Path
     ],
     ids=["frozen", "moments"],
 )
-def test_what_cannot_be_combined_is_refused(
-    base: Path, tmp_path: Path, changes: dict, options: dict, message: str
-) -> None:
+def test_what_cannot_be_combined_is_refused(base, tmp_path, changes, options, message):
     with pytest.raises(ValueError, match=message):
         check_strategy(make_trainer(tmp_path, 1, **options), diffusion(base, **changes), stream())
 

@@ -139,9 +139,7 @@ def test_learning_rate_and_weight_decay_of_a_resumed_run_act(base: Path, tmp_pat
 
 
 @pytest.mark.parametrize("average", [False, True])
-def test_any_checkpoint_is_exported_as_the_run_would_have_done(
-    base: Path, tmp_path: Path, average: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_any_checkpoint_is_exported_as_the_run_would_have_done(base, tmp_path, average, monkeypatch):
     monkeypatch.setattr(Ema, "START", 1)
     kept = [Ema(decay=0.9)] if average else []
     run(tmp_path / "checkpoints", config(base), 4, *kept, Export(folder=str(tmp_path), every_n_steps=2))

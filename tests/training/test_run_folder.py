@@ -136,9 +136,7 @@ def test_trainings_that_begin_in_one_second_have_folders_of_their_own() -> None:
     assert first != second
 
 
-def test_a_job_of_a_sweep_has_a_short_folder_however_many_settings_it_has(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_job_of_a_sweep_has_a_short_folder_however_many_settings_it_has(tmp_path, monkeypatch):
     found = []
 
     def seen(_: str | None, folder: Path) -> None:

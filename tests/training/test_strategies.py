@@ -139,9 +139,7 @@ def check_close(found: Path, wanted: Path, *, atol: float = 1e-6, rtol: float = 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", STRATEGIES)
-def test_two_processes_are_one_with_twice_the_batch(
-    kind: str, base: Path, alone: tuple[Path, Record], tmp_path: Path
-) -> None:
+def test_two_processes_are_one_with_twice_the_batch(kind, base, alone, tmp_path):
     folder, one = alone
     forked.call(worker, kind, free_port(), base, tmp_path, folder / "one" / "last.ckpt", ranks=2)
     ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
@@ -212,9 +210,7 @@ def test_two_processes_are_one_in_two_passes_bit_for_bit(base: Path, tmp_path: P
         (MotionLoraModule, 8, 1.0, None),
     ],
 )
-def test_what_cannot_be_sharded_is_refused_before_the_run(
-    module, clips: int, limit: float, message: str | None
-) -> None:
+def test_what_cannot_be_sharded_is_refused_before_the_run(module, clips, limit, message):
     trainer = L.Trainer(
         accelerator="cpu", devices=2, strategy=Sharded(timeout=60), logger=False, limit_val_batches=limit
     )

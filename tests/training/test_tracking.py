@@ -16,9 +16,7 @@ import train
 
 
 @pytest.mark.parametrize("reason", [None, "refused"])
-def test_parts_of_a_training_are_one_run_and_offline_where_nothing_answers(
-    reason: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_parts_of_a_training_are_one_run_and_offline_where_nothing_answers(reason, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(train, "wandb_unreachable", lambda: reason)
     monkeypatch.setattr(train.hydra.utils, "instantiate", lambda node, **given: given)
     monkeypatch.setattr(train.HydraConfig, "get", lambda: SimpleNamespace(mode=RunMode.RUN))
@@ -33,9 +31,7 @@ def test_parts_of_a_training_are_one_run_and_offline_where_nothing_answers(
 
 
 @pytest.mark.parametrize("reason", [None, "refused"])
-def test_evaluations_under_one_label_are_runs_of_their_own(
-    reason: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_evaluations_under_one_label_are_runs_of_their_own(reason, tmp_path, monkeypatch, capsys):
     begun = []
 
     def init(**options: object) -> None:

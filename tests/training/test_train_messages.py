@@ -49,9 +49,7 @@ def test_of_a_damaged_checkpoint_the_one_before_is_taken_and_stays(tmp_path: Pat
         (RunMode.MULTIRUN, None, "the same command, with -m, with run=sweep ckpt_path=auto goes on"),
     ],
 )
-def test_a_run_that_ended_early_says_what_is_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: RunMode, content: bytes | None, wanted: str
-) -> None:
+def test_a_run_that_ended_early_says_what_is_kept(tmp_path, monkeypatch, mode, content, wanted):
     monkeypatch.setattr(train.HydraConfig, "get", lambda: SimpleNamespace(mode=mode))
     out = tmp_path / "sweep" / "0"
     saved(out, last=content)
@@ -116,10 +114,7 @@ def ended_by(
     ],
     ids=["SIGTERM", "Ctrl-C", "SIGUSR1", "Ctrl-C at once"],
 )
-def test_a_stopped_run_says_by_what(
-    error: BaseException, code: int, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+def test_a_stopped_run_says_by_what(error, code, line, tmp_path, monkeypatch, capsys):
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     monkeypatch.delenv("SLURM_ARRAY_JOB_ID", raising=False)
     last = saved(tmp_path / "0", last=None)
@@ -142,9 +137,7 @@ def test_a_stopped_run_says_by_what(
     ],
     ids=["full", "full, no name", "full, by safetensors", "a loader process", "in a loader process", "NaN", "another"],
 )
-def test_a_failed_run_says_what_is_kept(
-    error: Exception, wanted: type[Exception], line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_run_says_what_is_kept(error, wanted, line, tmp_path, monkeypatch):
     last = saved(tmp_path / "0", last=None)
     with pytest.raises(wanted) as raised:
         ended_by(error, tmp_path / "0", monkeypatch)

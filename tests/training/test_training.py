@@ -137,9 +137,7 @@ def test_clips_without_their_field_train_at_noise_levels_of_their_own(base: Path
     assert 0 < use_flow.sum() < len(use_flow)
 
 
-def test_ema_is_the_average_that_export_sees_and_the_checkpoint_keeps_both(
-    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ema_is_the_average_that_export_sees_and_the_checkpoint_keeps_both(base, tmp_path, monkeypatch):
     monkeypatch.setattr(Ema, "START", 3)
 
     def weight() -> torch.Tensor:
@@ -182,9 +180,7 @@ def test_the_plot_has_a_panel_a_quantity_and_a_line_a_column(tmp_path: Path) -> 
     assert two == 2 * one
 
 
-def test_a_resumed_run_keeps_and_draws_what_it_logged_before(
-    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_resumed_run_keeps_and_draws_what_it_logged_before(base, tmp_path, monkeypatch):
     drawn: list[tuple[str, list[int]]] = []
     plot = Axes.plot
     monkeypatch.setattr(Axes, "plot", lambda axis, x, *a, **k: drawn.append((k["label"], x)) or plot(axis, x, *a, **k))

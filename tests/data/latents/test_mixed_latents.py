@@ -36,9 +36,7 @@ def opened(folder: Path, row: int = 4) -> PreparedLatents:
     return shard_runs.prepared(folder, shapes=shapes_32(row), **SIZE)
 
 
-def test_a_shard_holds_clips_of_several_shapes_and_training_sees_those_of_the_videos(
-    data: StreamData, codec: Codec, tmp_path: Path
-) -> None:
+def test_a_shard_holds_clips_of_several_shapes_and_training_sees_those_of_the_videos(data, codec, tmp_path):
     assert encoded(data, codec, tmp_path, 22) == 22
     sizes = []
     for shard in tmp_path.glob("*.tar"):
