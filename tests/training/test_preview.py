@@ -7,7 +7,7 @@ import lightning as L
 import pytest
 import torch
 from conftest import make_batch
-from training_runs import SAMPLING, lora_module, make_trainer, stream
+from training_runs import SAMPLING, VALIDATED, At, lora_module, make_trainer, stream
 
 from motionanim.media.visualize import sheet
 from motionanim.training.preview import CameraReport, Preview, sample, side_by_side
@@ -62,19 +62,14 @@ def test_callbacks_leave_their_files_and_compare_from_the_same_noise(base: Path,
     preview = Preview(folder=str(tmp_path / "samples"), clips=2, sampling=SAMPLING, seed=0)
     camera = CameraReport(folder=str(tmp_path), clips=2, sampling=SAMPLING, flow_estimator=ShiftFlow(), seed=0)
 
-    class Nudge(L.Callback):
+    def nudge(module: L.LightningModule) -> None:
         """Make the LoRA do something large, so that with and without must differ."""
+        for name, parameter in module.named_parameters():
+            if ".lora_B" in name:
+                parameter.data.fill_(0.5)
 
-        def on_validation_start(self, trainer, pl_module) -> None:
-            with torch.no_grad():
-                for name, parameter in pl_module.named_parameters():
-                    if ".lora_B" in name:
-                        parameter.fill_(0.5)
-
-    trainer = make_trainer(
-        tmp_path, 1, Nudge(), preview, camera, limit_val_batches=1, val_check_interval=1, check_val_every_n_epoch=None
-    )
-    trainer.fit(module, stream())
+    callbacks = At(0, nudge), preview, camera
+    make_trainer(tmp_path, 1, *callbacks, val_check_interval=1, **VALIDATED).fit(module, stream())
     assert sorted(p.name for p in (tmp_path / "samples").iterdir()) == ["step_0000001.mp4", "step_0000001.png"]
     report = json.loads((tmp_path / "camera.json").read_text())
     assert report["flow_estimator"] == "shift"

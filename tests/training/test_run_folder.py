@@ -12,13 +12,7 @@ from in_process import run as run_command
 
 from motionanim.cli.command import run_name
 from motionanim.training.runs.checkpoints import find_checkpoint
-from motionanim.training.runs.folder import (
-    checkpoints,
-    claim,
-    newest_run,
-    set_records_aside,
-    write_records,
-)
+from motionanim.training.runs.folder import checkpoints, claim, newest_run, set_records_aside, write_records
 
 HOLD = (
     "import sys, pathlib; from motionanim.training.runs.folder import claim; "
@@ -27,11 +21,11 @@ HOLD = (
 
 
 def saved(folder: Path, *names: str) -> None:
-    """Empty checkpoints, the newest first."""
+    """Checkpoints of nothing, the newest first."""
     for age, name in enumerate(reversed(names)):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
+        torch.save({}, path)
         os.utime(path, ns=(age, age))
 
 
@@ -110,10 +104,6 @@ def test_last_and_auto_are_the_newest_checkpoint_of_this_run(tmp_path: Path, run
         tmp_path, "x/s/1/checkpoints/previous.ckpt", "x/b/checkpoints/last.ckpt", "x/a/checkpoints/last-v1.ckpt",
         "x/a/checkpoints/last.ckpt",
     )  # fmt: skip
-    for path in tmp_path.rglob("*.ckpt"):
-        when = path.stat().st_mtime_ns
-        torch.save({}, path)
-        os.utime(path, ns=(when, when))
     assert find_checkpoint("auto", tmp_path / run) == (last and tmp_path / last, [])
     if last is None:
         with pytest.raises(ValueError, match=r"ckpt_path=last: no checkpoint under .*s/0: .*run=NAME"):

@@ -3,6 +3,7 @@
 import tarfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import Mock
 
 import numpy as np
@@ -76,9 +77,11 @@ def test_a_resumed_run_keeps_what_decides_its_clips(folder, tmp_path):
         return StreamData(train=train, val=[], batch_size=1, num_workers=0)
 
     data = prepared(folder)
+    fast, slow = (SimpleNamespace(flow_estimator=SimpleNamespace(name=f"raft-{number}")) for number in (1, 2))
     state = {"clips": 7, "dataset": data.fingerprint}
     stream(prepared(folder, seed=5)).load_state_dict(state)  # of an earlier version, which did not store the order
-    stream([]).load_state_dict({"clips": 3, "dataset": None})
+    for train in ([], fast):
+        stream(train).load_state_dict({"clips": 3, "dataset": None})
     state |= {"seed": 0, "shuffle_shards": 2}
     assert {"clips": 7, **stream(data)._identity()} == state
     stream(prepared(folder, cache_gb=3)).check_state(state)
@@ -88,6 +91,7 @@ def test_a_resumed_run_keeps_what_decides_its_clips(folder, tmp_path):
         (data, [], f"{latents} and would go on with prepared latents None"),
         (data, prepared(folder, seed=1), "seed=0 .* would go on with seed=1 .*: set data.seed .* to 0, or"),
         (data, prepared(folder, shuffle_shards=3), "shuffle_shards=2 .*=3, .*: set reading.shuffle_shards to 2"),
+        (fast, slow, "flow by raft-1 and would go on with flow by raft-2"),
         (rendered(3), rendered(4), "seed=3 .* would go on with seed=4 .*: set data.seed .*data.train.seed. to 3, or"),
     ):
         with pytest.raises(ValueError, match=f"the run began with {named}"):
