@@ -1,6 +1,5 @@
 """Every YAML binds to its target, every setting is read, every experiment runs at the tiniest size."""
 
-import os
 import re
 import subprocess
 from collections.abc import Iterator
@@ -170,8 +169,7 @@ def overrides_of(experiment: str, base: Path) -> list[str]:
 
 
 def run_train(*overrides: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "WANDB_MODE": "offline", "WANDB_SILENT": "true"}
-    return forked.run(str(ROOT / "train.py"), *overrides, cwd=cwd, env=environment)
+    return forked.run(ROOT / "train.py", *overrides, cwd=cwd)
 
 
 def check_one_step(experiment: str, *overrides: str, cwd: Path) -> Path:

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -10,11 +11,6 @@ from in_process import run
 from omegaconf import OmegaConf
 from PIL import Image
 
-import motionanim.animate
-import motionanim.data.encode
-import motionanim.data.prepare.__main__
-import motionanim.evaluation.report.__main__
-import motionanim.evaluation.study.__main__
 from motionanim.cli.settings import lora_weights, mistyped, quoted, readable
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -181,10 +177,6 @@ def test_loras_may_be_given_as_text() -> None:
 
 def test_ctrl_c_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     monkeypatch.chdir(tmp_path)
-
-    def stopped(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(motionanim.data.prepare.__main__, "check_root", stopped)
+    monkeypatch.setattr("motionanim.data.prepare.__main__.check_root", Mock(side_effect=KeyboardInterrupt))
     assert run("prepare", ["root=."], monkeypatch) == 130
     assert capsys.readouterr().err == "error: stopped by Ctrl-C; what was finished before is kept\n"

@@ -1,6 +1,7 @@
 """One bar over a job of several stages, and the calls that the long-video methods announce to it."""
 
 import io
+from unittest.mock import Mock
 
 import pytest
 from long_video_runs import METHODS, run
@@ -92,10 +93,7 @@ def test_a_watch_is_told_of_each_report_and_may_stop_the_job(clock: list[float],
         ("denoising", 0.3, 7.0), ("frames", 0.6, 4.0),
         ("frames", 0.7, 3.0), ("frames", 0.8, 2.0), ("frames", 0.9, 1.0), ("frames", 1.0, 0.0),
     ]  # fmt: skip
-
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
+    stop = Mock(side_effect=KeyboardInterrupt)
     with pytest.raises(KeyboardInterrupt), Progress(shown=shown, watch=stop) as bar:
         bar.done("frames")
 

@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -59,13 +60,8 @@ def test_a_run_that_ended_early_says_what_is_kept(tmp_path, monkeypatch, mode, c
 
 def test_the_model_is_drawn_alike_whatever_the_data_draws(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     drawn = []
-
-    def instantiate(node: str, **_: object) -> None:
-        drawn.append(torch.rand(1).item())
-        if node == "model":
-            raise InterruptedError
-
-    monkeypatch.setattr(train.hydra.utils, "instantiate", instantiate)
+    monkeypatch.setattr(train.hydra.utils, "instantiate", lambda *_, **__: drawn.append(torch.rand(1).item()))
+    monkeypatch.setattr(train, "Settings", Mock(side_effect=InterruptedError))  # after the model
     cfg = OmegaConf.create({"seed": 0, "data": "data", "model": "model"})
     with pytest.raises(InterruptedError):
         train.train(cfg, tmp_path, None, first=True)
