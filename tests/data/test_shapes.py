@@ -2,6 +2,7 @@
 
 import math
 import os
+import shutil
 from collections import Counter
 from itertools import chain
 from pathlib import Path
@@ -134,7 +135,7 @@ def test_loader_processes_read_the_same_batches(folder: Path, tmp_path: Path) ->
     batches = []
     for workers in (0, 2):
         data = mixed_data(folder, tmp_path, num_workers=workers)
-        data.trainer = one_process(data)
+        data.trainer = one_process()
         loader = iter(data.train_dataloader())
         batches.append([next(loader) for _ in range(6)])
     for alone, shared in zip(*batches):
@@ -142,15 +143,14 @@ def test_loader_processes_read_the_same_batches(folder: Path, tmp_path: Path) ->
     assert len({batch.frames.shape for batch in batches[0]}) > 1
 
 
-def one_process(data: StreamData, rank: int = 0, world: int = 1) -> SimpleNamespace:
+def one_process(rank: int = 0, world: int = 1) -> SimpleNamespace:
     progress = SimpleNamespace(current=SimpleNamespace(processed=0))
     strategy = SimpleNamespace(
         root_device=torch.device("cpu"), broadcast=lambda value: value, reduce_boolean_decision=bool
     )
-    loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress))
     return SimpleNamespace(
         global_rank=rank, world_size=world, accelerator=None, strategy=strategy, accumulate_grad_batches=1,
-        fit_loop=loop,
+        fit_loop=SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress)),
     )  # fmt: skip
 
 
@@ -176,12 +176,12 @@ def test_a_broken_file_is_replaced_by_one_of_its_shape(folder: Path, tmp_path: P
 
 def test_batches_never_cross_rows(folder: Path, tmp_path: Path) -> None:
     data = mixed_data(folder, tmp_path)
-    data.trainer = one_process(data, world=2)
+    data.trainer = one_process(world=2)
     with pytest.raises(ValueError, match="batch_size=4 times 2 processes must divide scale.bucket_clips=4.* set .*=8"):
         data.train_dataloader()
     data = mixed_data(folder, tmp_path, batch_size=4)
     data.load_state_dict({"clips": 2, "dataset": None, **data._identity()})
-    data.trainer = one_process(data)
+    data.trainer = one_process()
     with pytest.raises(ValueError, match="goes on at clip 2, which is no multiple of 4.* a smaller batch"):
         data.train_dataloader()
     data.batch_size = 2
@@ -216,11 +216,11 @@ def test_validation_is_in_batches_of_one_shape(folder: Path, tmp_path: Path) -> 
     for world in (1, 2):
         seen = []
         for rank in range(world):
-            data.trainer = one_process(data, rank, world)
+            data.trainer = one_process(rank, world)
             seen += [batch.position.tolist() for batch in data.val_dataloader()]
         assert sorted(chain(*seen)) == list(range(8))
         assert sorted(map(tuple, seen)) == [(0, 3, 5, 7), (1, 4, 6), (2,)]
-    data.trainer = one_process(data, world=4)
+    data.trainer = one_process(world=4)
     with pytest.raises(ValueError, match="8 validation clips in batches of one shape are fewer than 4 processes"):
         data.val_dataloader()
     shown = data.first_val(3)
@@ -228,10 +228,7 @@ def test_validation_is_in_batches_of_one_shape(folder: Path, tmp_path: Path) -> 
 
 
 def test_roots_are_drawn_from_by_their_weights(folder: Path, tmp_path: Path) -> None:
-    few = tmp_path / "few"
-    few.mkdir()
-    for number in range(4):
-        (few / f"{number}.mp4").write_bytes((folder / f"{number}.mp4").read_bytes())
+    few = shutil.copytree(folder, tmp_path / "few", ignore=shutil.ignore_patterns("??.*", "[4-9].*"))
     data = mixed_data({str(folder): 1, str(few): 2}, tmp_path, shapes=None)
     order = data.train.order
     names = [data.train.names[order.item(position)] for position in range(order.length)]
