@@ -58,7 +58,8 @@ def dataset(root, tmp_path, names=None, random=True, **changes):
 
 
 def test_a_folder_lists_all_videos_below_it_linked_ones_once_and_what_is_left_out_is_said(tmp_path, caplog):
-    for name in ("z.MP4", "sub1/1.mp4", "sub0/9.mp4", "b.flv", "c.gif", "notes.txt", ".no.mp4", "../elsewhere/d.mp4"):
+    names = ("z.MP4", "sub1/1.mp4", "sub0/9.mp4", "b.flv", "c.gif", "notes.txt", ".no.mp4", ".no/a.mp4")
+    for name in (*names, "../elsewhere/d.mp4"):
         (tmp_path / "root" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "root" / name).touch()
     (tmp_path / "root/linked").symlink_to("../elsewhere")

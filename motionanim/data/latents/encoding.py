@@ -40,8 +40,7 @@ def encode_shard(
         embed: `Codec.embed_image`.
         warp: `Codec.warp_image`, to store the warped latents too; None for models that do not read them.
     """
-    length = getattr(clips, "row", None)
-    batches = list(_batches(positions, batch_size, length))
+    batches = list(_batches(positions, batch_size, getattr(clips, "row", None)))
 
     def samples() -> Iterator[dict[str, Tensor]]:
         for stored in DataLoader(clips, batch_sampler=batches, num_workers=num_workers, collate_fn=collate):
@@ -61,7 +60,7 @@ def encode_shard(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        write_shard(folder, positions, samples(), mixed=length is not None)
+        write_shard(folder, positions, samples())
     finally:
         torch.set_num_threads(threads)
 
