@@ -160,11 +160,8 @@ def loggers(cfg: DictConfig, out: Path, *, first: bool) -> list[Logger]:
         if reason is not None:
             print(f"W&B cannot be reached ({reason}): this run is logged offline, `wandb sync` uploads it later")
         job = f"/{out.name}" if run_of(out) != out.name else ""
-        own = {
-            "id": tracking_id(out),
-            "name": f"{cfg.name}/{run_of(out)}{job}",
-            "offline": node.offline or bool(reason),
-        }
+        name = f"{cfg.name}/{run_of(out)}{job}"
+        own = {"id": tracking_id(out), "name": name, "offline": node.offline or bool(reason)}
     return [hydra.utils.instantiate(node, **own if key == "wandb" else {}) for key, node in cfg.logger.items()]
 
 

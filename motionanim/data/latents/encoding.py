@@ -36,8 +36,7 @@ def encode_shard(
 
     Args:
         clips: Addressed by position.
-        encode: `Codec.encode`.
-        embed: `Codec.embed_image`.
+        encode, embed: `Codec.encode` and `Codec.embed_image`.
         warp: `Codec.warp_image`, to store the warped latents too; None for models that do not read them.
     """
     batches = list(_batches(positions, batch_size, getattr(clips, "row", None)))
