@@ -184,9 +184,7 @@ def ray_engine(address: str | None = None, retries: int = 0) -> RayEngine:
     return RayEngine(address=address, cpus=1, gpus=0, retries=retries)
 
 
-def test_an_engine_that_cannot_begin_says_so_in_a_line(monkeypatch):
-    with pytest.raises(ValueError, match="workers=-1: must be at least 0"):
-        ProcessEngine(workers=-1)
+def test_an_engine_whose_package_is_missing_says_so_in_a_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ValueError, match=r"engine=ray needs Ray: pip install -e .\[ray\]"):
         list(ray_engine()(divided, [(1, 1)]))

@@ -7,6 +7,7 @@ from collections import Counter
 from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -87,24 +88,19 @@ def test_a_size_is_known_from_the_first_frame(tmp_path: Path) -> None:
 def test_sizes_are_looked_up_once_until_a_file_changes(folder, tmp_path, monkeypatch):
     root = copied(folder, tmp_path / "root")
     (root / "broken.mp4").write_bytes(b"x")
-    paths, kept, asked = [*sorted(root.iterdir()), root / "missing.mp4"], tmp_path / "new" / "sizes.txt", []
-
-    def counted(path: Path) -> tuple[int, int]:
-        asked.append(path.name)
-        return shown_size(path)
-
-    monkeypatch.setattr(video_sizes, "shown_size", counted)
+    paths, kept = [*sorted(root.iterdir()), root / "missing.mp4"], tmp_path / "new" / "sizes.txt"
+    monkeypatch.setattr(video_sizes, "shown_size", asked := Mock(side_effect=shown_size))
     sizes = known_sizes(paths, len(paths), kept)
     assert [tuple(size) for size in sizes] == [SIZES[int(path.stem) % 3] if path.stem.isdigit() else (0, 0)
                                               for path in paths]  # fmt: skip
-    assert len(asked) == len(paths) - 1
+    assert asked.call_count == len(paths) - 1
     with open(kept, "a") as file:
         file.write("0123456789")  # of a run that was killed
     copied_one = root / "0.mp4"
     copied_one.write_bytes((root / "1.mp4").read_bytes())
-    asked.clear()
+    asked.reset_mock()
     again = known_sizes(paths, len(paths), kept)
-    assert asked == ["0.mp4"]
+    asked.assert_called_once_with(copied_one)
     assert tuple(again[paths.index(copied_one)]) == SIZES[1]
 
 
@@ -278,10 +274,6 @@ def test_prepare_caches_the_flow_that_training_in_shapes_reads(folder: Path, tmp
         assert flow.shape[3] >= SHAPES[size][1]
     assert prepare(**options, shapes=shapes_32(row=8))["resumed"] == 3, "the row does not matter"
     assert prepare(**options)["resumed"] == 0, "without shapes flow is cached at 32 x 32"
-
-    class Asked(Steady):
-        def __call__(self, frames: torch.Tensor) -> torch.Tensor:
-            raise AssertionError("its flow is cached")
-
-    data = mixed_data(folder, cache, names=(["0.mp4", "1.mp4", "2.mp4"], ["3.mp4"]), flow_estimator=Asked())
+    unasked = SimpleNamespace(name="steady")
+    data = mixed_data(folder, cache, names=(["0.mp4", "1.mp4", "2.mp4"], ["3.mp4"]), flow_estimator=unasked)
     assert {tuple(data.train[position].flow.shape[-2:]) for position in range(24)} == set(SHAPES.values())

@@ -62,13 +62,9 @@ class Record(L.Callback):
 
 @pytest.mark.parametrize("every", [1, 2])
 def test_validations_are_counted_in_steps(base: Path, tmp_path: Path, every: int) -> None:
-    at = []
-
-    class Notes(L.Callback):
-        def on_validation_end(self, trainer, pl_module) -> None:
-            at.append(trainer.global_step)
-
-    trainer = make_trainer(tmp_path, 5, Notes(), val_check_interval=2, accumulate_grad_batches=every, **VALIDATED)
+    at, notes = [], L.Callback()
+    notes.on_validation_end = lambda trainer, _: at.append(trainer.global_step)
+    trainer = make_trainer(tmp_path, 5, notes, val_check_interval=2, accumulate_grad_batches=every, **VALIDATED)
     check_trainer(trainer)
     trainer.fit(diffusion(base), stream(batch_size=1))
     assert at == [2, 4]
