@@ -1,7 +1,7 @@
 """Every YAML binds to its target, every setting is read, every experiment runs at the tiniest size."""
 
+import functools
 import re
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -168,8 +168,7 @@ def overrides_of(experiment: str, base: Path) -> list[str]:
     return [f"experiment={experiment}", *SMALL, *own]
 
 
-def run_train(*overrides: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return forked.run(ROOT / "train.py", *overrides, cwd=cwd)
+run_train = functools.partial(forked.run, ROOT / "train.py")
 
 
 def check_one_step(experiment: str, *overrides: str, cwd: Path) -> Path:

@@ -39,7 +39,7 @@ MISTAKES = [
     ("train", "experiment=motion_lora ~logger", r"^error: ~logger: this command needs logger; leave that out"),
     ("train", LORA + "paths.runs=photo.png/runs", r"^error: paths.runs=photo.png/runs: .*Not a directory; choose"),
     ("train", "experiment=tiny_autoencoder logger=none scale.height=48", r"^error: model.crop=64: .* 48x128 px; set"),
-    ("train", LORA + "data=folder", r"root"),
+    ("train", LORA + "data=folder", r"no folder of videos given: pass data.root=FOLDER"),
     ("train", LORA + "data.latents=gone", r"^error: latents=gone holds no latents.json: make latents with"),
     ("train", LORA + "data=folder data.root=/nowhere", r"/nowhere.* is not a folder"),
     ("train", LORA + "ckpt_path=gone.ckpt", r"ckpt_path=gone.ckpt: no such file; give a .ckpt file"),

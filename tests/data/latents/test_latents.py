@@ -170,8 +170,8 @@ def test_a_killed_run_gives_the_same_bytes_and_a_folder_grows_or_stays_usable(da
     (first,) = cut.glob("*.tar")
     written = first.stat().st_mtime_ns
     assert encoded_mixed(data, codec, cut, 13) == 7
+    full = OSError("no space left on device")
     with pytest.raises(OSError, match="no space"):
-        full = OSError("no space left on device")
         encoded_mixed(data, codec, cut, 22, encode=shard_runs.ends_after(0, codec, full))
     usable = opened_mixed(cut)
     assert [len(usable.shards.read(number)["latents"]) for number in range(len(usable))] == [5] * 13
