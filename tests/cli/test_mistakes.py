@@ -92,6 +92,8 @@ MISTAKES = [
     ("encode", "", r"^error: out is missing: give out=..."),
     ("encode", "out=http://host/x", r"out=http://host/x: encode writes to a local folder"),
     ("encode", "out=new clips=0", r"clips=0, shard_clips=64: both must be at least 1"),
+    ("encode", "out=new scale.buckets=true scale.height=48 scale.width=48 scale.bucket_multiple=12",
+     r"scale.bucket_multiple=12: must be a multiple of 8 for this base"),
     ("encode", "out=new scale.height=60", r"scale.height=60, scale.width=128: must be multiples of 8"),
     ("study", "make a --out new", r"1 method folder\(s\)|a: no such folder"),
     ("study", "count gone.json v.json --out own", r"--out own holds report.md, which no run left there"),

@@ -150,6 +150,11 @@ def good(tmp_path_factory):
     return path.read_bytes()
 
 
+def without_middle(content):
+    third = len(content) // 3
+    return content[:third] + bytes(third) + content[2 * third :]
+
+
 def write_audio(path):
     with av.open(str(path), "w") as container:
         stream = container.add_stream("aac", rate=16000)
@@ -168,7 +173,7 @@ def write_audio(path):
         (lambda path, good: path.write_bytes(b"not a video" * 500), "not a video file"),
         (lambda path, good: path.write_bytes(good[:-4000]), "truncated"),
         (lambda path, good: path.write_bytes(good[:100]), "no video stream"),
-        (lambda path, good: path.write_bytes(good.replace(good[9000:18000], bytes(9000))), ""),
+        (lambda path, good: path.write_bytes(without_middle(good)), ""),
         (lambda path, good: write_audio(path), "no video stream"),
     ],
 )
