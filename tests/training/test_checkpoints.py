@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -69,12 +70,37 @@ def test_a_checkpoint_holds_only_what_trains_and_fits_no_other_rank_and_module(b
         check_checkpoint(str(last), module, stream())
 
 
-@pytest.mark.parametrize(("value", "every"), [(float("nan"), 1), (float("inf"), 2)])  # step 4 is one to save at, or not
-def test_broken_weights_leave_the_two_newest_good_checkpoints(base: Path, tmp_path, value: float, every: int) -> None:
-    breaks = At(4, lambda module: trained(module).fill_(value))
-    with pytest.raises(Diverged, match="the loss is (nan|inf) at step 4"):
-        fit(lora_module(base), tmp_path, 9, breaks, saves(tmp_path, every), plugins=[WholeFile()])
-    assert saved_steps(tmp_path) == {"last.ckpt": 4, "previous.ckpt": 4 - every}
+def signals(*numbers: int) -> Callable[[L.LightningModule], None]:
+    return lambda _: [os.kill(os.getpid(), number) for number in numbers]
+
+
+def late(error: Exception) -> L.Callback:
+    callback = L.Callback()
+    callback.on_train_end = raising(error)
+    return callback
+
+
+# What ends the run: the callback, the last step, after how many steps it saves, the error, and the steps in the files.
+ENDS: dict[str, tuple[L.Callback, int, int, type | None, tuple[int, ...]]] = {
+    "NaN weights": (At(4, lambda module: trained(module).fill_(float("nan"))), 9, 1, Diverged, (4, 3)),
+    "infinite ones": (At(4, lambda module: trained(module).fill_(float("inf"))), 9, 2, Diverged, (4, 2)),
+    "a lost disk": (At(3, raising(OSError(errno.EIO, "lost"))), 9, 2, OSError, (3, 2)),
+    "a full disk": (At(3, raising(OSError(errno.ENOSPC, "full"))), 9, 2, OSError, (2,)),
+    "a NaN loss": (At(3, raising(Diverged("the loss is nan"))), 9, 2, Diverged, (2,)),
+    "Ctrl-C": (At(3, signals(signal.SIGINT)), 9, 1, CtrlC, (4, 3)),
+    "Ctrl-C twice": (At(3, signals(signal.SIGINT, signal.SIGINT)), 9, 1, SystemExit, (3, 2)),
+    "a signal in the last step": (At(2, signals(signal.SIGTERM)), 3, RARELY, None, (3,)),
+    "after the last step": (late(OSError("late")), 3, 2, OSError, (2,)),  # a resumed run repeats what failed
+    "after it, without a checkpoint": (late(OSError("late")), 3, RARELY, OSError, (3,)),
+}
+
+
+@pytest.mark.parametrize("what", ENDS)
+def test_what_is_kept_when_a_run_ends_early(base: Path, tmp_path: Path, what: str) -> None:
+    callback, steps, every, error, kept = ENDS[what]
+    with nullcontext() if error is None else pytest.raises(error):
+        fit(lora_module(base), tmp_path, steps, callback, saves(tmp_path, every), plugins=[WholeFile()])
+    assert saved_steps(tmp_path) == dict(zip(("last.ckpt", "previous.ckpt"), kept))
 
 
 @pytest.mark.parametrize(
@@ -99,37 +125,10 @@ def test_weights_that_the_last_update_broke_are_not_saved(base, tmp_path, factor
     assert saved_steps(tmp_path) == {"last.ckpt": 2}
 
 
-@pytest.mark.parametrize(
-    ("error", "kept"),
-    [(OSError(errno.EIO, "lost"), 3), (OSError(errno.ENOSPC, "full"), 2), (Diverged("the loss is nan"), 2)],
-)
-def test_an_error_saves_unless_the_disk_is_full_or_the_loss_is_nan(base, tmp_path, error, kept):
-    with pytest.raises(type(error)):
-        fit(lora_module(base), tmp_path, 9, At(3, raising(error)), saves(tmp_path, every=2))
-    assert saved_steps(tmp_path) == {"last.ckpt": kept}
-
-
 def test_a_full_disk_is_known_by_any_librarys_error() -> None:
     full = Exception("Error while serializing: I/O error: No space left on device (os error 28)")
     found = [is_full(error) for error in (full, OSError(28, "full"), OSError(5, "lost"), ValueError("28"))]
     assert found == [True, True, False, False]
-
-
-@pytest.mark.parametrize(("times", "error", "kept"), [(1, CtrlC, 4), (2, SystemExit, 3)])
-def test_ctrl_c_ends_after_the_step_and_twice_at_once(base, tmp_path, times, error, kept):
-    def press(_: L.LightningModule) -> None:
-        for _ in range(times):
-            os.kill(os.getpid(), signal.SIGINT)
-
-    with pytest.raises(error):
-        fit(lora_module(base), tmp_path, 9, At(3, press), saves(tmp_path))
-    assert saved_steps(tmp_path) == {"last.ckpt": kept}
-
-
-def test_a_signal_in_the_last_step_is_ignored(base: Path, tmp_path: Path) -> None:
-    told = At(2, lambda _: os.kill(os.getpid(), signal.SIGTERM))
-    fit(lora_module(base), tmp_path, 3, told, saves(tmp_path, RARELY))
-    assert saved_steps(tmp_path) == {"last.ckpt": 3}
 
 
 def test_a_run_that_fails_before_its_first_step_saves_nothing(base: Path, last: Path, tmp_path: Path) -> None:
@@ -166,15 +165,6 @@ def test_the_last_step_is_saved_when_all_else_is_done(base: Path, tmp_path: Path
     in_two, logged, folder = logged, [], tmp_path / "whole"
     assert first + more == run(steps + 1)
     assert in_two == logged
-
-
-@pytest.mark.parametrize(("every", "kept"), [(2, 2), (RARELY, 3)])
-def test_what_fails_after_the_last_step_is_repeated_if_there_is_a_checkpoint_before(base, tmp_path, every, kept):
-    late = L.Callback()
-    late.on_train_end = raising(OSError("late"))
-    with pytest.raises(OSError, match="late"):
-        fit(lora_module(base), tmp_path, 3, late, saves(tmp_path, every))
-    assert saved_steps(tmp_path) == {"last.ckpt": kept}
 
 
 @pytest.mark.parametrize("where", ["loading", "step"])
