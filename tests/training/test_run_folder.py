@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -123,17 +124,12 @@ def test_trainings_that_begin_in_one_second_have_folders_of_their_own() -> None:
 
 
 def test_a_job_of_a_sweep_has_a_short_folder_however_many_settings_it_has(tmp_path, monkeypatch):
-    found = []
-
-    def seen(_: str | None, folder: Path) -> None:
-        found.append(folder)
-        raise ValueError("seen")
-
     monkeypatch.chdir(tmp_path)
+    seen = Mock(side_effect=ValueError("seen"))
     monkeypatch.setattr("motionanim.training.runs.checkpoints.find_checkpoint", seen)
     settings = ["experiment=motion_lora", "data=folder", f"data.root={tmp_path}", "run=sweep", "model.rank=4,16"]
     settings += [f"callbacks.{name}.clips=2" for name in ("camera", "preview")]
     settings += [f"trainer.{name}=2" for name in ("max_steps", "log_every_n_steps", "accumulate_grad_batches")]
     settings += [f"scale.{name}=64" for name in ("height", "width", "num_frames", "batch_size", "num_steps")]
     assert run_command("train", ["-m", *settings], monkeypatch) == 2
-    assert found == [tmp_path / "runs" / "motion_lora" / "sweep" / "0"]
+    seen.assert_called_once_with(None, tmp_path / "runs" / "motion_lora" / "sweep" / "0")
