@@ -239,8 +239,7 @@ def file_data(
         val_clips: Most files to validate on, at least 1; a longer list is sampled at equal distances.
         rejected: CSV file of the unusable files.
         max_rejected_share: Share of all files that may be unusable, in [0, 1].
-        batch_size: Items per process and step.
-        num_workers: Loader processes.
+        batch_size, num_workers: As `StreamData` takes them.
 
     Raises:
         ValueError: If a number is out of range.

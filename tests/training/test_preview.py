@@ -25,6 +25,12 @@ class ShiftFlow:
         return flow
 
 
+def reports(folder: Path, **options) -> tuple[Preview, CameraReport]:
+    options |= {"sampling": SAMPLING, "seed": 0}
+    camera = CameraReport(folder=str(folder), flow_estimator=ShiftFlow(), **options)
+    return Preview(folder=str(folder / "samples"), **options), camera
+
+
 def test_sheet_and_side_by_side_place_every_frame() -> None:
     row = torch.arange(5.0).view(5, 1, 1, 1).expand(5, 3, 2, 4)
     picture = sheet([row, row + 10], columns=3)
@@ -59,8 +65,6 @@ def test_left_alone_nothing_of_the_motion_is_told(base: Path) -> None:
 
 def test_callbacks_leave_their_files_and_compare_from_the_same_noise(base: Path, tmp_path: Path) -> None:
     module = lora_module(base)
-    preview = Preview(folder=str(tmp_path / "samples"), clips=2, sampling=SAMPLING, seed=0)
-    camera = CameraReport(folder=str(tmp_path), clips=2, sampling=SAMPLING, flow_estimator=ShiftFlow(), seed=0)
 
     def nudge(module: L.LightningModule) -> None:
         """Make the LoRA do something large, so that with and without must differ."""
@@ -68,7 +72,7 @@ def test_callbacks_leave_their_files_and_compare_from_the_same_noise(base: Path,
             if ".lora_B" in name:
                 parameter.data.fill_(0.5)
 
-    callbacks = At(0, nudge), preview, camera
+    callbacks = At(0, nudge), *reports(tmp_path, clips=2)
     make_trainer(tmp_path, 1, *callbacks, val_check_interval=1, **VALIDATED).fit(module, stream())
     assert sorted(p.name for p in (tmp_path / "samples").iterdir()) == ["step_0000001.mp4", "step_0000001.png"]
     report = json.loads((tmp_path / "camera.json").read_text())
@@ -85,12 +89,10 @@ def test_samples_are_made_in_the_trainers_precision(base: Path, tmp_path: Path, 
     module, seen = lora_module(base), set()
     module.denoiser.unet.conv_out.register_forward_hook(lambda layer, inputs, output: seen.add(output.dtype))
     module.log = lambda *_, **__: None
-    preview = Preview(folder=str(tmp_path / "samples"), clips=1, sampling=SAMPLING, seed=0)
-    camera = CameraReport(folder=str(tmp_path), clips=1, sampling=SAMPLING, flow_estimator=ShiftFlow(), seed=0)
     trainer = make_trainer(tmp_path, 1, precision=precision)
     trainer.strategy.connect(module)
     module.trainer, trainer.datamodule = trainer, stream()
-    for callback in (preview, camera):
+    for callback in reports(tmp_path, clips=1):
         seen.clear()
         with torch.no_grad():
             callback.on_validation_epoch_end(trainer, module.eval())

@@ -101,7 +101,6 @@ def encode_clips(
         size: num_frames, height and width of a clip, or `clip_size`.
         source: Where the clips come from; all clips of a folder have one source.
         folder: Target; with an engine of many machines, on a disk that they share.
-        engine: Runs `make_shard`.
         shape_number: The number of the shape at a position, if clips have several.
 
     Returns:
