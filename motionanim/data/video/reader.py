@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import cv2
-import decord
 import numpy as np
+import torch  # noqa: F401  before decord, which otherwise puts its BLAS in the place of torch's: some layers then crash
+
+# isort: split
+import decord
 
 from motionanim.data.video.frames import read_frames
 from motionanim.data.video.index import read_index

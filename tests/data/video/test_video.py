@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 import threading
 from fractions import Fraction
 
@@ -201,3 +204,11 @@ def test_a_crop_is_that_part_of_the_whole(tmp_path):
     whole = video.read(places, height=20, width=20)
     crop = video.read(places, height=20, width=20, crop=(slice(0, 20), slice(4, 24)))
     np.testing.assert_array_equal(crop, whole[:, :20, 4:24])
+
+
+@pytest.mark.slow
+def test_torch_computes_as_ever_in_a_process_that_imports_videos_first():
+    code = "from motionanim.data.video import Video; import torch; x = torch.ones(9, 9); print((x @ x).sum().item())"
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert done.stdout == "729.0\n", done.stderr[-2000:]
