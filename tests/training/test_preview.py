@@ -97,3 +97,4 @@ def test_samples_are_made_in_the_trainers_precision(base: Path, tmp_path: Path, 
         with torch.no_grad():
             callback.on_validation_epoch_end(trainer, module.eval())
         assert seen == {dtype}
+    assert torch.equal(callback._before, callback._after), "from the same noise a new LoRA changes nothing"
