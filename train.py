@@ -67,12 +67,9 @@ def train(cfg: DictConfig, out: Path, checkpoint: str | None, *, first: bool) ->
     L.seed_everything(cfg.seed, workers=True, verbose=False)  # an export makes the model without the data
     model = hydra.utils.instantiate(cfg.model, _convert_="all")
     if isinstance(model, DiffusionModule):
-        multiple = size_multiple(model.codec, model.denoiser)
-        check_size(cfg.scale.height, cfg.scale.width, multiple)
-        if cfg.scale.buckets and cfg.scale.bucket_multiple % multiple:
-            raise ValueError(
-                f"scale.bucket_multiple={cfg.scale.bucket_multiple}: must be a multiple of {multiple} for this base"
-            )
+        scale, multiple = cfg.scale, size_multiple(model.codec, model.denoiser)
+        several = scale.bucket_multiple if scale.buckets else 0
+        check_size(scale.height, scale.width, multiple, bucket_multiple=several)
     elif OmegaConf.select(cfg, "scale.buckets"):
         raise ValueError(f"scale.buckets=true: experiment={cfg.name} trains at one size; leave it out")
     settings = Settings(OmegaConf.to_container(cfg, resolve=True), model)
@@ -160,11 +157,8 @@ def loggers(cfg: DictConfig, out: Path, *, first: bool) -> list[Logger]:
         if reason is not None:
             print(f"W&B cannot be reached ({reason}): this run is logged offline, `wandb sync` uploads it later")
         job = f"/{out.name}" if run_of(out) != out.name else ""
-        own = {
-            "id": tracking_id(out),
-            "name": f"{cfg.name}/{run_of(out)}{job}",
-            "offline": node.offline or bool(reason),
-        }
+        name = f"{cfg.name}/{run_of(out)}{job}"
+        own = {"id": tracking_id(out), "name": name, "offline": node.offline or bool(reason)}
     return [hydra.utils.instantiate(node, **own if key == "wandb" else {}) for key, node in cfg.logger.items()]
 
 

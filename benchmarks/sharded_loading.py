@@ -26,7 +26,7 @@ import webdataset
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from motionanim.data.latents.shards import ShardLayout, Shards, finished_shard, shard_ranges, write_shard
-from motionanim.data.order import block_shuffled_index, shuffled_index
+from motionanim.data.order import shuffled_index
 
 BATCH = 8
 SHARD = 128  # clips
@@ -106,7 +106,7 @@ class Positions(Layout):
         return Shards(str(self.folder), layout, list(digests), cache="", cache_gb=0, retries=0).read
 
     def order(self, position: int) -> int:
-        return block_shuffled_index(0, position, self.clips, shard=SHARD, block=BLOCK)
+        return shuffled_index(0, position, self.clips, shard=SHARD, block=BLOCK)
 
 
 class WebDataset(Layout):

@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import lz4.frame
 import numpy as np
+import torch
 from torch import Tensor
 
 from motionanim.data.video import write_video
@@ -39,6 +40,11 @@ def write_hdvila(folder: str | Path, clips: dict[str, list[Tensor]], *, fps: flo
     jsonl.parent.mkdir(parents=True, exist_ok=True)
     jsonl.write_text("".join(lines), encoding="utf-8")
     return jsonl, folder / "video_clips"
+
+
+def six_videos(folder: Path) -> tuple[Path, Path]:
+    """The list and the folder of the 12 clips of six videos."""
+    return write_hdvila(folder, {f"vid-{k}": [torch.zeros(2, 3, 16, 64)] * (k % 3 + 1) for k in range(6)}, fps=10)
 
 
 def write_holynski(folder: str | Path, clip: str, frames: Tensor, flow: Tensor, *, fps: float) -> None:

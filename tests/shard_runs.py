@@ -1,11 +1,15 @@
-"""Small shards of latents, and the numbers of the clips that are read from them."""
+"""Small shards of latents, the numbers of the clips that are read from them, and clips that are encoded into them."""
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import Tensor
+from torch.utils.data import Dataset
 
 from motionanim.data.engine import ProcessEngine
-from motionanim.data.latents.encoding import encode_clips
+from motionanim.data.latents.encoding import encode_clips, encode_shard
 from motionanim.data.latents.prepared import PreparedLatents
 from motionanim.data.latents.shards import write_shard
 
@@ -13,7 +17,7 @@ SIZE = {"num_frames": 3, "height": 4, "width": 4}
 READING = {"shuffle_shards": 2, "cache": "unused", "cache_gb": 0, "retries": 1}
 
 
-def sample(number: int) -> dict[str, torch.Tensor]:
+def sample(number: int) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(number)
     return {
         "latents": torch.randn(3, 4, 2, 2, generator=generator).half(),
@@ -34,8 +38,29 @@ def made(folder: Path, count: int = 23, **changes) -> Path:
     return folder
 
 
+def encoded(clips: Dataset, codec, folder: Path, *, encode=None, warp=None, batch_size: int, **options) -> int:
+    """Encode a stream of clips in this process, by `encode` instead of the codec's if it is given."""
+    shard = functools.partial(
+        encode_shard, clips=clips, encode=encode or codec.encode, embed=codec.embed_image, warp=warp,
+        batch_size=batch_size, num_workers=0, device=torch.device("cpu"),
+    )  # fmt: skip
+    return encode_clips(shard, predict=warp is not None, folder=folder, engine=ProcessEngine(workers=0), **options)
+
+
+def ends_after(calls: int, codec, error: BaseException) -> Callable[[Tensor], Tensor]:
+    """The codec's `encode`, which raises `error` after so many calls."""
+    left = iter(range(calls))
+
+    def encode(frames: Tensor) -> Tensor:
+        if next(left, None) is None:
+            raise error
+        return codec.encode(frames)
+
+    return encode
+
+
 def prepared(folder: Path | str, **changes) -> PreparedLatents:
-    return PreparedLatents(folder, seed=0, **SIZE, **READING | changes)
+    return PreparedLatents(folder, **{"seed": 0} | SIZE | READING | changes)
 
 
 def numbers_of(data: PreparedLatents, positions: range) -> list[int]:

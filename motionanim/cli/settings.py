@@ -165,10 +165,12 @@ def check_control(control: Any, release: Mapping[str, Any]) -> None:
             raise ValueError(f"release.{name}={level}: must be a noise level of at least 0; 0 holds to the end")
 
 
-def check_size(height: int, width: int, multiple: int) -> None:
-    """Raises ValueError unless both sides in pixels are multiples of the base's `multiple`."""
+def check_size(height: int, width: int, multiple: int, *, bucket_multiple: int = 0) -> None:
+    """Raises ValueError unless both sides in pixels, and those of further shapes, are multiples of the base's."""
     if height < 1 or width < 1 or height % multiple or width % multiple:
         raise ValueError(f"scale.height={height}, scale.width={width}: must be multiples of {multiple} for this base")
+    if bucket_multiple % multiple:
+        raise ValueError(f"scale.bucket_multiple={bucket_multiple}: must be a multiple of {multiple} for this base")
 
 
 def lora_weights(loras: Any) -> list[tuple[str, float]]:

@@ -15,7 +15,7 @@ from motionanim.data.file_lists import weighted_roots
 from motionanim.data.latents.prepared import PreparedLatents
 from motionanim.data.order import Buckets, Order, Rows
 from motionanim.data.prepare.shots import kept_borders, starts_within
-from motionanim.data.rejections import Rejections, load_usable
+from motionanim.data.rejections import FileItems, Rejections
 from motionanim.data.stream import StreamData, as_float, rng
 from motionanim.data.video import Video, VideoError
 from motionanim.data.video.index import content_key, kept_path
@@ -34,14 +34,12 @@ class FlowEstimator(Protocol):
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class VideoClips(Dataset[ClipBatch]):
+class VideoClips(FileItems[ClipBatch]):
     """Clips of `num_frames` from video files, with their optical flow: frames uint8 (T, H, W, 3), flow float16.
 
     Flow is estimated on frames that are resized but not yet cropped, so that motion into the crop is seen and one
     cached flow serves every crop. A clip starts at any tick of the video's frame grid (`Video.grid`) from which it lies
     within one shot, as far as `motionanim.data.prepare` has looked for shots.
-
-    A video that cannot be used goes to `rejections`, and another one of the list takes its place.
     """
 
     root: Path | Sequence[Path]  # folder that the names are relative to, or those of a `Pool`
@@ -68,15 +66,9 @@ class VideoClips(Dataset[ClipBatch]):
         if isinstance(self.root, str):
             self.root = Path(self.root)
 
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __getitem__(self, position: int) -> ClipBatch:
-        return load_usable(self, position)
-
     def path(self, name: str) -> Path:
         if isinstance(self.root, Path):
-            return self.root / name
+            return super().path(name)
         number, _, inside = name.partition("/")
         return self.root[int(number)] / inside
 
@@ -247,8 +239,7 @@ def file_data(
         val_clips: Most files to validate on, at least 1; a longer list is sampled at equal distances.
         rejected: CSV file of the unusable files.
         max_rejected_share: Share of all files that may be unusable, in [0, 1].
-        batch_size: Items per process and step.
-        num_workers: Loader processes.
+        batch_size, num_workers: As `StreamData` takes them.
 
     Raises:
         ValueError: If a number is out of range.

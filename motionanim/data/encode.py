@@ -110,15 +110,12 @@ def main(config: DictConfig) -> None:
     config = portable(config)
     data = hydra.utils.instantiate(config.data, _convert_="all")
     codec = hydra.utils.instantiate(config.codec)
-    check_size(config.scale.height, config.scale.width, codec.downscale)
+    shapes = getattr(data.train, "shapes", None)
+    several = 0 if shapes is None else config.scale.bucket_multiple
+    check_size(config.scale.height, config.scale.width, codec.downscale, bucket_multiple=several)
     size = {name: config.scale[name] for name in ("num_frames", "height", "width")}
-    source, shapes = clip_source(config.data, getattr(data.train, "names", ())), getattr(data.train, "shapes", None)
+    source = clip_source(config.data, getattr(data.train, "names", ()))
     if shapes is not None:
-        if config.scale.bucket_multiple % codec.downscale:
-            raise ValueError(
-                f"scale.bucket_multiple={config.scale.bucket_multiple}: must be a multiple of {codec.downscale} for "
-                "this base"
-            )
         size, source["buckets"] = clip_size(shapes, **size), data.train.buckets
     made = encode_clips(
         functools.partial(make_shard, config=OmegaConf.to_yaml(config)),

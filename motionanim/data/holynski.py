@@ -19,12 +19,11 @@ import lz4.frame
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from motionanim.data.clips import check_root, clip_data, file_data
 from motionanim.data.file_lists import Names
 from motionanim.data.order import Buckets, Order
-from motionanim.data.rejections import Rejections, load_usable
+from motionanim.data.rejections import FileItems, Rejections
 from motionanim.data.stream import StreamData, as_float, rng
 from motionanim.data.video import VideoError, cover_size
 from motionanim.motion.flow import resize_flow
@@ -118,7 +117,7 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class HolynskiPairs(Dataset[FlowPairBatch]):
+class HolynskiPairs(FileItems[FlowPairBatch]):
     """Frame 0 with its true steady flow and a hint of it, for the flow refiner (Sec. 3.2)."""
 
     root: str | Path  # folder that the names are relative to
@@ -136,18 +135,9 @@ class HolynskiPairs(Dataset[FlowPairBatch]):
             raise ValueError(f"min_speed={self.min_speed}: must be above 0 px per frame")
         self.root = Path(self.root)
 
-    def __len__(self) -> int:
-        return len(self.names)
-
     @cached_property
     def order(self) -> Order:
         return Order(self.seed, [len(self.names)])
-
-    def path(self, name: str) -> Path:
-        return self.root / name
-
-    def __getitem__(self, position: int) -> FlowPairBatch:
-        return load_usable(self, position)
 
     def load(self, path: Path, position: int) -> FlowPairBatch:
         generator = rng(self.seed, position)

@@ -8,7 +8,7 @@ import numpy as np
 
 from motionanim.files import text_sha256
 
-_LARGE = {"shard": 2**12, "block": 2**8}  # how a list of more than 4 M items is shuffled, to keep permutations small
+_LARGE = 2**12, 2**8  # shard and block by which a list of more than 4 M items is shuffled, to keep permutations small
 
 LONGEST = 4  # most times that one side of a shape is as long as the other
 
@@ -75,28 +75,22 @@ def _permutation(length: int, *seed: int) -> np.ndarray:
     return np.random.default_rng(seed).permutation(length)
 
 
-def shuffled_index(seed: int, position: int, length: int) -> int:
+def shuffled_index(seed: int, position: int, length: int, *, shard: int | None = None, block: int = 1) -> int:
     """The item at `position`: every epoch of `length` positions is its own permutation of 0 ... length-1.
 
-    A list of more than 4 M items is shuffled in blocks of 1 M, to keep the permutation small.
-    """
-    if length > 2**22:
-        return block_shuffled_index(seed, position, length, **_LARGE)
-    epoch, place = divmod(position, length)
-    return int(_permutation(length, seed, epoch, length)[place])
-
-
-def block_shuffled_index(seed: int, position: int, length: int, *, shard: int, block: int) -> int:
-    """As `shuffled_index`, for items in shards: neighbouring positions read from few shards.
-
-    Every epoch permutes the shards, and then the items of every `block` shards among themselves. Memory grows with the
-    number of shards and the items of a block, not with `length`.
+    With `shard` neighbouring positions read from few shards: every epoch permutes the shards, and then the items of
+    every `block` shards among themselves. Memory grows with the number of shards and the items of a block, not with
+    `length`. So a list of more than 4 M items is shuffled in blocks of 1 M.
 
     Args:
         shard: Items of a shard; the last shard may hold fewer.
         block: Shards whose items are mixed, at least 1.
     """
     epoch, place = divmod(position, length)
+    if shard is None and length > 2**22:
+        shard, block = _LARGE
+    if shard is None:
+        return int(_permutation(length, seed, epoch, length)[place])
     shards = -(-length // shard)
     order = _permutation(shards, seed, epoch, length)
     absent = shards * shard - length  # items that the last shard lacks
@@ -111,9 +105,9 @@ def block_shuffled_index(seed: int, position: int, length: int, *, shard: int, b
 
 
 def epoch_order(seed: int, epoch: int, length: int, *, shard: int | None = None, block: int = 1) -> np.ndarray:
-    """All items (length,) of an epoch as `shuffled_index` gives them, or with `shard` `block_shuffled_index`."""
+    """All items (length,) of an epoch as `shuffled_index` gives them."""
     if shard is None and length > 2**22:
-        shard, block = _LARGE["shard"], _LARGE["block"]
+        shard, block = _LARGE
     if shard is None:
         return _permutation.__wrapped__(length, seed, epoch, length)  # not kept: it is as long as the list
     order, parts = _permutation(-(-length // shard), seed, epoch, length), []
@@ -153,7 +147,7 @@ class Order:
     Args:
         sizes: Number of items of each root; the items of all roots are numbered one root after another.
         weights: Of each root, whole numbers of at least 1.
-        shards: `shard` and `block` of `block_shuffled_index`; None shuffles all items among each other.
+        shards: `shard` and `block` of `shuffled_index`; None shuffles all items among each other.
     """
 
     def __init__(
@@ -165,7 +159,7 @@ class Order:
         rows: Rows | None = None,
         shards: dict[str, int] | None = None,
     ) -> None:
-        self.seed, self.rows, self._shards = seed, rows, shards
+        self.seed, self.rows, self._shards = seed, rows, shards or {}
         self._sizes, self._first = np.array(sizes), np.concatenate([[0], np.cumsum(sizes)])
         self.items = int(self._first[-1])
         rounds = max(-(-size // weight) for size, weight in zip(sizes, weights, strict=True))
@@ -181,10 +175,7 @@ class Order:
         """The item at a position."""
         if self.rows is not None:
             return self._in_row(position)[0]
-        if self._shards is None:
-            slot = shuffled_index(self.seed, position, self.length)
-        else:
-            slot = block_shuffled_index(self.seed, position, self.length, **self._shards)
+        slot = shuffled_index(self.seed, position, self.length, **self._shards)
         return int(self._items(position // self.length, np.array(slot)))
 
     def shape(self, position: int) -> int:
@@ -238,7 +229,7 @@ class Order:
         return self._walks[epoch]
 
     def _walked(self, epoch: int) -> _Walk:
-        slots = epoch_order(self.seed, epoch, self.length, **(self._shards or {}))
+        slots = epoch_order(self.seed, epoch, self.length, **self._shards)
         items = self._items(epoch, slots).astype(np.int32)
         shapes = self.rows.numbers[items]
         members = [np.flatnonzero(shapes == shape) for shape in range(self._counts.shape[1])]

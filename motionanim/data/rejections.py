@@ -9,16 +9,17 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import numpy as np
+from torch.utils.data import Dataset
 
 from motionanim.data.order import Order
 from motionanim.data.video import VideoError
 
 logger = logging.getLogger(__name__)
 
-Item = TypeVar("Item", covariant=True)
+Item = TypeVar("Item")
 
 MOST_IN_A_ROW = 100  # so many failures in a row show that a disk went away, not that files are bad
 
@@ -94,42 +95,43 @@ class Rejections:
             self._read = file.tell()
 
 
-class FileItems(Protocol[Item]):
-    """A dataset over files, as `load_usable` needs it."""
-
-    root: Path | Sequence[Path]
-    names: Sequence[str]
-    order: Order  # of random items
-    random: bool
-    rejections: Rejections
-
-    def path(self, name: str) -> Path: ...
-
-    def load(self, path: Path, position: int) -> Item: ...
-
-
-def load_usable(dataset: FileItems[Item], position: int) -> Item:
-    """The item at a position; an unusable file is recorded, and another file of the list takes its place.
+class FileItems(Dataset[Item]):
+    """Items of files: an unusable file is recorded, and another file of the list takes its place.
 
     That is one of the same root and shape, as long as there is one.
-
-    Raises:
-        ValueError: If too many files, too many in a row, or all are unusable.
-        IndexError: If `position` is past the end of a dataset that is not random.
     """
-    length = len(dataset.names)
-    if not dataset.random and not 0 <= position < length:
-        raise IndexError(f"item {position} of {length}")
-    for index in _candidates(dataset.order, position) if dataset.random else _far_apart(position, length):
-        try:
-            item = dataset.load(dataset.path(dataset.names[index]), position)
-        except VideoError as error:
-            dataset.rejections.add(error)
-        else:
-            dataset.rejections.succeeded()
-            return item
-    dataset.rejections.record()
-    raise ValueError(f"none of {length} files under {dataset.root} can be used: see {dataset.rejections.path}")
+
+    root: Path | Sequence[Path]  # folder that the names are relative to
+    names: Sequence[str]
+    order: Order  # of random items
+    random: bool  # False takes file `position`
+    rejections: Rejections
+
+    def path(self, name: str) -> Path:
+        return self.root / name
+
+    def load(self, path: Path, position: int) -> Item:
+        """The item at a position, from a file; raises VideoError."""
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, position: int) -> Item:
+        """Raises ValueError if too many files, too many in a row, or all are unusable."""
+        length = len(self)
+        if not self.random and not 0 <= position < length:
+            raise IndexError(f"item {position} of {length}")
+        for index in _candidates(self.order, position) if self.random else _far_apart(position, length):
+            try:
+                item = self.load(self.path(self.names[index]), position)
+            except VideoError as error:
+                self.rejections.add(error)
+            else:
+                self.rejections.succeeded()
+                return item
+        self.rejections.record()
+        raise ValueError(f"none of {length} files under {self.root} can be used: see {self.rejections.path}")
 
 
 def _candidates(order: Order, position: int) -> Iterator[int]:

@@ -84,9 +84,7 @@ class Ema(L.Callback):
         if trainer.state.fn == "fit":
             self._swap()
 
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.state.fn == "fit":
-            self._swap()
+    on_validation_end = on_validation_start
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         if self._swapped:  # the checkpoint that is saved next must hold the weights

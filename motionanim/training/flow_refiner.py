@@ -94,11 +94,9 @@ class FlowRefinerModule(L.LightningModule):
     def training_step(self, batch: FlowPairBatch, batch_idx: int) -> None:
         ends = {"warmup": self._steps(self.warmup_share), "decay": self._steps(self.decay_share)}
         factor = trapezoid(self.global_step, **ends, total=self.trainer.max_steps)
-        # The discriminator's optimizer steps outside Lightning's wrapper, which would count each iteration twice.
-        wrapped, plain = self.optimizers(), self.optimizers(use_pl_optimizer=False)
-        generator_optimizer, *others = wrapped if isinstance(wrapped, list) else [wrapped]
-        discriminator_optimizer = plain[1] if others else None
-        for optimizer in plain if isinstance(plain, list) else [plain]:
+        plain, wrapped = self.trainer.optimizers, self.optimizers()
+        counted = wrapped if self.discriminator is None else wrapped[0]  # of the generator
+        for optimizer in plain:
             for group in optimizer.param_groups:
                 group["lr"] = self.lr * factor
         given = self._given(batch)
@@ -111,9 +109,9 @@ class FlowRefinerModule(L.LightningModule):
             condition, unit = self.refiner.condition(batch.image, batch.hint, given)
             real, fake = batch.flow * batch.mask / unit, made.flow / unit
             # The generator's term must leave no gradient in the discriminator.
-            self.toggle_optimizer(generator_optimizer)
+            self.toggle_optimizer(counted)
             losses["gan"] = _cross_entropy(self.discriminator(condition, fake), real=True)
-            self.untoggle_optimizer(generator_optimizer)
+            self.untoggle_optimizer(counted)
             losses["discriminator"] = 0.5 * (
                 _cross_entropy(self.discriminator(condition, real), real=True)
                 + _cross_entropy(self.discriminator(condition, fake.detach()), real=False)
@@ -121,13 +119,12 @@ class FlowRefinerModule(L.LightningModule):
             generator_loss = generator_loss + losses["gan"]
             loss = generator_loss + losses["discriminator"]
         check_finite(loss, self.global_step)
-        generator_optimizer.zero_grad()
-        if discriminator_optimizer is not None:
-            discriminator_optimizer.zero_grad()
+        for optimizer in plain:
+            optimizer.zero_grad()
         self.manual_backward(loss)
-        generator_optimizer.step()
-        if discriminator_optimizer is not None:
-            discriminator_optimizer.step()
+        counted.step()
+        for optimizer in plain[1:]:  # outside Lightning's wrapper, which would count each iteration twice
+            optimizer.step()
         shown = {"train/loss": generator_loss} | {f"train/loss_{name}": value for name, value in losses.items()}
         self.log_dict(shown, batch_size=len(batch.flow))
 

@@ -1,8 +1,7 @@
 """Every YAML binds to its target, every setting is read, every experiment runs at the tiniest size."""
 
-import os
+import functools
 import re
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -169,9 +168,7 @@ def overrides_of(experiment: str, base: Path) -> list[str]:
     return [f"experiment={experiment}", *SMALL, *own]
 
 
-def run_train(*overrides: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "WANDB_MODE": "offline", "WANDB_SILENT": "true"}
-    return forked.run(str(ROOT / "train.py"), *overrides, cwd=cwd, env=environment)
+run_train = functools.partial(forked.run, ROOT / "train.py")
 
 
 def check_one_step(experiment: str, *overrides: str, cwd: Path) -> Path:

@@ -7,18 +7,14 @@ import socket
 import threading
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
 from configs import composed
 from torch.utils.data import DataLoader, Dataset
 
-from motionanim.cli.command import (
-    one_line,
-    one_line_errors,
-    wandb_offline,
-    wandb_unreachable,
-)
+from motionanim.cli.command import one_line, one_line_errors, wandb_offline, wandb_unreachable
 from motionanim.cli.memory import is_out_of_memory, memory_advice, phase
 
 
@@ -31,9 +27,7 @@ class Broken(Dataset):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_the_line_is_the_error_itself(
-    workers: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_line_is_the_error_itself(workers, capsys, monkeypatch):
     monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.1)  # waits so long for the loader's end
     with pytest.raises(SystemExit, match="2"):
         one_line_errors(lambda: next(iter(DataLoader(Broken(), num_workers=workers))))()
@@ -43,11 +37,8 @@ def test_the_line_is_the_error_itself(
 
 @pytest.mark.parametrize("fault", [AssertionError, RuntimeError], ids=str)
 def test_a_fault_of_the_code_keeps_its_traceback(fault: type[Exception]) -> None:
-    def main() -> None:
-        raise fault("impossible")
-
     with pytest.raises(fault, match="impossible"):
-        one_line_errors(main)()
+        one_line_errors(Mock(side_effect=fault("impossible")))()
 
 
 @pytest.mark.parametrize(
@@ -64,22 +55,25 @@ def test_what_main_returns_is_returned() -> None:
     assert one_line_errors(lambda value: value + 1)(2) == 3
 
 
-def fill_the_gpu() -> None:
-    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has 1.00 GiB free.")
+GPU = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has 1.00 GiB free.")
 
 
 def test_lack_of_memory_names_the_settings_to_change(capsys: pytest.CaptureFixture[str]) -> None:
     cfg = composed("experiment=motion_lora")
-    for fill in (
-        lambda _: torch.empty(1 << 60, dtype=torch.uint8),
-        lambda _: fill_the_gpu(),
-        lambda _: bytearray(1 << 62),
-    ):
+
+    def in_phases(_: object) -> None:
+        with phase("training step"), phase("encoding"):  # the inner one counts
+            raise GPU
+
+    for fill, where in (
+        (lambda _: torch.empty(1 << 60, dtype=torch.uint8), None), (lambda _: bytearray(1 << 62), None),
+        (Mock(side_effect=GPU), None), (in_phases, "encoding"),
+    ):  # fmt: skip
         with pytest.raises(SystemExit, match="2"):
             one_line_errors(fill)(cfg)
-        told = capsys.readouterr().err
-        assert re.fullmatch(r"error: out of memory \(.*: change .*; what was finished before is kept\n", told)
-        assert memory_advice(cfg) in told
+        told, place = capsys.readouterr().err, f" in {where}" if where else ""
+        assert re.fullmatch(rf"error: out of memory{place} \(.*: change .*; what was finished before is kept\n", told)
+        assert memory_advice(cfg, where) in told
     assert not is_out_of_memory(RuntimeError("size mismatch"))
 
 
@@ -92,37 +86,17 @@ def test_lack_of_memory_names_the_settings_to_change(capsys: pytest.CaptureFixtu
          "sampling.dtype=float32 (bfloat16), sampling.offload=null"),
         ("train", "experiment=motion_lora", "training step", "scale.checkpoint_width=0 (1280"),
         ("train", "experiment=motion_lora", "encoding", "scale.batch_size=4 (lower)"),
-    ],
-)  # fmt: skip
-def test_lack_of_memory_names_the_phase_and_its_settings(
-    config: str, override: str, where: str, advice: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def fill(_: object) -> None:
-        with phase("training step"), phase(where):  # the inner one counts
-            fill_the_gpu()
-
-    with pytest.raises(SystemExit, match="2"):
-        one_line_errors(fill)(composed(override, config=config))
-    told = capsys.readouterr().err
-    assert told.startswith(f"error: out of memory in {where} (CUDA out of memory")
-    assert advice in told
-    assert told.count("\n") == 1
-
-
-@pytest.mark.parametrize(
-    ("config", "override", "advice"),
-    [
-        ("train", "experiment=motion_lora", "scale.checkpoint_width=0 (1280: all blocks are computed twice), "
+        ("train", "experiment=motion_lora", None, "scale.checkpoint_width=0 (1280: all blocks are computed twice), "
          "scale.batch_size=4 (lower), trainer.accumulate_grad_batches=1 (higher by as much), scale.num_workers=1"),
-        ("animate", "long_video=phased", "size=photo ([height,width], smaller), sampling.dtype=float32 (bfloat16), "
-         "long_video.batch_size=null (lower)"),
-        ("evaluate", "long_video=direct", "sampling.dtype=float32 (bfloat16), scale.height="),
-        ("encode", "clips=3", "scale.num_frames=16 (lower)"),
-        ("prepare", "engine.workers=2", "engine.workers=2 (lower)"),
+        ("animate", "long_video=phased", None, "size=photo ([height,width], smaller), sampling.dtype=float32 "
+         "(bfloat16), long_video.batch_size=null (lower)"),
+        ("evaluate", "long_video=direct", None, "sampling.dtype=float32 (bfloat16), scale.height="),
+        ("encode", "clips=3", None, "scale.num_frames=16 (lower)"),
+        ("prepare", "engine.workers=2", None, "engine.workers=2 (lower)"),
     ],
 )  # fmt: skip
-def test_each_command_has_its_advice(config: str, override: str, advice: str) -> None:
-    assert advice in memory_advice(composed(override, config=config))
+def test_each_command_and_phase_has_its_advice(config: str, override: str, where: str | None, advice: str) -> None:
+    assert advice in memory_advice(composed(override, config=config), where)
 
 
 def test_wandb_is_offline_unless_there_is_a_key_for_its_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,9 +117,7 @@ def test_wandb_is_offline_unless_there_is_a_key_for_its_host(tmp_path: Path, mon
 
 
 @pytest.mark.parametrize(("answers", "reason"), [("nothing", "refused"), ("never", r"no answer in 0.3 s|timed out")])
-def test_a_wandb_server_that_is_not_there_is_noticed(
-    answers: str, reason: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_wandb_server_that_is_not_there_is_noticed(answers, reason, monkeypatch):
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.setattr("motionanim.cli.command.WANDB_PATIENCE", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as server:  # its backlog takes connections, and nobody reads them

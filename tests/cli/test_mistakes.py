@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -10,11 +11,6 @@ from in_process import run
 from omegaconf import OmegaConf
 from PIL import Image
 
-import motionanim.animate
-import motionanim.data.encode
-import motionanim.data.prepare.__main__
-import motionanim.evaluation.report.__main__
-import motionanim.evaluation.study.__main__
 from motionanim.cli.settings import lora_weights, mistyped, quoted, readable
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,11 +39,11 @@ MISTAKES = [
     ("train", "experiment=motion_lora ~logger", r"^error: ~logger: this command needs logger; leave that out"),
     ("train", LORA + "paths.runs=photo.png/runs", r"^error: paths.runs=photo.png/runs: .*Not a directory; choose"),
     ("train", "experiment=tiny_autoencoder logger=none scale.height=48", r"^error: model.crop=64: .* 48x128 px; set"),
-    ("train", LORA + "data=folder", r"root"),
-    ("train", LORA + "data.latents=gone", r"^error: latents=gone holds no latents.json"),
+    ("train", LORA + "data=folder", r"no folder of videos given: pass data.root=FOLDER"),
+    ("train", LORA + "data.latents=gone", r"^error: latents=gone holds no latents.json: make latents with"),
     ("train", LORA + "data=folder data.root=/nowhere", r"/nowhere.* is not a folder"),
     ("train", LORA + "ckpt_path=gone.ckpt", r"ckpt_path=gone.ckpt: no such file; give a .ckpt file"),
-    ("train", LORA + "ckpt_path=last", r"ckpt_path=last: no checkpoint under"),
+    ("train", LORA + "ckpt_path=last", r"ckpt_path=last: no checkpoint under .*: give the run by run=NAME"),
     ("train", LORA + "scale.base=/nowhere", r"/nowhere"),
     ("train", LORA + "scale.height=60", r"scale.height=60, scale.width=128: must be multiples of 16"),
     ("train", LORA + "scale.buckets=true scale.bucket_multiple=8", r"bucket_multiple=8: must be a multiple of 16"),
@@ -84,6 +80,7 @@ MISTAKES = [
     ("evaluate", "wandb=off", r"^error: wandb=off: write true or false"),
     ("evaluate", "seed=1.5", r"seed=1.5: must be a whole number"),
     ("prepare", "", r"root"),
+    ("prepare", "root=/nowhere", r"^error: root=/nowhere is not a folder: pass one that exists$"),
     ("prepare", "root=. jsonl=gone.jsonl", r"^error: jsonl=gone.jsonl does not exist: pass the dataset's lists of"),
     ("prepare", "root=. out=photo.png", r"out=photo.png is a file: choose another folder"),
     ("prepare", "root=. out=own", r"out=own holds report.md, which no run left there: choose another folder"),
@@ -95,6 +92,8 @@ MISTAKES = [
     ("encode", "", r"^error: out is missing: give out=..."),
     ("encode", "out=http://host/x", r"out=http://host/x: encode writes to a local folder"),
     ("encode", "out=new clips=0", r"clips=0, shard_clips=64: both must be at least 1"),
+    ("encode", "out=new scale.buckets=true scale.height=48 scale.width=48 scale.bucket_multiple=12",
+     r"scale.bucket_multiple=12: must be a multiple of 8 for this base"),
     ("encode", "out=new scale.height=60", r"scale.height=60, scale.width=128: must be multiples of 8"),
     ("study", "make a --out new", r"1 method folder\(s\)|a: no such folder"),
     ("study", "count gone.json v.json --out own", r"--out own holds report.md, which no run left there"),
@@ -104,10 +103,7 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("program", "arguments", "line"), MISTAKES, ids=str)
-def test_a_mistake_is_one_line_with_the_remedy(
-    program: str, arguments: str, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+def test_a_mistake_is_one_line_with_the_remedy(program, arguments, line, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     GlobalHydra.instance().clear()
     Image.fromarray(np.zeros((36, 48, 3), dtype=np.uint8)).save("photo.png")
@@ -134,9 +130,7 @@ def test_a_mistake_is_one_line_with_the_remedy(
         ("out=C:\\new\\(1).mp4", "C:\\new\\(1).mp4"),
     ],
 )  # fmt: skip
-def test_ordinary_file_names_are_read(
-    typed: str, value: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ordinary_file_names_are_read(typed, value, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/home/me")
     Path("a,b.png").touch()
@@ -186,10 +180,6 @@ def test_loras_may_be_given_as_text() -> None:
 
 def test_ctrl_c_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     monkeypatch.chdir(tmp_path)
-
-    def stopped(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(motionanim.data.prepare.__main__, "check_root", stopped)
+    monkeypatch.setattr("motionanim.data.prepare.__main__.check_root", Mock(side_effect=KeyboardInterrupt))
     assert run("prepare", ["root=."], monkeypatch) == 130
     assert capsys.readouterr().err == "error: stopped by Ctrl-C; what was finished before is kept\n"

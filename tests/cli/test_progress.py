@@ -1,6 +1,7 @@
 """One bar over a job of several stages, and the calls that the long-video methods announce to it."""
 
 import io
+from unittest.mock import Mock
 
 import pytest
 from long_video_runs import METHODS, run
@@ -73,9 +74,7 @@ def test_one_line_says_stage_share_and_time_left(clock: list[float], monkeypatch
     assert any(line.startswith("frames:  90%") and line.endswith("00:15 left") for line in map(str.rstrip, lines))
 
 
-def test_in_a_log_there_are_few_lines_and_without_progress_none(
-    clock: list[float], capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_in_a_log_there_are_few_lines_and_without_progress_none(clock, capfd):
     for shown in (True, False):
         with Progress(shown=shown) as bar:
             bar.expect("frames", 500, seconds=1.0)
@@ -94,10 +93,7 @@ def test_a_watch_is_told_of_each_report_and_may_stop_the_job(clock: list[float],
         ("denoising", 0.3, 7.0), ("frames", 0.6, 4.0),
         ("frames", 0.7, 3.0), ("frames", 0.8, 2.0), ("frames", 0.9, 1.0), ("frames", 1.0, 0.0),
     ]  # fmt: skip
-
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
+    stop = Mock(side_effect=KeyboardInterrupt)
     with pytest.raises(KeyboardInterrupt), Progress(shown=shown, watch=stop) as bar:
         bar.done("frames")
 
@@ -112,9 +108,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("method", "options"), CASES, ids=str)
-def test_a_method_announces_the_calls_that_it_takes(
-    method: str, options: dict, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_method_announces_the_calls_that_it_takes(method, options, monkeypatch):
     expected = []
     monkeypatch.setattr(Progress, "expect", lambda self, stage, units, seconds=None: expected.append((stage, units)))
     with Progress(shown=False) as bar:

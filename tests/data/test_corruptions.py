@@ -10,13 +10,7 @@ from scipy.ndimage import gaussian_filter
 from synthetic_clips import clips
 
 from motionanim.motion.flow import warp
-from motionanim.training.video_features import (
-    CORRUPTIONS,
-    clean_and_corrupted,
-    corrupt,
-    look_summary,
-    motion_summary,
-)  # fmt: skip
+from motionanim.training.video_features import CORRUPTIONS, clean_and_corrupted, corrupt, look_summary, motion_summary
 
 
 def damaged(name, frames, severity):

@@ -5,8 +5,7 @@ import os
 import shutil
 
 import pytest
-import torch
-from layouts import write_hdvila
+from layouts import six_videos
 from omegaconf import OmegaConf
 
 from motionanim.data import hdvila
@@ -16,9 +15,7 @@ from motionanim.data.hdvila import hdvila_names, hdvila_static_clips, video_of
 
 @pytest.fixture(scope="module")
 def layout(tmp_path_factory):
-    frames = torch.zeros(2, 3, 16, 64)
-    videos = {f"vid-{k}": [frames] * (k % 3 + 1) for k in range(6)}
-    return write_hdvila(tmp_path_factory.mktemp("hdvila"), videos, fps=10)
+    return six_videos(tmp_path_factory.mktemp("hdvila"))
 
 
 @pytest.fixture

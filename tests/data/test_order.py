@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from motionanim.data.order import Order, Rows, block_shuffled_index, epoch_order, shuffled_index
+from motionanim.data.order import Order, Rows, epoch_order, shuffled_index
 
 BLOCKS = {"shard": 4, "block": 3}
 
@@ -15,14 +15,14 @@ BLOCKS = {"shard": 4, "block": 3}
 def test_without_rows_and_weights_it_is_the_shuffled_index():
     assert [Order(3, [10]).item(p) for p in range(25)] == [shuffled_index(3, p, 10) for p in range(25)]
     found = [Order(3, [23], shards=BLOCKS).item(p) for p in range(50)]
-    assert found == [block_shuffled_index(3, p, 23, **BLOCKS) for p in range(50)]
+    assert found == [shuffled_index(3, p, 23, **BLOCKS) for p in range(50)]
 
 
 @settings(max_examples=100, deadline=None)
 @given(length=st.integers(1, 60), shard=st.integers(1, 9), block=st.integers(1, 9), epoch=st.integers(0, 3))
 def test_an_epoch_at_once_is_its_positions_one_by_one(length, shard, block, epoch):
     positions, options = range(epoch * length, (epoch + 1) * length), {"shard": shard, "block": block}
-    one_by_one = [block_shuffled_index(5, p, length, **options) for p in positions]
+    one_by_one = [shuffled_index(5, p, length, **options) for p in positions]
     assert epoch_order(5, epoch, length, **options).tolist() == one_by_one
     assert epoch_order(5, epoch, length).tolist() == [shuffled_index(5, p, length) for p in positions]
 

@@ -4,7 +4,7 @@ import pytest
 
 from motionanim.data import rejections
 from motionanim.data.order import Order
-from motionanim.data.rejections import MOST_IN_A_ROW, Rejections, load_usable
+from motionanim.data.rejections import MOST_IN_A_ROW, FileItems, Rejections
 from motionanim.data.video import VideoError
 from motionanim.files import printable
 
@@ -38,7 +38,7 @@ def test_a_rejection_reads_what_others_wrote_since_the_last_one_only(tmp_path, m
     assert [row[0] for row in csv.reader(text.splitlines(keepends=True))] == ["path", *map(printable, names)]
 
 
-class Files:
+class Files(FileItems[int]):
     """A list of files of which some cannot be used."""
 
     def __init__(self, folder, count, bad, random=True):
@@ -46,9 +46,6 @@ class Files:
         self.order = Order(0, [count])
         self.bad, self.asked = bad, []
         self.rejections = Rejections(folder / "r.csv", total=count, max_share=1)
-
-    def path(self, name):
-        return self.root / name
 
     def load(self, path, position):
         self.asked.append(int(path.stem))
@@ -60,17 +57,17 @@ class Files:
 @pytest.mark.parametrize("random", [True, False])
 def test_a_disk_that_went_away_stops_the_run(tmp_path, random):
     files = Files(tmp_path, 20_000, bad=(), random=random)
-    load_usable(files, 0)
+    files[0]
     files.bad = range(20_000)
     with pytest.raises(ValueError, match="100 clips in a row cannot be used.* No such file.*disk is still there"):
-        load_usable(files, 1)
+        files[1]
     assert len(set(files.asked)) == 1 + MOST_IN_A_ROW
     assert not files.rejections.path.exists(), "a resumed run does not count them"
 
 
 def test_a_bad_folder_in_the_list_stops_nothing(tmp_path):
     files = Files(tmp_path, 3000, bad=range(1000, 1600), random=False)
-    assert not {load_usable(files, position) for position in range(3000)} & set(files.bad)
+    assert not {files[position] for position in range(3000)} & set(files.bad)
     assert len(files.rejections._known) == 600
 
 
@@ -78,6 +75,6 @@ def test_every_file_is_tried_before_none_is_usable(tmp_path):
     for count in (1, 2, 3, 12, 97):
         files = Files(tmp_path, count, bad=range(count))
         with pytest.raises(ValueError, match=f"none of {count} files"):
-            load_usable(files, 5)
+            files[5]
         assert sorted(files.asked) == list(range(count))
         assert len(files.rejections.path.read_text().splitlines()) == 1 + count

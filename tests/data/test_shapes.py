@@ -2,10 +2,12 @@
 
 import math
 import os
+import shutil
 from collections import Counter
 from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -83,29 +85,22 @@ def test_a_size_is_known_from_the_first_frame(tmp_path: Path) -> None:
         shown_size(tmp_path / "text.mp4")
 
 
-def test_sizes_are_looked_up_once_until_a_file_changes(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sizes_are_looked_up_once_until_a_file_changes(folder, tmp_path, monkeypatch):
     root = copied(folder, tmp_path / "root")
     (root / "broken.mp4").write_bytes(b"x")
-    paths, kept, asked = [*sorted(root.iterdir()), root / "missing.mp4"], tmp_path / "new" / "sizes.txt", []
-
-    def counted(path: Path) -> tuple[int, int]:
-        asked.append(path.name)
-        return shown_size(path)
-
-    monkeypatch.setattr(video_sizes, "shown_size", counted)
+    paths, kept = [*sorted(root.iterdir()), root / "missing.mp4"], tmp_path / "new" / "sizes.txt"
+    monkeypatch.setattr(video_sizes, "shown_size", asked := Mock(side_effect=shown_size))
     sizes = known_sizes(paths, len(paths), kept)
     assert [tuple(size) for size in sizes] == [SIZES[int(path.stem) % 3] if path.stem.isdigit() else (0, 0)
                                               for path in paths]  # fmt: skip
-    assert len(asked) == len(paths) - 1
+    assert asked.call_count == len(paths) - 1
     with open(kept, "a") as file:
         file.write("0123456789")  # of a run that was killed
     copied_one = root / "0.mp4"
     copied_one.write_bytes((root / "1.mp4").read_bytes())
-    asked.clear()
+    asked.reset_mock()
     again = known_sizes(paths, len(paths), kept)
-    assert asked == ["0.mp4"]
+    asked.assert_called_once_with(copied_one)
     assert tuple(again[paths.index(copied_one)]) == SIZES[1]
 
 
@@ -136,7 +131,7 @@ def test_loader_processes_read_the_same_batches(folder: Path, tmp_path: Path) ->
     batches = []
     for workers in (0, 2):
         data = mixed_data(folder, tmp_path, num_workers=workers)
-        data.trainer = one_process(data)
+        data.trainer = one_process()
         loader = iter(data.train_dataloader())
         batches.append([next(loader) for _ in range(6)])
     for alone, shared in zip(*batches):
@@ -144,15 +139,14 @@ def test_loader_processes_read_the_same_batches(folder: Path, tmp_path: Path) ->
     assert len({batch.frames.shape for batch in batches[0]}) > 1
 
 
-def one_process(data: StreamData, rank: int = 0, world: int = 1) -> SimpleNamespace:
+def one_process(rank: int = 0, world: int = 1) -> SimpleNamespace:
     progress = SimpleNamespace(current=SimpleNamespace(processed=0))
     strategy = SimpleNamespace(
         root_device=torch.device("cpu"), broadcast=lambda value: value, reduce_boolean_decision=bool
     )
-    loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress))
     return SimpleNamespace(
         global_rank=rank, world_size=world, accelerator=None, strategy=strategy, accumulate_grad_batches=1,
-        fit_loop=loop,
+        fit_loop=SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress)),
     )  # fmt: skip
 
 
@@ -178,12 +172,12 @@ def test_a_broken_file_is_replaced_by_one_of_its_shape(folder: Path, tmp_path: P
 
 def test_batches_never_cross_rows(folder: Path, tmp_path: Path) -> None:
     data = mixed_data(folder, tmp_path)
-    data.trainer = one_process(data, world=2)
+    data.trainer = one_process(world=2)
     with pytest.raises(ValueError, match="batch_size=4 times 2 processes must divide scale.bucket_clips=4.* set .*=8"):
         data.train_dataloader()
     data = mixed_data(folder, tmp_path, batch_size=4)
     data.load_state_dict({"clips": 2, "dataset": None, **data._identity()})
-    data.trainer = one_process(data)
+    data.trainer = one_process()
     with pytest.raises(ValueError, match="goes on at clip 2, which is no multiple of 4.* a smaller batch"):
         data.train_dataloader()
     data.batch_size = 2
@@ -218,11 +212,11 @@ def test_validation_is_in_batches_of_one_shape(folder: Path, tmp_path: Path) -> 
     for world in (1, 2):
         seen = []
         for rank in range(world):
-            data.trainer = one_process(data, rank, world)
+            data.trainer = one_process(rank, world)
             seen += [batch.position.tolist() for batch in data.val_dataloader()]
         assert sorted(chain(*seen)) == list(range(8))
         assert sorted(map(tuple, seen)) == [(0, 3, 5, 7), (1, 4, 6), (2,)]
-    data.trainer = one_process(data, world=4)
+    data.trainer = one_process(world=4)
     with pytest.raises(ValueError, match="8 validation clips in batches of one shape are fewer than 4 processes"):
         data.val_dataloader()
     shown = data.first_val(3)
@@ -230,10 +224,7 @@ def test_validation_is_in_batches_of_one_shape(folder: Path, tmp_path: Path) -> 
 
 
 def test_roots_are_drawn_from_by_their_weights(folder: Path, tmp_path: Path) -> None:
-    few = tmp_path / "few"
-    few.mkdir()
-    for number in range(4):
-        (few / f"{number}.mp4").write_bytes((folder / f"{number}.mp4").read_bytes())
+    few = shutil.copytree(folder, tmp_path / "few", ignore=shutil.ignore_patterns("??.*", "[4-9].*"))
     data = mixed_data({str(folder): 1, str(few): 2}, tmp_path, shapes=None)
     order = data.train.order
     names = [data.train.names[order.item(position)] for position in range(order.length)]
@@ -283,10 +274,6 @@ def test_prepare_caches_the_flow_that_training_in_shapes_reads(folder: Path, tmp
         assert flow.shape[3] >= SHAPES[size][1]
     assert prepare(**options, shapes=shapes_32(row=8))["resumed"] == 3, "the row does not matter"
     assert prepare(**options)["resumed"] == 0, "without shapes flow is cached at 32 x 32"
-
-    class Asked(Steady):
-        def __call__(self, frames: torch.Tensor) -> torch.Tensor:
-            raise AssertionError("its flow is cached")
-
-    data = mixed_data(folder, cache, names=(["0.mp4", "1.mp4", "2.mp4"], ["3.mp4"]), flow_estimator=Asked())
+    unasked = SimpleNamespace(name="steady")
+    data = mixed_data(folder, cache, names=(["0.mp4", "1.mp4", "2.mp4"], ["3.mp4"]), flow_estimator=unasked)
     assert {tuple(data.train[position].flow.shape[-2:]) for position in range(24)} == set(SHAPES.values())

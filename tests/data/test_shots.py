@@ -7,15 +7,7 @@ import numpy as np
 import pytest
 
 from motionanim.data.prepare import shots
-from motionanim.data.prepare.shots import (
-    Border,
-    borders_of,
-    crossed,
-    find_borders,
-    keep_borders,
-    kept_borders,
-    starts_within,
-)
+from motionanim.data.prepare.shots import Border, borders_of, crossed, find_borders, starts_within
 
 
 def picture(seed: int, width: int = 400) -> np.ndarray:
@@ -88,9 +80,9 @@ def test_clips_begin_where_they_stay_in_a_shot():
 
 
 def test_borders_are_kept_by_the_file_and_added_to(tmp_path):
-    keep_borders(tmp_path / "cache", "a", [])
+    shots.keep_borders(tmp_path / "cache", "a", [])
     assert not (tmp_path / "cache").exists(), "no file for the many videos of one shot"
     for borders in ([(5, 6)], [(20, 24)], []):  # of runs that looked at different parts
-        keep_borders(tmp_path / "cache", "a", borders)
-    assert kept_borders(tmp_path / "cache", "a") == [(5, 6), (20, 24)]
-    assert kept_borders(tmp_path / "cache", "b") == []
+        shots.keep_borders(tmp_path / "cache", "a", borders)
+    assert shots.kept_borders(tmp_path / "cache", "a") == [(5, 6), (20, 24)]
+    assert shots.kept_borders(tmp_path / "cache", "b") == []

@@ -19,9 +19,7 @@ PROGRAMS = {
 }  # fmt: skip
 ELIDED = {  # a choice that "..." can stand for
     "train.py": ("experiment=motion_lora",),
-    "evaluate.py": (),
     "motionanim.animate": ("image=photo.jpg",),
-    "motionanim.page": (),
     "motionanim.data.encode": ("data=folder", "data.root=my_videos"),
 }
 
@@ -81,7 +79,7 @@ def commands() -> list[tuple[str, tuple[str, ...]]]:
             for place, word in enumerate(words):
                 given = tuple(words[place + 1 :])
                 if word in PROGRAMS and given:
-                    elided = ELIDED[word] if "..." in given else ()
+                    elided = ELIDED.get(word, ()) if "..." in given else ()
                     found.append((word, (*elided, *(each for each in given if each != "..."))))
     return found
 

@@ -72,6 +72,12 @@ def small(overrides: Sequence[str] = (), **settings: Any) -> Animation:
     return animate([*overrides, "sampling.num_steps=1", "scale.num_frames=8"], **settings)
 
 
+def composing(module: ModuleType, *settings: str) -> None:
+    """Add settings to the configurations that a script composes."""
+    compose = module.compose
+    module.compose = lambda name, overrides: compose(name, [*overrides, *settings])
+
+
 @pytest.mark.slow
 def test_animate_pictures(script, call, tmp_path: Path) -> None:
     call(script("animate/pictures.py", animate=small, OUT=tmp_path))
@@ -151,9 +157,7 @@ def test_motion_lora_camera(script, call, base: Path, tmp_path: Path) -> None:
 
     lora = lora_module(base).export(tmp_path)
     module = script("motion_lora/camera.py")
-    compose = module.compose
-    changes = ["scale.num_frames=5", "scale.motion_channels=8", "sampling.num_steps=1"]
-    module.compose = lambda name, overrides: compose(name, [*overrides, *changes])
+    composing(module, "scale.num_frames=5", "scale.motion_channels=8", "sampling.num_steps=1")
     call(module, "tiny", f"none={lora}", "--base", base, "--n", 4, "--side", 16, "--weights", "1")
     table = json.loads((tmp_path / "tiny.json").read_text())["rows"]
     assert [row["weight"] for row in table.values()] == [0.0, 1.0]
@@ -161,16 +165,10 @@ def test_motion_lora_camera(script, call, base: Path, tmp_path: Path) -> None:
     assert (tmp_path / "tiny_clips.png").is_file()
 
 
-def small_scale(module: ModuleType) -> None:
-    """Fewer pixels and steps for the configurations that a script composes."""
-    compose = module.compose
-    module.compose = lambda name, overrides: compose(name, [*overrides, *SCALE[:2], "sampling.num_steps=2"])
-
-
 @pytest.mark.slow
 def test_warp_control_measure(script, call, tmp_path: Path) -> None:
     module = script("warp_control/measure.py")
-    small_scale(module)
+    composing(module, *SCALE[:2], "sampling.num_steps=2")
     module.RUNS = {name: (words, 1) for name, (words, _) in module.RUNS.items() if name in module.SHOWN}
     call(module, "--scenes", 1, "--runs", tmp_path, "--out", tmp_path)
     figures = json.loads((tmp_path / "figures.json").read_text())
@@ -181,7 +179,7 @@ def test_warp_control_measure(script, call, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_warp_control_levels(script, call, tmp_path: Path) -> None:
     module = script("warp_control/levels.py")
-    small_scale(module)
+    composing(module, *SCALE[:2], "sampling.num_steps=2")
     module.RUNS = [run for run in module.RUNS if run[0] in ("motion weights", "0, 0")]
     call(module, "--clips", 2, "--runs", tmp_path, "--out", tmp_path)
     figures = json.loads((tmp_path / "levels.json").read_text())

@@ -55,13 +55,8 @@ FENCES = {
 
 
 def sources() -> list[Path]:
-    return [
-        ROOT / "train.py",
-        ROOT / "evaluate.py",
-        *PACKAGE.rglob("*.py"),
-        *(ROOT / "tests").rglob("*.py"),
-        *(ROOT / "benchmarks").rglob("*.py"),
-    ]
+    folders = (PACKAGE, ROOT / "tests", ROOT / "benchmarks")
+    return [ROOT / "train.py", ROOT / "evaluate.py", *(path for folder in folders for path in folder.rglob("*.py"))]
 
 
 @functools.cache

@@ -129,9 +129,7 @@ def carry_out(command: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
 
 
 @pytest.mark.slow
-def test_every_command_of_full_scale_runs_on_what_the_ones_before_left(
-    workplace: Path, raft_weights: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_every_command_of_full_scale_runs_on_what_the_ones_before_left(workplace, raft_weights, monkeypatch, capfd):
     ran = set()
     monkeypatch.setattr(Hydra, "get_mode", lambda *_, **__: None)  # composes once more to look for a setting
     for command in (*commands("README.md", "## Full scale"), *commands("docs/full_scale.md")):

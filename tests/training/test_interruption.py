@@ -43,9 +43,7 @@ def losses(out: Path) -> dict[int, str]:
     ("stops", "mixed"), [((signal.SIGKILL, signal.SIGTERM), False), ((signal.SIGKILL,), True)],
     ids=["kill -9 and SIGTERM", "kill -9, clips of several shapes, vram=16"],
 )  # fmt: skip
-def test_killed_and_resumed_equals_uninterrupted(
-    stops: tuple[signal.Signals, ...], mixed: bool, base: Path, tmp_path: Path
-) -> None:
+def test_killed_and_resumed_equals_uninterrupted(stops, mixed, base, tmp_path):
     given = []
     if mixed:
         write_videos(tmp_path / "videos", 15)

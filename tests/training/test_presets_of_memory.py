@@ -1,6 +1,6 @@
 """Training within less memory: passes that make up the same step, frozen weights in bfloat16, moments of 8 bits."""
 
-import builtins
+import sys
 from pathlib import Path
 
 import pytest
@@ -57,22 +57,14 @@ def test_halved_weights_are_exported_as_the_bases_own(base: Path, tmp_path: Path
     ],
     ids=["frozen", "moments"],
 )
-def test_what_cannot_be_combined_is_refused(
-    base: Path, tmp_path: Path, changes: dict, options: dict, message: str
-) -> None:
+def test_what_cannot_be_combined_is_refused(base, tmp_path, changes, options, message):
     with pytest.raises(ValueError, match=message):
         check_strategy(make_trainer(tmp_path, 1, **options), diffusion(base, **changes), stream())
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    imported = builtins.__import__
-
-    def without(name: str, *args, **kwargs):
-        if name.startswith("bitsandbytes"):
-            raise ImportError(name)
-        return imported(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    for name in ("bitsandbytes", "bitsandbytes.optim"):
+        monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ValueError, match=r"model\.moments=8bit needs bitsandbytes: pip install"):
         adamw([torch.nn.Parameter(torch.ones(3))], **OPTIONS, moments="8bit")
 

@@ -7,7 +7,7 @@ import lightning as L
 import pytest
 import torch
 from conftest import make_batch
-from training_runs import SAMPLING, lora_module, make_trainer, stream
+from training_runs import SAMPLING, VALIDATED, At, lora_module, make_trainer, stream
 
 from motionanim.media.visualize import sheet
 from motionanim.training.preview import CameraReport, Preview, sample, side_by_side
@@ -23,6 +23,12 @@ class ShiftFlow:
         flow = torch.zeros(len(frames) - 1, 2, *frames.shape[2:])
         flow[:, 0] = change[:, None, None]
         return flow
+
+
+def reports(folder: Path, **options) -> tuple[Preview, CameraReport]:
+    options |= {"sampling": SAMPLING, "seed": 0}
+    camera = CameraReport(folder=str(folder), flow_estimator=ShiftFlow(), **options)
+    return Preview(folder=str(folder / "samples"), **options), camera
 
 
 def test_sheet_and_side_by_side_place_every_frame() -> None:
@@ -59,22 +65,15 @@ def test_left_alone_nothing_of_the_motion_is_told(base: Path) -> None:
 
 def test_callbacks_leave_their_files_and_compare_from_the_same_noise(base: Path, tmp_path: Path) -> None:
     module = lora_module(base)
-    preview = Preview(folder=str(tmp_path / "samples"), clips=2, sampling=SAMPLING, seed=0)
-    camera = CameraReport(folder=str(tmp_path), clips=2, sampling=SAMPLING, flow_estimator=ShiftFlow(), seed=0)
 
-    class Nudge(L.Callback):
+    def nudge(module: L.LightningModule) -> None:
         """Make the LoRA do something large, so that with and without must differ."""
+        for name, parameter in module.named_parameters():
+            if ".lora_B" in name:
+                parameter.data.fill_(0.5)
 
-        def on_validation_start(self, trainer, pl_module) -> None:
-            with torch.no_grad():
-                for name, parameter in pl_module.named_parameters():
-                    if ".lora_B" in name:
-                        parameter.fill_(0.5)
-
-    trainer = make_trainer(
-        tmp_path, 1, Nudge(), preview, camera, limit_val_batches=1, val_check_interval=1, check_val_every_n_epoch=None
-    )
-    trainer.fit(module, stream())
+    callbacks = At(0, nudge), *reports(tmp_path, clips=2)
+    make_trainer(tmp_path, 1, *callbacks, val_check_interval=1, **VALIDATED).fit(module, stream())
     assert sorted(p.name for p in (tmp_path / "samples").iterdir()) == ["step_0000001.mp4", "step_0000001.png"]
     report = json.loads((tmp_path / "camera.json").read_text())
     assert report["flow_estimator"] == "shift"
@@ -90,13 +89,12 @@ def test_samples_are_made_in_the_trainers_precision(base: Path, tmp_path: Path, 
     module, seen = lora_module(base), set()
     module.denoiser.unet.conv_out.register_forward_hook(lambda layer, inputs, output: seen.add(output.dtype))
     module.log = lambda *_, **__: None
-    preview = Preview(folder=str(tmp_path / "samples"), clips=1, sampling=SAMPLING, seed=0)
-    camera = CameraReport(folder=str(tmp_path), clips=1, sampling=SAMPLING, flow_estimator=ShiftFlow(), seed=0)
     trainer = make_trainer(tmp_path, 1, precision=precision)
     trainer.strategy.connect(module)
     module.trainer, trainer.datamodule = trainer, stream()
-    for callback in (preview, camera):
+    for callback in reports(tmp_path, clips=1):
         seen.clear()
         with torch.no_grad():
             callback.on_validation_epoch_end(trainer, module.eval())
         assert seen == {dtype}
+    assert torch.equal(callback._before, callback._after), "from the same noise a new LoRA changes nothing"

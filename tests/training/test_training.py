@@ -7,10 +7,11 @@ import lightning as L
 import matplotlib.pyplot as plt
 import pytest
 import torch
+from configs import _fresh_hydra, composed  # noqa: F401  the fixture clears Hydra's global state
 from conftest import MOTION, make_batch
+from hydra.utils import instantiate
 from lightning.pytorch.loggers import CSVLogger
 from matplotlib.axes import Axes
-from torch.utils.data import default_collate
 from training_runs import NUMBERS, VALIDATED, Losses, RandomClips, fit, lora_module, make_trainer, saves, stream
 
 from motionanim.models.svd.denoiser import Denoiser
@@ -97,17 +98,11 @@ def test_conditions_are_dropped_at_their_shares_image_parts_together(base: Path)
     torch.testing.assert_close(kept, torch.tensor([0.9, 0.7, 0.9]), atol=0.06, rtol=0)
 
 
-def test_nan_loss_stops_before_the_weights_are_touched(base: Path, tmp_path: Path) -> None:
-    class Broken(RandomClips):
-        def __getitem__(self, position: int) -> ClipBatch:
-            clip = super().__getitem__(position)
-            return clip._replace(frames=clip.frames * float("nan"))
-
-    module = lora_module(base)
-    before = {n: p.clone() for n, p in module.named_parameters()}
-    with pytest.raises(ValueError, match="the loss is nan at step 0: lower model.lr"):
-        fit(module, tmp_path, 2, data=stream(train=Broken()))
-    assert all(torch.equal(p, before[n]) for n, p in module.named_parameters())
+def test_a_loss_that_is_nan_stops_the_step(base: Path) -> None:
+    broken = make_batch()._replace(frames=torch.full((2, 5, 3, 16, 16), float("nan")))
+    for module in (lora_module(base), instantiate(composed("experiment=tiny_autoencoder", "model.crop=16").model)):
+        with pytest.raises(ValueError, match="the loss is nan at step 0: lower model.lr"):
+            module.training_step(broken)
 
 
 def test_validation_is_the_same_twice_and_covers_all_noise_levels(base: Path, tmp_path: Path) -> None:
@@ -137,9 +132,7 @@ def test_clips_without_their_field_train_at_noise_levels_of_their_own(base: Path
     assert 0 < use_flow.sum() < len(use_flow)
 
 
-def test_ema_is_the_average_that_export_sees_and_the_checkpoint_keeps_both(
-    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ema_is_the_average_that_export_sees_and_the_checkpoint_keeps_both(base, tmp_path, monkeypatch):
     monkeypatch.setattr(Ema, "START", 3)
 
     def weight() -> torch.Tensor:
@@ -182,9 +175,7 @@ def test_the_plot_has_a_panel_a_quantity_and_a_line_a_column(tmp_path: Path) -> 
     assert two == 2 * one
 
 
-def test_a_resumed_run_keeps_and_draws_what_it_logged_before(
-    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_resumed_run_keeps_and_draws_what_it_logged_before(base, tmp_path, monkeypatch):
     drawn: list[tuple[str, list[int]]] = []
     plot = Axes.plot
     monkeypatch.setattr(Axes, "plot", lambda axis, x, *a, **k: drawn.append((k["label"], x)) or plot(axis, x, *a, **k))
@@ -201,19 +192,3 @@ def test_trapezoid() -> None:
     rate = functools.partial(trapezoid, warmup=4, decay=5, total=20)
     assert [rate(0), rate(3), rate(10), rate(15), rate(19), rate(25)] == [0.25, 1.0, 1.0, 1.0, 0.2, 0.0]
     assert trapezoid(7, warmup=0, decay=0, total=-1) == 1.0
-
-
-def test_stream_deals_each_position_to_exactly_one_process() -> None:
-    from motionanim.data.order import shuffled_index
-    from motionanim.data.stream import PositionSampler
-
-    def head(count: int, **options) -> list[int]:
-        iterator = iter(PositionSampler(**options))
-        return [next(iterator) for _ in range(count)]
-
-    ranks = [head(6, start=0, batch_size=2, rank=r, world_size=2) for r in (0, 1)]
-    assert ranks == [[0, 1, 4, 5, 8, 9], [2, 3, 6, 7, 10, 11]]
-    assert head(4, start=8, batch_size=2, rank=0, world_size=2) == [8, 9, 12, 13]
-    assert head(4, start=7, batch_size=2, rank=1, world_size=2) == [9, 10, 13, 14]
-    assert sorted(shuffled_index(3, p, 10) for p in range(20, 30)) == list(range(10))
-    assert default_collate([RandomClips()[7]]).position.tolist() == [7]

@@ -36,12 +36,10 @@ def encode_shard(
 
     Args:
         clips: Addressed by position.
-        encode: `Codec.encode`.
-        embed: `Codec.embed_image`.
+        encode, embed: `Codec.encode` and `Codec.embed_image`.
         warp: `Codec.warp_image`, to store the warped latents too; None for models that do not read them.
     """
-    length = getattr(clips, "row", None)
-    batches = list(_batches(positions, batch_size, length))
+    batches = list(_batches(positions, batch_size, getattr(clips, "row", None)))
 
     def samples() -> Iterator[dict[str, Tensor]]:
         for stored in DataLoader(clips, batch_sampler=batches, num_workers=num_workers, collate_fn=collate):
@@ -61,7 +59,7 @@ def encode_shard(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        write_shard(folder, positions, samples(), mixed=length is not None)
+        write_shard(folder, positions, samples())
     finally:
         torch.set_num_threads(threads)
 
@@ -103,7 +101,6 @@ def encode_clips(
         size: num_frames, height and width of a clip, or `clip_size`.
         source: Where the clips come from; all clips of a folder have one source.
         folder: Target; with an engine of many machines, on a disk that they share.
-        engine: Runs `make_shard`.
         shape_number: The number of the shape at a position, if clips have several.
 
     Returns:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from motionanim.data.latents.remote import is_remote, remote_request, repair
 from motionanim.data.latents.shard_cache import ShardCache
-from motionanim.files import atomic_path, file_sha256, text_sha256
+from motionanim.files import atomic_path, file_sha256
 
 Result = TypeVar("Result")
 
@@ -68,31 +68,19 @@ def shard_name(numbers: range) -> str:
     return f"{numbers.start:09}-{numbers.stop:09}.tar"
 
 
-def write_shard(folder: Path, numbers: range, samples: Iterable[Mapping[str, Tensor]], *, mixed: bool = False) -> None:
+def write_shard(folder: Path, numbers: range, samples: Iterable[Mapping[str, Tensor]]) -> None:
     """Write one shard, and then its SHA-256 beside it (as sha256sum does), which marks the shard as complete.
 
     The bytes depend on the samples alone.
-
-    Args:
-        mixed: Whether samples may differ in size.
-
-    Raises:
-        ValueError: If they do otherwise.
     """
     path = folder / shard_name(numbers)
     _digest_path(path).unlink(missing_ok=True)  # it is of other bytes if a damaged shard is written again
     with atomic_path(path) as partial:
         with tarfile.open(partial, "w", format=tarfile.USTAR_FORMAT) as tar:
-            sizes = set()
             for number, sample in zip(numbers, samples, strict=True):
                 content = safetensors.torch.save(dict(sample))
                 member = tarfile.TarInfo(_member(number))
                 member.size = len(content)
-                sizes.add(member.size)
-                if len(sizes) > 1 and not mixed:
-                    raise ValueError(
-                        f"sample {number} takes {member.size} bytes, others {min(sizes)}: sizes must agree"
-                    )
                 tar.addfile(member, io.BytesIO(content))
         digest = file_sha256(partial)
     with atomic_path(_digest_path(path)) as partial:
@@ -204,11 +192,6 @@ class Shards:
             return remote_request(f"{self.url}/{name}", request, retries=self.retries)
         except FileNotFoundError as error:
             raise ValueError(f"{self.url}/{name} is missing: {repair(self.url)}") from error
-
-
-def fingerprint(digests: Iterable[str]) -> str:
-    """Fingerprint of a dataset: it changes with any byte of any shard, and with their order."""
-    return text_sha256("\n".join(digests))[:16]
 
 
 def _member(number: int) -> str:

@@ -1,7 +1,5 @@
 """Reading and writing video files: the frames that a player shows, each always with the same index."""
 
-import torch  # noqa: F401  before decord, whose NVBLAS else takes over matrix products, and ends the process
-
 from motionanim.data.video.container import VideoError as VideoError
 from motionanim.data.video.reader import Video as Video
 from motionanim.data.video.reader import cover_size as cover_size

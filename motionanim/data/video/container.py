@@ -99,6 +99,7 @@ class WithoutPayload:
     def __init__(self, path: str) -> None:
         self.name = path
         self._file = open(path, "rb", buffering=0)  # noqa: SIM115  closed by `close`
+        self.seek, self.tell, self.close = self._file.seek, self._file.tell, self._file.close
         self._starts, self._ends = np.empty(0, np.int64), np.empty(0, np.int64)
 
     def skip(self, spans: list[tuple[int, int]]) -> None:
@@ -116,12 +117,3 @@ class WithoutPayload:
         if place + 1 < len(self._starts):
             length = min(length, int(self._starts[place + 1]) - at)
         return self._file.read(length)
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        return self._file.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._file.tell()
-
-    def close(self) -> None:
-        self._file.close()

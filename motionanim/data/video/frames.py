@@ -1,6 +1,6 @@
 """Frames of any video file by FFmpeg's libraries (PyAV), decoded from the nearest key frame that suffices."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import av
 import numpy as np
@@ -24,23 +24,26 @@ def read_frames(path: str, index: VideoIndex, places: np.ndarray) -> Iterator[tu
     rgb = _Rgb()
     with damage_named(path):
         if index.starts is None:
-            found = _counted(path, places)
+            found = _in_order(path, places, "frame", lambda number, _: number)
         else:
             found = _sought(path, index.labels[places], index.starts[places])
         for frame in found:
             yield _turned(rgb(frame), turn(frame))
 
 
-def _counted(path: str, places: np.ndarray) -> Iterator[av.VideoFrame]:
+def _in_order(
+    path: str, wanted: np.ndarray, kind: str, of: Callable[[int, av.VideoFrame], int | None]
+) -> Iterator[av.VideoFrame]:
+    """The frames whose number or time, by `of(number, frame)`, is `wanted`, by decoding from the beginning."""
     done = 0
     with opened(path) as (container, stream):
         for number, frame in enumerate(decoded(container, stream)):
-            if number == places[done]:
+            if of(number, frame) == wanted[done]:
                 yield frame
                 done += 1
-                if done == len(places):
+                if done == len(wanted):
                     return
-    raise VideoError(path, f"is damaged: frame {places[done]} cannot be decoded")
+    raise VideoError(path, f"is damaged: {kind} {wanted[done]} cannot be decoded")
 
 
 def _sought(path: str, labels: np.ndarray, starts: np.ndarray) -> Iterator[av.VideoFrame]:
@@ -57,17 +60,8 @@ def _sought(path: str, labels: np.ndarray, starts: np.ndarray) -> Iterator[av.Vi
                     break
             if done < end:
                 break
-    if done == len(labels):
-        return
-    # The container's own index led elsewhere, or a key frame was none: decode from the beginning.
-    with opened(path) as (container, stream):
-        for frame in decoded(container, stream):
-            if frame.pts == labels[done]:
-                yield frame
-                done += 1
-                if done == len(labels):
-                    return
-    raise VideoError(path, f"is damaged: its frame at timestamp {labels[done]} cannot be decoded")
+    if done < len(labels):  # the container's own index led elsewhere, or a key frame was none
+        yield from _in_order(path, labels[done:], "its frame at timestamp", lambda _, frame: frame.pts)
 
 
 def _after_seek(container: av.container.InputContainer, stream: av.VideoStream, start: int) -> Iterator[av.VideoFrame]:

@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import cv2
-import decord
 import numpy as np
+import torch  # noqa: F401  before decord, whose NVBLAS else takes over matrix products and ends the process
+
+# isort: split
+import decord
 
 from motionanim.data.video.frames import read_frames
 from motionanim.data.video.index import read_index

@@ -27,8 +27,8 @@ def check_video_size(height: int, width: int) -> None:
         )
 
 
-def write_video(path: str | Path, frames: Tensor | Iterable[Tensor], fps: float, *, crf: int = 12) -> None:
-    """Write an H.264 yuv420p mp4 file, whole or not at all.
+def write_video(path: str | Path, frames: Tensor | Iterable[Tensor], fps: float) -> None:
+    """Write an H.264 yuv420p mp4 file of visually lossless quality, whole or not at all.
 
     Colours are BT.709 of limited range. The file's tags say so, because players guess BT.601 or BT.709 by the number
     of lines of files without tags.
@@ -38,7 +38,6 @@ def write_video(path: str | Path, frames: Tensor | Iterable[Tensor], fps: float,
         frames: (T, 3, H, W) float in [-1, 1], RGB; H and W even, as yuv420p demands. Or an iterable of frames
             (3, H, W), so that a video of any length takes little memory.
         fps: Frames per second, above 0.
-        crf: Quality of x264, 0 (lossless) to 51; 12 is visually lossless.
 
     Raises:
         ValueError: If a shape or `fps` is out of range.
@@ -57,7 +56,7 @@ def write_video(path: str | Path, frames: Tensor | Iterable[Tensor], fps: float,
     with atomic_path(target) as partial, av.open(str(partial), "w", options={"movflags": "faststart"}) as container:
         rate = Fraction(fps).limit_denominator(1001)
         # x264's macroblock tree reads memory that it did not write, so that equal frames would give different bytes.
-        options = {"crf": str(crf), "preset": "fast", "x264-params": "mbtree=0"}
+        options = {"crf": "12", "preset": "fast", "x264-params": "mbtree=0"}
         video = container.add_stream("libx264", rate=rate, options=options)
         video.height, video.width, video.pix_fmt = shape[2], shape[3], "yuv420p"
         tags = video.codec_context

@@ -1,24 +1,26 @@
 """Shards give back what was written, in an order that does not depend on batch size or world size."""
 
 import tarfile
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
+import shard_runs
 import torch
 import webdataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load
-from shard_runs import READING, SIZE, made, numbers_of, prepared, sample
+from shard_runs import made, numbers_of, prepared, sample
 from torch.utils.data import DataLoader
 
-from motionanim.data.latents.prepared import PreparedLatents
 from motionanim.data.latents.shards import ShardLayout, Shards, finished_shard, shard_name, shard_ranges, write_shard
-from motionanim.data.order import block_shuffled_index
+from motionanim.data.order import shuffled_index
 from motionanim.data.stream import PositionSampler, StreamData, collate
+from motionanim.data.synthetic.clips import SyntheticClips
 
 
 @pytest.fixture
@@ -34,27 +36,22 @@ def folder(tmp_path: Path) -> Path:
 def test_every_epoch_is_a_permutation_that_reads_few_shards_at_a_time(length, shard, block, seed):
     for epoch in (0, 3):
         positions = range(epoch * length, (epoch + 1) * length)
-        order = [block_shuffled_index(seed, p, length, shard=shard, block=block) for p in positions]
+        order = [shuffled_index(seed, p, length, shard=shard, block=block) for p in positions]
         assert sorted(order) == list(range(length))
-        groups, seen = [], []
+        groups = [[]]
         for index in order:  # cut into runs of at most `block` shards; a shard is never met again later
-            if index // shard not in seen and len(seen) == block:
-                groups.append(seen)
-                seen = []
-            seen = seen if index // shard in seen else [*seen, index // shard]
-        groups.append(seen)
-        met = Counter(number for group in groups for number in group)
-        assert set(met.values()) == {1}
+            if index // shard not in groups[-1]:
+                if len(groups[-1]) == block:
+                    groups.append([])
+                groups[-1].append(index // shard)
+        met = [number for group in groups for number in group]
+        assert len(met) == len(set(met))
 
 
 def test_the_order_is_shuffled_and_differs_by_epoch_and_seed():
-    orders = {
-        tuple(block_shuffled_index(seed, epoch * 60 + p, 60, shard=4, block=3) for p in range(60))
-        for seed in (0, 1)
-        for epoch in (0, 1)
-    }
-    assert len(orders) == 4
-    assert tuple(range(60)) not in orders
+    epochs = [range(60), range(60, 120)]
+    orders = {tuple(shuffled_index(s, p, 60, shard=4, block=3) for p in e) for s in (0, 1) for e in epochs}
+    assert len(orders | {tuple(range(60))}) == 5
 
 
 def test_any_world_size_batch_size_and_start_reads_the_same_clips_in_the_same_order(folder):
@@ -73,26 +70,33 @@ def test_any_world_size_batch_size_and_start_reads_the_same_clips_in_the_same_or
 
 
 def test_a_resumed_run_keeps_what_decides_its_clips(folder, tmp_path):
-    def stream(where: Path | None = folder, **changes: int) -> StreamData:
-        train = [] if where is None else PreparedLatents(where, **{"seed": 0} | SIZE | READING | changes)
+    def rendered(seed: int) -> SyntheticClips:
+        size = {"num_frames": 2, "height": 16, "width": 16}
+        return SyntheticClips(seed=seed, length=1, fps=7, moving_camera=0, split="train", **size)
+
+    def stream(train: Sequence) -> StreamData:
         return StreamData(train=train, val=[], batch_size=1, num_workers=0)
 
-    state = {"clips": 7, "dataset": prepared(folder).fingerprint}
-    stream(seed=5).load_state_dict(state)  # of an earlier version, which did not store the order
-    stream(None).load_state_dict({"clips": 3, "dataset": None})
+    data = prepared(folder)
+    fast, slow = (SimpleNamespace(flow_estimator=SimpleNamespace(name=f"raft-{number}")) for number in (1, 2))
+    state = {"clips": 7, "dataset": data.fingerprint}
+    stream(prepared(folder, seed=5)).load_state_dict(state)  # of an earlier version, which did not store the order
+    for train in ([], fast):
+        stream(train).load_state_dict({"clips": 3, "dataset": None})
     state |= {"seed": 0, "shuffle_shards": 2}
-    stream(cache_gb=3).check_state(state)
-    for other, named in (
-        (stream(made(tmp_path / "other", 24)), f"prepared latents {state['dataset']} .* resume with the data.latents"),
-        (stream(None), f"prepared latents {state['dataset']} and would go on with prepared latents None"),
-        (stream(seed=1), "seed=0 .* would go on with seed=1 .*: set data.seed .* to 0, or"),
-        (
-            stream(shuffle_shards=3),
-            "shuffle_shards=2 .* with shuffle_shards=3, .*: set reading.shuffle_shards to 2",
-        ),
+    assert {"clips": 7, **stream(data)._identity()} == state
+    stream(prepared(folder, cache_gb=3)).check_state(state)
+    latents = f"prepared latents {data.fingerprint}"
+    for began, now, named in (
+        (data, prepared(made(tmp_path / "other", 24)), f"{latents} .* resume with the data.latents"),
+        (data, [], f"{latents} and would go on with prepared latents None"),
+        (data, prepared(folder, seed=1), "seed=0 .* would go on with seed=1 .*: set data.seed .* to 0, or"),
+        (data, prepared(folder, shuffle_shards=3), "shuffle_shards=2 .*=3, .*: set reading.shuffle_shards to 2"),
+        (fast, slow, "flow by raft-1 and would go on with flow by raft-2"),
+        (rendered(3), rendered(4), "seed=3 .* would go on with seed=4 .*: set data.seed .*data.train.seed. to 3, or"),
     ):
         with pytest.raises(ValueError, match=f"the run began with {named}"):
-            other.check_state(state)
+            stream(now).check_state({"clips": 7, **stream(began)._identity()})
 
 
 # The files.
@@ -116,16 +120,16 @@ def test_the_bytes_depend_on_the_samples_only(folder, tmp_path):
     assert prepared(folder).fingerprint == prepared(again).fingerprint != prepared(made(again, 24)).fingerprint
 
 
-def test_samples_of_different_sizes_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="sizes must agree"):
-        write_shard(tmp_path, range(2), iter([{"a": torch.zeros(3)}, {"a": torch.zeros(4)}]))
-    assert list(tmp_path.iterdir()) == []
+def test_samples_of_different_sizes_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(shard_runs, "sample", lambda number: {"a": torch.zeros(number + 1)})
+    with pytest.raises(ValueError, match="latents holds clips of different sizes: delete it"):
+        made(tmp_path / "latents")
 
 
 def test_a_missing_cut_or_wrong_shard_is_named_with_its_repair_and_only_it_is_made_again(folder):
-    before = {path: path.read_bytes() for path in folder.glob("*.tar")}
-    one, two = sorted(before)[1:3]
-    kept = sorted(before)[0].stat().st_mtime_ns
+    before = {path: path.read_bytes() for path in sorted(folder.glob("*.tar"))}
+    kept, one, two, *_ = before
+    written = kept.stat().st_mtime_ns
     opened = prepared(folder)
 
     def refused(words: str, read: Callable[[], object]) -> None:
@@ -140,8 +144,8 @@ def test_a_missing_cut_or_wrong_shard_is_named_with_its_repair_and_only_it_is_ma
     refused(f"{two} is truncated: 700 bytes, 10240 are right", lambda: prepared(folder))
     refused(rf"{two} is truncated: sample \d+ ends at byte", lambda: numbers_of(opened, range(23)))
     made(folder)
-    assert {path: path.read_bytes() for path in folder.glob("*.tar")} == before
-    assert sorted(before)[0].stat().st_mtime_ns == kept
+    assert {path: path.read_bytes() for path in before} == before
+    assert kept.stat().st_mtime_ns == written
     two.write_bytes(b"\0" * len(before[two]))
     refused(rf"{two} is damaged at sample \d+", lambda: numbers_of(opened, range(23)))
 
@@ -152,10 +156,7 @@ def test_a_shard_killed_before_its_new_checksum_is_unfinished(folder, monkeypatc
     path = folder / shard_name(numbers)
     path.write_bytes(path.read_bytes()[:700])
 
-    def killed(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Path, "write_text", killed)
+    monkeypatch.setattr(Path, "write_text", Mock(side_effect=KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         write_shard(folder, numbers, [sample(number + 50) for number in numbers])
     assert path.stat().st_size == 10240

@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 import threading
 from fractions import Fraction
 
@@ -150,6 +153,11 @@ def good(tmp_path_factory):
     return path.read_bytes()
 
 
+def without_middle(content):
+    third = len(content) // 3
+    return content[:third] + bytes(third) + content[2 * third :]
+
+
 def write_audio(path):
     with av.open(str(path), "w") as container:
         stream = container.add_stream("aac", rate=16000)
@@ -161,23 +169,20 @@ def write_audio(path):
 
 
 @pytest.mark.parametrize(
-    ("content", "reason"),
+    ("write", "reason"),
     [
-        (None, "cannot be opened"),
-        (lambda good: b"", "is empty"),
-        (lambda good: b"not a video" * 500, "not a video file"),
-        (lambda good: good[:-4000], "truncated"),
-        (lambda good: good[:100], "no video stream"),
-        (lambda good: good[: len(good) // 3] + bytes(len(good) // 3) + good[2 * (len(good) // 3) :], ""),
-        (write_audio, "no video stream"),
+        (lambda path, good: None, "cannot be opened"),
+        (lambda path, good: path.touch(), "is empty"),
+        (lambda path, good: path.write_bytes(b"not a video" * 500), "not a video file"),
+        (lambda path, good: path.write_bytes(good[:-4000]), "truncated"),
+        (lambda path, good: path.write_bytes(good[:100]), "no video stream"),
+        (lambda path, good: path.write_bytes(without_middle(good)), ""),
+        (lambda path, good: write_audio(path), "no video stream"),
     ],
 )
-def test_unusable_files_are_named(tmp_path, good, content, reason):
+def test_unusable_files_are_named(tmp_path, good, write, reason):
     path = tmp_path / "broken.mp4"
-    if content is write_audio:
-        write_audio(path)
-    elif content is not None:
-        path.write_bytes(content(good))
+    write(path, good)
     with pytest.raises(VideoError, match=f"broken.mp4 .*{reason}"):
         Video(path).read(np.arange(20), height=48, width=64)
 
@@ -199,3 +204,11 @@ def test_a_crop_is_that_part_of_the_whole(tmp_path):
     whole = video.read(places, height=20, width=20)
     crop = video.read(places, height=20, width=20, crop=(slice(0, 20), slice(4, 24)))
     np.testing.assert_array_equal(crop, whole[:, :20, 4:24])
+
+
+@pytest.mark.slow
+def test_torch_computes_as_ever_in_a_process_that_imports_videos_first():
+    code = "import motionanim.data.video, torch; print((torch.ones(9999, 4) @ torch.ones(4, 48)).sum().item())"
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert done.stdout == f"{9999 * 48 * 4:.1f}\n", done.stderr[-2000:]
