@@ -6,24 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from evaluation_runs import READING, SIDE, Mean, request, run, scorer
+from evaluation_runs import READING, SIDE, Mean, folder_benchmark, run, scorer
 from given_folders import by_hand, clip, decoded, given, methods, resized, scored, to_bytes, write_pictures
-from torch import Tensor
 
 from motionanim.data.folder import picture_folders
 from motionanim.data.video import write_video
-from motionanim.evaluation.benchmark import VideoBenchmark
 from motionanim.evaluation.folders.external import External, externals
 from motionanim.evaluation.folders.source import find_sources
 from motionanim.evaluation.methods import Reference
 from motionanim.metrics.fvd import distance
-
-
-class Still:
-    name = "still"
-
-    def __call__(self, frames: Tensor) -> Tensor:
-        return torch.full((len(frames) - 1, 2, *frames.shape[2:]), 0.5)
 
 
 def test_folders_of_one_rate_are_scored_frame_by_frame_at_their_own_size(root: Path) -> None:
@@ -184,11 +175,7 @@ def test_a_folder_of_pictures_is_a_benchmark_and_n_leaves_clips_out(root: Path) 
     for index in range(3):
         write_pictures(root / "pictures" / f"clip{index}", clip(index, 6, height=SIDE, width=SIDE))
         write_pictures(root / "made" / f"clip{index}", clip(index, 6, height=SIDE, width=SIDE))
-    options = {
-        "name": "folder", "manifest": None, "reading": READING, "flow_estimator": Still(), "min_motion": 0.002,
-        "request": request(),
-    }  # fmt: skip
-    benchmark = VideoBenchmark(root=str(root / "pictures"), n=2, **options)
+    benchmark = folder_benchmark(root / "pictures", n=2)
     assert benchmark.ids == ["clip0", "clip1"]
     assert torch.allclose(benchmark.clip(1).frames, clip(1, 6, height=SIDE, width=SIDE)[:5], atol=0.01)
     (method,) = externals(folders=str(root / "made"), side={}, benchmark=benchmark, truth=str(root / "pictures"))
@@ -196,7 +183,7 @@ def test_a_folder_of_pictures_is_a_benchmark_and_n_leaves_clips_out(root: Path) 
     assert result["metrics"]["psnr"]["mean"] == 100
     assert (result["lossless"], result["saw_mask"], result["reading"]["sizes"]) == (True, False, [f"{SIDE}x{SIDE}"])
     (root / "pictures" / "method.json").write_text('{"fps": 14}')  # every second picture at 7 a second
-    faster = VideoBenchmark(root=str(root / "pictures"), n=2, **options | {"reading": READING._replace(num_frames=3)})
+    faster = folder_benchmark(root / "pictures", n=2, reading=READING._replace(num_frames=3))
     assert torch.allclose(faster.clip(1).frames, clip(1, 6, height=SIDE, width=SIDE)[::2], atol=0.01)
     assert faster.identity(0) != benchmark.identity(0)
 
