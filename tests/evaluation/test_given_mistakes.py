@@ -115,7 +115,7 @@ def test_a_damaged_picture_is_named_when_it_is_read(root: Path) -> None:
         (["videos=res/a"], "error: truth= is missing"),
         (["truth=truth", "videos=res/a", "method=ours"], "error: method= beside truth= and videos=.*benchmark=folder"),
         (["truth=truth", "videos=nowhere"], "error: videos=nowhere: no such folder"),
-        (["truth=truth", "videos=res"], "error: res has no video for clip0, clip1, clip2 and videos of no clip: a/cl"),
+        (["truth=truth", "videos=res"], "error: res has no video for clip0, clip1, clip2 and videos of no clip: a/"),
     ],
 )
 def test_a_mistake_on_the_command_line_is_found_before_any_row_is_made(
