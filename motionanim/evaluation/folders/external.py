@@ -126,11 +126,7 @@ def method_folders(folders: str | Sequence[str], *, truth: str, option: str) -> 
 
 
 def externals(
-    *,
-    folders: str | Sequence[str],
-    side: Mapping[str, Mapping[str, Any]],
-    benchmark: Benchmark,
-    truth: str,
+    *, folders: str | Sequence[str], side: Mapping[str, Mapping[str, Any]], benchmark: Benchmark, truth: str
 ) -> list[External]:
     """A method for each folder.
 
