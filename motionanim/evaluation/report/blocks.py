@@ -86,10 +86,8 @@ def why_not_ranked(block: Block, key: str, names: Names) -> str | None:
     if column_of(key).direction == "real" and any(block.real(run, key) is None for run in scored):
         return "the best is the score of the true clips, and no reference row `real` was measured alike"
     terms: dict[tuple[str | None, int], list[str]] = {}
-    for run in block.methods:
-        score = run.score(key)
-        if score.mean is not None:
-            terms.setdefault(score.terms, []).append(names[run.folder])
+    for run in scored:
+        terms.setdefault(run.score(key).terms, []).append(names[run.folder])
     if len(terms) > 1:
         told = (f"protocol {protocol}, n={n}: {', '.join(who)}" for (protocol, n), who in terms.items())
         return "protocol or n differ: " + "; ".join(told)

@@ -110,15 +110,11 @@ def paired_table(block: Block, names: Names) -> Table | None:
     if not columns:
         return None
     compared = {column.key: compare(block, column) for column in columns}
-    rows = [
-        Row(
-            row_name(run, names),
-            [_cell(run, baseline, column, compared[column.key][run.folder], notes) for column in columns],
-            part_of(run),
-        )
-        for run in block.runs
-        if run.folder != baseline.folder
-    ]
+    rows = []
+    for run in block.runs:
+        if run.folder != baseline.folder:
+            cells = [_cell(run, baseline, each, compared[each.key][run.folder], notes) for each in columns]
+            rows.append(Row(row_name(run, names), cells, part_of(run)))
     headers = [
         Cell(f"{each.name}: distance to real ↓" if each.direction == "real" else each.header) for each in columns
     ]

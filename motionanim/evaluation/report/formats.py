@@ -172,21 +172,13 @@ def html(document: Document, strips: int) -> str:
         document: The report.
         strips: The most strips of frames for each run; all runs of a benchmark show the same clips.
     """
-    clips = [
-        (
-            f"{run.benchmark}: {row_name(run, document.names)}",
-            [(_picture(path), _caption(run, clip)) for clip, path in list(run.strips.items())[:strips]],
-        )
-        for run in document.runs
-        if strips and run.strips
-    ]
-    settings = [
-        (
-            f"Settings of {document.names[run.folder]} ({run.folder.name})",
-            json.dumps(run.record.get("settings"), indent=2, sort_keys=True),
-        )
-        for run in document.runs
-    ]
+    clips, settings = [], []
+    for run in document.runs:
+        if shown := list(run.strips.items())[:strips]:
+            pictures = [(_picture(path), _caption(run, clip)) for clip, path in shown]
+            clips.append((f"{run.benchmark}: {row_name(run, document.names)}", pictures))
+        title = f"Settings of {document.names[run.folder]} ({run.folder.name})"
+        settings.append((title, json.dumps(run.record.get("settings"), indent=2, sort_keys=True)))
     return render("report/page.html", document=document, clips=clips, settings=settings, data_uri=_data_uri)
 
 
