@@ -19,10 +19,9 @@ class GivenClips:
     """Clips of one folder, without a requested motion: the benchmark that the videos of a folder are scored on.
 
     Args:
-        name: Of the benchmark.
+        name, stated: As in `Benchmark`.
         place: The folder.
         found, readings: Its clips, and how they are read.
-        stated: As in `Benchmark`.
         left_out: Names of the clips beyond the first n.
         truth: The true clips that all clips together are compared with; None if the clips are the truth themselves,
             and made videos are paired with them by name.

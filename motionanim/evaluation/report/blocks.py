@@ -139,12 +139,8 @@ def loss(run: Run, block: Block, column: Column) -> float | None:
 
 def distances_to_real(run: Run, real: Run, column: Column) -> dict[str, float]:
     """The distance of each clip's score to that of the true clip, where both have one."""
-    found = {}
-    for clip, row in run.clips.items():
-        mine, true = row.get(column.key), real.clips.get(clip, {}).get(column.key)
-        if mine is not None and true is not None:
-            found[clip] = column.loss(mine, true)
-    return found
+    true = real.by_clip(column.key)
+    return {clip: column.loss(mine, true[clip]) for clip, mine in run.by_clip(column.key).items() if clip in true}
 
 
 def best(block: Block, column: Column, names: Names) -> set[Path]:

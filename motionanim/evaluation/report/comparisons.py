@@ -71,10 +71,7 @@ def difference(block: Block, run: Run, column: Column) -> Difference | str:
             return "no reference row `real` was measured alike, and its score is the best"
         values, other_values = (distances_to_real(one, real, column) for one in (run, baseline))
     else:
-        values, other_values = (
-            {clip: row[column.key] for clip, row in one.clips.items() if row.get(column.key) is not None}
-            for one in (run, baseline)
-        )
+        values, other_values = (one.by_clip(column.key) for one in (run, baseline))
     found = paired_difference(value - other_values[clip] for clip, value in values.items() if clip in other_values)
     return "fewer than 2 common clips with finite scores" if math.isnan(found.low) else found
 
@@ -89,16 +86,14 @@ def compare(block: Block, column: Column) -> dict[Path, Compared]:
     found = {run.folder: difference(block, run, column) for run in others}
     asked = [run.folder for run in others if not (run.reference or block.baseline.reference)]
     p = [math.nan if isinstance(found[folder], str) else found[folder].p for folder in asked]
-    adjusted = dict(zip(asked, holm(p)))
-    decides = not is_fvd(column.key)
-    compared = {}
+    adjusted, compared = dict(zip(asked, holm(p))), {}
     for folder, result in found.items():
         if isinstance(result, str):
             compared[folder] = Compared(None, result, math.nan, "")
             continue
         p_value = adjusted.get(folder, math.nan)
         higher = (result.mean > 0) == (column.direction == "higher")
-        verdict = ("better" if higher else "worse") if decides and p_value < LEVEL else ""
+        verdict = ("better" if higher else "worse") if p_value < LEVEL and not is_fvd(column.key) else ""
         compared[folder] = Compared(result, "", p_value, verdict)
     return compared
 

@@ -30,12 +30,7 @@ _TEX = {
 
 
 def markdown(document: Document, plots: dict[str, str]) -> str:
-    """The report as Markdown.
-
-    Args:
-        document: The report.
-        plots: Path of each plot's file, by "SECTION TITLE/PLOT NAME".
-    """
+    """The report as Markdown; `plots` are the paths of the plots' files by "SECTION TITLE/PLOT NAME"."""
     lines = [f"# {document.title}", "", *(f"- {_md(line)}" for line in document.legend), ""]
     if document.left_out:
         lines += ["Left out:", "", *(f"- {_md(line)}" for line in document.left_out), ""]
@@ -168,9 +163,7 @@ def for_a_paper(document: Document) -> tuple[str, str]:
 def html(document: Document, strips: int) -> str:
     """The report as one page, with style, script and pictures inside, so that it needs no server.
 
-    Args:
-        document: The report.
-        strips: The most strips of frames for each run; all runs of a benchmark show the same clips.
+    It shows at most `strips` strips of frames for each run; all runs of a benchmark show the same clips.
     """
     clips, settings = [], []
     for run in document.runs:

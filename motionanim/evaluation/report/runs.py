@@ -59,6 +59,10 @@ class Run(NamedTuple):
             return Score(self.cost[key], n=self.n, reason="not measured")
         return Score(None, reason="not among the metrics of this run")
 
+    def by_clip(self, key: str) -> dict[str, float]:
+        """The scores of the clips that have one."""
+        return {clip: row[key] for clip, row in self.clips.items() if row.get(key) is not None}
+
     @property
     def given(self) -> int:
         """What of the true clip it was given: 2 its motion, 1 its mask, 0 neither."""
