@@ -9,8 +9,6 @@ from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 from motionanim.evaluation.methods import Reference
-from motionanim.evaluation.report.columns import column_of
-from motionanim.metrics.fvd import fvd_key, is_fvd
 
 N = 12
 
@@ -58,11 +56,3 @@ def test_each_frame_is_a_row_and_the_number_is_torchmetrics(tmp_path: Path, kind
     assert again.cache.computed == 0
     # A set of frames does not know their order, which shuffling changes.
     assert abs(other.result["metrics"]["fid_small"]["mean"]) < 1e-6
-
-
-def test_keys_and_columns_of_frames_are_called_fid() -> None:
-    assert (fvd_key("i3d_ours"), fvd_key("fid_inception")) == ("fvd_i3d_ours", "fid_inception")
-    assert column_of("fid_inception").header == "FID inception ↓"
-    assert column_of("fid_inception_disjoint").group == "frechet"
-    assert is_fvd("fid_inception")
-    assert not is_fvd("fid_inception_corrected")

@@ -41,7 +41,11 @@ def test_a_method_json_that_makes_no_sense_is_one_line(root: Path, side: dict, m
 
 @pytest.mark.parametrize(
     ("side", "message"),
-    [({"size": [32, 48]}, r"clip0.mp4 is 48x32 px"), ({"seconds": 9}, "clip0.mp4 lasts 1.20 s"), ({"fps": 0}, "fps=0")],
+    [
+        ({"size": [32, 48]}, r"clip0.mp4 is 48x32 px"),
+        ({"seconds": 9}, "clip0.mp4 lasts 1.20 s"),
+        ({"fps": 0}, "fps=0 must be"),
+    ],
 )
 def test_the_truths_method_json_is_checked_too(root: Path, side: dict, message: str) -> None:
     (root / "truth" / "method.json").write_text(json.dumps(side))

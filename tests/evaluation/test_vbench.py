@@ -9,7 +9,6 @@ from evaluation_runs import run as evaluated
 from report_runs import around, edit, run
 
 from motionanim.data.video import Video, write_video
-from motionanim.evaluation.report.columns import column_of
 from motionanim.evaluation.report.runs import read_run
 from motionanim.evaluation.report.write import write_report
 from motionanim.evaluation.vbench.__main__ import main
@@ -182,12 +181,6 @@ def test_what_cannot_be_written_is_said_before_any_work(tmp_path, capsys):
     (tmp_path / "vb").mkdir()
     assert main(["write", str(folder), "--out", str(tmp_path / "vb")]) == 2
     assert "exists" in capsys.readouterr().err
-
-
-def test_more_is_better_but_for_the_dynamic_degree():
-    assert column_of("vbench/i2v_subject").direction == "higher"
-    assert column_of("vbench/dynamic_degree").direction == "real"
-    assert column_of("vbench/scene").direction is None
 
 
 @pytest.mark.parametrize("images", [False, True])

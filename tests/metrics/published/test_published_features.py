@@ -27,7 +27,7 @@ from safetensors.torch import save_file
 
 from motionanim.evaluation.scores.scoring import from_text
 from motionanim.media.image_io import from_uint8
-from motionanim.metrics.fvd import FVD, fvd_column
+from motionanim.metrics.fvd import FVD
 from motionanim.metrics.published.content_debiased import VideoMAEFeatures
 from motionanim.metrics.published.fvmd import FVMDFeatures, fvmd, motion_histograms
 from motionanim.metrics.published.jedi import VJEPAFeatures, jedi
@@ -287,12 +287,6 @@ def test_metrics_published_names_extractors_that_are_null_without_weights(tmp_pa
         assert hydra.utils.get_class(nodes[name]["_target_"]).name == name
         with pytest.raises(hydra.errors.InstantiationException, match="fetch https://"):
             hydra.utils.instantiate(nodes[name])
-
-
-def test_reports_call_the_distances_by_their_names():
-    assert fvd_column("fvd_jedi").name == "JEDi"
-    assert fvd_column("fvd_fvmd_floor").name == "FVMD, half: real against real"
-    assert fvd_column("fvd_i3d_ours").name == "FVD i3d ours"
 
 
 @pytest.mark.parametrize("package", PACKAGES)
