@@ -47,11 +47,9 @@ class GivenClips:
         self.ids, self.reading = list(readings), next(iter(readings.values()))
         self._clips, self._hashes = [found[clip] for clip in self.ids], {}
         self.settings = ("given", "pairs" if truth is None else "sets")
-        self.repeated = 0
-        for clip, reading in zip(self._clips, readings.values()):
-            places = reading.indices(clip.video, rate=clip.fps)
-            clip.video.read(places[-1:], height=reading.height, width=reading.width)  # finds a file that was cut short
-            self.repeated += len(set(places.tolist())) < len(places)
+        self.repeated = sum(
+            reading.check(clip.video, rate=clip.fps) for clip, reading in zip(self._clips, readings.values())
+        )
         self._sets = {each.place: each for each in sets}
 
     def of(self, folder: str) -> "GivenClips":
