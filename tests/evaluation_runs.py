@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from motionanim.evaluation.benchmark import EvalClip, Request, SyntheticBenchmark
+from motionanim.evaluation.benchmark import EvalClip, Request, SyntheticBenchmark, VideoBenchmark
 from motionanim.evaluation.harness import Finished, Options, evaluate
 from motionanim.evaluation.methods import MethodOutput
 from motionanim.evaluation.reading import Reading
@@ -22,9 +22,24 @@ def request(**changes) -> Request:
     return Request(**options | changes)
 
 
-def synthetic(n: int = 3, **changes) -> SyntheticBenchmark:
+def synthetic(n: int = 3, *, kind=SyntheticBenchmark, reading: Reading = READING, **changes) -> SyntheticBenchmark:
     world = {"seed": 5, "moving_camera": 0.0, "split": "val"}
-    return SyntheticBenchmark(name="tiny", n=n, reading=READING, world=world, request=request(**changes))
+    return kind(name="tiny", n=n, reading=reading, world=world, request=request(**changes))
+
+
+class Still:
+    """A flow estimator for which everything moves alike."""
+
+    name = "still"
+
+    def __call__(self, frames: Tensor) -> Tensor:
+        return torch.full((len(frames) - 1, 2, *frames.shape[2:]), 0.5)
+
+
+def folder_benchmark(root: Path, **changes) -> VideoBenchmark:
+    options = {"name": "folder", "root": str(root), "manifest": None, "n": None, "reading": READING,
+               "flow_estimator": Still(), "min_motion": 0.002, "request": request()}  # fmt: skip
+    return VideoBenchmark(**options | changes)
 
 
 class Mean:
@@ -55,8 +70,10 @@ class Noisy:
         return MethodOutput((clip.frames + self.spread * noise).clamp(-1, 1))
 
 
-def scorer(folder: Path, **metrics) -> Scorer:
-    return Scorer(metrics or {"psnr": PSNR(cap=100.0)}, {"mean": Mean()}, FeatureCache(folder / "features"))
+def scorer(folder: Path, *extractors, **metrics) -> Scorer:
+    """PSNR and the extractor `Mean` if no others are given."""
+    features = {each.name: each for each in extractors or (Mean(),)}
+    return Scorer(metrics or {"psnr": PSNR(cap=100.0)}, features, FeatureCache(folder / "features"))
 
 
 def run(folder: Path, method=None, *, benchmark=None, score=None, keep_frames: bool = True, **changes) -> Finished:

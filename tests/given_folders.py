@@ -58,8 +58,15 @@ def given(truth: Path, videos, **changes) -> GivenClips:
     return given_clips(truth=str(truth), videos=listed, **changed)
 
 
-def methods(benchmark: GivenClips, videos, *, truth: Path, **side) -> list[External]:
-    return externals(folders=str(videos), side=side, benchmark=benchmark, truth=str(truth))
+def methods(benchmark: GivenClips, videos, *, truth: Path) -> list[External]:
+    return externals(folders=str(videos), side={}, benchmark=benchmark, truth=str(truth))
+
+
+def both(truth: Path, videos: Path, **changes) -> tuple[GivenClips, External]:
+    """The benchmark of two folders and its only method."""
+    benchmark = given(truth, videos, **changes)
+    (method,) = methods(benchmark, videos, truth=truth)
+    return benchmark, method
 
 
 def decoded(path: Path) -> np.ndarray:
@@ -67,17 +74,18 @@ def decoded(path: Path) -> np.ndarray:
         return np.stack([frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)])
 
 
+def by_time(path: Path, own: float, fps: float, count: int) -> np.ndarray:
+    """The frames of a video, whose own rate is given, that are nearest in time to k / fps."""
+    return decoded(path)[[int(np.ceil(k / fps * own - 0.5)) for k in range(count)]]
+
+
 def by_hand(pairs: list[tuple[np.ndarray, np.ndarray]]) -> tuple[float, float]:
     """Means over clips of PSNR and SSIM, frame 0 left out, of videos (T, H, W, 3) uint8."""
+    options = {"channel_axis": 2, "gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
     scores = []
     for true, made in pairs:
         each = [
-            (
-                peak_signal_noise_ratio(x, y, data_range=255),
-                structural_similarity(
-                    x, y, data_range=255, channel_axis=2, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
-                ),
-            )
+            (peak_signal_noise_ratio(x, y, data_range=255), structural_similarity(x, y, data_range=255, **options))
             for x, y in zip(true[1:], made[1:], strict=True)
         ]
         scores.append(np.mean(each, axis=0))

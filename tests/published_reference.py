@@ -155,5 +155,7 @@ def by_fvmd() -> dict[str, np.ndarray]:
     return {"pips": tracked.numpy(), "histograms": histograms.astype(np.float32), "fvmd": value}
 
 
+PACKAGES = {"cdfvd.fvd": by_cdfvd, "videojedi": by_videojedi, "fvmd": by_fvmd}
+
 if __name__ == "__main__":
     np.savez_compressed(FILE, **by_cdfvd(), **by_videojedi(), **by_fvmd())

@@ -8,7 +8,9 @@ from PIL import Image
 from scipy import stats
 
 from motionanim.evaluation.report.blocks import blocks
+from motionanim.evaluation.report.comparisons import paired_table
 from motionanim.evaluation.report.runs import names, read_runs
+from motionanim.evaluation.report.tables import Table, score_tables
 
 CLIPS = [f"{index:06}" for index in range(64)]
 
@@ -26,10 +28,7 @@ def run(root: Path, name: str, values: dict[str, list[float | None]], **changes)
         low, high = (None, None) if reach is None else (mean - reach, mean + reach)
         reason = None if known else "the mask is empty"
         metrics[key] = {"mean": mean, "low": low, "high": high, "n": len(known), "protocol": "p1", "reason": reason}
-    for key, mean in changes.pop("fvd", {}).items():
-        left_out = [mean + step for step in np.random.default_rng(2).normal(0, 1, n)]
-        metrics[key] = {"mean": mean, "low": None, "high": None, "n": n, "protocol": "f1", "reason": None,
-                        "left_out": left_out, "share": [1 / n] * n}  # fmt: skip
+    metrics |= {key: fvd_entry(mean, n) for key, mean in changes.pop("fvd", {}).items()}
     metrics |= changes.pop("entries", {})
     settings = {"seed": 0} | ({"kind": "real"} if changes.get("reference") else {})
     result = {
@@ -57,6 +56,19 @@ def run(root: Path, name: str, values: dict[str, list[float | None]], **changes)
     return folder
 
 
+def fvd_entry(mean: float, n: int = 6, **changes) -> dict:
+    """An FVD in a summary: each clip is a group of its own."""
+    left_out = [mean + step for step in np.random.default_rng(2).normal(0, 1, n)]
+    shared = {"mean": mean, "low": None, "high": None, "n": n, "protocol": "f1", "reason": None}
+    return shared | {"left_out": left_out, "share": [1 / n] * n} | changes
+
+
+def edit(folder: Path, **changes) -> None:
+    """Change fields of a run's summary."""
+    record = json.loads((folder / "result.json").read_text())
+    (folder / "result.json").write_text(json.dumps(record | changes))
+
+
 def around(mean: float, n: int = 6, seed: int = 0) -> list[float]:
     return list(mean + np.random.default_rng(seed).normal(0, 1, n))
 
@@ -65,6 +77,18 @@ def loaded(root: Path, against: str | None = None):
     runs, _ = read_runs([root], skip_unfinished=False)
     called = names(runs)
     return blocks(runs, called, against), called
+
+
+def scores(root: Path) -> Table:
+    """The first table of scores of the only block."""
+    (block,), called = loaded(root)
+    return score_tables(block, called)[0]
+
+
+def paired(root: Path, against: str | None = None) -> Table | None:
+    """The paired differences of the only block."""
+    (block,), called = loaded(root, against)
+    return paired_table(block, called)
 
 
 def column(table, header: str) -> dict[str, object]:

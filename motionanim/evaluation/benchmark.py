@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, Self
 
@@ -70,37 +71,26 @@ def digest(*parts: Any) -> str:
     return text_sha256(json.dumps(parts, sort_keys=True, default=str))[:16]
 
 
+@dataclass(kw_only=True)
 class Request:
     """Turns a clip's own motion into the requested motion.
 
     The names of the attributes are part of the identity of every row.
 
-    Args:
-        max_arrows: A clip gets 1 to this many arrows, which follow the motion from points of its movable region.
-        span: The most frames that an arrow spans.
-        strength: Motion strength on the scale of Fig. 7, the same for all clips; None keeps each clip's own.
-        reverse: True requests the opposite motion.
-        median_strength: Median strength of the training set, as a share of the width per frame.
-        seed: Of the arrows.
-
     Raises:
         ValueError: If `max_arrows` is below 1 or `span` below 2.
     """
 
-    def __init__(
-        self,
-        *,
-        max_arrows: int,
-        span: int,
-        strength: float | None,
-        reverse: bool,
-        median_strength: float,
-        seed: int,
-    ) -> None:
-        if max_arrows < 1 or span < 2:
-            raise ValueError(f"max_arrows={max_arrows}, span={span}: must be at least 1 arrow and 2 frames")
-        self.max_arrows, self.span, self.strength = max_arrows, span, strength
-        self.reverse, self.median_strength, self.seed = reverse, median_strength, seed
+    max_arrows: int  # a clip gets 1 to this many arrows, which follow the motion from points of its movable region
+    span: int  # the most frames that an arrow spans
+    strength: float | None  # motion strength on the scale of Fig. 7, the same for all clips; None keeps each clip's own
+    reverse: bool  # True requests the opposite motion
+    median_strength: float  # median strength of the training set, as a share of the width per frame
+    seed: int  # of the arrows
+
+    def __post_init__(self) -> None:
+        if self.max_arrows < 1 or self.span < 2:
+            raise ValueError(f"max_arrows={self.max_arrows}, span={self.span}: must be at least 1 arrow and 2 frames")
 
     @property
     def identity(self) -> dict[str, Any]:

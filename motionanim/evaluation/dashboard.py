@@ -23,12 +23,8 @@ MOST_RUNS = 100
 
 def scatter(x: str, y: str, *, log_x: bool = False) -> wr.ScatterPlot:
     """A panel with a point for each run."""
-    return wr.ScatterPlot(
-        title=f"{column_of(y).header} against {column_of(x).header}",
-        x=wr.SummaryMetric(x),
-        y=wr.SummaryMetric(y),
-        log_x=log_x or None,
-    )
+    title = f"{column_of(y).header} against {column_of(x).header}"
+    return wr.ScatterPlot(title=title, x=wr.SummaryMetric(x), y=wr.SummaryMetric(y), log_x=log_x or None)
 
 
 def bars(key: str) -> wr.BarPlot:
@@ -76,9 +72,8 @@ def build_workspace(
         ],
         "Control": [bars(key) for key in control if column_of(key).direction is not None],
         "Samples side by side": [
-            wr.MediaBrowser(
-                title=key, media_keys=[key], num_columns=4, mode="grid", grid_x_axis="index", grid_y_axis="run"
-            )
+            wr.MediaBrowser(title=key, media_keys=[key], num_columns=4, mode="grid", grid_x_axis="index",
+                            grid_y_axis="run")
             for key in ("samples", "strips")
         ],
         "Clips and settings": [

@@ -154,8 +154,8 @@ def select(candidates: Iterable[ManifestEntry], *, n: int, seed: int) -> list[Ma
         by_category[entry.category].append(entry)
     # The best is last and popped first. The query breaks ties between two rows of one clip.
     queues = [
-        sorted(by_category[name], key=lambda entry: (_rank(seed, entry.id), entry.query), reverse=True)
-        for name in sorted(by_category)
+        sorted(entries, key=lambda entry: (text_sha256(f"{seed}:{entry.id}"), entry.query), reverse=True)
+        for _, entries in sorted(by_category.items())
     ]
     chosen: dict[str, ManifestEntry] = {}
     while any(queues):
@@ -165,13 +165,7 @@ def select(candidates: Iterable[ManifestEntry], *, n: int, seed: int) -> list[Ma
             if queue:
                 entry = queue.pop()
                 chosen[entry.id] = entry
-                if len(chosen) == n:
-                    return list(chosen.values())
-    return list(chosen.values())
-
-
-def _rank(seed: int, clip: str) -> str:
-    return text_sha256(f"{seed}:{clip}")
+    return list(chosen.values())[:n]
 
 
 class Hashes:

@@ -55,6 +55,11 @@ class _Made:
     files: Mapping[str, str] = {}
     place = ""
 
+    def take(self, label: str, given: MethodInput) -> None:
+        """Take an input, which is told by the row's name and marks."""
+        self.input, self.label = given, label + given.label
+        self.saw_motion, self.saw_mask = given.request == "exact", given.gives_mask
+
 
 class Ours(_Made):
     """Our model with a conditioning and a long-video method.
@@ -87,27 +92,20 @@ class Ours(_Made):
         context_length: int,
         long_video: LongVideo,
     ) -> None:
-        self.input = MethodInput(
-            request=request, controls=controls, refiner=refiner, use_refiner=use_refiner, mask=mask
-        )
+        given = MethodInput(request=request, controls=controls, refiner=refiner, use_refiner=use_refiner, mask=mask)
         check_control(control, release)
         self.release = Release(**release) if control == "warp" else None
-        self.label = label + ", control=warp" * (self.release is not None) + self.input.label
-        self.saw_motion, self.saw_mask, self.long_video = request == "exact", mask, long_video
-        pairs = lora_weights(loras)
+        self.take(label + ", control=warp" * (self.release is not None), given)
+        self.long_video, pairs = long_video, lora_weights(loras)
         if note := control_note(base, control):
             print(f"note: {note}")
         # A base without motion weights gets random ones behind a zero layer: seeded, so that every run has the same.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             self.animator, _ = Animator.load(
-                base=base,
-                motion=network_motion(base, motion, control),
-                sampling=sampling,
-                loras=pairs,
-                context_length=context_length,
-                device=pick_device(),
-            )
+                base=base, motion=network_motion(base, motion, control), sampling=sampling, loras=pairs,
+                context_length=context_length, device=pick_device(),
+            )  # fmt: skip
         self.use_flow = self.release is not None or bool(motion["motion_field"] or motion["warped_latent"])
         self.use_strength = bool(motion["motion_strength"])
         # Hashes all weights with LoRAs merged, because two trainings of one base may differ in a few layers only.
@@ -136,13 +134,11 @@ class Warp(_Made):
 
     Args:
         label: The row's name.
-        request, options: As in `MethodInput`.
+        options: As in `MethodInput`.
     """
 
-    def __init__(self, *, label: str, request: RequestKind, **options: Any) -> None:
-        self.input = MethodInput(request=request, **options)
-        self.label, self.saw_motion = label + self.input.label, request == "exact"
-        self.saw_mask = self.input.gives_mask
+    def __init__(self, *, label: str, **options: Any) -> None:
+        self.take(label, MethodInput(**options))
         self.identity = {**self.input.identity, "prediction": PREDICTION}
 
     def __call__(self, clip: EvalClip, seed: int) -> MethodOutput:

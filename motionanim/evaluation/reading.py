@@ -75,6 +75,15 @@ class Reading(NamedTuple):
             logger.warning("%s %s: frames are repeated", video.path, text)
         return places
 
+    def check(self, video: Video | PictureFolder, *, rate: float | None = None) -> bool:
+        """Decode the last frame that is read, which finds a file that was cut short; whether frames are repeated.
+
+        Args, Raises: As `indices`, or a VideoError if the file is damaged.
+        """
+        places = self.indices(video, rate=rate)
+        video.read(places[-1:], height=self.height, width=self.width)
+        return len(set(places.tolist())) < len(places)
+
     def available(self, video: Video | PictureFolder, *, rate: float | None = None) -> np.ndarray:
         """Indices of all frames that could be taken from a file, more than `num_frames` or fewer."""
         if self.fps is None:

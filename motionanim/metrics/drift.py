@@ -130,15 +130,10 @@ class Drift(ClipMetric):
         *_curve("drift", "Texture drift", 3, "real", _STILL, (0, math.inf)),
         Column("colour_drift", "Colour drift", 2, "real", "long", "ΔE", remark=_STILL, range=(0, math.inf)),
         Column(
-            "sharpness_drift",
-            "Sharpness, last over first",
-            3,
-            "real",
-            "long",
-            remark="a frozen picture scores 1",
+            "sharpness_drift", "Sharpness, last over first", 3, "real", "long", remark="a frozen picture scores 1",
             range=(0, math.inf),
         ),
-    )
+    )  # fmt: skip
     needs = ("frames",)
     undefined = "fewer than 5 frames, or a plain frame 0"
 

@@ -210,16 +210,10 @@ class FVD(SumMetric):
         if (clips - count.amax(1)).min() <= self.dim:
             low = high = torch.full_like(corrected, torch.nan)
         result = {
-            "value": value,
-            "corrected": corrected,
-            "low": low,
-            "high": high,
+            "value": value, "corrected": corrected, "low": low, "high": high,
             "half": (between(fake_even, real_even) + between(fake_odd, real_odd)) / 2,
             "disjoint": (between(fake_even, real_odd) + between(fake_odd, real_even)) / 2,
             "floor": between(real_even, real_odd),
-            "n": clips[0],
-            "n_real": clips[1],
-            "left_out": left_out,
-            "share": share,
-        }
+            "n": clips[0], "n_real": clips[1], "left_out": left_out, "share": share,
+        }  # fmt: skip
         return {key: number.to(self.total.device) for key, number in result.items()}

@@ -230,12 +230,9 @@ class I3DFeatures(nn.Module):
         self.network = network.fuse().requires_grad_(False).to(memory_format=torch.channels_last_3d)
         self.name = f"i3d_{protocol}"
         self.protocol: dict[str, Any] = {
-            "features": "i3d-kinetics-400-logits",
-            "version": _VERSION,
-            "name": protocol,
-            **self._settings._asdict(),
-            "weights": weights_hash,
-        }
+            "features": "i3d-kinetics-400-logits", "version": _VERSION, "name": protocol,
+            **self._settings._asdict(), "weights": weights_hash,
+        }  # fmt: skip
         self.fingerprint = text_sha256(json.dumps(self.protocol, sort_keys=True))[:16]
         self.eval()
 

@@ -138,13 +138,8 @@ class LPIPS(_Network):
     @property
     def protocol(self) -> dict[str, Any]:
         return {
-            "metric": "lpips",
-            "per": "frame",
-            "net": self.net,
-            "version": "0.1",
-            "weights": self.fingerprint,
-            **STILL,
-        }
+            "metric": "lpips", "per": "frame", "net": self.net, "version": "0.1", "weights": self.fingerprint, **STILL,
+        }  # fmt: skip
 
 
 def clip_pixels(images: Tensor) -> Tensor:

@@ -139,16 +139,11 @@ class Temporal(ClipMetric):
     columns = (
         Column("seam_ratio", "Seam ratio", 2, "real", "long", range=(0, math.inf)),
         Column(
-            "wrap_ratio",
-            "Wrap ratio",
-            2,
-            None,
-            "long",
-            remark="of videos that shall loop; 1 is a perfect loop",
+            "wrap_ratio", "Wrap ratio", 2, None, "long", remark="of videos that shall loop; 1 is a perfect loop",
             range=(0, math.inf),
         ),
         Column("periodicity", "Periodicity", 2, None, "long", "dB", remark="high for a video that begins again"),
-    )
+    )  # fmt: skip
     needs = ("frames", "segment_starts", "period", "loop")
     undefined = "one segment only, or no loop was asked for"
 

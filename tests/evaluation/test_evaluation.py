@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from evaluation_runs import READING, Mean, Noisy, numbers, request, run, scorer, synthetic
+from evaluation_runs import READING, Mean, Noisy, numbers, run, scorer, synthetic
 
 from motionanim import metrics
 from motionanim.evaluation import harness
@@ -18,7 +18,7 @@ from motionanim.evaluation.benchmark import EvalClip, SyntheticBenchmark
 from motionanim.evaluation.methods import MethodOutput, Reference
 from motionanim.evaluation.report.runs import read_run
 from motionanim.evaluation.scores.rows import Rows
-from motionanim.evaluation.scores.scoring import FeatureCache, Missing, Scorer, from_text, to_text
+from motionanim.evaluation.scores.scoring import Missing, Scorer, from_text, to_text
 from motionanim.metrics.frame import PSNR, SSIM
 from motionanim.metrics.temporal import Temporal
 
@@ -65,11 +65,13 @@ def test_reversed_and_scaled_requests_have_no_true_clip() -> None:
     assert synthetic(strength=200.0, reverse=True).request.label == ", strength 200, reversed"
 
 
-def test_reference_rows_have_the_scores_that_they_must(tmp_path: Path) -> None:
-    real, still, shuffled = (
-        run(tmp_path, Reference(label=kind, kind=kind), score=two_metrics(tmp_path)).result["metrics"]
+def test_reference_rows_have_the_scores_that_they_must_and_keep_no_frames(tmp_path: Path) -> None:
+    runs = [
+        run(tmp_path, Reference(label=kind, kind=kind), score=two_metrics(tmp_path))
         for kind in ("real", "static_copy", "shuffled")
-    )
+    ]
+    assert not any((done.folder / "frames").exists() for done in runs)
+    real, still, shuffled = (done.result["metrics"] for done in runs)
     assert real["ssim"]["mean"] == pytest.approx(1)
     assert real["fvd_mean"]["mean"] == pytest.approx(0, abs=1e-6)
     assert still["ssim"]["mean"] < 1
@@ -84,13 +86,16 @@ def test_reference_rows_have_the_scores_that_they_must(tmp_path: Path) -> None:
 def test_a_second_run_computes_nothing_and_a_second_method_no_real_feature(tmp_path: Path) -> None:
     first, extractor = run(tmp_path), Mean()
     assert (first.made, first.scored) == (3, 3)
+    assert (first.folder / "frames").exists()
     again = run(tmp_path)
     assert (again.made, again.scored) == (0, 0)
     assert numbers(again) == numbers(first)
-    other = Scorer({"psnr": PSNR(cap=100.0)}, {"mean": extractor}, FeatureCache(tmp_path / "features"))
+    other = scorer(tmp_path, extractor)
     run(tmp_path, Reference(label="static", kind="static_copy"), score=other)
     assert extractor.calls == 3  # of the made clips only
     assert other.cache.computed == 0
+    run(tmp_path, Reference(label="real", kind="real"), score=scorer(tmp_path / "empty", same := Mean()))
+    assert same.calls == 3  # not once more where the made clip is the true one
 
 
 def test_a_new_metric_uses_the_kept_frames_unless_damaged_and_more_clips_reuse_the_first(tmp_path: Path) -> None:
@@ -181,9 +186,8 @@ def test_rows_of_other_code_are_measured_again(tmp_path: Path, monkeypatch: pyte
         return scorer(tmp_path, glow=importlib.import_module("motionanim.metrics.glow").Glow())
 
     first = run(tmp_path, score=score(GLOW))
-    same = run(
-        tmp_path, score=score(GLOW.replace("    needs", "    # What it needs.\n    needs").replace("\n\n\n", "\n\n"))
-    )
+    commented = GLOW.replace("    needs", "    # What it needs.\n    needs").replace("\n\n\n", "\n\n")
+    same = run(tmp_path, score=score(commented))
     other = run(tmp_path, score=score(GLOW.replace("[:, None]", "[:, None] + 1000")))
     assert (first.scored, same.scored, other.scored) == (3, 0, 3)
     assert other.result["metrics"]["glow"]["mean"] == pytest.approx(first.result["metrics"]["glow"]["mean"] + 1000)
@@ -212,9 +216,8 @@ def test_a_resumed_run_keeps_the_machine_that_made_each_clip(tmp_path: Path, mon
     monkeypatch.setattr(harness, "_hardware", lambda: "the first")
     run(tmp_path)
     monkeypatch.setattr(harness, "_hardware", lambda: "the second")
-    assert run(tmp_path, score=two_metrics(tmp_path)).result["hardware"] == "the first", (
-        "measured again, not made again"
-    )
+    measured_again = run(tmp_path, score=two_metrics(tmp_path))
+    assert measured_again.result["hardware"] == "the first", "not made again"
     assert run(tmp_path, benchmark=synthetic(4)).result["hardware"] == "the first, the second"
 
 
@@ -235,11 +238,6 @@ def test_kept_frames_are_measured_as_they_were_made(tmp_path: Path) -> None:
         assert later.result["metrics"][key]["mean"] is not None
 
 
-def test_reference_rows_keep_no_lossless_frames(tmp_path: Path) -> None:
-    assert not (run(tmp_path, Reference(label="real", kind="real")).folder / "frames").exists()
-    assert (run(tmp_path).folder / "frames").exists()
-
-
 def test_an_fvd_of_features_of_the_procedural_world_is_not_ranked_on_real_clips(tmp_path: Path) -> None:
     class Ours(Mean):
         protocol = Mean.protocol | {"domain": "procedural"}
@@ -247,30 +245,22 @@ def test_an_fvd_of_features_of_the_procedural_world_is_not_ranked_on_real_clips(
     class RealClips(SyntheticBenchmark):
         procedural = False
 
-    score = Scorer({"psnr": PSNR(cap=100.0)}, {"mean": Ours()}, FeatureCache(tmp_path / "features"))
-    real = RealClips(name="tiny", n=3, reading=READING, world={"seed": 5, "moving_camera": 0.0, "split": "val"},
-                     request=request())  # fmt: skip
-    for benchmark, ranked in ((synthetic(), True), (real, False)):
-        found = run(tmp_path / str(ranked), score=score, benchmark=benchmark).result["metrics"]
+    for benchmark, ranked in ((synthetic(), True), (synthetic(kind=RealClips), False)):
+        found = run(tmp_path / str(ranked), score=scorer(tmp_path, Ours()), benchmark=benchmark).result["metrics"]
         assert ("unranked" not in found["fvd_mean"]) == ranked
         assert ("unranked" not in found["fvd_mean_floor"]) == ranked
 
 
 def test_reference_rows_are_measured_at_the_seams_of_methods(tmp_path: Path) -> None:
-    long = SyntheticBenchmark(
-        name="long", n=2, reading=READING._replace(num_frames=12),
-        world={"seed": 5, "moving_camera": 0.0, "split": "val"}, request=request(),
-    )  # fmt: skip
+    long = synthetic(2, reading=READING._replace(num_frames=12))
     found = run(tmp_path, Reference(label="real", kind="real"), benchmark=long, score=scorer(tmp_path, t=Temporal()))
     assert found.result["metrics"]["seam_ratio"]["mean"] == pytest.approx(1, abs=0.5)
     assert found.result["metrics"]["periodicity"]["n"] == 2
 
 
 def test_scores_that_do_not_exist_are_null_with_the_reason(tmp_path: Path) -> None:
-    score = Scorer(
-        {"psnr": PSNR(cap=100.0), "lpips": Missing(("lpips",), "no alexnet weights")},
-        {"i3d": Missing((), "no i3d weights")}, FeatureCache(tmp_path),
-    )  # fmt: skip
+    score = scorer(tmp_path, psnr=PSNR(cap=100.0), lpips=Missing(("lpips",), "no alexnet weights"))
+    score.features = {"i3d": Missing((), "no i3d weights")}
     absent = run(tmp_path, score=score).result["metrics"]
     other = run(tmp_path, benchmark=synthetic(strength=200.0)).result["metrics"]
     one = run(tmp_path, benchmark=synthetic(1)).result["metrics"]
@@ -284,39 +274,21 @@ def test_scores_that_do_not_exist_are_null_with_the_reason(tmp_path: Path) -> No
     assert one["psnr"]["low"] is None
 
 
-def test_features_of_a_clip_that_is_the_true_one_are_computed_once(tmp_path: Path) -> None:
-    extractor = Mean()
-    calls = []
-
-    class Counting(Mean):
-        def __call__(self, frames):
-            calls.append(len(frames))
-            return extractor(frames)
-
-    score = Scorer({}, {"mean": Counting()}, FeatureCache(tmp_path / "features"))
-    found = run(tmp_path, Reference(label="real", kind="real"), score=score)
-    assert found.result["metrics"]["fvd_mean"]["mean"] == pytest.approx(0, abs=1e-9)
-    assert len(calls) == found.result["n"]
-
-
-class Broken:
-    label, reference, saw_motion, timed, identity, files, place = "broken", False, False, True, {}, {}, ""
-
-    def __init__(self, change) -> None:
-        self.change = change
-
-    def __call__(self, clip, seed: int) -> MethodOutput:
-        return MethodOutput(self.change(clip.frames.clone()))
-
-
-def test_bad_output_of_a_method_is_an_error(tmp_path: Path) -> None:
-    for change, message in (
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
         (lambda frames: frames[:-1], r"broken made frames of shape \(4, 3, 32, 32\) of clip 000000"),
         (lambda frames: frames[..., :-2], "must be"),
-        (lambda frames: frames.fill_(float("nan")), "not finite of clip 000000"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            run(tmp_path, Broken(change))
+        (lambda frames: frames * float("nan"), "not finite of clip 000000"),
+    ],
+)
+def test_bad_output_of_a_method_is_an_error(tmp_path: Path, change, message: str) -> None:
+    class Broken(Noisy):
+        def __call__(self, clip: EvalClip, seed: int) -> MethodOutput:
+            return MethodOutput(change(clip.frames))
+
+    with pytest.raises(ValueError, match=message):
+        run(tmp_path, Broken(label="broken"))
 
 
 def test_bad_scorers_and_rows_are_an_error_before_any_work(tmp_path: Path) -> None:
@@ -337,16 +309,10 @@ def test_bad_scorers_and_rows_are_an_error_before_any_work(tmp_path: Path) -> No
 MEMORY = """
 import resource, sys
 from pathlib import Path
-from evaluation_runs import READING, run, request
-from motionanim import metrics
-from motionanim.evaluation import harness
-from motionanim.evaluation.benchmark import SyntheticBenchmark
+from evaluation_runs import READING, run, synthetic
 
 def peak(n):
-    world = {"seed": 5, "moving_camera": 0.0, "split": "val"}
-    long = SyntheticBenchmark(
-        name="long", n=n, reading=READING._replace(num_frames=125, height=64, width=64), world=world, request=request()
-    )
+    long = synthetic(n, reading=READING._replace(num_frames=125, height=64, width=64))
     assert run(Path(sys.argv[1]) / str(n), benchmark=long).result["n"] == n
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 

@@ -17,12 +17,26 @@ from motionanim.motion.controls import motion_field
 from motionanim.motion.drawing import Controls
 from motionanim.motion.eulerian import frames as render
 
+INPUT = {"request": "exact", "controls": None, "refiner": None, "use_refiner": True, "mask": True}
+
+
+def ours(base: Path, **changes) -> Ours:
+    sampling = {
+        "sampler": "euler", "num_steps": 2, "sigma_min": 0.002, "sigma_max": 700.0, "rho": 7.0, "min_guidance": 1.0,
+        "max_guidance": 1.0, "noise_aug": 0.02, "dtype": "float32", "decode_dtype": "float32", "channels_last": False,
+        "compile": None, "motion_guidance": None,
+    }  # fmt: skip
+    options = INPUT | {"use_refiner": False, "base": str(base), "motion": MOTION, "control": "motion", "release": {}}
+    return Ours(
+        label="ours", sampling=sampling, loras=None, context_length=5, long_video=None, **options | changes,
+    )  # fmt: skip
+
 
 def test_the_warp_carries_the_image_inside_the_mask_only() -> None:
     clip = synthetic().clip(0)
     flow, mask = torch.zeros_like(clip.flow), torch.zeros_like(clip.mask)
     flow[:, 0], mask[..., 8:] = 2.0, 1.0  # px per frame to the right
-    method = Warp(label="w", request="exact", controls=None, refiner=None, use_refiner=True, mask=True)
+    method = Warp(label="w", **INPUT)
     frames = method(clip._replace(flow=flow, mask=mask), 0).frames
     image = clip.frames[0]
     assert torch.equal(frames[:, :, :, :8], image[:, :, :8].expand(5, -1, -1, -1))
@@ -33,38 +47,33 @@ def test_the_warp_carries_the_image_inside_the_mask_only() -> None:
 
 
 def test_the_eulerian_baseline_moves_along_the_exact_field(tmp_path: Path) -> None:
-    method = Eulerian(
-        label="eulerian", request="exact", controls=None, refiner=None, use_refiner=True, mask=True,
-        render=partial(render, loop=False, min_density=0.5),
-    )  # fmt: skip
+    method = Eulerian(label="eulerian", render=partial(render, loop=False, min_density=0.5), **INPUT)
     assert (method.saw_motion, method.saw_mask, method.lossless) == (True, True, True)
     still = run(tmp_path, Reference(label="static", kind="static_copy"), benchmark=synthetic(6)).result["metrics"]
     moved = run(tmp_path, method, benchmark=synthetic(6)).result["metrics"]
     assert moved["psnr"]["mean"] > still["psnr"]["mean"]
-    with pytest.raises(ValueError, match=r"refiner=null: .*conditioning=no_refiner"):
-        Eulerian(label="e", request="arrows", controls=None, refiner=None, use_refiner=True, mask=False, render=render)
-    with pytest.raises(ValueError, match="method.request='all'"):
-        Eulerian(label="e", request="all", controls=None, refiner=None, use_refiner=False, mask=True, render=render)
-    with pytest.raises(ValueError, match="mask=false: the exact motion"):
-        Eulerian(label="e", request="exact", controls=None, refiner=None, use_refiner=False, mask=False, render=render)
-    # With a mask T is not asked, and so not missed.
-    Eulerian(label="e", request="arrows", controls=None, refiner=None, use_refiner=True, mask=True, render=render)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"request": "arrows", "mask": False}, r"refiner=null: .*conditioning=no_refiner"),
+        ({"request": "all"}, "method.request='all'"),
+        ({"mask": False}, "mask=false: the exact motion"),
+    ],
+)
+def test_an_input_that_makes_no_sense_is_an_error(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Warp(label="w", **INPUT | options)
 
 
 @pytest.mark.parametrize("mask", [True, False])
-def test_a_method_says_whether_it_gets_the_true_mask(mask: bool, base: Path, tmp_path: Path) -> None:
-    options = {"request": "arrows", "controls": None, "refiner": None, "use_refiner": False, "mask": mask}
-    assert Warp(label="w", **options).saw_mask is mask
-    sampling = {
-        "sampler": "euler", "num_steps": 2, "sigma_min": 0.1, "sigma_max": 10.0, "rho": 7.0, "min_guidance": 1.0,
-        "max_guidance": 1.0, "noise_aug": 0.02, "dtype": "float32", "decode_dtype": "float32", "channels_last": False,
-        "compile": None, "motion_guidance": None,
-    }  # fmt: skip
-    ours = Ours(
-        label="o", **options, base=str(base), motion=MOTION, control="motion", release={}, sampling=sampling,
-        loras=None, context_length=5, long_video=None,
-    )  # fmt: skip
-    assert (ours.saw_mask, ours.saw_motion) == (mask, False)
+def test_a_method_says_whether_it_gets_the_true_mask(mask: bool, base: Path) -> None:
+    # With a mask T is not asked, and so not missed.
+    options = {"request": "arrows", "use_refiner": mask, "mask": mask}
+    assert Warp(label="w", **INPUT | options).saw_mask is mask
+    made = ours(base, **options)
+    assert (made.saw_mask, made.saw_motion) == (mask, False)
 
 
 def test_without_a_mask_a_method_gets_arrows_alone_and_t(tmp_path: Path) -> None:
@@ -99,17 +108,8 @@ def test_without_a_mask_a_method_gets_arrows_alone_and_t(tmp_path: Path) -> None
 
 
 def test_a_base_that_differs_in_one_inner_layer_is_another_method(base: Path, tmp_path: Path) -> None:
-    sampling = {
-        "num_steps": 2, "sigma_min": 0.002, "sigma_max": 700.0, "rho": 7.0, "noise_aug": 0.02, "dtype": "float32",
-        "decode_dtype": "float32", "channels_last": False, "compile": None,
-    }  # fmt: skip
-
     def identity(folder: Path, control: str = "motion", moving: float = 1.0) -> dict:
-        return Ours(
-            label="ours", request="exact", controls=None, refiner=None, use_refiner=False, mask=True, base=str(folder),
-            motion=MOTION, control=control, release={"moving": moving, "still": 0.0}, sampling=sampling, loras=None,
-            context_length=5, long_video=None,
-        ).identity  # fmt: skip
+        return ours(folder, control=control, release={"moving": moving, "still": 0.0}).identity
 
     shutil.copytree(base, tmp_path / "other")
     weights = next((tmp_path / "other" / "unet").glob("*.safetensors"))

@@ -8,7 +8,7 @@ import forked
 import numpy as np
 import pytest
 import torch
-from given_folders import by_hand, decoded, resized, results
+from given_folders import by_hand, by_time, resized, results
 
 from motionanim.files import file_sha256
 from motionanim.metrics.i3d import I3DFeatures
@@ -51,17 +51,13 @@ def test_a_nasty_label_goes_through_the_command_and_wandb(root: Path) -> None:
     assert r"\textbar{}" in done.stdout
 
 
-def published(
-    shared: Path, name: str, clips: int, *, count: int = 14, stretch: bool = True
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """True and made frames as a short script has them: `count` at 7 a second, made ones stretched to the true size."""
+def published(shared: Path, name: str, clips: int, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """True and made frames as a short script has them: `count` at 7 a second."""
     pairs = []
     for path in sorted((shared / "published" / "short" / "ground_truth").glob("*.mp4"))[:clips]:
-        true, made = decoded(path), decoded(path.parents[1] / name / path.name)
-        rates = {"ground_truth": 30, "paper": 7, "gen2": 8}
-        near = [[int(np.ceil(k / 7 * rates[each] - 0.5)) for k in range(count)] for each in ("ground_truth", name)]
-        true, made = true[near[0]], made[near[1]]
-        pairs.append((true, resized(made, *true.shape[1:3]) if stretch else made))
+        true = by_time(path, 30, 7, count)
+        made = by_time(path.parents[1] / name / path.name, {"paper": 7, "gen2": 8}[name], 7, count)
+        pairs.append((true, made))
     return pairs
 
 
@@ -73,7 +69,8 @@ def test_published_videos_score_at_their_own_size_as_a_short_script_has_it(share
     command(tmp_path, f"truth={root}/ground_truth", folders, *reading, "metrics=frame", "reference_rows=[]", "show=0")
     found = results(tmp_path)
     for name in ("paper", "gen2"):
-        psnr, ssim = by_hand(published(shared, name, 1, count=4))
+        ((true, made),) = published(shared, name, clips=1, count=4)
+        psnr, ssim = by_hand([(true, resized(made, *true.shape[1:3]))])
         assert found[name]["metrics"]["psnr"]["mean"] == pytest.approx(psnr, abs=1e-3)
         assert found[name]["metrics"]["ssim"]["mean"] == pytest.approx(ssim, abs=1e-3)
         assert found[name]["reading"]["taken"] == "those nearest in time at 7 frames a second (files have 7, 8, 30)"
@@ -95,8 +92,7 @@ def test_published_videos_have_the_lpips_and_fvd_of_a_short_script(shared: Path,
         "~metrics.clip.control", "~metrics.clip.consistency", "~metrics.features.embedded",
     )  # fmt: skip
     found = results(tmp_path)["paper"]["metrics"]
-    whole = published(shared, "paper", 3, count=10, stretch=False)
-    pairs = [[resized(video, 256, 256) for video in pair] for pair in whole]
+    pairs = [[resized(video, 256, 256) for video in pair] for pair in published(shared, "paper", clips=3, count=10)]
     psnr, ssim = by_hand(pairs)
     assert found["psnr"]["mean"] == pytest.approx(psnr, abs=1e-3)
     assert found["ssim"]["mean"] == pytest.approx(ssim, abs=1e-3)

@@ -41,7 +41,11 @@ def test_a_method_json_that_makes_no_sense_is_one_line(root: Path, side: dict, m
 
 @pytest.mark.parametrize(
     ("side", "message"),
-    [({"size": [32, 48]}, r"clip0.mp4 is 48x32 px"), ({"seconds": 9}, "clip0.mp4 lasts 1.20 s"), ({"fps": 0}, "fps=0")],
+    [
+        ({"size": [32, 48]}, r"clip0.mp4 is 48x32 px"),
+        ({"seconds": 9}, "clip0.mp4 lasts 1.20 s"),
+        ({"fps": 0}, "fps=0 must be"),
+    ],
 )
 def test_the_truths_method_json_is_checked_too(root: Path, side: dict, message: str) -> None:
     (root / "truth" / "method.json").write_text(json.dumps(side))
@@ -49,73 +53,55 @@ def test_the_truths_method_json_is_checked_too(root: Path, side: dict, message: 
         given(root / "truth", root / "res" / "a")
 
 
-def spoiled(root: Path, what: str) -> dict:
-    """Make one mistake; returns the folders to give."""
-    truth, videos = root / "truth", root / "res" / "a"
-    if what == "damaged":
-        (videos / "clip1.mp4").write_bytes((videos / "clip1.mp4").read_bytes()[:700])
-    elif what == "cut short":
-        (videos / "clip1.mp4").write_bytes((videos / "clip1.mp4").read_bytes()[:-400])
-    elif what == "twice":
-        shutil.copy(videos / "clip1.mp4", videos / "clip1.mov")
-    elif what == "missing clip":
-        (videos / "clip1.mp4").unlink()
-    elif what == "no videos":
-        shutil.rmtree(videos)
-        videos.mkdir()
-        (videos / "notes.txt").touch()
-    elif what == "pictures alone":
-        shutil.rmtree(videos)
-        write_pictures(videos, clip(0))
-    elif what == "picture sizes":
-        shutil.rmtree(videos)
-        for index in range(3):
-            write_pictures(videos / f"clip{index}", clip(index))
-        Image.new("RGB", (5, 5)).save(videos / "clip1" / "mask.png")
-    elif what == "picture damaged":
-        shutil.rmtree(videos)
-        for index in range(3):
-            write_pictures(videos / f"clip{index}", clip(index))
-        (videos / "clip1" / "frame_3.png").write_bytes(b"no picture")
-    elif what == "picture twice":
-        shutil.rmtree(videos)
-        for index in range(3):
-            write_pictures(videos / f"clip{index}", clip(index))
-        shutil.copy(videos / "clip1" / "frame_3.png", videos / "clip1" / "frame_3.jpg")
-    elif what == "truth itself":
-        videos = truth
-    elif what == "no truth":
-        truth = root / "nowhere"
-    elif what == "no folder":
-        videos = root / "nowhere"
-    elif what == "one frame":
-        write_video(videos / "clip1.mp4", clip(1)[:1], 10)
-    return {"truth": truth, "videos": videos}
+def cut(path: Path, size: int) -> None:
+    path.write_bytes(path.read_bytes()[:size])
 
 
-@pytest.mark.parametrize(
-    ("what", "message"),
-    [
-        ("damaged", r"clip1\.mp4 is not a video file that can be decoded"),
-        ("cut short", r"clip1\.mp4"),
-        ("twice", "two videos named clip1"),
-        ("missing clip", r"res/a has no video for clip1; .*exactly the benchmark's 3 clips in .*paired=false"),
-        ("no videos", r"res/a has no video: .*folders of pictures such as CLIP/0001.png"),
-        ("pictures alone", r"res/a holds pictures itself: put the frames of each clip into a folder of its own"),
-        ("picture sizes", r"mask\.png is 5x5 px and frame_0.png 48x32"),
-        ("picture damaged", r"frame_3\.png is not a picture that can be read"),
-        ("picture twice", r"clip1 has two pictures named frame_3"),
-        ("truth itself", r"videos=.*truth is the folder of the true clips"),
-        ("no truth", r"truth=.*nowhere: no such folder"),
-        ("no folder", r"videos=.*nowhere: no such folder"),
-        ("one frame", r"clip1\.mp4 has 1 frames to compare"),
-    ],
-)
-def test_a_wrong_folder_is_one_line_before_any_work(root: Path, what: str, message: str) -> None:
-    folders = spoiled(root, what)
+def removed(folder: Path) -> Path:
+    shutil.rmtree(folder)
+    return folder
+
+
+def as_pictures(folder: Path) -> Path:
+    """Puts pictures in the place of the videos; returns the folder of clip 1."""
+    removed(folder)
+    for index in range(3):
+        write_pictures(folder / f"clip{index}", clip(index))
+    return folder / "clip1"
+
+
+MISTAKES = {  # made in the folder of the videos
+    r"clip1\.mp4 is not a video file that can be decoded": lambda made: cut(made / "clip1.mp4", 700),
+    r"clip1\.mp4": lambda made: cut(made / "clip1.mp4", -400),
+    "two videos named clip1": lambda made: shutil.copy(made / "clip1.mp4", made / "clip1.mov"),
+    r"res/a has no video for clip1; .*exactly the benchmark's 3 clips in .*paired=false":
+        lambda made: (made / "clip1.mp4").unlink(),
+    r"res/a has no video: .*folders of pictures such as CLIP/0001.png":
+        lambda made: [path.rename(path.with_suffix(".txt")) for path in sorted(made.iterdir())],
+    r"res/a holds pictures itself: put the frames of each clip into a folder of its own":
+        lambda made: write_pictures(removed(made), clip(0)),
+    r"mask\.png is 5x5 px and frame_0.png 48x32":
+        lambda made: Image.new("RGB", (5, 5)).save(as_pictures(made) / "mask.png"),
+    r"frame_3\.png is not a picture that can be read":
+        lambda made: (as_pictures(made) / "frame_3.png").write_bytes(b"no picture"),
+    "clip1 has two pictures named frame_3": lambda made: (as_pictures(made) / "frame_3.jpg").touch(),
+    r"clip1\.mp4 has 1 frames to compare": lambda made: write_video(made / "clip1.mp4", clip(1)[:1], 10),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("message", MISTAKES)
+def test_a_wrong_folder_is_one_line_before_any_work(root: Path, message: str) -> None:
+    MISTAKES[message](root / "res" / "a")
     with pytest.raises(ValueError, match=message) as caught:
-        checked(folders["truth"], folders["videos"])
+        checked(root / "truth", root / "res" / "a")
     assert "\n" not in str(caught.value)
+
+
+def test_the_truth_itself_and_a_missing_truth_are_named(root: Path) -> None:
+    with pytest.raises(ValueError, match=r"videos=.*truth is the folder of the true clips"):
+        checked(root / "truth", root / "truth")
+    with pytest.raises(ValueError, match=r"truth=.*nowhere: no such folder"):
+        checked(root / "nowhere", root / "res" / "a")
 
 
 def test_a_damaged_picture_is_named_when_it_is_read(root: Path) -> None:
@@ -133,21 +119,7 @@ def test_a_damaged_picture_is_named_when_it_is_read(root: Path) -> None:
         (["videos=res/a"], "error: truth= is missing"),
         (["truth=truth", "videos=res/a", "method=ours"], "error: method= beside truth= and videos=.*benchmark=folder"),
         (["truth=truth", "videos=nowhere"], "error: videos=nowhere: no such folder"),
-        (
-            ["truth=truth", "videos=res"],
-            "error: res has no video for clip0, clip1, clip2 and videos of no clip: a/clip0",
-        ),
-        (
-            [
-                "benchmark=folder",
-                "benchmark.root=truth",
-                "benchmark.reading.num_frames=5",
-                "n=3",
-                "method=external",
-                "method.folders=nowhere",
-            ],
-            "error: method.folders=nowhere: no such folder",
-        ),
+        (["truth=truth", "videos=res"], "error: res has no video for clip0, clip1, clip2 and videos of no clip: a/"),
     ],
 )
 def test_a_mistake_on_the_command_line_is_found_before_any_row_is_made(

@@ -3,32 +3,21 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from evaluation_runs import READING, SIDE, Mean, request, run, scorer
-from given_folders import by_hand, clip, decoded, given, methods, resized, scored, to_bytes, write_pictures
-from torch import Tensor
+from evaluation_runs import READING, SIDE, Mean, folder_benchmark, run, scorer
+from given_folders import both, by_hand, by_time, clip, decoded, given, resized, scored, to_bytes, write_pictures
 
 from motionanim.data.folder import picture_folders
 from motionanim.data.video import write_video
-from motionanim.evaluation.benchmark import VideoBenchmark
 from motionanim.evaluation.folders.external import External, externals
 from motionanim.evaluation.folders.source import find_sources
 from motionanim.evaluation.methods import Reference
 from motionanim.metrics.fvd import distance
 
 
-class Still:
-    name = "still"
-
-    def __call__(self, frames: Tensor) -> Tensor:
-        return torch.full((len(frames) - 1, 2, *frames.shape[2:]), 0.5)
-
-
 def test_folders_of_one_rate_are_scored_frame_by_frame_at_their_own_size(root: Path) -> None:
-    benchmark = given(root / "truth", root / "res" / "a")
-    (method,) = methods(benchmark, root / "res" / "a", truth=root / "truth")
+    benchmark, method = both(root / "truth", root / "res" / "a")
     result = scored(root, method, benchmark)
     names = [f"clip{index}.mp4" for index in range(3)]
     psnr, ssim = by_hand([(decoded(root / "truth" / k), decoded(root / "res" / "a" / k)) for k in names])
@@ -42,15 +31,15 @@ def test_folders_of_one_rate_are_scored_frame_by_frame_at_their_own_size(root: P
 
 def test_other_rates_are_taken_by_time_and_other_sizes_resized_and_both_are_said(root: Path) -> None:
     benchmark = given(root / "truth", f"{root}/res/*")
-    found = {method.label: method for method in methods(benchmark, f"{root}/res/*", truth=root / "truth")}
+    made = externals(folders=f"{root}/res/*", side={}, benchmark=benchmark, truth=str(root / "truth"))
+    found = {method.label: method for method in made}
     assert found.keys() == {"a", "b"}
     result = scored(root, found["b"], benchmark)
     pairs = []
     for index in range(3):
-        true = decoded(root / "truth" / f"clip{index}.mp4")
-        near = [int(np.ceil(k / 8 * 10 - 0.5)) for k in range(9)]
+        true = by_time(root / "truth" / f"clip{index}.mp4", own=10, fps=8, count=9)
         made = decoded(root / "res" / "b" / f"clip{index}.mp4")
-        pairs.append((true[near], resized(made, *true.shape[1:3])))
+        pairs.append((true, resized(made, *true.shape[1:3])))
     psnr, ssim = by_hand(pairs)
     assert result["metrics"]["psnr"]["mean"] == pytest.approx(psnr, abs=1e-3)
     assert result["metrics"]["ssim"]["mean"] == pytest.approx(ssim, abs=1e-4)
@@ -83,8 +72,7 @@ def test_what_is_asked_replaces_what_the_files_have(root: Path) -> None:
 
 
 def test_the_first_n_clips_of_every_folder(root: Path) -> None:
-    benchmark = given(root / "truth", root / "res" / "a", n=2)
-    (method,) = methods(benchmark, root / "res" / "a", truth=root / "truth")
+    benchmark, method = both(root / "truth", root / "res" / "a", n=2)
     assert benchmark.ids == list(method.paths) == ["clip0", "clip1"]
     assert scored(root, method, benchmark)["n"] == 2
 
@@ -98,8 +86,7 @@ def test_folders_of_pictures_are_videos(root: Path) -> None:
     truth, videos = root / "true_pictures", root / "made_pictures"
     assert list(find_sources(truth)) == ["clip0", "clip1", "clip2"]
     assert picture_folders(truth)["clip0"][2:] == [f"frame_{number}.png" for number in range(2, 12)]
-    benchmark = given(truth, videos)
-    (method,) = methods(benchmark, videos, truth=truth)
+    benchmark, method = both(truth, videos)
     result = scored(root, method, benchmark)
     psnr, _ = by_hand([(to_bytes(clip(index)), to_bytes(clip(index) * 0.8)) for index in range(3)])
     assert result["metrics"]["psnr"]["mean"] == pytest.approx(psnr, abs=1e-3)
@@ -115,9 +102,8 @@ def test_pictures_follow_the_true_videos_rate_or_their_own(root: Path) -> None:
     assert benchmark.reading.fps is None  # one after another
     assert benchmark.reading.num_frames == 12
     (root / "made" / "method.json").write_text('{"fps": 5}')
-    slower = given(root / "truth", root / "made")
+    slower, method = both(root / "truth", root / "made")
     assert (slower.reading.fps, slower.reading.num_frames) == (5, 6)
-    (method,) = methods(slower, root / "made", truth=root / "truth")
     # Frame k of the pictures is shown at k / 5 s, as is frame 2 k of the true video.
     made = method(slower.clip(0), 0).frames
     assert torch.allclose(made, ((clip(0)[:6] + 1) * 127.5).round() / 127.5 - 1, atol=1e-5)
@@ -128,11 +114,11 @@ def test_pictures_follow_the_true_videos_rate_or_their_own(root: Path) -> None:
 def test_sets_of_any_size_are_compared_by_fvd_alone(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for index in range(5):
         write_video(root / "more" / f"other{index}.mp4", clip(10 + index), 10)
-    message = "no video for clip0, clip1, clip2 and videos of no clip: other0.*paired=false"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(
+        ValueError, match="no video for clip0, clip1, clip2 and videos of no clip: other0.*paired=false"
+    ):
         given(root / "truth", root / "more")
-    benchmark = given(root / "truth", root / "more", paired=False)
-    (method,) = methods(benchmark, root / "more", truth=root / "truth")
+    benchmark, method = both(root / "truth", root / "more", paired=False)
     result = scored(root, method, benchmark)
     assert result["n"] == 5
     assert result["metrics"]["psnr"] | {"protocol": None} == {
@@ -157,8 +143,7 @@ def test_sets_of_any_size_are_compared_by_fvd_alone(root: Path, monkeypatch: pyt
 def test_pairs_and_sets_in_one_run_folder_do_not_share_rows(root: Path) -> None:
     found = []
     for paired in (True, False):
-        benchmark = given(root / "truth", root / "res" / "a", paired=paired)
-        (method,) = methods(benchmark, root / "res" / "a", truth=root / "truth")
+        benchmark, method = both(root / "truth", root / "res" / "a", paired=paired)
         rows = method, Reference(label="static copy", kind="static_copy")  # whose place is the truth's both times
         found += [scored(root, row, benchmark)["metrics"]["psnr"]["mean"] for row in rows]
     assert min(found[:2]) > 5
@@ -168,14 +153,12 @@ def test_pairs_and_sets_in_one_run_folder_do_not_share_rows(root: Path) -> None:
 def test_segments_window_and_loop_reach_the_metrics_as_frames_that_are_read(root: Path) -> None:
     side = {"segment_starts": [4, 8], "window": 4, "loop": True, "saw_mask": True, "label": "L"}
     (root / "res" / "a" / "method.json").write_text(json.dumps(side))
-    benchmark = given(root / "truth", root / "res" / "a")
-    (method,) = methods(benchmark, root / "res" / "a", truth=root / "truth")
+    benchmark, method = both(root / "truth", root / "res" / "a")
     output = method(benchmark.clip(0), 0)
     assert (output.segment_starts, output.window, output.loop) == ((4, 8), 4, True)
     assert (method.label, method.saw_mask, method.saw_motion, method.lossless) == ("L", True, False, False)
     # At half the rate frame 4 of the file is frame 2 that is read.
-    half = given(root / "truth", root / "res" / "a", reading={"fps": 5})
-    (method,) = methods(half, root / "res" / "a", truth=root / "truth")
+    half, method = both(root / "truth", root / "res" / "a", reading={"fps": 5})
     output = method(half.clip(0), 0)
     assert (output.segment_starts, output.window) == ((2, 4), 2)
 
@@ -184,21 +167,19 @@ def test_a_folder_of_pictures_is_a_benchmark_and_n_leaves_clips_out(root: Path) 
     for index in range(3):
         write_pictures(root / "pictures" / f"clip{index}", clip(index, 6, height=SIDE, width=SIDE))
         write_pictures(root / "made" / f"clip{index}", clip(index, 6, height=SIDE, width=SIDE))
-    options = {
-        "name": "folder", "manifest": None, "reading": READING, "flow_estimator": Still(), "min_motion": 0.002,
-        "request": request(),
-    }  # fmt: skip
-    benchmark = VideoBenchmark(root=str(root / "pictures"), n=2, **options)
+    benchmark = folder_benchmark(root / "pictures", n=2)
     assert benchmark.ids == ["clip0", "clip1"]
     assert torch.allclose(benchmark.clip(1).frames, clip(1, 6, height=SIDE, width=SIDE)[:5], atol=0.01)
     (method,) = externals(folders=str(root / "made"), side={}, benchmark=benchmark, truth=str(root / "pictures"))
     result = run(root, method, benchmark=benchmark).result
     assert result["metrics"]["psnr"]["mean"] == 100
     assert (result["lossless"], result["saw_mask"], result["reading"]["sizes"]) == (True, False, [f"{SIDE}x{SIDE}"])
+    few = {"n": 2, "reading": READING._replace(num_frames=3)}
+    before = folder_benchmark(root / "pictures", **few).identity(0)
     (root / "pictures" / "method.json").write_text('{"fps": 14}')  # every second picture at 7 a second
-    faster = VideoBenchmark(root=str(root / "pictures"), n=2, **options | {"reading": READING._replace(num_frames=3)})
+    faster = folder_benchmark(root / "pictures", **few)
     assert torch.allclose(faster.clip(1).frames, clip(1, 6, height=SIDE, width=SIDE)[::2], atol=0.01)
-    assert faster.identity(0) != benchmark.identity(0)
+    assert faster.identity(0) != before
 
 
 def test_clips_of_too_few_frames_have_no_distance_and_say_why(tmp_path: Path) -> None:

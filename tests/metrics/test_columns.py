@@ -6,7 +6,7 @@ import pytest
 
 from motionanim import metrics
 from motionanim.evaluation.report.columns import column_of, known_columns, place
-from motionanim.metrics.fvd import is_fvd
+from motionanim.metrics.fvd import fvd_key, is_fvd
 
 
 @pytest.mark.parametrize(
@@ -18,6 +18,13 @@ from motionanim.metrics.fvd import is_fvd
         ("fvd_i3d_ours_corrected", "FVD i3d ours, bias removed ↓", "lower", "quality", -0.31, "-0.3100"),
         ("fvd_i3d_ours_disjoint", "FVD i3d ours, half: other real clips ↓", "lower", "frechet", 0.012345, "0.01235"),
         ("fvd_embedded_floor", "FVD embedded, half: real against real", None, "frechet", 31.416, "31.42"),
+        ("fvd_jedi", "JEDi ↓", "lower", "quality", 2.5, "2.500"),
+        ("fvd_fvmd_floor", "FVMD, half: real against real", None, "frechet", 2.5, "2.500"),
+        ("fid_inception", "FID inception ↓", "lower", "quality", 31.416, "31.42"),
+        ("fid_inception_disjoint", "FID inception, half: other real clips ↓", "lower", "frechet", 31.416, "31.42"),
+        ("vbench/i2v_subject", "VBench I2V subject ↑", "higher", "vbench", 0.5, "0.5000"),
+        ("vbench/dynamic_degree", "VBench dynamic degree → real", "real", "vbench", 0.5, "0.5000"),
+        ("vbench/scene", "VBench scene", None, "vbench", 0.5, "0.5000"),
         ("seam_ratio", "Seam ratio → real", "real", "long", 1.234, "1.23"),
         ("something_new", "something_new", None, "other", 0.5, "0.5000"),
     ],
@@ -31,8 +38,11 @@ def test_a_key_has_a_header_direction_table_and_digits(key, header, direction, g
 def test_keys_are_ordered_by_table_fvd_first_and_losses_put_the_best_first() -> None:
     keys = ["zzz", "seam_ratio", "psnr", "fvd_embedded", "flow_epe", "ssim"]
     assert sorted(keys, key=place) == ["fvd_embedded", "psnr", "ssim", "flow_epe", "seam_ratio", "zzz"]
+    assert (fvd_key("i3d_ours"), fvd_key("fid_inception")) == ("fvd_i3d_ours", "fid_inception")
     assert is_fvd("fvd_i3d_ours")
+    assert is_fvd("fid_inception")
     assert not is_fvd("fvd_i3d_ours_corrected")
+    assert not is_fvd("fid_inception_corrected")
     assert sorted([20.0, 24.0], key=column_of("psnr").loss) == [24.0, 20.0]
     assert sorted([0.3, 0.1], key=column_of("lpips").loss) == [0.1, 0.3]
     gain = column_of("speed_gain")

@@ -44,8 +44,9 @@ class External:
         self.paths, self.readings = {clip: found[clip] for clip in readings}, readings
         for clip, path in self.paths.items():
             # Checked here, so that a long run does not fail at its last clip.
-            places = check_source(path, readings[clip], self._side)
-            self.repeated += len(set(places.tolist())) < len(places)
+            video = open_source(path)
+            self.repeated += readings[clip].check(video, rate=self._rate)
+            check_side(self._side, video)
         self.files = {clip: source_sha256(path) for clip, path in self.paths.items()}
         self.lossless = all_lossless(self.paths.values())
         self.identity, self.place = {"side": self._side}, str(Path(folder).resolve())
@@ -84,19 +85,6 @@ def check_names(
         )
 
 
-def check_source(path: Path, reading: Reading, side: Mapping[str, Any]) -> np.ndarray:
-    """Read the last frame that a clip needs; returns the indices of all.
-
-    Raises:
-        ValueError: If the clip is too short or damaged, or method.json does not fit it.
-    """
-    video = open_source(path)
-    places = reading.indices(video, rate=side.get("fps"))
-    check_side(side, video)
-    video.read(places[-1:], height=reading.height, width=reading.width)  # finds a file that was cut short
-    return places
-
-
 def method_folders(folders: str | Sequence[str], *, truth: str, option: str) -> dict[str, Path]:
     """The folders of methods by name, without the folder `truth`.
 
@@ -126,11 +114,7 @@ def method_folders(folders: str | Sequence[str], *, truth: str, option: str) -> 
 
 
 def externals(
-    *,
-    folders: str | Sequence[str],
-    side: Mapping[str, Mapping[str, Any]],
-    benchmark: Benchmark,
-    truth: str,
+    *, folders: str | Sequence[str], side: Mapping[str, Mapping[str, Any]], benchmark: Benchmark, truth: str
 ) -> list[External]:
     """A method for each folder.
 

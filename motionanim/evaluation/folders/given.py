@@ -19,13 +19,13 @@ class GivenClips:
     """Clips of one folder, without a requested motion: the benchmark that the videos of a folder are scored on.
 
     Args:
-        name: Of the benchmark.
+        name, stated: As in `Benchmark`.
         place: The folder.
         found, readings: Its clips, and how they are read.
-        stated: As in `Benchmark`.
         left_out: Names of the clips beyond the first n.
         truth: The true clips that all clips together are compared with; None if the clips are the truth themselves,
             and made videos are paired with them by name.
+        sets: What `of` gives for their folders.
     """
 
     request, procedural = None, False
@@ -40,23 +40,17 @@ class GivenClips:
         stated: dict[str, Any],
         left_out: Sequence[str] = (),
         truth: "TrueSet | None" = None,
+        sets: Iterable["GivenClips"] = (),
     ) -> None:
         self.name, self.place, self.left_out = name, str(Path(place).resolve()), left_out
         self.readings, self.stated, self.truth = readings, stated, truth
         self.ids, self.reading = list(readings), next(iter(readings.values()))
         self._clips, self._hashes = [found[clip] for clip in self.ids], {}
         self.settings = ("given", "pairs" if truth is None else "sets")
-        repeats = 0
-        for clip, reading in zip(self._clips, readings.values()):
-            places = reading.indices(clip.video, rate=clip.fps)
-            clip.video.read(places[-1:], height=reading.height, width=reading.width)  # finds a file that was cut short
-            repeats += len(set(places.tolist())) < len(places)
-        self.repeated = repeats
-        self._sets: dict[str, GivenClips] = {}
-
-    def join(self, sets: Iterable["GivenClips"]) -> None:
-        """Make `of` give these for their folders."""
-        self._sets |= {each.place: each for each in sets}
+        self.repeated = sum(
+            reading.check(clip.video, rate=clip.fps) for clip, reading in zip(self._clips, readings.values())
+        )
+        self._sets = {each.place: each for each in sets}
 
     def of(self, folder: str) -> "GivenClips":
         # A reference row has no folder, and "" would be the current one.
@@ -149,24 +143,22 @@ def given_clips(
                 folder, made[key], true,
                 remedy=f" in {truth}. paired=false compares the folders as sets of any size, by FVD",
             )  # fmt: skip
-    chosen, left = dict(list(true.items())[:n]), list(true)[n:] if n is not None else []
-    if paired:
-        kept = {key: {clip: clips[clip] for clip in chosen} for key, clips in made.items()}
-    else:
-        kept = {key: dict(list(clips.items())[:n]) for key, clips in made.items()}
+    chosen = dict(list(true.items())[:n])
+    # Paired, the first n clips of the truth in every folder; else the first n of each.
+    kept = {key: {k: clips[k] for k in (chosen if paired else list(clips)[:n])} for key, clips in made.items()}
     plans = plan(chosen, kept, Asked(**reading), paired=paired)
-    everything = {"name": name, "stated": plans.stated}
+    shared = {"name": name, "stated": plans.stated}
+    whole = shared | {"place": truth, "found": chosen, "readings": plans.truth, "left_out": list(true)[len(chosen) :]}
     if paired:
-        return GivenClips(place=truth, found=chosen, readings=plans.truth, left_out=left, **everything)
+        return GivenClips(**whole)
     goal = TrueSet(found=chosen, readings=plans.truth)
     plans.stated["paired"] = False
     plans.stated["notes"].append(f"not paired: each folder's clips are compared with all {len(chosen)} true clips")
-    clips = GivenClips(place=truth, found=chosen, readings=plans.truth, left_out=left, truth=goal, **everything)
-    clips.join(
+    sets = [
         GivenClips(
-            place=folder, found=kept[key], readings=plans.made[key],
-            left_out=[clip for clip in made[key] if clip not in kept[key]], truth=goal, **everything,
+            place=folder, found=kept[key], readings=plans.made[key], left_out=list(made[key])[len(kept[key]) :],
+            truth=goal, **shared,
         )
         for key, folder in folders.items()
-    )  # fmt: skip
-    return clips
+    ]  # fmt: skip
+    return GivenClips(truth=goal, sets=sets, **whole)

@@ -86,10 +86,8 @@ def why_not_ranked(block: Block, key: str, names: Names) -> str | None:
     if column_of(key).direction == "real" and any(block.real(run, key) is None for run in scored):
         return "the best is the score of the true clips, and no reference row `real` was measured alike"
     terms: dict[tuple[str | None, int], list[str]] = {}
-    for run in block.methods:
-        score = run.score(key)
-        if score.mean is not None:
-            terms.setdefault(score.terms, []).append(names[run.folder])
+    for run in scored:
+        terms.setdefault(run.score(key).terms, []).append(names[run.folder])
     if len(terms) > 1:
         told = (f"protocol {protocol}, n={n}: {', '.join(who)}" for (protocol, n), who in terms.items())
         return "protocol or n differ: " + "; ".join(told)
@@ -141,12 +139,8 @@ def loss(run: Run, block: Block, column: Column) -> float | None:
 
 def distances_to_real(run: Run, real: Run, column: Column) -> dict[str, float]:
     """The distance of each clip's score to that of the true clip, where both have one."""
-    found = {}
-    for clip, row in run.clips.items():
-        mine, true = row.get(column.key), real.clips.get(clip, {}).get(column.key)
-        if mine is not None and true is not None:
-            found[clip] = column.loss(mine, true)
-    return found
+    true = real.by_clip(column.key)
+    return {clip: column.loss(mine, true[clip]) for clip, mine in run.by_clip(column.key).items() if clip in true}
 
 
 def best(block: Block, column: Column, names: Names) -> set[Path]:

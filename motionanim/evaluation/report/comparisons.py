@@ -71,10 +71,7 @@ def difference(block: Block, run: Run, column: Column) -> Difference | str:
             return "no reference row `real` was measured alike, and its score is the best"
         values, other_values = (distances_to_real(one, real, column) for one in (run, baseline))
     else:
-        values, other_values = (
-            {clip: row[column.key] for clip, row in one.clips.items() if row.get(column.key) is not None}
-            for one in (run, baseline)
-        )
+        values, other_values = (one.by_clip(column.key) for one in (run, baseline))
     found = paired_difference(value - other_values[clip] for clip, value in values.items() if clip in other_values)
     return "fewer than 2 common clips with finite scores" if math.isnan(found.low) else found
 
@@ -89,16 +86,14 @@ def compare(block: Block, column: Column) -> dict[Path, Compared]:
     found = {run.folder: difference(block, run, column) for run in others}
     asked = [run.folder for run in others if not (run.reference or block.baseline.reference)]
     p = [math.nan if isinstance(found[folder], str) else found[folder].p for folder in asked]
-    adjusted = dict(zip(asked, holm(p)))
-    decides = not is_fvd(column.key)
-    compared = {}
+    adjusted, compared = dict(zip(asked, holm(p))), {}
     for folder, result in found.items():
         if isinstance(result, str):
             compared[folder] = Compared(None, result, math.nan, "")
             continue
         p_value = adjusted.get(folder, math.nan)
         higher = (result.mean > 0) == (column.direction == "higher")
-        verdict = ("better" if higher else "worse") if decides and p_value < LEVEL else ""
+        verdict = ("better" if higher else "worse") if p_value < LEVEL and not is_fvd(column.key) else ""
         compared[folder] = Compared(result, "", p_value, verdict)
     return compared
 
@@ -110,15 +105,11 @@ def paired_table(block: Block, names: Names) -> Table | None:
     if not columns:
         return None
     compared = {column.key: compare(block, column) for column in columns}
-    rows = [
-        Row(
-            row_name(run, names),
-            [_cell(run, baseline, column, compared[column.key][run.folder], notes) for column in columns],
-            part_of(run),
-        )
-        for run in block.runs
-        if run.folder != baseline.folder
-    ]
+    rows = []
+    for run in block.runs:
+        if run.folder != baseline.folder:
+            cells = [_cell(run, baseline, each, compared[each.key][run.folder], notes) for each in columns]
+            rows.append(Row(row_name(run, names), cells, part_of(run)))
     headers = [
         Cell(f"{each.name}: distance to real ↓" if each.direction == "real" else each.header) for each in columns
     ]

@@ -45,19 +45,11 @@ class Document(NamedTuple):
 
 
 def build(blocks: Sequence[Block], names: Names, left_out: list[str]) -> Document:
-    """All content of a report except the strips of frames.
-
-    Args:
-        blocks: From `blocks.blocks`.
-        names: Of the runs, by folder.
-        left_out: A line for each run that could not be read.
-    """
-    sections = []
-    for benchmark in dict.fromkeys(block.benchmark for block in blocks):
-        here = [block for block in blocks if block.benchmark == benchmark]
-        sections += [_section(block, here, names) for block in here]
+    """All content of a report except the strips of frames; `left_out` as in `Document`."""
+    sections = [_section(block, [b for b in blocks if b.benchmark == block.benchmark], names) for block in blocks]
     runs = list({run.folder: run for block in blocks for run in block.runs}.values())
-    sections.append(_referee(runs, names))
+    tables = [referee_table(runs, names), protocol_table(runs, names)]
+    sections.append(Section("For a referee: how everything was measured", tables, [], []))
     return Document("Evaluation", LEGEND, left_out, sections, runs, names)
 
 
@@ -79,27 +71,21 @@ def _section(block: Block, of_benchmark: Sequence[Block], names: Names) -> Secti
         plots.append(pareto(of_benchmark, names))
     if block.one_request and (for_paper := paper_table(block, names)) is not None:
         tables.append(for_paper)
-    paired = paired_table(block, names)
-    if paired is not None:
+    if (paired := paired_table(block, names)) is not None:
         tables.append(paired)
     tables += score_tables(block, names)
-    for run in block.runs:
-        for what, count in (run.record.get("repeated") or {}).items():
-            if count:
-                text.append(
-                    f"{names[run.folder]}: {count} of {run.n} {what} have a lower frame rate than is read, so that "
-                    "some frames are repeated."
-                )
+    text += [
+        f"{names[run.folder]}: {count} of {run.n} {what} have a lower frame rate than is read, so that some frames are "
+        "repeated."
+        for run in block.runs
+        for what, count in (run.record.get("repeated") or {}).items()
+        if count
+    ]
     if frames_of(block.runs) >= LONG:
         plots.append(drift_plot(block, names))
     plots.append(differences_plot(block, names))
     plots += [forest(block, names, group) for group in GROUPS if group in ("quality", "control", "long")]
     return Section(block.title, tables, [plot for plot in plots if plot is not None], text)
-
-
-def _referee(runs: Sequence[Run], names: Names) -> Section:
-    tables = [referee_table(runs, names), protocol_table(runs, names)]
-    return Section("For a referee: how everything was measured", tables, [], [])
 
 
 def all_keys(runs: Sequence[Run]) -> list[str]:

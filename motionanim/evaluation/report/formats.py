@@ -30,12 +30,7 @@ _TEX = {
 
 
 def markdown(document: Document, plots: dict[str, str]) -> str:
-    """The report as Markdown.
-
-    Args:
-        document: The report.
-        plots: Path of each plot's file, by "SECTION TITLE/PLOT NAME".
-    """
+    """The report as Markdown; `plots` are the paths of the plots' files by "SECTION TITLE/PLOT NAME"."""
     lines = [f"# {document.title}", "", *(f"- {_md(line)}" for line in document.legend), ""]
     if document.left_out:
         lines += ["Left out:", "", *(f"- {_md(line)}" for line in document.left_out), ""]
@@ -168,25 +163,15 @@ def for_a_paper(document: Document) -> tuple[str, str]:
 def html(document: Document, strips: int) -> str:
     """The report as one page, with style, script and pictures inside, so that it needs no server.
 
-    Args:
-        document: The report.
-        strips: The most strips of frames for each run; all runs of a benchmark show the same clips.
+    It shows at most `strips` strips of frames for each run; all runs of a benchmark show the same clips.
     """
-    clips = [
-        (
-            f"{run.benchmark}: {row_name(run, document.names)}",
-            [(_picture(path), _caption(run, clip)) for clip, path in list(run.strips.items())[:strips]],
-        )
-        for run in document.runs
-        if strips and run.strips
-    ]
-    settings = [
-        (
-            f"Settings of {document.names[run.folder]} ({run.folder.name})",
-            json.dumps(run.record.get("settings"), indent=2, sort_keys=True),
-        )
-        for run in document.runs
-    ]
+    clips, settings = [], []
+    for run in document.runs:
+        if shown := list(run.strips.items())[:strips]:
+            pictures = [(_picture(path), _caption(run, clip)) for clip, path in shown]
+            clips.append((f"{run.benchmark}: {row_name(run, document.names)}", pictures))
+        title = f"Settings of {document.names[run.folder]} ({run.folder.name})"
+        settings.append((title, json.dumps(run.record.get("settings"), indent=2, sort_keys=True)))
     return render("report/page.html", document=document, clips=clips, settings=settings, data_uri=_data_uri)
 
 

@@ -30,17 +30,10 @@ def paper_table(block: Block, names: Names) -> Table | None:
     if not columns:
         return None
     notes, bold = Notes(), {each.key: best(block, each, names) for each in columns}
-    rows = [
-        Row(
-            row_name(run, names),
-            [
-                score_cell(run.score(each.key), each, run.folder in bold[each.key], notes)._replace(interval="")
-                for each in columns
-            ],
-            part_of(run),
-        )
-        for run in block.runs
-    ]
+    rows = []
+    for run in block.runs:
+        cells = [score_cell(run.score(each.key), each, run.folder in bold[each.key], notes) for each in columns]
+        rows.append(Row(row_name(run, names), [cell._replace(interval="") for cell in cells], part_of(run)))
     # Another network's FVD has another scale, so the paper's does not stand in its column.
     keys_printed = ["fvd" if column.key.startswith("fvd_i3d") else column.key for column in columns]
     for row in printed["rows"]:

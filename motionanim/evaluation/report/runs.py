@@ -59,6 +59,10 @@ class Run(NamedTuple):
             return Score(self.cost[key], n=self.n, reason="not measured")
         return Score(None, reason="not among the metrics of this run")
 
+    def by_clip(self, key: str) -> dict[str, float]:
+        """The scores of the clips that have one."""
+        return {clip: row[key] for clip, row in self.clips.items() if row.get(key) is not None}
+
     @property
     def given(self) -> int:
         """What of the true clip it was given: 2 its motion, 1 its mask, 0 neither."""
@@ -106,6 +110,11 @@ def _number(value: Any) -> float | None:
     return float(value)
 
 
+def _score(entry: dict[str, Any]) -> Score:
+    numbers = (_number(entry[part]) for part in ("mean", "low", "high"))
+    return Score(*numbers, int(entry["n"]), entry["protocol"], entry["reason"], entry.get("unranked"))
+
+
 def _read_clips(path: Path, keys: list[str], protocols: dict[str, str]) -> dict[str, dict[str, float | None]]:
     """Scores by clip, from the rows with the summary's keys and protocols; the later of two rows of a clip counts.
 
@@ -148,18 +157,7 @@ def read_run(folder: Path) -> Run:
     if found != FORMAT:
         raise ValueError(f"{path} has format {found!r} and this version reads {FORMAT}: evaluate again")
     try:
-        scores = {
-            key: Score(
-                _number(score["mean"]),
-                _number(score["low"]),
-                _number(score["high"]),
-                int(score["n"]),
-                score["protocol"],
-                score["reason"],
-                score.get("unranked"),
-            )
-            for key, score in record["metrics"].items()
-        }
+        scores = {key: _score(entry) for key, entry in record["metrics"].items()}
         clips = _read_clips(folder / "clips.jsonl", record["keys"], record["protocols"])
         for key, (protocol, values, reason) in scores_of(folder, record["keys"]).items():
             found = mean_interval(values.values(), column_of(key).range)
@@ -171,10 +169,7 @@ def read_run(folder: Path) -> Run:
             label=str(record["label"]),
             benchmark=str(record["benchmark"]),
             n=int(record["n"]),
-            reference=bool(record["reference"]),
-            saw_motion=bool(record["saw_motion"]),
-            saw_mask=bool(record["saw_mask"]),
-            lossless=bool(record["lossless"]),
+            **{name: bool(record[name]) for name in ("reference", "saw_motion", "saw_mask", "lossless")},
             sweep=record["sweep"] if record["sweep"] in record["axes"] else None,  # a sweep over a list has no axis
             axes=dict(record["axes"]),
             scores=dict(sorted(scores.items(), key=lambda item: place(item[0]))),
@@ -237,7 +232,9 @@ def names(runs: Sequence[Run]) -> dict[Path, str]:
     """A unique name for each run, by folder: its label, followed by its axes or folder if others have that label."""
     found = {}
     for run in runs:
-        same = [other for other in runs if other[1:3] == run[1:3] and other.sweep == run.sweep]
+        same = [
+            each for each in runs if (each.label, each.benchmark, each.sweep) == (run.label, run.benchmark, run.sweep)
+        ]
         axes = [axis for axis in run.axes if any(other.axes.get(axis) != run.axes[axis] for other in same)]
         axes = [run.sweep] if run.sweep in axes else axes
         told = [

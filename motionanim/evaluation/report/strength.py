@@ -41,11 +41,8 @@ def curves(runs: Sequence[Run]) -> list[Curve]:
                     clips.setdefault(clip, []).append((requested, realised))
         clips = {clip: sorted(points) for clip, points in clips.items()}
         enough = [points for points in clips.values() if len({level for level, _ in points}) >= LEAST_LEVELS]
-        correlation = (
-            mean_interval((strength_spearman(*zip(*points)) for points in enough), CORRELATION.range)
-            if enough
-            else None
-        )
+        correlations = [strength_spearman(*zip(*points)) for points in enough]
+        correlation = mean_interval(correlations, CORRELATION.range) if enough else None
         if clips:
             found.append(Curve(label, len(here), clips, correlation))
     return found

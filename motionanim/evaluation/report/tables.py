@@ -42,9 +42,10 @@ class Table(NamedTuple):
     @property
     def parts(self) -> dict[str, list[Row]]:
         """The rows by part."""
-        return {
-            part: [row for row in self.rows if row.part == part] for part in dict.fromkeys(r.part for r in self.rows)
-        }
+        found: dict[str, list[Row]] = {}
+        for row in self.rows:
+            found.setdefault(row.part, []).append(row)
+        return found
 
 
 class Notes(list[str]):
@@ -95,17 +96,10 @@ def score_tables(block: Block, names: Names) -> list[Table]:
         remarks += _lacking([column for column in here if column not in shown], block)
         bold = {column.key: best(block, column, names) for column in shown}
         columns = [Cell("clips"), *(header(column, block, names, notes) for column in shown)]
-        rows = [
-            Row(
-                row_name(run, names),
-                [
-                    Cell(str(run.n), value=run.n),
-                    *(cell(run, column, run.folder in bold[column.key], notes) for column in shown),
-                ],
-                part_of(run),
-            )
-            for run in block.runs
-        ]
+        rows = []
+        for run in block.runs:
+            cells = [cell(run, column, run.folder in bold[column.key], notes) for column in shown]
+            rows.append(Row(row_name(run, names), [Cell(str(run.n), value=run.n), *cells], part_of(run)))
         if group == "cost" and len({run.made_on for run in block.runs} - {None}) > 1:
             remarks.append("Times are from different hardware: compare the calls.")
         if shown:

@@ -110,24 +110,22 @@ class Scorer:
     @property
     def protocols(self) -> dict[str, dict[str, Any]]:
         """The settings of each metric and extractor whose weights are here, by name."""
-        parts = (*self.metrics.items(), *self.features.items())
-        return {name: part.protocol for name, part in parts if not isinstance(part, Missing)}
+        return {name: part.protocol for name, part in (_here(self.metrics) | _here(self.features)).items()}
 
     @functools.cached_property
     def fingerprints(self) -> dict[str, str]:
         """A hash of each metric and extractor, by name: its protocol and its code."""
-        clip = {name: digest(m.protocol, code_of(m)) for name, m in self.metrics.items() if _here(m)}
-        return clip | {name: digest(f.fingerprint, code_of(f)) for name, f in self.features.items() if _here(f)}
+        clip = {name: digest(m.protocol, code_of(m)) for name, m in _here(self.metrics).items()}
+        return clip | {name: digest(f.fingerprint, code_of(f)) for name, f in _here(self.features).items()}
 
     def protocol_of(self) -> dict[str, str]:
         """The fingerprint of each key."""
-        known = self.fingerprints
-        return {key: known[name] for name, m in self.metrics.items() if name in known for key in m.keys}
+        return {key: self.fingerprints[name] for name, m in _here(self.metrics).items() for key in m.keys}
 
     def leave_out_short(self, num_frames: int) -> None:
         """Make the extractors that need more frames `Missing`."""
-        for name, extractor in self.features.items():
-            if not isinstance(extractor, Missing) and num_frames < extractor.min_frames:
+        for name, extractor in _here(self.features).items():
+            if num_frames < extractor.min_frames:
                 why = f"needs {extractor.min_frames} frames, and the clips have {num_frames}"
                 self.features[name] = Missing((), why)
                 self.__dict__.pop("fingerprints", None)  # computed anew
@@ -138,14 +136,9 @@ class Scorer:
         reasons: dict[str, str] = {}
         unpaired = sample.real is None and sample.flow is None
         for metric in self.metrics.values():
-            if isinstance(metric, Missing):
+            why = metric.reason if isinstance(metric, Missing) else _lacking(metric, sample, unpaired)
+            if why is not None:
                 values |= dict.fromkeys(metric.keys)
-                reasons |= dict.fromkeys(metric.keys, metric.reason)
-                continue
-            lacking = [name for name in metric.needs if getattr(sample, name) is None]
-            if lacking:
-                values |= dict.fromkeys(metric.keys)
-                why = _UNPAIRED if unpaired and lacking[0] == "real" else _LACKING[lacking[0]]
                 reasons |= dict.fromkeys(metric.keys, why)
                 continue
             given = (getattr(sample, name) for name in metric.needs)
@@ -155,8 +148,8 @@ class Scorer:
                 if values[key] is None:
                     reasons[key] = metric.undefined
         features = {}
-        for name, extractor in self.features.items():
-            if isinstance(extractor, Missing) or (sample.real is None and not unpaired):
+        for name, extractor in _here(self.features).items():
+            if sample.real is None and not unpaired:
                 continue
             if unpaired:  # cached, because the true clips are scored too
                 features[name] = {"fake": to_text(self.cache.get(extractor, sample.frames))}
@@ -168,8 +161,15 @@ class Scorer:
         return Scores(values, reasons, features)
 
 
-def _here(part: Any) -> bool:
-    return not isinstance(part, Missing)
+def _here(parts: Mapping[str, Any]) -> dict[str, Any]:
+    """The parts whose weights are here, by name."""
+    return {name: part for name, part in parts.items() if not isinstance(part, Missing)}
+
+
+def _lacking(metric: ClipMetric, sample: Sample, unpaired: bool) -> str | None:
+    """Why a field that a metric needs is None; None if all are there."""
+    name = next((name for name in metric.needs if getattr(sample, name) is None), None)
+    return _UNPAIRED if unpaired and name == "real" else _LACKING.get(name)
 
 
 def to_bytes(frames: Tensor) -> Tensor:

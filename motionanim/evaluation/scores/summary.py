@@ -61,11 +61,9 @@ def summarise(
         if None in pairs:
             summary[key] = _nothing("no true clips of the requested motion", protocol)
             continue
-        if len(pairs) < 2:
-            summary[key] = _nothing("FVD needs n >= 2 clips", protocol, len(pairs))
-            continue
-        if truth is not None and len(truth.ids) < 2:
-            summary[key] = _nothing("FVD needs at least 2 true clips", protocol, len(pairs))
+        if len(pairs) < 2 or (truth is not None and len(truth.ids) < 2):
+            few = "FVD needs n >= 2 clips" if len(pairs) < 2 else "FVD needs at least 2 true clips"
+            summary[key] = _nothing(few, protocol, len(pairs))
             continue
         between = getattr(extractor, "between", None)
         distance = FVD(dim=extractor.dim, groups=count, ddof=extractor.protocol["ddof"], between=between)
@@ -102,12 +100,10 @@ def fvd_entries(key: str, distance: FVD, protocol: str, *, n: int) -> dict[str, 
     nan = math.nan
     groups = {part: [_finite(value) for value in found[part].tolist()] for part in ("left_out", "share")}
     entries = {key: _entry(Interval(numbers["value"], nan, nan, n), protocol, None) | groups}
-    interval = Interval(numbers["corrected"], numbers["low"], numbers["high"], n)
+    interval, why = Interval(numbers["corrected"], numbers["low"], numbers["high"], n), None
     if math.isnan(numbers["low"]) or n <= distance.dim:
         why = f"no correction with n={n}: without any group, more clips must remain than features, {distance.dim}"
         interval = interval._replace(mean=nan)
-    else:
-        why = None
     entries[f"{key}_{CORRECTED}"] = _entry(interval, protocol, why)
     for suffix, variant in VARIANTS.items():
         why = None if math.isfinite(numbers[variant.part]) else "half of the clips are fewer than 2"

@@ -14,11 +14,9 @@ def parser() -> argparse.ArgumentParser:
 
     make = sub.add_parser("make", help="a page to hand out (OUT/page) and the key to keep (OUT/key.json)")
     make.add_argument(
-        "folders",
-        nargs="+",
-        metavar="FOLDER",
+        "folders", nargs="+", metavar="FOLDER",
         help="a method's videos, <clip>.mp4; the method is named after the folder, or give NAME=FOLDER",
-    )
+    )  # fmt: skip
     make.add_argument("--out", type=Path, required=True, help="folder to make; must not exist")
     make.add_argument("--seed", type=int, default=0)
     kind = make.add_mutually_exclusive_group()
@@ -72,20 +70,8 @@ def main(arguments: list[str] | None = None) -> None:
             for line in count_study(given.key, given.votes, given.out, exclude_failed=given.exclude_failed):
                 print(line)
             return
-        key = make_study(
-            named(given.folders),
-            given.out,
-            seed=given.seed,
-            choose_best=given.choose is not None,
-            pairs=given.pairs,
-            per_participant=given.per_participant,
-            checks=given.checks,
-            image_folder=given.image_folder,
-            as_they_are=given.as_they_are,
-            height=given.height,
-            fps=given.fps,
-            seconds=given.seconds,
-        )
+        options = {name: value for name, value in vars(given).items() if name not in ("command", "folders", "choose")}
+        key = make_study(named(given.folders), choose_best=given.choose is not None, **options)
     except (ValueError, OSError) as error:
         commands.exit(2, f"error: {' '.join(str(error).split())}\n")
     print(f"{len(key['methods'])} methods, {len(key['trials'])} comparisons of which a participant sees ", end="")

@@ -106,29 +106,21 @@ def make_study(
         made = Path(work) / "study"
         facts, hashes = _write_media(made / "page" / "media", plan, found, images, looks, rng)
         data = {
-            "schema": SCHEMA,
-            "perParticipant": per_participant or len(plan.trials),
+            "schema": SCHEMA, "perParticipant": per_participant or len(plan.trials),
             "questions": [{"id": name, "text": text} for name, (_, text) in QUESTIONS.items()],
             "trials": [plan.shown(name) for name in plan.trials],
             "always": [plan.shown(name) for name in plan.checks],
-        }
+        }  # fmt: skip
         study = text_sha256(json.dumps([data, sorted(hashes.items())]))[:16]
         page = render("study/page.html", data=data | {"study": study})
         (made / "page" / "index.html").write_text(page, encoding="utf-8")
         key = {
-            "schema": SCHEMA,
-            "study": study,
-            "seed": seed,
-            "choose_best": choose_best,
-            "methods": sorted(folders),
-            "questions": list(QUESTIONS),
-            "trials_per_participant": data["perParticipant"] + len(plan.checks),
+            "schema": SCHEMA, "study": study, "seed": seed, "choose_best": choose_best, "methods": sorted(folders),
+            "questions": list(QUESTIONS), "trials_per_participant": data["perParticipant"] + len(plan.checks),
             "trials": {name: {"clip": t.clip, "videos": t.videos} for name, t in plan.trials.items()},
-            "checks": {
-                name: {"clip": t.clip, "videos": t.videos, "intact": t.intact} for name, t in plan.checks.items()
-            },
+            "checks": {name: t._asdict() for name, t in plan.checks.items()},
             "videos": facts,
-        }
+        }  # fmt: skip
         (made / "key.json").write_text(json.dumps(key, indent=1) + "\n", encoding="utf-8")
         os.replace(made, out)
     return key
@@ -209,7 +201,6 @@ def _write_media(
         look = {"height": shot.frames.shape[2], "width": shot.frames.shape[3], "seconds": len(shot.frames) / shot.rate}
         facts[name] = {"method": key[0], "clip": key[1], **look, "frames": shot.sources, "fps": round(shot.fps, 3)}
     for trial in plan.checks.values():
-        assert trial.intact is not None
         key = plan.videos[trial.intact]
         shot = media.read(found[key], looks[key])
         generator = torch.Generator().manual_seed(rng.getrandbits(32))

@@ -1,43 +1,39 @@
 """Reports of small run folders: which runs are compared, and which are refused."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-from report_runs import CLIPS, around, column, loaded, make_three, run
+from report_runs import CLIPS, around, column, edit, fvd_entry, loaded, make_three, paired, run, scores
 from scipy import stats
 
 from motionanim.evaluation.report import write_report
 from motionanim.evaluation.report.__main__ import main
 from motionanim.evaluation.report.blocks import rank
 from motionanim.evaluation.report.columns import column_of
-from motionanim.evaluation.report.comparisons import compare, difference, paired_table
+from motionanim.evaluation.report.comparisons import compare, difference
 from motionanim.evaluation.report.runs import names, read_run, read_runs
 from motionanim.evaluation.report.strength import curves
 from motionanim.evaluation.report.tables import score_tables
 
 
-@pytest.fixture
-def three(tmp_path: Path) -> Path:
-    return make_three(tmp_path)
-
-
 def test_broken_folders_are_named_in_one_line(tmp_path: Path) -> None:
     good = run(tmp_path, "good", {"psnr": around(24)})
-    broken = {
-        "unfinished": ("no result.json", lambda folder: (folder / "result.json").unlink()),
-        "torn": ("cut short", lambda folder: (folder / "clips.jsonl").open("a").write('{"clip": "000009", "met')),
-        "short": ("holds 0 clips", lambda folder: (folder / "clips.jsonl").write_text("")),
-        "garbled": ("no result", lambda folder: (folder / "result.json").write_text('{"format": 2, "lab')),
-        "older": ("has format 1", lambda folder: (folder / "result.json").write_text('{"format": 1}')),
-        "poor": ("misses", lambda folder: (folder / "result.json").write_text('{"format": 2, "metrics": {}}')),
-        "bare": ("no clips.jsonl", lambda folder: (folder / "clips.jsonl").unlink()),
-        "damaged": ("no row", lambda folder: (folder / "clips.jsonl").write_text('{"clip": 3}\n')),
+    broken = {  # the message, a file, and what stands in it; None: it is missing
+        "unfinished": ("no result.json", "result.json", None),
+        "torn": ("cut short", "clips.jsonl", (good / "clips.jsonl").read_text() + '{"clip": "000009", "met'),
+        "short": ("holds 0 clips", "clips.jsonl", ""),
+        "garbled": ("no result", "result.json", '{"format": 2, "lab'),
+        "older": ("has format 1", "result.json", '{"format": 1}'),
+        "poor": ("misses", "result.json", '{"format": 2, "metrics": {}}'),
+        "bare": ("no clips.jsonl", "clips.jsonl", None),
+        "damaged": ("no row", "clips.jsonl", '{"clip": 3}\n'),
     }
-    for name, (message, damage) in broken.items():
+    for name, (message, file, content) in broken.items():
         folder = run(tmp_path, name, {"psnr": around(24)})
-        damage(folder)
+        (folder / file).unlink()
+        if content is not None:
+            (folder / file).write_text(content)
         with pytest.raises(ValueError, match=message) as caught:
             read_run(folder)
         assert str(folder) in str(caught.value)
@@ -85,19 +81,19 @@ def bold(table, header: str) -> list[str]:
     return [name for name, cell in column(table, header).items() if cell.bold]
 
 
-def test_the_best_is_bold_and_reference_rows_are_not(three: Path) -> None:
-    (block,), called = loaded(three)
-    table = score_tables(block, called)[0]
+def test_the_best_is_bold_and_reference_rows_are_not(tmp_path: Path) -> None:
+    three = make_three(tmp_path)
+    table = scores(three)
     assert [bold(table, header) for header in ("FVD", "PSNR", "LPIPS")] == [["a"], ["a"], ["b"]]
     assert [row.name for row in table.parts["reference rows"]] == ["c"]
-    assert column(paired_table(block, called), "PSNR")["c"].verdict == ""
+    assert column(paired(three), "PSNR")["c"].verdict == ""
     run(three, "d", {"psnr": around(40)}, saw_motion=True)
-    (block,), called = loaded(three)
-    assert bold(score_tables(block, called)[0], "PSNR") == ["a", "d*"], "the best of those without the motion too"
+    assert bold(scores(three), "PSNR") == ["a", "d*"], "the best of those without the motion too"
 
 
 @pytest.mark.parametrize("other", [{"protocol": "p2"}, {"n": 4}, {"missing": 1}])
-def test_other_protocol_or_n_is_never_ranked(three: Path, other: dict) -> None:
+def test_other_protocol_or_n_is_never_ranked(tmp_path: Path, other: dict) -> None:
+    three = make_three(tmp_path)
     values = around(26, other.get("n", 6))
     if other.pop("missing", 0):
         values[-1] = None
@@ -116,7 +112,8 @@ def test_other_protocol_or_n_is_never_ranked(three: Path, other: dict) -> None:
     assert not (three / "report").exists()
 
 
-def test_rows_can_be_ordered_by_a_key(three: Path) -> None:
+def test_rows_can_be_ordered_by_a_key(tmp_path: Path) -> None:
+    three = make_three(tmp_path)
     run(three, "d", {"lpips": around(0.1, seed=1)})
     (block,), called = loaded(three)
     (ranked,) = rank([block], "psnr", called)
@@ -143,14 +140,15 @@ def test_frame_0_has_a_table_of_its_own_and_unknown_keys_are_never_ranked(tmp_pa
     for name, mean in (("a", 24), ("b", 22)):
         run(tmp_path, name, {"psnr": around(mean), "psnr_with_frame0": around(mean + 5), "new_key": around(mean)})
     (block,), called = loaded(tmp_path)
-    assert [cell.text for cell in paired_table(block, called).columns] == ["PSNR (dB) ↑"], "once, without frame 0"
+    assert [cell.text for cell in paired(tmp_path).columns] == ["PSNR (dB) ↑"], "once, without frame 0"
     by_title = {table.title.split(": ")[1]: table for table in score_tables(block, called)}
     for title in ("Quality", "Counting frame 0, the condition image"):
         assert [cell.text for cell in by_title[title].columns] == ["clips", "PSNR (dB) ↑"]
     assert not bold(by_title["Other numbers, not ranked"], "new_key")
 
 
-def test_sweeps_and_benchmarks_stand_apart_and_all_have_the_reference_rows(three: Path) -> None:
+def test_sweeps_and_benchmarks_stand_apart_and_all_have_the_reference_rows(tmp_path: Path) -> None:
+    three = make_three(tmp_path)
     for gamma in (0.9, 0.2):
         run(three, f"g{gamma}", {"psnr": around(60)}, label=f"x, gamma {gamma}", sweep="gamma", axes={"gamma": gamma})
     run(three, "other", {"psnr": around(90)}, benchmark="pixabay16")
@@ -171,15 +169,14 @@ def test_differences_are_paired_by_clip(tmp_path: Path) -> None:
     for index in range(10):  # the same clips in another order
         rows = rows.replace(f"-0000{index}", f"00000{9 - index}")
     (tmp_path / "b" / "clips.jsonl").write_text(rows)
-    (block,), called = loaded(tmp_path)
+    (block,), _ = loaded(tmp_path)
     found = difference(block, block.methods[1], column_of("psnr"))
     test = stats.ttest_rel(20 + shared + own, 20 + shared)
     expected = test.confidence_interval(0.95)
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
     assert (found.p, found.effect) == pytest.approx((test.pvalue, own.mean() / own.std(ddof=1)))
-    assert column(paired_table(block, called), "PSNR")["b"].verdict == "better"
-    (backwards,), called = loaded(tmp_path, against="b")
-    assert column(paired_table(backwards, called), "PSNR")["a"].verdict == "worse"
+    assert column(paired(tmp_path), "PSNR")["b"].verdict == "better"
+    assert column(paired(tmp_path, against="b"), "PSNR")["a"].verdict == "worse"
 
 
 def test_the_nearest_to_the_true_clips_is_best_not_the_nearest_to_1(tmp_path: Path) -> None:
@@ -189,31 +186,21 @@ def test_the_nearest_to_the_true_clips_is_best_not_the_nearest_to_1(tmp_path: Pa
         run(tmp_path, name, {"speed_gain": list(gain + steady)}, reference=reference)
     run(tmp_path, "uneven", {"speed_gain": [0.47, 1.27] * 5})  # right on average, in no clip
     (block,), called = loaded(tmp_path, against="one")
-    table = next(found for found in score_tables(block, called) if "Controllability" in found.title)
-    assert bold(table, "Speed gain") == ["near"]
+    assert bold(scores(tmp_path), "Speed gain") == ["near"]
     (ranked,) = rank([block], "speed_gain", called)
     assert [found.label for found in ranked.methods] == ["near", "one", "uneven"]
-    paired = column(paired_table(block, called), "Speed gain: distance to real")
-    assert (paired["near"].verdict, paired["uneven"].verdict) == ("better", "worse")
-    assert paired["near"].value == pytest.approx(0.02 - 0.13)
-    (tmp_path / "real" / "result.json").unlink()
-    (tmp_path / "real" / "clips.jsonl").unlink()
-    (tmp_path / "real" / "strips" / f"{CLIPS[0]}.png").unlink()
-    (tmp_path / "real" / "strips").rmdir()
-    (tmp_path / "real").rmdir()
-    (block,), called = loaded(tmp_path)
-    table = next(found for found in score_tables(block, called) if "Controllability" in found.title)
-    assert not bold(table, "Speed gain")
-    assert "no reference row" in " ".join(table.notes)
+    distances = column(paired(tmp_path, against="one"), "Speed gain: distance to real")
+    assert (distances["near"].verdict, distances["uneven"].verdict) == ("better", "worse")
+    assert distances["near"].value == pytest.approx(0.02 - 0.13)
 
 
 def test_true_clips_that_were_measured_otherwise_are_no_scale(tmp_path: Path) -> None:
     run(tmp_path, "real, old", {"speed_gain": around(0.5)}, reference=True, protocol="p0")
     run(tmp_path, "a", {"speed_gain": around(0.8)})
     run(tmp_path, "b", {"speed_gain": around(0.9, seed=1)})
-    (block,), called = loaded(tmp_path)
-    assert not bold(score_tables(block, called)[0], "Speed gain")
-    assert column(paired_table(block, called), "Speed gain")["b"].text == "–"
+    assert not bold(scores(tmp_path), "Speed gain")
+    assert "no reference row" in " ".join(scores(tmp_path).notes)
+    assert column(paired(tmp_path), "Speed gain")["b"].text == "–"
     run(tmp_path, "real", {"speed_gain": around(0.9, seed=1)}, reference=True)
     (block,), called = loaded(tmp_path)
     assert bold(score_tables(block, called)[0], "Speed gain") == ["b"]
@@ -223,11 +210,8 @@ def test_true_clips_that_were_measured_otherwise_are_no_scale(tmp_path: Path) ->
 def test_sets_that_are_no_pairs_have_no_paired_differences(tmp_path: Path) -> None:
     for name in ("a", "b"):
         folder = run(tmp_path, name, {"flicker": around(24)}, fvd={"fvd_i3d_ours": 300.0})
-        result = json.loads((folder / "result.json").read_text())
-        result["reading"]["paired"] = False
-        (folder / "result.json").write_text(json.dumps(result))
-    (block,), called = loaded(tmp_path)
-    assert paired_table(block, called) is None
+        edit(folder, reading=read_run(folder).record["reading"] | {"paired": False})
+    assert paired(tmp_path) is None
 
 
 def test_fvd_is_compared_by_the_jackknife_of_the_difference(tmp_path: Path) -> None:
@@ -238,22 +222,15 @@ def test_fvd_is_compared_by_the_jackknife_of_the_difference(tmp_path: Path) -> N
     common, own = (np.random.default_rng(seed).normal(0, scale, 12) for seed, scale in ((4, 30), (5, 0.1)))
     own -= own.mean()
     for name, mean, left_out in (("a", 300.0, 300 + common), ("b", 310.0, 310 + common + own)):
-        folder = run(tmp_path, name, {"psnr": around(24, 12)}, fvd={"fvd_i3d_ours": mean})
-        result = json.loads((folder / "result.json").read_text())
-        result["metrics"]["fvd_i3d_ours"]["left_out"] = list(left_out)
-        (folder / "result.json").write_text(json.dumps(result))
-    (block,), called = loaded(tmp_path)
-    cell = column(paired_table(block, called), "FVD")["b"]
+        entry = fvd_entry(mean, 12, left_out=list(left_out))
+        run(tmp_path, name, {"psnr": around(24, 12)}, entries={"fvd_i3d_ours": entry})
+    cell = column(paired(tmp_path), "FVD")["b"]
     assert (cell.text, cell.verdict) == ("+10.00", ""), "as published, with a bias"
     for folder in (tmp_path / "a", tmp_path / "b"):
-        result = json.loads((folder / "result.json").read_text())
-        plain = {
-            key: value for key, value in result["metrics"]["fvd_i3d_ours"].items() if key not in ("left_out", "share")
-        }
-        result["metrics"]["fvd_i3d_ours_corrected"] = plain
-        (folder / "result.json").write_text(json.dumps(result))
-    (block,), called = loaded(tmp_path)
-    cell = column(paired_table(block, called), "FVD")["b"]
+        metrics = read_run(folder).record["metrics"]
+        plain = {key: value for key, value in metrics["fvd_i3d_ours"].items() if key not in ("left_out", "share")}
+        edit(folder, metrics=metrics | {"fvd_i3d_ours_corrected": plain})
+    cell = column(paired(tmp_path), "FVD")["b"]
     assert (cell.text, cell.verdict) == ("+10.00", "worse")
     assert "+3 %" in cell.interval
     error = np.sqrt((own**2).sum() * 11 / 12)  # of the delete-one jackknife
@@ -280,21 +257,18 @@ def test_what_a_row_was_given_is_marked_and_each_level_has_a_best(tmp_path: Path
     run(tmp_path, "mask", {"psnr": around(28)}, saw_mask=True)
     run(tmp_path, "arrows", {"psnr": around(25)})
     run(tmp_path, "theirs", {"psnr": around(24)}, lossless=False)
-    (block,), called = loaded(tmp_path)
-    table = score_tables(block, called)[0]
+    table = scores(tmp_path)
     assert [row.name for row in table.rows] == ["arrows", "mask†", "motion*", "theirs‡"]
     assert bold(table, "PSNR") == ["arrows", "mask†", "motion*"]
 
 
 def test_numbers_that_mean_nothing_here_are_not_ranked(tmp_path: Path) -> None:
     for name, mean in (("a", 3.0), ("b", 9.0)):
-        folder = run(tmp_path, name, {"psnr": around(24)}, fvd={"fvd_embedded": mean})
-        result = json.loads((folder / "result.json").read_text())
-        result["metrics"]["fvd_embedded"]["unranked"] = "its features mean nothing for real videos"
-        (folder / "result.json").write_text(json.dumps(result))
+        entry = fvd_entry(mean, unranked="its features mean nothing for real videos")
+        run(tmp_path, name, {"psnr": around(24)}, entries={"fvd_embedded": entry})
+    assert not bold(scores(tmp_path), "FVD")
+    assert column(paired(tmp_path), "FVD")["b"].text == "–"
     (block,), called = loaded(tmp_path)
-    assert not bold(score_tables(block, called)[0], "FVD")
-    assert column(paired_table(block, called), "FVD")["b"].text == "–"
     with pytest.raises(ValueError, match="mean nothing for real videos"):
         rank([block], "fvd_embedded", called)
 
@@ -304,22 +278,20 @@ def test_differences_keep_to_common_clips_and_protocols(tmp_path: Path) -> None:
     run(tmp_path, "b", {"psnr": around(22)[:4]})
     run(tmp_path, "c", {"psnr": around(22)}, protocol="p2")
     run(tmp_path, "d", {"psnr": [None] * 5 + [20.0]})
-    (block,), called = loaded(tmp_path)
-    table = paired_table(block, called)
+    table = paired(tmp_path)
     cells = column(table, "PSNR")
     assert cells["b"].interval.endswith("n=4")
     assert cells["c"].text == "–"
     assert table.notes[cells["c"].notes[0] - 1] == "protocol p2, the baseline has p1"
     assert "common clips" in table.notes[cells["d"].notes[0] - 1]
     run(tmp_path, "e", {"psnr": [None] * 6})
-    (block,), called = loaded(tmp_path)
-    table = paired_table(block, called)
+    table = paired(tmp_path)
     assert table.notes[column(table, "PSNR")["e"].notes[0] - 1] == "this row: the mask is empty", "the true reason"
 
 
-def test_the_baseline_can_be_chosen(three: Path) -> None:
-    (block,), called = loaded(three, against="b")
-    assert list(column(paired_table(block, called), "PSNR")) == ["a", "c"]
+def test_the_baseline_can_be_chosen(tmp_path: Path) -> None:
+    three = make_three(tmp_path)
+    assert list(column(paired(three, against="b"), "PSNR")) == ["a", "c"]
     with pytest.raises(ValueError, match="must be one of a, b, c"):
         loaded(three, against="z")
     run(three, "d", {"psnr": around(1)}, label="b")
@@ -346,7 +318,7 @@ def test_strength_curves_correlate_clip_by_clip(tmp_path: Path) -> None:
     assert (curve.label, curve.levels, len(curve.clips)) == ("ours", 5, 6)
     assert curve.correlation.mean == pytest.approx((5 * 1 - 1) / 6)
     assert curve.mean[0][0] == pytest.approx(1.25)
-    assert paired_table(block, called) is None, "different motion was requested of its rows"
+    assert paired(tmp_path) is None, "different motion was requested of its rows"
     assert not any(cell.bold for table in score_tables(block, called) for row in table.rows for cell in row.cells)
     write_report([tmp_path], None)
     assert "0.667" in (tmp_path / "report" / "report.md").read_text()

@@ -1,5 +1,6 @@
 """The script of a study's page, in node and in a browser, and that its files are counted."""
 
+import copy
 import csv
 import json
 import re
@@ -32,13 +33,11 @@ def run_script(code, **values):
 
 def small_page(per_participant, trials=9, always=1):
     return {
-        "schema": 1,
-        "study": "s",
-        "perParticipant": per_participant,
+        "schema": 1, "study": "s", "perParticipant": per_participant,
         "questions": [{"id": "q", "text": ""}, {"id": "r", "text": ""}],
         "trials": [{"id": f"t{k}", "image": None, "videos": [f"a{k}", f"b{k}"]} for k in range(trials)],
         "always": [{"id": f"c{k}", "image": None, "videos": [f"x{k}", f"y{k}"]} for k in range(always)],
-    }
+    }  # fmt: skip
 
 
 @node
@@ -71,9 +70,9 @@ def test_a_kept_sheet_is_taken_up_where_it_was_left_and_a_strange_one_is_not():
     kept = [json.dumps(sheet), json.dumps(sheet | {"study": "other"}), "{", "null", None, "[]"]
     restored = run_script("kept.map((text) => logic.restore(study, text))", study=study, kept=kept)
     assert restored == [sheet, None, None, None, None, None]
-    partly = json.loads(json.dumps(sheet))
+    partly = copy.deepcopy(sheet)
     partly["trials"][0]["answers"] = {"q": "tie", "r": "a0"}
-    full = json.loads(json.dumps(partly))
+    full = copy.deepcopy(partly)
     full["trials"][1]["answers"] = {"q": "tie", "r": "tie"}
     assert run_script("sheets.map(logic.next)", sheets=[sheet, partly, full]) == [0, 1, 2]
     places = ["", "?p=3", "?p=03&x=1", "?p=", "?p=-1", "?p=1e3"]

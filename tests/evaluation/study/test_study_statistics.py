@@ -8,14 +8,7 @@ import pytest
 from scipy.optimize import minimize
 from scipy.stats import binomtest
 
-from motionanim.evaluation.study.tally import (
-    agreement,
-    clustered_variance,
-    share,
-    shares,
-    strengths,
-    win_rates,
-)
+from motionanim.evaluation.study.tally import agreement, clustered_variance, share, shares, strengths, win_rates
 from motionanim.evaluation.study.votes import Vote
 
 

@@ -19,34 +19,23 @@ def hand_key(methods=("a", "b"), clips=("c1", "c2"), checks=1):
         for x, y in combinations(methods, 2)
         for c in clips
     }
-    attention = {
-        f"check{k}": {
-            "clip": clips[0],
-            "videos": [f"{methods[0]}-{clips[0]}", f"z{k}"],
-            "intact": f"{methods[0]}-{clips[0]}",
-        }
-        for k in range(checks)
-    }
+    intact = f"{methods[0]}-{clips[0]}"
+    attention = {f"check{k}": {"clip": clips[0], "videos": [intact, f"z{k}"], "intact": intact} for k in range(checks)}
     return {
-        "schema": 1,
-        "study": "5tudy",
-        "choose_best": False,
-        "methods": list(methods),
-        "questions": list(QUESTIONS),
-        "trials_per_participant": len(trials) + checks,
-        "trials": trials,
-        "checks": attention,
+        "schema": 1, "study": "5tudy", "choose_best": False, "methods": list(methods), "questions": list(QUESTIONS),
+        "trials_per_participant": len(trials) + checks, "trials": trials, "checks": attention,
         "videos": {f"{m}-{c}": {"method": m, "clip": c} for m in methods for c in clips},
-    }
+    }  # fmt: skip
 
 
-def sheet_of(key, number, answer):
-    """A file as the page writes it; `answer(trial, question)` is "first", "second", "tie" or None."""
+def sheet_of(key, number, answer="first"):
+    """A file as the page writes it; `answer` is "first", "second", "tie" or None, or maps trial and question to one."""
     time, entries = "2024-05-06T07:08:09.123Z", []
     for name, trial in (key["trials"] | key["checks"]).items():
         first, second = trial["videos"]
         meaning = {"first": first, "second": second, "tie": "tie", None: None}
-        answers = {question: meaning[answer(name, question)] for question in key["questions"]}
+        given = {question: answer(name, question) if callable(answer) else answer for question in key["questions"]}
+        answers = {question: meaning[each] for question, each in given.items()}
         entries.append({"trial": name, "shown": [second, first], "opened": time, "answered": time, "answers": answers})
     common = {"schema": 1, "study": key["study"], "participant": f"{number:016x}", "slot": 0}
     return common | {"started": time, "saved": time, "trials": entries}
@@ -71,7 +60,7 @@ def counted(tmp_path):
 def test_shares_of_hand_made_votes(counted):
     key = hand_key()
     sheets = [
-        sheet_of(key, 1, lambda trial, question: "first"),
+        sheet_of(key, 1),
         sheet_of(key, 2, lambda trial, question: "second" if trial == "ab-c1" else "first"),
         sheet_of(key, 3, lambda trial, question: "tie" if trial == "ab-c2" else "first"),
     ]
@@ -95,9 +84,9 @@ def test_shares_of_hand_made_votes(counted):
 def test_half_filled_and_failed_sheets_are_said(counted):
     key = hand_key()
     sheets = [
-        sheet_of(key, 1, lambda trial, question: "first"),
+        sheet_of(key, 1),
         sheet_of(key, 2, lambda trial, question: "first" if question == "mo_coor" and trial == "ab-c1" else None),
-        sheet_of(key, 3, lambda trial, question: "tie"),
+        sheet_of(key, 3, "tie"),
     ]
     notes, tables, report = counted(key, sheets)
     assert notes == [
@@ -127,15 +116,16 @@ def test_missing_numbers_are_empty_never_zero(counted):
     assert "no finite strengths" in report
 
 
-def test_files_without_a_vote_are_refused(counted):
-    with pytest.raises(ValueError, match="no vote to count: 1 files, 0 left out"):
-        counted(hand_key(), [sheet_of(hand_key(), 1, lambda trial, question: None)])
-    with pytest.raises(ValueError, match="1 left out for failed"):
-        counted(hand_key(), [sheet_of(hand_key(), 1, lambda trial, question: "tie")], exclude_failed=True)
+@pytest.mark.parametrize(
+    ("answer", "message"), [(None, "no vote to count: 1 files, 0 left out"), ("tie", "1 left out for failed")]
+)
+def test_files_without_a_vote_are_refused(counted, answer, message):
+    with pytest.raises(ValueError, match=message):
+        counted(hand_key(), [sheet_of(hand_key(), 1, answer)], exclude_failed=True)
 
 
 def edited(change):
-    sheet = sheet_of(hand_key(), 1, lambda trial, question: "first")
+    sheet = sheet_of(hand_key(), 1)
     change(sheet)
     return sheet
 
@@ -163,7 +153,7 @@ def edited(change):
     ],
 )
 def test_a_bad_file_is_named(counted, bad, message):
-    good = sheet_of(hand_key(), 2, lambda trial, question: "first")
+    good = sheet_of(hand_key(), 2)
     with pytest.raises(ValueError, match=rf"v1\.json: .*{message}") as error:
         counted(hand_key(), [good, bad])
     assert len(str(error.value)) < 500
@@ -171,7 +161,7 @@ def test_a_bad_file_is_named(counted, bad, message):
 
 def test_a_sheet_without_its_check_and_one_sent_twice_are_refused(counted):
     key = hand_key(checks=2)
-    sheet = sheet_of(key, 1, lambda trial, question: "first")
+    sheet = sheet_of(key, 1)
     with pytest.raises(ValueError, match=r"v1.json: the same participant .* as .*v0.json: give only the later"):
         counted(key, [sheet, sheet])
     shorter = hand_key(checks=2) | {"trials_per_participant": 3}
@@ -180,13 +170,14 @@ def test_a_sheet_without_its_check_and_one_sent_twice_are_refused(counted):
         counted(shorter, [sheet])
 
 
-def test_a_wrong_key_is_an_error_of_one_line(tmp_path, capsys):
-    (tmp_path / "key.json").write_text("{}")
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [({}, "key.json: is not a study's key"), (hand_key(), "gone.json: cannot be opened: No such file")],
+    ids=["key", "votes"],
+)
+def test_a_file_that_cannot_be_read_is_an_error_of_one_line(tmp_path, capsys, key, message):
+    (tmp_path / "key.json").write_text(json.dumps(key))
     with pytest.raises(SystemExit) as exit_:
         main(["count", str(tmp_path / "key.json"), str(tmp_path / "gone.json"), "--out", str(tmp_path / "out")])
     assert exit_.value.code == 2
-    assert "key.json: is not a study's key" in capsys.readouterr().err
-    (tmp_path / "key.json").write_text(json.dumps(hand_key()))
-    with pytest.raises(SystemExit):
-        main(["count", str(tmp_path / "key.json"), str(tmp_path / "gone.json"), "--out", str(tmp_path / "out")])
-    assert "gone.json: cannot be opened: No such file" in capsys.readouterr().err
+    assert message in capsys.readouterr().err

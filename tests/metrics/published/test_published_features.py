@@ -8,15 +8,13 @@ import numpy as np
 import pytest
 import torch
 from configs import _fresh_hydra, composed  # noqa: F401  the fixture clears Hydra's global state
-from evaluation_runs import Mean, run
+from evaluation_runs import Mean, run, scorer
 from published_reference import (
     DIM,
     FILE,
     HEADS,
     ITERATIONS,
-    by_cdfvd,
-    by_fvmd,
-    by_videojedi,
+    PACKAGES,
     features,
     points,
     tracks,
@@ -27,10 +25,9 @@ from published_reference import (
 )
 from safetensors.torch import save_file
 
-from motionanim.evaluation.scores.scoring import FeatureCache, Scorer, from_text
+from motionanim.evaluation.scores.scoring import from_text
 from motionanim.media.image_io import from_uint8
-from motionanim.metrics.frame import PSNR
-from motionanim.metrics.fvd import FVD, fvd_column
+from motionanim.metrics.fvd import FVD
 from motionanim.metrics.published.content_debiased import VideoMAEFeatures
 from motionanim.metrics.published.fvmd import FVMDFeatures, fvmd, motion_histograms
 from motionanim.metrics.published.jedi import VJEPAFeatures, jedi
@@ -92,9 +89,8 @@ def test_videomae_features_are_those_of_cd_fvd(videomae, expected, frames):
 
 
 def test_content_debiased_fvd_divides_by_n_as_cd_fvd_does(videomae, expected):
-    assert distance(None, ddof=videomae.protocol["ddof"]) == pytest.approx(
-        expected["cdfvd"], rel=1e-6
-    )  # it rounds to float32
+    found = distance(None, ddof=videomae.protocol["ddof"])
+    assert found == pytest.approx(expected["cdfvd"], rel=1e-6)  # it rounds to float32
     assert distance(None, ddof=1) != pytest.approx(expected["cdfvd"], rel=1e-3)
 
 
@@ -109,10 +105,10 @@ def test_jedi_is_that_of_videojedi(expected):
 
 def test_jedi_of_equal_sets_is_0_and_of_one_clip_is_missing():
     x = torch.randn(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    sums = torch.tensor(5.0), x.sum(0), x.T @ x
+    sums, one = ((torch.tensor(len(y)), y.sum(0), y.T @ y) for y in (x, x[:1]))
     assert jedi(sums, sums) == 0
-    assert jedi(sums, (torch.tensor(1.0), x[0], torch.outer(x[0], x[0]))).isnan()
-    assert fvmd(sums, (torch.tensor(1.0), x[0], torch.outer(x[0], x[0]))).isnan()
+    assert jedi(sums, one).isnan()
+    assert fvmd(sums, one).isnan()
 
 
 def test_tracks_are_those_of_fvmds_pips(pips_state, expected):
@@ -182,18 +178,19 @@ def test_a_clips_features_do_not_depend_on_its_batch_or_on_training(videomae):
     torch.testing.assert_close(videomae(frames[1:])[0], videomae(frames)[1], rtol=0, atol=0)
 
 
-def test_frames_that_an_extractor_cannot_take_are_refused(videomae, vjepa, videomae_file):
+def test_frames_and_options_that_an_extractor_cannot_take_are_refused(videomae, vjepa, videomae_file):
     frames = from_uint8(videos(16, 40, 56))
-    with pytest.raises(ValueError, match="exactly 16"):
-        vjepa(torch.cat([frames, frames], 1))
-    with pytest.raises(ValueError, match="at least 2"):
-        videomae(frames[:, :1])
-    with pytest.raises(ValueError, match=r"in \[-1, 1\]"):
-        videomae(frames * 2)
-    with pytest.raises(ValueError, match="must be"):
-        videomae(videos(16, 40, 56))
-    with pytest.raises(ValueError, match="batch=0"):
-        VideoMAEFeatures(videomae_file, heads=HEADS, batch=0)
+    for extractor, bad, message in (
+        (vjepa, torch.cat([frames, frames], 1), "exactly 16"),
+        (videomae, frames[:, :1], "at least 2"),
+        (videomae, frames * 2, r"in \[-1, 1\]"),
+        (videomae, videos(16, 40, 56), "must be"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            extractor(bad)
+    for wrong, message in (({"batch": 0}, "batch=0"), ({"heads": 7}, "heads=7")):  # 24 is no multiple of 7
+        with pytest.raises(ValueError, match=message):
+            VideoMAEFeatures(videomae_file, **{"heads": HEADS, "batch": 1} | wrong)
 
 
 def test_protocols_tell_weights_apart_and_are_plain(videomae, videomae_file, tmp_path):
@@ -213,28 +210,19 @@ def test_missing_weights_name_the_file_and_where_it_goes(tmp_path, monkeypatch):
         assert caught.value.short.startswith("no weights: ")
 
 
-@pytest.mark.parametrize("change", ["missing", "more", "shape", "value bias", "no blocks"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"blocks.1.mlp.fc2.bias": None}, {"blocks.0.gamma_1": torch.ones(DIM)}, {"fc_norm.weight": torch.ones(DIM + 1)},
+        {"blocks.0.attn.v_bias": None}, dict.fromkeys(videomae_weights()) | {"blocks.0.norm1.weight": torch.ones(1)},
+    ],
+    ids=["missing", "more", "shape", "value bias", "no blocks"],
+)  # fmt: skip
 def test_weights_of_another_layout_are_refused(tmp_path, change):
-    state = videomae_weights()
-    if change == "missing":
-        del state["blocks.1.mlp.fc2.bias"]
-    elif change == "more":
-        state["blocks.0.gamma_1"] = torch.ones(DIM)
-    elif change == "shape":
-        state["fc_norm.weight"] = torch.ones(DIM + 1)
-    elif change == "value bias":
-        del state["blocks.0.attn.v_bias"]
-    else:
-        state = {"patch_embed.proj.weight": state["patch_embed.proj.weight"], "blocks.0.norm1.weight": torch.ones(1)}
     path = tmp_path / "weights.safetensors"
-    save_file(state, path)
+    save_file({name: value for name, value in (videomae_weights() | change).items() if value is not None}, path)
     with pytest.raises(ValueError, match="VideoMAE-v2"):
         VideoMAEFeatures(path, heads=HEADS, batch=1)
-
-
-def test_heads_that_do_not_divide_the_width_are_refused(videomae_file):
-    with pytest.raises(ValueError, match="heads=7"):
-        VideoMAEFeatures(videomae_file, heads=7, batch=1)
 
 
 @pytest.mark.parametrize("parts", [("model", "module"), ("target_encoder",), ("classifier",)])
@@ -283,7 +271,7 @@ def test_the_harness_uses_the_distance_that_the_features_name(tmp_path):
     class Named(Mean):
         name, fingerprint, between = "jedi", "named-v1", staticmethod(jedi)
 
-    done = run(tmp_path, score=Scorer({"psnr": PSNR(cap=100.0)}, {"jedi": Named()}, FeatureCache(tmp_path / "f")))
+    done = run(tmp_path, score=scorer(tmp_path, Named()))
     sums = []
     for side in ("fake", "real"):
         each = torch.stack([from_text(row["features"]["jedi"][side]) for row in done.rows]).double()
@@ -301,16 +289,8 @@ def test_metrics_published_names_extractors_that_are_null_without_weights(tmp_pa
             hydra.utils.instantiate(nodes[name])
 
 
-def test_reports_call_the_distances_by_their_names():
-    assert fvd_column("fvd_jedi").name == "JEDi"
-    assert fvd_column("fvd_fvmd_floor").name == "FVMD, half: real against real"
-    assert fvd_column("fvd_i3d_ours").name == "FVD i3d ours"
-
-
-@pytest.mark.parametrize(
-    ("package", "compute"), [("cdfvd.fvd", by_cdfvd), ("videojedi", by_videojedi), ("fvmd", by_fvmd)]
-)
-def test_the_stored_numbers_are_those_of_the_packages(expected, package, compute):
+@pytest.mark.parametrize("package", PACKAGES)
+def test_the_stored_numbers_are_those_of_the_packages(expected, package):
     pytest.importorskip(package)
-    for name, values in compute().items():
+    for name, values in PACKAGES[package]().items():
         np.testing.assert_allclose(values, expected[name], rtol=1e-5, atol=1e-5, err_msg=name)

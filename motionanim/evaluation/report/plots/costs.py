@@ -16,12 +16,12 @@ from motionanim.evaluation.report.plots.figure import (
     MARKERS,
     Plot,
     main_fvd,
+    panels,
     plain_text,
     png,
     reach,
     short_name,
 )
-from motionanim.evaluation.report.plots.figure import figure as new_figure
 from motionanim.evaluation.report.runs import Run, Score
 
 
@@ -36,7 +36,7 @@ def sweep_plot(block: Block, keys: Sequence[str]) -> Plot | None:
     numbers = [column_of(key) for key in keys if any(run.score(key).mean is not None for run in runs)]
     if len(runs) < 2 or not numbers:
         return None
-    figure, axes = new_figure(len(numbers), 1, 4.6 * len(numbers) + 0.4, 4.0)
+    figure, axes = panels(len(numbers), len(numbers), 4.6 * len(numbers) + 0.4, 4.0)
     labels = list(dict.fromkeys(run.series for run in runs))
     for ax, column in zip(axes, numbers):
         lines: dict[tuple[str, str | None, int], list[tuple[float, Score]]] = {}
@@ -49,14 +49,11 @@ def sweep_plot(block: Block, keys: Sequence[str]) -> Plot | None:
             colour = labels.index(label)
             several = sum(key[0] == label for key in lines) > 1
             ax.errorbar(
-                [x for x, _ in points],
-                [score.mean for _, score in points],
+                [x for x, _ in points], [score.mean for _, score in points],
                 yerr=np.array([reach(score) for _, score in points]).T,
                 label=short_name(label) + (f" (protocol {protocol}, n={n})" if several else ""),
-                color=COLOURS[colour % len(COLOURS)],
-                marker=MARKERS[colour % len(MARKERS)],
-                capsize=3,
-            )
+                color=COLOURS[colour % len(COLOURS)], marker=MARKERS[colour % len(MARKERS)], capsize=3,
+            )  # fmt: skip
         ax.set_xlabel(AXES.get(axis, axis))
         ax.set_ylabel(column.label + BETTER[column.direction])
         if max(len(labels), len(lines)) > 1:
@@ -102,34 +99,29 @@ def pareto(found: Sequence[Block], names: Names) -> Plot | None:
     shown = [run for run in runs if run.score(quality).terms == most]
     if len(shown) < 2:
         return None
-    figure, (ax,) = new_figure(1, 1, 7.6, 5.0)
+    figure, (ax,) = panels(1, 1, 7.6, 5.0)
     lines: dict[tuple[str, str | None], list[Run]] = {}
     for run in shown:
         lines.setdefault((run.series, run.sweep), []).append(run)
     for index, ((label, sweep), group) in enumerate(lines.items()):
         group.sort(key=lambda run: run.score(f"axes/{sweep}").mean or 0.0)
+        looks = (
+            {"markersize": 4, "linewidth": 1, "elinewidth": 0.6, "capsize": 2, "alpha": 0.75}
+            if sweep
+            else {"markersize": 8, "linewidth": 0, "elinewidth": 1.4, "capsize": 3}
+        )
         ax.errorbar(
-            [run.score(cost.key).mean for run in group],
-            [run.score(quality).mean for run in group],
+            [run.score(cost.key).mean for run in group], [run.score(quality).mean for run in group],
             yerr=np.array([reach(run.score(quality)) for run in group]).T,
             label=short_name(f"{label}, over {sweep}") if sweep else None,
-            color=COLOURS[index % len(COLOURS)],
-            marker=MARKERS[index % len(MARKERS)],
-            markersize=4 if sweep else 8,
-            linewidth=1 if sweep else 0,
-            elinewidth=0.6 if sweep else 1.4,
-            capsize=2 if sweep else 3,
-            alpha=0.75 if sweep else 1,
-        )
+            color=COLOURS[index % len(COLOURS)], marker=MARKERS[index % len(MARKERS)], **looks,
+        )  # fmt: skip
         for run in group:
             ax.annotate(
                 f"{run.score(f'axes/{sweep}').mean or 0:g}" if sweep else short_name(row_name(run, names)),
-                (run.score(cost.key).mean, run.score(quality).mean),
-                xytext=(6, 5),
-                textcoords="offset points",
-                fontsize=7 if sweep else 9,
-                color="#333333",
-            )
+                (run.score(cost.key).mean, run.score(quality).mean), xytext=(6, 5), textcoords="offset points",
+                fontsize=7 if sweep else 9, color="#333333",
+            )  # fmt: skip
     points = [(run.score(cost.key).mean or 0.0, run.score(quality).mean or 0.0) for run in shown]
     costs = [x for x, _ in points]
     front, best = [], np.inf

@@ -28,14 +28,18 @@ class Plot(NamedTuple):
     png: bytes
 
 
-def figure(columns: int, rows: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
+def panels(count: int, across: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
+    """A figure of some panels, at most `across` side by side; width and height in inches."""
+    across = min(count, across)
     drawn = Figure(figsize=(width, height), layout="constrained")
-    axes = drawn.subplots(rows, columns, squeeze=False).ravel().tolist()
+    axes = drawn.subplots(-(-count // across), across, squeeze=False).ravel().tolist()
     for ax in axes:
         ax.spines[["top", "right"]].set_visible(False)
         ax.grid(alpha=0.25)
         ax.set_axisbelow(True)
-    return drawn, axes
+    for ax in axes[count:]:
+        ax.set_visible(False)
+    return drawn, axes[:count]
 
 
 def png(drawn: Figure) -> bytes:

@@ -1,13 +1,42 @@
 """Means of all rows with their intervals, and differences to the baseline."""
 
+from collections.abc import Sequence
+
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from motionanim.evaluation.report.blocks import Block, Names, row_name, why_not_ranked
 from motionanim.evaluation.report.columns import column_of, place
 from motionanim.evaluation.report.comparisons import compare, paired_columns
-from motionanim.evaluation.report.plots.figure import BETTER, COLOURS, GREY, Plot, plain_text, png, reach, short_name
-from motionanim.evaluation.report.plots.figure import figure as new_figure
+from motionanim.evaluation.report.plots.figure import (
+    BETTER,
+    COLOURS,
+    GREY,
+    Plot,
+    panels,
+    plain_text,
+    png,
+    reach,
+    short_name,
+)
+from motionanim.evaluation.report.runs import Run
+
+
+def _panels(runs: Sequence[Run], names: Names, count: int, *, above: float, line: float) -> tuple[Figure, list[Axes]]:
+    """Panels, four side by side, with a line for each run, which the first of each row names; lengths in inches."""
+    called = [short_name(row_name(run, names)) for run in runs]
+    across = min(count, 4)
+    width = 0.085 * max(map(len, called)) + 0.4
+    height = -(-count // across) * (above + line * len(runs))
+    figure, axes = panels(count, across, width + 2.6 * across, max(height, 0.9 + above))
+    for index, ax in enumerate(axes):
+        ax.set_ylim(len(runs) - 0.5, -0.5)
+        ax.set_yticks(range(len(runs)), called if index % across == 0 else [])
+        ax.tick_params(axis="y", length=0)
+        ax.xaxis.set_major_locator(MaxNLocator(4))
+    return figure, axes
 
 
 @plain_text
@@ -17,15 +46,9 @@ def forest(block: Block, names: Names, group: str) -> Plot | None:
     numbers = [column_of(key) for key in keys if column_of(key).group == group]
     if not numbers:
         return None
-    rows, count = block.runs, len(numbers)
-    columns = min(count, 4)
-    lines = -(-count // columns)
-    called = [short_name(row_name(run, names)) for run in rows]
-    name_width = 0.085 * max(map(len, called)) + 0.4
-    height = lines * (0.9 + 0.27 * len(rows))
-    figure, axes = new_figure(columns, lines, name_width + 2.6 * columns, max(height, 1.8))
-    for index, (ax, column) in enumerate(zip(axes, numbers)):
-        for y, run in enumerate(rows):
+    figure, axes = _panels(block.runs, names, len(numbers), above=0.9, line=0.27)
+    for ax, column in zip(axes, numbers):
+        for y, run in enumerate(block.runs):
             score = run.score(column.key)
             if score.mean is not None:
                 colour = GREY if run.reference else COLOURS[0]
@@ -38,26 +61,14 @@ def forest(block: Block, names: Names, group: str) -> Plot | None:
         real = next((real for run in block.methods if (real := block.real(run, column.key))), None)
         if column.direction == "real" and real is not None:
             ax.axvline(real.score(column.key).mean, color=GREY, linewidth=0.8, linestyle="--")
-        ax.set_ylim(len(rows) - 0.5, -0.5)
-        ax.set_yticks(
-            range(len(rows)), [short_name(row_name(run, names)) for run in rows] if index % columns == 0 else []
-        )
-        ax.tick_params(axis="y", length=0)
         ax.margins(x=0.12)
-        ax.xaxis.set_major_locator(MaxNLocator(4))
         unlike = "not ranked" if why_not_ranked(block, column.key, names) else ""
         ax.set_title(column.label, fontsize=10)
         ax.set_xlabel(
             unlike or BETTER[column.direction].strip(", "), fontsize=8.5, color="#B00020" if unlike else "#444444"
         )
-    for ax in axes[count:]:
-        ax.set_visible(False)
-    return Plot(
-        f"forest-{group}",
-        f"{block.title}: means",
-        "Means with 95 % intervals. Grey diamonds: reference rows.",
-        png(figure),
-    )
+    caption = "Means with 95 % intervals. Grey diamonds: reference rows."
+    return Plot(f"forest-{group}", f"{block.title}: means", caption, png(figure))
 
 
 @plain_text
@@ -69,12 +80,8 @@ def differences_plot(block: Block, names: Names) -> Plot | None:
     columns = [c for c in columns if any(found[c.key][run.folder].difference is not None for run in runs)]
     if not runs or not columns or block.baseline.reference:
         return None
-    across = min(len(columns), 4)
-    lines = -(-len(columns) // across)
-    called = [short_name(row_name(run, names)) for run in runs]
-    width = 0.085 * max(map(len, called)) + 0.4
-    figure, axes = new_figure(across, lines, width + 2.6 * across, max(lines * (1.0 + 0.3 * len(runs)), 1.9))
-    for index, (ax, column) in enumerate(zip(axes, columns)):
+    figure, axes = _panels(runs, names, len(columns), above=1.0, line=0.3)
+    for ax, column in zip(axes, columns):
         for y, run in enumerate(runs):
             compared = found[column.key][run.folder]
             if compared.difference is None:
@@ -88,19 +95,10 @@ def differences_plot(block: Block, names: Names) -> Plot | None:
         left, right = min(left, 0), max(right, 0)
         ax.axvspan(*((left, 0) if column.direction == "higher" else (0, right)), color="#f3e4dc", zorder=0, linewidth=0)
         ax.set_xlim(left, right)
-        ax.set_ylim(len(runs) - 0.5, -0.5)
-        ax.set_yticks(
-            range(len(runs)), [short_name(row_name(run, names)) for run in runs] if index % across == 0 else []
-        )
-        ax.tick_params(axis="y", length=0)
-        ax.xaxis.set_major_locator(MaxNLocator(4))
         ax.set_title(f"{column.name}\n(distance to real)" if column.direction == "real" else column.label, fontsize=9.5)
-    for ax in axes[len(columns) :]:
-        ax.set_visible(False)
-    return Plot(
-        "differences",
-        f"{block.title}: differences to {row_name(block.baseline, names)}",
-        f"Differences to {row_name(block.baseline, names)} on the same clips with 95 % intervals. Green: better, "
-        "orange: worse, grey: undecided. The shaded side is the worse one.",
-        png(figure),
+    baseline = row_name(block.baseline, names)
+    caption = (
+        f"Differences to {baseline} on the same clips with 95 % intervals. Green: better, orange: worse, grey: "
+        "undecided. The shaded side is the worse one."
     )
+    return Plot("differences", f"{block.title}: differences to {baseline}", caption, png(figure))

@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 
 from motionanim.evaluation.report.blocks import Block
-from motionanim.evaluation.report.plots.figure import COLOURS, GREY, Plot, plain_text, png, short_name
-from motionanim.evaluation.report.plots.figure import figure as new_figure
+from motionanim.evaluation.report.plots.figure import COLOURS, GREY, Plot, panels, plain_text, png, short_name
 from motionanim.evaluation.report.strength import Curve
 
 
@@ -14,8 +13,7 @@ def strength_plot(block: Block, found: Sequence[Curve]) -> Plot | None:
     if not found:
         return None
     columns = min(len(found), 3)
-    lines = -(-len(found) // columns)
-    figure, axes = new_figure(columns, lines, 4.2 * columns + 0.3, 4.0 * lines)
+    figure, axes = panels(len(found), columns, 4.2 * columns + 0.3, 4.0 * -(-len(found) // columns))
     most = max(value for curve in found for points in curve.clips.values() for point in points for value in point)
     for index, (ax, curve) in enumerate(zip(axes, found)):
         ax.plot([0, most], [0, most], color=GREY, linestyle="--", linewidth=1, label="as requested")
@@ -33,7 +31,5 @@ def strength_plot(block: Block, found: Sequence[Curve]) -> Plot | None:
         if index % columns == 0:
             ax.set_ylabel("realised (px/frame)")
         ax.legend(fontsize=8, frameon=False, loc="upper left")
-    for ax in axes[len(found) :]:
-        ax.set_visible(False)
     caption = "Realised against requested motion strength; thin lines are clips. The paper's Fig. 7."
     return Plot("strength", block.title, caption, png(figure))

@@ -8,12 +8,12 @@ from motionanim.evaluation.report.plots.figure import (
     GREY,
     MARKERS,
     Plot,
+    panels,
     plain_text,
     png,
     reach,
     short_name,
 )
-from motionanim.evaluation.report.plots.figure import figure as new_figure
 from motionanim.metrics.drift import QUARTERS
 
 _CURVES = {"drift": "Texture drift", "clip_to_first": "CLIP similarity to frame 0"}
@@ -26,7 +26,7 @@ def drift_plot(block: Block, names: Names) -> Plot | None:
     shown = [name for name, keys in found.items() if any(run.score(keys[0]).mean is not None for run in block.methods)]
     if not shown:
         return None
-    figure, axes = new_figure(len(shown), 1, 7.2 * len(shown), 4.4)
+    figure, axes = panels(len(shown), len(shown), 7.2 * len(shown), 4.4)
     for ax, name in zip(axes, shown):
         for index, run in enumerate(block.runs):
             scores = [run.score(key) for key in found[name]]
