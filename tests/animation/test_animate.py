@@ -65,6 +65,7 @@ def test_it_leaves_video_picture_and_what_repeats_it(photo: Path, tiny: list[str
     assert record["files"].keys() == {path.name for path in made.files} - {"out.json"}
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bytes_and_another_does_not(photo: Path, tiny: list[str]) -> None:
     files = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
@@ -74,6 +75,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not(photo: Path, ti
     assert files[0] != files[2]
 
 
+@pytest.mark.slow
 def test_outside_the_mask_nothing_moves(photo: Path, tiny: list[str]) -> None:
     mask = np.zeros((36, 48), dtype=np.uint8)
     mask[:, :24] = 255
@@ -83,6 +85,7 @@ def test_outside_the_mask_nothing_moves(photo: Path, tiny: list[str]) -> None:
     assert (change[:, :22] > 0).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("renderer", ["diffusion", "eulerian"])
 def test_every_kind_is_drawn_and_only_regions_move(photo: Path, tiny: list[str], renderer: str) -> None:
     change = moved(animate(tiny, image=photo, arrows=[WHEEL, LEAF], renderer=renderer))
@@ -94,11 +97,13 @@ def test_every_kind_is_drawn_and_only_regions_move(photo: Path, tiny: list[str],
     assert (change[24:] == 0).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "shape"), [("photo", (36, 48)), ("model", (12, 20)), ([20, 40], (20, 40))])
 def test_the_video_has_the_size_that_was_asked_for(photo: Path, tiny: list[str], size: Any, shape: tuple) -> None:
     assert animate(tiny, image=photo, arrows=ARROW, size=size).frames.shape == (5, 3, *shape)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "model"), [((12, 150), (4, 56)), ((97, 31), (28, 8))], ids=["panorama", "odd sides"])
 def test_any_photo_is_animated_in_its_own_shape(size: tuple, model: tuple, tmp_path: Path, tiny: list[str]) -> None:
     pixels = np.random.default_rng(0).integers(0, 255, (*size, 3), dtype=np.uint8)
@@ -108,6 +113,7 @@ def test_any_photo_is_animated_in_its_own_shape(size: tuple, model: tuple, tmp_p
     assert tuple(made.record["model_size"]) == model
 
 
+@pytest.mark.slow
 def test_an_advected_field_is_the_models_picture_enlarged(photo: Path, tiny: list[str]) -> None:
     overrides = [*tiny, "controls.field=advected"]
     large, small = (animate(overrides, image=photo, arrows=ARROW, size=size).frames for size in ("photo", "model"))
@@ -117,6 +123,7 @@ def test_an_advected_field_is_the_models_picture_enlarged(photo: Path, tiny: lis
     assert torch.corrcoef(torch.stack([again.flatten(), small.flatten()]))[0, 1] > 0.9
 
 
+@pytest.mark.slow
 def test_a_base_without_motion_weights_follows_arrows_by_itself_and_says_so(photo: Path, tiny: list[str]) -> None:
     """As Stable Video Diffusion, whose network knows no field: the same bytes for left and right, if nothing helps."""
     plain = [*tiny[:-1], "conditioning=attention_only", "conditioning.residual_std=null", "long_video=phased"]
@@ -133,12 +140,14 @@ def test_a_base_without_motion_weights_follows_arrows_by_itself_and_says_so(phot
     assert torch.equal(*videos("control=motion"))
 
 
+@pytest.mark.slow
 def test_without_motion_field_nothing_of_the_arrows_is_seen(photo: Path, tiny: list[str]) -> None:
     overrides = [*tiny, "conditioning=no_motion_field", "conditioning.motion_strength=false"]
     left, right = (animate(overrides, image=photo, arrows=arrows).frames for arrows in WAYS)
     assert torch.equal(left, right)
 
 
+@pytest.mark.slow
 def test_a_proposed_mask_is_said_and_shown(photo: Path) -> None:
     with pytest.warns(UserWarning, match=r"mask=auto: GrabCut proposes that \d+% of the photo may move; o.png shows"):
         made = quick(photo, mask="auto")
@@ -146,6 +155,7 @@ def test_a_proposed_mask_is_said_and_shown(photo: Path) -> None:
     assert 0 < (moved(made) > 0).float().mean() < 0.9
 
 
+@pytest.mark.slow
 def test_a_speed_that_smears_is_said_as_it_will_be(photo: Path, tiny: list[str]) -> None:
     """S19: of the arrow, or of the largest strength instead."""
     given = {"image": photo, "renderer": "eulerian", "refiner": None}
@@ -155,6 +165,7 @@ def test_a_speed_that_smears_is_said_as_it_will_be(photo: Path, tiny: list[str])
         animate(tiny, arrows=ARROW, strength=[100, 1000], **given)
 
 
+@pytest.mark.slow
 def test_a_strength_sweep_stands_side_by_side(photo: Path, tiny: list[str]) -> None:
     made = animate(tiny, image=photo, arrows=ARROW, strength=[100, 400])
     assert made.frames.shape == (5, 3, 36, 96)
@@ -162,6 +173,7 @@ def test_a_strength_sweep_stands_side_by_side(photo: Path, tiny: list[str]) -> N
     assert torch.equal(made.frames[..., 48:], animate(tiny, image=photo, arrows=ARROW, strength=400).frames)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "given"),
     [
@@ -203,6 +215,7 @@ def test_loras_change_the_video_by_their_weights(base: Path, photo: Path, tiny: 
     torch.testing.assert_close(frames(lora=0.5, other=0.5), full, atol=1e-3, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_without_arrows_a_base_of_ones_own_moves_by_itself(photo: Path, tiny: list[str]) -> None:
     free, strong = (animate(tiny, image=photo, strength=s) for s in (None, 300))
     assert free.frames.shape == strong.frames.shape == (5, 3, 36, 48)
@@ -295,6 +308,7 @@ def test_a_size_without_a_video_is_said(size: tuple[int, int], given: dict, mess
         quick(Path("p.png"), arrows=[[0, 0, size[1] - 1, size[0] - 1]], **given)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(2, 2), (3, 5), (2, 3000)])
 def test_the_smallest_and_the_thinnest_photos_are_animated(size: tuple[int, int]) -> None:
     Image.new("RGB", size[::-1], (9, 99, 200)).save("p.png")
@@ -305,6 +319,7 @@ def test_the_smallest_and_the_thinnest_photos_are_animated(size: tuple[int, int]
         assert overview.width < 20_000
 
 
+@pytest.mark.slow
 def test_without_a_mask_t_decides_and_says_so(photo: Path) -> None:
     def made(name: str, **settings: Any) -> tuple[list[str], int]:
         made = animate(image=photo, arrows=ARROW, renderer="eulerian", frames=4, out=f"{name}.mp4", **settings)

@@ -14,6 +14,7 @@ from motionanim.models.svd.denoiser import Denoiser
 from motionanim.models.svd.lora import add_lora, save_lora
 
 
+@pytest.mark.slow
 def test_it_is_loaded_again_only_when_something_changes(base: Path, denoiser: Denoiser, tmp_path: Path) -> None:
     sampling = OmegaConf.to_container(composed("image=none", config="animate").sampling, resolve=True)
     file, other = tmp_path / "a.safetensors", tmp_path / "b.safetensors"

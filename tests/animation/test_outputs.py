@@ -34,6 +34,7 @@ def on_command_line(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     command.main()
 
 
+@pytest.mark.slow
 def test_a_file_that_no_run_made_is_not_replaced(photo: Path) -> None:
     """Neither before the first run nor where it was changed since; a run's own results are replaced."""
 
@@ -64,6 +65,7 @@ def test_a_file_that_no_run_made_is_not_replaced(photo: Path) -> None:
         check()
 
 
+@pytest.mark.slow
 def test_inputs_are_not_replaced(photo: Path) -> None:
     """Neither a mask file that a drawing names, in either form, nor a photo among an earlier video's frames."""
     Path("drawn").mkdir()
@@ -84,6 +86,7 @@ def test_inputs_are_not_replaced(photo: Path) -> None:
         quick(Path("o/00000.png"), png=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [0, 20_000], ids=["at the start", "in the middle"])
 def test_a_full_disk_leaves_the_earlier_files(limit: int, tmp_path: Path) -> None:
     """Really refused by the system, as by a full disk: no file may have more bytes."""
@@ -101,6 +104,7 @@ def test_a_full_disk_leaves_the_earlier_files(limit: int, tmp_path: Path) -> Non
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.slow
 def test_jobs_of_a_sweep_have_names_of_their_own(photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     photo = photo.rename("p.png")
     on_command_line(monkeypatch, "-m", "image=p.png", *QUICK, "seed=3,4", "out=new/o.mp4")
@@ -110,6 +114,7 @@ def test_jobs_of_a_sweep_have_names_of_their_own(photo: Path, tmp_path: Path, mo
     assert {path.name for path in tmp_path.iterdir()} == {"p.png", "new", ".cache"}
 
 
+@pytest.mark.slow
 def test_a_tilde_is_the_home_folder(photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     Path("home").mkdir()
@@ -120,6 +125,7 @@ def test_a_tilde_is_the_home_folder(photo: Path, tmp_path: Path, monkeypatch: py
     assert not Path("~").exists()
 
 
+@pytest.mark.slow
 def test_the_record_repeats_the_run(photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the drawing's content, and a hash of every file that was read."""
     Path("drawn").mkdir()
@@ -139,6 +145,7 @@ def test_the_record_repeats_the_run(photo: Path, monkeypatch: pytest.MonkeyPatch
     assert json.loads(Path("it's o.json").read_text())["repeat"] == record["repeat"]
 
 
+@pytest.mark.slow
 def test_the_record_has_a_hash_of_the_mask_and_of_t(photo: Path) -> None:
     Image.new("L", (48, 36), 255).save("mask.png")
     masked = quick(photo, mask="mask.png", frames=2).record

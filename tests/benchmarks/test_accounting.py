@@ -50,6 +50,7 @@ def test_backward_costs_twice_the_forward():
     assert count_flops(lambda: layer(x).sum().backward()) == 3 * forward
 
 
+@pytest.mark.slow
 def test_svd_at_512_is_31_7_tflop_a_call_and_76_a_decoded_clip(no_memory):
     with torch.no_grad():
         assert round(count_flops(lambda: run_unet(svd_unet())) / 1e12, 1) == 31.7
@@ -83,6 +84,7 @@ def step_memory(denoiser: Denoiser, z: Tensor) -> int:
     return memory.peak - before
 
 
+@pytest.mark.slow
 def test_fake_tensors_cost_what_real_ones_do(base):
     config = UNetSpatioTemporalConditionModel.load_config(base, subfolder="unet")
 
@@ -95,6 +97,7 @@ def test_fake_tensors_cost_what_real_ones_do(base):
         assert peak() == pytest.approx(real, rel=0.02)
 
 
+@pytest.mark.slow
 def test_checkpointing_blocks_needs_less_than_diffusers_own(base):
     z, peaks = torch.randn(2, 5, 4, 8, 8), []
     kinds = (
@@ -111,6 +114,7 @@ def test_checkpointing_blocks_needs_less_than_diffusers_own(base):
     assert blocks < narrow < diffusers_own < plain
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_batch_4_trains_within_80_gb_at_svd_size(no_memory):
     """512 x 512 x 25, literal preset, bf16-mixed, weights, gradients and optimizer in float32: 44 GiB at the peak."""

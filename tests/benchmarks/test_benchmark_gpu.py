@@ -104,6 +104,7 @@ def test_the_summary_has_at_most_40_lines_and_names_what_failed(tmp_path):
     assert "| 65536 sequences, values of 64, flash | RuntimeError: no kernel |" in text
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_parts_import_no_package_that_a_bare_machine_lacks():
     absent = ["pillow_heif", "decord", "av", "wandb", "timm", "pyarrow", "krippendorff"]
@@ -186,6 +187,7 @@ def children(pid: int) -> list[int]:
     return found + [grandchild for child in found for grandchild in children(child)]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks processes up in /proc")
 def test_a_killed_training_goes_on_and_its_weights_can_be_taken(tmp_path, monkeypatch, capsys):
@@ -238,6 +240,7 @@ def test_a_killed_training_goes_on_and_its_weights_can_be_taken(tmp_path, monkey
     assert [path.suffix for path in reports.iterdir()] == [".md"]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_short_run_on_a_cpu_measures_the_full_scale(tmp_path, monkeypatch):
     measured(monkeypatch, tmp_path, 3, *SMALL, "--parts", "machine", "full_scale")

@@ -14,6 +14,7 @@ def numbers(report: str, row: str) -> list[float]:
     return [float(number) for number in re.findall(r"\d+\.?\d*(?:e[-+]\d+)?", line.removeprefix(f"| {row} "))]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_full_scale_writes_its_report_without_a_gpu(base, tmp_path, monkeypatch):
     report = tmp_path / "report.md"

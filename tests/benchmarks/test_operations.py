@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import pytest
 import torch
 from accounting import count_flops
 from conftest import MOTION
@@ -26,6 +27,7 @@ OPTIONS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_a_phased_video_takes_the_operations_of_its_calls() -> None:
     parts = build_pipeline(seed=0, **small_svd())

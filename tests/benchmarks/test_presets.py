@@ -33,6 +33,7 @@ SMALL = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("preset", COUNTED)
 def test_a_training_step_takes_what_is_counted(preset: str) -> None:

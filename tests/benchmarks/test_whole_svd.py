@@ -13,6 +13,7 @@ from small_svd import small_svd
 SMALL = ["scale.height=64", "scale.width=64", "scale.motion_channels=8", "sampling.dtype=float32"]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_stages_use_what_the_ones_before_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, config, report = tmp_path / "svd", tmp_path / "small.yaml", tmp_path / "report.md"

@@ -50,6 +50,7 @@ def compositions() -> Iterator[tuple[str, list[str]]]:
     yield "evaluate", ["score=given", "truth=a", "videos=b", *FOLDERS[1:]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("config", "words"), list(compositions()), ids=str)
 def test_every_target_binds(config: str, words: list[str]) -> None:
     nodes = list(targets(OmegaConf.to_container(composed(*words, config=config), resolve=True)))
@@ -114,6 +115,7 @@ def test_a_choice_sets(words: str, key: str, value: Any) -> None:
     assert OmegaConf.select(composed("experiment=motion_lora", *words.split()), key) == value
 
 
+@pytest.mark.slow
 def test_the_papers_test_set_shows_no_frame_twice() -> None:
     for name in ("pixabay16", "pixabay125"):
         assert composed(f"benchmark={name}", config="evaluate").benchmark.reading.slower == "refuse"
@@ -188,6 +190,7 @@ def test_every_experiment_runs_one_step(experiment: str, base: Path, tmp_path: P
     check_one_step(experiment, *overrides_of(experiment, base), "~logger.wandb", cwd=tmp_path)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_motion_lora_runs_one_step_and_a_finished_run_is_left_as_it_is(base: Path, tmp_path: Path) -> None:
     overrides = overrides_of("motion_lora", base)

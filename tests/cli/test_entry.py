@@ -26,6 +26,7 @@ class Broken(Dataset):
         raise ValueError("3 of 5 clips cannot be used: see rejected.csv")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
 def test_the_line_is_the_error_itself(workers, capsys, monkeypatch):
     monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.1)  # waits so long for the loader's end
@@ -58,6 +59,7 @@ def test_what_main_returns_is_returned() -> None:
 GPU = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has 1.00 GiB free.")
 
 
+@pytest.mark.slow
 def test_lack_of_memory_names_the_settings_to_change(capsys: pytest.CaptureFixture[str]) -> None:
     cfg = composed("experiment=motion_lora")
 

@@ -102,6 +102,7 @@ MISTAKES = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("program", "arguments", "line"), MISTAKES, ids=str)
 def test_a_mistake_is_one_line_with_the_remedy(program, arguments, line, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

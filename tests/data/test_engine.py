@@ -85,6 +85,7 @@ def test_names_of_downloads_and_urls_are_sent_as_they_are():
     assert (config.out, config.flow_estimator.weights) == ("s3://x", "download")
 
 
+@pytest.mark.slow
 def test_a_worker_in_another_folder_reads_the_same_videos(base, tmp_path, monkeypatch):
     here, there, out = (tmp_path / name for name in ("here", "there", "out"))
     for folder in (here / "videos", there, out):
@@ -100,6 +101,7 @@ def test_a_worker_in_another_folder_reads_the_same_videos(base, tmp_path, monkey
     assert list(there.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_source_is_told_by_its_clips_and_not_by_where_lists_are_kept(monkeypatch):
     def source(*overrides: str, names: tuple[str, ...] = ("a", "b"), data: str = "hdvila") -> dict:
         config = portable(encode_config(f"data={data}", "data.root=/videos", "out=/out", *overrides))
@@ -156,6 +158,7 @@ def ended(number: int, by: int) -> float:
     return number / (by or os._exit(1))
 
 
+@pytest.mark.slow
 def test_a_task_that_ends_its_process_is_known_and_the_others_go_on(forked_pools):
     tasks = [(number, 0 if number in (3, 17) else 2) for number in range(20)]
     results = list(ProcessEngine(workers=2)(ended, tasks, lambda *_: math.nan))
@@ -220,6 +223,7 @@ def noted(function, log: Path, positions: range, folder: Path) -> None:
     function(positions, folder)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_ray_cluster_that_loses_a_node_leaves_the_same_bytes(base, tmp_path, cluster):
     alone = encoded(base, tmp_path / "alone", ProcessEngine(workers=0), count=40)

@@ -53,6 +53,7 @@ def test_names_of_any_bytes_survive(tmp_path):
     assert sorted([*train, *val]) == sorted(names)
 
 
+@pytest.mark.slow
 def test_other_processes_are_sent_its_path_alone(tmp_path):
     write_index(tmp_path / "i.arrow", (("n" * k, str(k)) for k in range(1, 40)))
     train, _ = split_index(tmp_path / "i.arrow", val_share=0.1)

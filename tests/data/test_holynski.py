@@ -73,6 +73,7 @@ def test_the_official_split(root, tmp_path_factory):
         holynski_clips(root, suffix="_motion.pth")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("frames", [16, 25])
 def test_a_clip_of_the_real_length_holds_the_frames_of_either_scale(tmp_path, frames):
     for clip in CLIPS[1:3]:

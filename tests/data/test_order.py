@@ -27,6 +27,7 @@ def test_an_epoch_at_once_is_its_positions_one_by_one(length, shard, block, epoc
     assert epoch_order(5, epoch, length).tolist() == [shuffled_index(5, p, length) for p in positions]
 
 
+@pytest.mark.slow
 def test_an_epoch_of_a_long_list_at_once():
     length = 2**22 + 5
     order = epoch_order(1, 2, length)
@@ -49,6 +50,7 @@ def filled(order, numbers, length, count):
     return done[:count]
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(data=st.data(), length=st.integers(1, 9), shards=st.sampled_from([None, BLOCKS]), seed=st.integers(0, 3))
 def test_rows_are_filled_by_walking_through_the_items(data, length, shards, seed):

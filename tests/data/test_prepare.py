@@ -89,6 +89,7 @@ def test_results_say_what_was_found(videos, tmp_path):
     assert {np.load(flow).shape for flow in flows} == {(5, 2, 64, 64)}
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_any_moment_resumes_and_what_is_done_is_not_done_again(videos, tmp_path):
     first = run(videos, tmp_path)
     journal, expected = (tmp_path / "journal.jsonl").read_bytes(), index(tmp_path)
@@ -110,6 +111,7 @@ def test_a_run_killed_at_any_moment_resumes_and_what_is_done_is_not_done_again(v
             assert {name: (tmp_path / name).read_bytes() for name in before} == before
 
 
+@pytest.mark.slow
 def test_changed_files_settings_and_readers_are_done_anew(videos, tmp_path, monkeypatch):
     root = tmp_path / "copy"
     root.mkdir()
@@ -130,6 +132,7 @@ def test_moving_clips_need_not_be_cached(videos, tmp_path):
     assert len(list((tmp_path / "flow").rglob("*.npy"))) == 1
 
 
+@pytest.mark.slow
 def test_hdvila_gives_the_static_subset(tmp_path):
     clips = {f"v{k}": [scene(0), scene(1.5)] for k in range(3)}
     jsonl, root = write_hdvila(tmp_path / "hd", clips, fps=10)
@@ -141,6 +144,7 @@ def test_hdvila_gives_the_static_subset(tmp_path):
     assert sorted([*train, *val]) == chosen
 
 
+@pytest.mark.slow
 def test_shots_are_told_apart_and_no_clip_crosses_a_border(tmp_path):
     root, bright = tmp_path / "videos", scene(0).flip(-1) * 0.5 + 0.5
     write_video(root / "joined.mp4", torch.cat([scene(0), bright]), 10)

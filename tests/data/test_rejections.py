@@ -65,6 +65,7 @@ def test_a_disk_that_went_away_stops_the_run(tmp_path, random):
     assert not files.rejections.path.exists(), "a resumed run does not count them"
 
 
+@pytest.mark.slow
 def test_a_bad_folder_in_the_list_stops_nothing(tmp_path):
     files = Files(tmp_path, 3000, bad=range(1000, 1600), random=False)
     assert not {files[position] for position in range(3000)} & set(files.bad)

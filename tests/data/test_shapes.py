@@ -76,6 +76,7 @@ def test_shapes_that_cannot_be_are_one_line(changes: dict[str, int], message: st
         buckets(**{"used": True, "height": 32, "width": 32, "multiple": 8, "row": 4} | changes)
 
 
+@pytest.mark.slow
 def test_a_size_is_known_from_the_first_frame(tmp_path: Path) -> None:
     names = ["h264.mp4", "h264_sar.mp4", "turned_90.mp4", "turned_sar.mp4", "mpeg4_b_frames.avi", "animated.gif"]
     for path in make(tmp_path, names):
@@ -104,6 +105,7 @@ def test_sizes_are_looked_up_once_until_a_file_changes(folder, tmp_path, monkeyp
     assert tuple(again[paths.index(copied_one)]) == SIZES[1]
 
 
+@pytest.mark.slow
 def test_every_row_has_one_shape_and_every_clip_that_of_its_video(folder: Path, tmp_path: Path) -> None:
     train = mixed_data(folder, tmp_path).train
     counts = Counter()
@@ -127,6 +129,7 @@ def test_the_nearest_shape_crops_least(folder: Path, tmp_path: Path) -> None:
     assert shown.shape[1:3] == (27, 40)
 
 
+@pytest.mark.slow
 def test_loader_processes_read_the_same_batches(folder: Path, tmp_path: Path) -> None:
     batches = []
     for workers in (0, 2):
@@ -241,6 +244,7 @@ def test_roots_are_drawn_from_by_their_weights(folder: Path, tmp_path: Path) -> 
             mixed_data(root, tmp_path)
 
 
+@pytest.mark.slow
 def test_the_procedural_world_takes_turns_in_shape(tmp_path: Path) -> None:
     options = {
         "seed": 3, "length": 4, "num_frames": 3, "height": 32, "width": 32, "moving_camera": 0.5, "split": "train",
@@ -256,6 +260,7 @@ def test_the_procedural_world_takes_turns_in_shape(tmp_path: Path) -> None:
     assert torch.equal(mixed[place].frames, plain[place].frames)
 
 
+@pytest.mark.slow
 def test_prepare_caches_the_flow_that_training_in_shapes_reads(folder: Path, tmp_path: Path) -> None:
     settings = Settings(
         num_frames=5, height=32, width=32, fps=7, stride=None, max_frames=8, camera_fps=4, camera_pairs=1,

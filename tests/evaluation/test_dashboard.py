@@ -57,6 +57,7 @@ def test_a_group_filters_and_names_the_workspace() -> None:
         build_workspace("someone", "motionanim", features=[])
 
 
+@pytest.mark.slow
 def test_without_a_key_the_command_points_to_the_page(monkeypatch, tmp_path, capsys) -> None:
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))

@@ -66,6 +66,7 @@ def test_a_sweep_leaves_one_report_of_all_its_runs_and_a_wandb_run_each(base: Pa
     assert list((folder / "report" / "plots").glob("*.png"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -90,6 +91,7 @@ def test_a_users_mistake_is_one_line_before_any_work(
     assert not list(tmp_path.glob("runs/evaluate/*/ours*"))
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_published_systems_score_as_a_plain_script_has_it(shared: Path, tmp_path: Path) -> None:
     root = tmp_path / "short"
@@ -123,6 +125,7 @@ def torchrun(command: list[str], processes: int) -> list[str]:
     return ["-m", "torch.distributed.run", *launch, *command[1:]]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_processes_share_the_clips_and_a_killed_one_costs_only_the_clip_in_hand(base: Path, tmp_path: Path) -> None:
     slow = ("control", "consistency")  # they estimate the flow of every clip
@@ -155,6 +158,7 @@ def test_processes_share_the_clips_and_a_killed_one_costs_only_the_clip_in_hand(
     assert all(label in page for label in labels)
 
 
+@pytest.mark.slow
 def test_features_have_the_name_of_their_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT))
     from evaluate import build_scorer

@@ -98,6 +98,7 @@ def test_a_second_run_computes_nothing_and_a_second_method_no_real_feature(tmp_p
     assert same.calls == 3  # not once more where the made clip is the true one
 
 
+@pytest.mark.slow
 def test_a_new_metric_uses_the_kept_frames_unless_damaged_and_more_clips_reuse_the_first(tmp_path: Path) -> None:
     first = run(tmp_path)
     more = run(tmp_path, score=two_metrics(tmp_path))
@@ -321,6 +322,7 @@ print(peak(12) - few)
 """
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_clips(tmp_path: Path) -> None:
     # Freed memory goes back to the system at once. Otherwise the peak depends on the C library's habits.

@@ -107,6 +107,7 @@ def test_without_a_mask_a_method_gets_arrows_alone_and_t(tmp_path: Path) -> None
     assert not torch.equal(refined(clip, 0).frames[1:], given(clip, 0).frames[1:])
 
 
+@pytest.mark.slow
 def test_a_base_that_differs_in_one_inner_layer_is_another_method(base: Path, tmp_path: Path) -> None:
     def identity(folder: Path, control: str = "motion", moving: float = 1.0) -> dict:
         return ours(folder, control=control, release={"moving": moving, "still": 0.0}).identity

@@ -34,6 +34,7 @@ class Frames:
         return Small()(frames[:, 1:].flatten(0, 1)).float().unflatten(0, (len(frames), -1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["static_copy", "real"])
 def test_each_frame_is_a_row_and_the_number_is_torchmetrics(tmp_path: Path, kind: str) -> None:
     score, benchmark, method = scorer(tmp_path, Frames()), synthetic(N), Reference(label=kind, kind=kind)

@@ -61,6 +61,7 @@ def published(shared: Path, name: str, clips: int, count: int) -> list[tuple[np.
     return pairs
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_published_videos_score_at_their_own_size_as_a_short_script_has_it(shared: Path, tmp_path: Path) -> None:
     root = shared / "published" / "short"
@@ -76,6 +77,7 @@ def test_published_videos_score_at_their_own_size_as_a_short_script_has_it(share
         assert found[name]["reading"]["taken"] == "those nearest in time at 7 frames a second (files have 7, 8, 30)"
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.weights
 def test_published_videos_have_the_lpips_and_fvd_of_a_short_script(shared: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from motionanim.evaluation.methods import Reference
 from motionanim.metrics.fvd import distance
 
 
+@pytest.mark.slow
 def test_folders_of_one_rate_are_scored_frame_by_frame_at_their_own_size(root: Path) -> None:
     benchmark, method = both(root / "truth", root / "res" / "a")
     result = scored(root, method, benchmark)
@@ -29,6 +30,7 @@ def test_folders_of_one_rate_are_scored_frame_by_frame_at_their_own_size(root: P
     assert stated["taken"] == "frame by frame (10 frames a second)"
 
 
+@pytest.mark.slow
 def test_other_rates_are_taken_by_time_and_other_sizes_resized_and_both_are_said(root: Path) -> None:
     benchmark = given(root / "truth", f"{root}/res/*")
     made = externals(folders=f"{root}/res/*", side={}, benchmark=benchmark, truth=str(root / "truth"))
@@ -111,6 +113,7 @@ def test_pictures_follow_the_true_videos_rate_or_their_own(root: Path) -> None:
     assert near[0] < near[1] / 2  # what is left is the loss of the compression
 
 
+@pytest.mark.slow
 def test_sets_of_any_size_are_compared_by_fvd_alone(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for index in range(5):
         write_video(root / "more" / f"other{index}.mp4", clip(10 + index), 10)
@@ -140,6 +143,7 @@ def test_sets_of_any_size_are_compared_by_fvd_alone(root: Path, monkeypatch: pyt
     assert any("not paired" in note for note in result["reading"]["notes"])
 
 
+@pytest.mark.slow
 def test_pairs_and_sets_in_one_run_folder_do_not_share_rows(root: Path) -> None:
     found = []
     for paired in (True, False):

@@ -64,6 +64,7 @@ def test_the_pretended_device_refuses_what_cuda_refuses() -> None:
         assert weight.grad.is_cuda
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", NAMES)
 def test_every_part(case: str, base: Path, raft_weights: Path, tmp_path: Path) -> None:
     both(partial(CASES[case][0], Given(base, raft_weights, tmp_path)), there=case not in TO_CPU)
@@ -141,6 +142,7 @@ def test_training_with_validation_and_pictures(
     both(run)
 
 
+@pytest.mark.slow
 def test_refiner_training(tmp_path: Path) -> None:
     def run(device: str) -> Tensor:
         torch.manual_seed(0)

@@ -13,6 +13,7 @@ from torch import Tensor
 from motionanim.models.svd.codec import Codec
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", NAMES)
 def test_every_part(case: str, base: Path, raft_weights: Path, tmp_path: Path, device: str, close: Callable) -> None:
     given, (run, tolerance) = Given(base, raft_weights, tmp_path), CASES[case]
@@ -21,6 +22,7 @@ def test_every_part(case: str, base: Path, raft_weights: Path, tmp_path: Path, d
     close(got, run(given, "cpu"), tolerance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("per_frame", [False, True], ids=["sigma of clips", "sigma of frames"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_denoiser_in(base: Path, device: str, dtype: torch.dtype, per_frame: bool, close: Callable) -> None:
@@ -30,6 +32,7 @@ def test_denoiser_in(base: Path, device: str, dtype: torch.dtype, per_frame: boo
     close(got, estimate(denoiser, "cpu", per_frame=per_frame), ROUNDED[dtype])
 
 
+@pytest.mark.slow
 def test_channels_last(base: Path, device: str, close: Callable) -> None:
     denoiser = trained_denoiser(base)
     other = moved(denoiser, device)

@@ -47,6 +47,7 @@ def row(metric: Control | Consistency, *args: Tensor) -> dict[str, Tensor]:
     return dict(zip(metric.keys, metric.score(*args).T))
 
 
+@pytest.mark.slow
 def test_real_still_shuffled_and_flipped_clips_are_told_apart() -> None:
     frames, flow, mask = clips(1, 2, 4, length=6)  # a river, bodies adrift, a sky
     control, consistency = Control(flow_estimator=dis()), Consistency(flow_estimator=dis())

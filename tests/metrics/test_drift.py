@@ -146,6 +146,7 @@ def test_a_fade_from_black_has_no_drift_rather_than_an_endless_one() -> None:
     assert all(map(math.isfinite, Drift().score(moving()[None])[0].tolist()))
 
 
+@pytest.mark.slow
 def test_true_clips_of_the_world_drift_less_than_the_same_clips_falling_apart() -> None:
     world = SyntheticClips(seed=2, length=8, num_frames=33, height=64, width=64, fps=7, moving_camera=0.0, split="val")
     for position in (0, 1, 3):  # a wheel, a river, a sea

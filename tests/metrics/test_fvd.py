@@ -128,6 +128,7 @@ def draws(dim, count, repeats, same_distribution):
     return {key: torch.stack([result[key] for result in results]) for key in KEYS}, true
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("same_distribution", [False, True], ids=["different", "equal"])
 def test_the_corrected_value_is_unbiased_and_its_interval_covers_the_truth(same_distribution):
     results, true = draws(8, 40, 100, same_distribution)

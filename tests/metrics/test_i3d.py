@@ -180,6 +180,7 @@ def test_resizing_is_bilinear_without_antialias(height, width):
     np.testing.assert_allclose(cropped, expected, atol=2e-4)
 
 
+@pytest.mark.slow
 def test_protocols_differ_in_what_the_network_sees(weights):
     frames = torch.rand(1, 9, 3, 60, 90, generator=torch.Generator().manual_seed(2)) * 2 - 1
     seen, fingerprints = {}, set()
@@ -198,6 +199,7 @@ def test_protocols_differ_in_what_the_network_sees(weights):
     torch.testing.assert_close(seen["videogpt"], resize(frames[0], "crop").transpose(0, 1)[None])
 
 
+@pytest.mark.slow
 def test_features_do_not_depend_on_the_batch_autocast_or_tf32(features):
     frames = torch.rand(3, 9, 3, 32, 32, generator=torch.Generator().manual_seed(3)) * 2 - 1
     before, seen = frames.clone(), []
@@ -213,6 +215,7 @@ def test_features_do_not_depend_on_the_batch_autocast_or_tf32(features):
     assert torch.equal(frames, before)
 
 
+@pytest.mark.slow
 def test_it_stays_in_eval_and_refuses_a_cast(weights):
     extractor = I3DFeatures(weights, protocol="ours", batch=1)
     assert not any(module.training for module in extractor.train().modules())
@@ -242,6 +245,7 @@ def test_the_network_takes_its_size_only(features):
             features.network(torch.zeros(shape))
 
 
+@pytest.mark.slow
 def test_the_fingerprint_follows_the_weights_in_whichever_file(state, features, tmp_path):
     # A file of another maker may lack the counters, or have others.
     save_file({key: value for key, value in state.items() if "num_batches" not in key}, tmp_path / "i3d.safetensors")

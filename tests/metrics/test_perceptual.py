@@ -80,6 +80,7 @@ def test_the_protocol_follows_the_weights_and_scores_ignore_parts_and_train_mode
     assert LPIPS(net="alex", backbone=other.network, batch=2).protocol != alex.protocol
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "parts"), [((64, 64), [4, 1]), ((256, 512), [2, 2, 1]), ((512, 700), [1] * 5)])
 def test_larger_frames_pass_in_smaller_parts(size: tuple[int, int], parts: list[int]) -> None:
     metric, found = LPIPS(net="alex", backbone=random_alexnet(), batch=4), []
@@ -89,6 +90,7 @@ def test_larger_frames_pass_in_smaller_parts(size: tuple[int, int], parts: list[
     assert found == parts
 
 
+@pytest.mark.slow
 def test_bad_options_and_small_frames_are_errors(alex) -> None:
     for options, message in (
         ({"net": "squeeze", "batch": 1}, "net='squeeze': LPIPS has alex, vgg"),

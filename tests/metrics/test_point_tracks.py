@@ -100,6 +100,7 @@ def test_the_error_is_the_mean_distance_of_told_places() -> None:
         assert exact.score(frames, *nothing).isnan().all()
 
 
+@pytest.mark.slow
 def test_true_clips_are_followed_and_still_and_opposite_ones_are_off_by_the_way() -> None:
     world = SyntheticClips(seed=2, length=16, num_frames=12, height=96, width=96, fps=7, moving_camera=0.0, split="val")
     found = metric()

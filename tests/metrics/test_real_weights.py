@@ -103,6 +103,7 @@ PUBLISHED = {
 }  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_every_protocol_is_the_public_network_behind_the_public_preprocessing(weights, clips, name):
     fvd = pytest.importorskip("cdfvd.fvd")
@@ -124,6 +125,7 @@ def test_every_protocol_is_the_public_network_behind_the_public_preprocessing(we
     assert distance(*found, ddof=PROTOCOLS[name].ddof) == pytest.approx(plain, rel=1e-4)
 
 
+@pytest.mark.long
 def test_cdfvd_and_tats_are_what_their_packages_print(weights, clips):
     fvd = pytest.importorskip("cdfvd.fvd")
     path = weights / "i3d_kinetics400.pth"

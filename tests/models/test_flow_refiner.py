@@ -332,6 +332,7 @@ def test_example_pictures_are_frames():
     assert pictures["truth"][(batch.mask == 0).expand(-1, 3, -1, -1)].eq(1).all()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_short_training_beats_the_hint_on_textures_never_seen(tmp_path):
     L.seed_everything(0, verbose=False)

@@ -71,6 +71,7 @@ def i3d_in_jax(state: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
     return found
 
 
+@pytest.mark.slow
 def test_i3d_comes_back_with_videogpts_names_and_axes(tmp_path):
     generator = np.random.default_rng(0)
     with torch.device("meta"):

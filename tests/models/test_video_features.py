@@ -210,6 +210,7 @@ def test_the_shipped_file_is_small_described_and_the_experiments():
     assert (shipped().dim, shipped().network.size) == (40, 64)
 
 
+@pytest.mark.slow
 def test_the_shipped_features_answer_their_questions():
     """Explained variance of the training targets, on textures that were not trained on: better than guessing."""
     batch = clips(18)
@@ -232,6 +233,7 @@ def test_the_shipped_features_tell_every_corruption_from_another_sample_of_the_w
         assert frechet(reference, features(made.clamp(-1, 1))) > 1.2 * floor, name
 
 
+@pytest.mark.slow
 def test_the_shipped_features_see_what_a_mean_of_frames_cannot():
     """Frozen and shuffled clips hold frames of the same look: only a sense of time tells them from clean ones."""
     frames = clips(18).frames

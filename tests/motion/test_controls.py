@@ -316,6 +316,7 @@ def test_a_measured_field_gets_the_strength_asked_for_and_keeps_its_directions()
     assert torch.equal(with_strength(still, 200, median_strength=0.0067), still)
 
 
+@pytest.mark.slow
 def test_both_configs_bind_and_differ_as_the_paper_does():
     controls = of([[20, 20, 36, 20], [24, 20, 40, 20]])
     configs = {name: composed(f"hint={name}", config="animate").controls for name in ("default", "paper")}

@@ -50,6 +50,7 @@ def path_and_speed(value):
     return [tuple(value[:2]), tuple(value[2:4])], (value[4:] or [1])[0]
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(arrows=st.lists(arrow_values, max_size=6), pins=st.lists(points, max_size=4))
 def test_valid_flow_arrows_survive_and_every_way_to_give_them_is_equal(tmp_path_factory, arrows, pins):

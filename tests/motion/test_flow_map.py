@@ -90,6 +90,7 @@ def test_sources_and_sinks_keep_their_texture(sign):
     assert (made.std((2, 3)) > 0.25).all()
 
 
+@pytest.mark.slow
 def test_blending_keeps_the_contrast_of_fine_noise():
     # Pixels of 2 x 2, which a look-up between them does not blur away.
     image = 0.5 * noise(120, 120).repeat_interleave(2, 1).repeat_interleave(2, 2)

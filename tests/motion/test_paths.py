@@ -18,6 +18,7 @@ def path(*points):
     return torch.tensor(points, dtype=torch.float64)
 
 
+@pytest.mark.slow
 def test_the_distance_to_a_path_is_that_to_its_nearest_point():
     corners = np.array([[5.5, 4], [30, 12.25], [22, 30], [22, 31]])
     samples = np.concatenate([np.linspace(a, b, 2000) for a, b in pairwise(corners)])

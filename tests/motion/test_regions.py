@@ -138,6 +138,7 @@ def test_grabcut_always_holds_the_starts_of_arrows_and_only_what_is_connected_wi
         propose_region(image, [], [(3, 3)])
 
 
+@pytest.mark.slow
 def test_grabcut_on_a_real_waterfall(shared):
     photo = load_image(shared / "photos" / "waterfall.png")[:, ::4, ::4]
     mask = load_mask(shared / "photos" / "waterfall_mask.png", 720, 1280)[:, ::4, ::4]

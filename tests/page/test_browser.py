@@ -83,6 +83,7 @@ def make(photo: Photo, **fields: object) -> None:
     photo.page.click("#animate")
 
 
+@pytest.mark.long
 def test_a_drawing_becomes_the_video_of_the_command_line(photo: Photo, site: Site, tmp_path: Path) -> None:
     """The preview moves, 16 frames are made, and the downloaded video has the bytes of the command that is shown."""
     draw(photo)

@@ -148,6 +148,7 @@ def test_json_must_say_that_it_is_json(page: TestClient, photo: str) -> None:
         assert answer.json()["error"] == "Content-Type: must be application/json"
 
 
+@pytest.mark.slow
 def test_a_large_body_is_refused_before_it_is_read(page: TestClient) -> None:
     read = 0
 
@@ -187,6 +188,7 @@ def test_a_photo_is_never_written_outside_the_folder(page: TestClient, folder: P
     assert (folder / "up.png").exists()
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_told_and_leaves_nothing(
     page: TestClient, photo: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

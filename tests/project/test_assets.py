@@ -26,6 +26,7 @@ def test_size_and_card() -> None:
         assert word in card
 
 
+@pytest.mark.slow
 def test_diffusers_loads_and_runs_it() -> None:
     pipeline = StableVideoDiffusionPipeline.from_pretrained(FOLDER)
     pipeline.set_progress_bar_config(disable=True)
@@ -34,6 +35,7 @@ def test_diffusers_loads_and_runs_it() -> None:
     assert torch.isfinite(video).all()
 
 
+@pytest.mark.slow
 def test_the_config_fits_the_weights_and_the_autoencoder_beats_30_db() -> None:
     cfg = composed("experiment=motion_lora")
     motion = json.loads((FOLDER / "motion" / "config.json").read_text())

@@ -90,6 +90,7 @@ def test_the_documents_show_commands() -> None:
     assert len(shown) > 60
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("program", "words"), sorted(set(commands())), ids=str)
 def test_every_command_composes(program: str, words: tuple[str, ...]) -> None:
     settings = [word for word in words if not word.startswith(("hydra/", "hydra."))]  # of a plugin

@@ -107,6 +107,7 @@ def test_embedded_base_pictures(script, call, tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.glob("*.png")} == {"world.png", "samples.png"}
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_embedded_base_conditioning(script, call, tmp_path: Path) -> None:
     few = {
@@ -143,6 +144,7 @@ def test_flow_refiner_compare(script, call, tmp_path: Path) -> None:
     assert (tmp_path / "examples.png").is_file()
 
 
+@pytest.mark.slow
 def test_fvd_interval_simulate(script, call, tmp_path: Path) -> None:
     report = tmp_path / "report.md"
     call(script("fvd_interval/simulate.py"), "--draws", 2, "--dim", 40, "--report", report)
@@ -187,6 +189,7 @@ def test_warp_control_levels(script, call, tmp_path: Path) -> None:
     assert figures["motion weights"]["calls"] > 0
 
 
+@pytest.mark.slow
 def test_warp_control_plain_is_the_base_as_trained_without_a_field(script, tmp_path: Path) -> None:
     """To what 16 bits hold of the first convolution."""
     module, base = script("warp_control/plain.py"), ASSETS / "tiny-svd"
@@ -225,6 +228,7 @@ def test_video_features_sensitivity(script, tmp_path: Path) -> None:
     assert (tmp_path / "sensitivity.png").is_file()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="Chromium is not installed")
 def test_page_pictures(script, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -240,6 +244,7 @@ def test_page_pictures(script, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     }  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_scores_by_hand_are_those_of_our_metrics(script, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("cdfvd")

@@ -128,6 +128,7 @@ def carry_out(command: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
     return 0
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_every_command_of_full_scale_runs_on_what_the_ones_before_left(workplace, raft_weights, monkeypatch, capfd):
     ran = set()

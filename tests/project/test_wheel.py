@@ -36,6 +36,7 @@ print(motionanim.cli.command.CONF)
 """
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_wheel_runs_outside_the_checkout(tmp_path: Path) -> None:
     wheel = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", tmp_path]

@@ -42,6 +42,7 @@ def load(base: Path, motion: Mapping[str, Any] = MappingProxyType({}), **samplin
 BARE = {"motion_field": False, "residual_std": 0.6}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", VARIED)
 def test_without_motion_field_nothing_of_it_reaches_the_video(base: Path, method: str) -> None:
     animator = load(base, BARE | {"warped_latent": False}, max_guidance=1.0)
@@ -60,6 +61,7 @@ def test_the_warped_image_alone_steers(base: Path) -> None:
     assert not torch.allclose(first, second, atol=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "motion", "rounded", "most"),
     [
@@ -92,6 +94,7 @@ def test_an_unknown_choice_is_refused_in_words(base: Path, sampling: dict[str, s
         load(base, **sampling)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "frames", "windows"), [("direct", 5, 1), ("continuous", 8, 2), ("gen_l_video", 8, 2)]
 )
@@ -108,6 +111,7 @@ def test_motion_is_encoded_once_a_window_and_nothing_changes(
     assert torch.equal(sample(animator, method, frames=frames), video)
 
 
+@pytest.mark.slow
 def test_one_window_has_svds_own_ramp_of_guidance(base: Path) -> None:
     animator = load(base, max_guidance=3.0)
     plain = sample(animator, "direct", frames=5)
@@ -116,12 +120,14 @@ def test_one_window_has_svds_own_ramp_of_guidance(base: Path) -> None:
     assert not torch.allclose(sample(constant, "direct", frames=5), plain, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_channels_last_makes_the_same_video(base: Path) -> None:
     plain, other = load(base), load(base, channels_last=True)
     assert other.denoiser.unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(sample(other, "direct", frames=5), sample(plain, "direct", frames=5), atol=1e-4, rtol=0)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["freenoise", "freelong"])
 def test_the_compiler_sees_hooks_processors_and_windows_of_the_motion_conditioning(base: Path, method: str) -> None:
@@ -153,6 +159,7 @@ def test_every_window_is_warped_from_the_photo_itself(base: Path, method: str) -
             assert min((seen - latents[0, k]).abs().max() for seen in images) < 1e-3, "a window's own image"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "frames", "warped", "encoded"),
     [("continuous", 12, True, 14), ("direct", 5, True, 5), ("direct", 5, False, 0)],  # a last window may go on: 14
@@ -172,6 +179,7 @@ def test_only_what_is_read_is_warped_and_encoded_and_that_once(
     assert len(seen) == len(set(seen)) == encoded
 
 
+@pytest.mark.slow
 def test_latents_that_are_known_are_not_made_again_and_change_nothing(
     base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

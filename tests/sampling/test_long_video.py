@@ -113,6 +113,7 @@ def test_gamma_1_copies_segment_1_and_costs_one_run(denoiser: Denoiser) -> None:
     assert (record.calls, record.split_step, record.split_sigma) == (T, T, 0.0)
 
 
+@pytest.mark.slow
 def test_no_fresh_noise_and_no_shuffle_repeat_segment_1_bitwise(denoiser: Denoiser) -> None:
     options = PHASED | {"omega": 0.0, "shuffle": "none", "batch_size": 1}
     first, *others = segments_of(run(phased, denoiser, frames=10, options=options)[0])
@@ -122,6 +123,7 @@ def test_no_fresh_noise_and_no_shuffle_repeat_segment_1_bitwise(denoiser: Denois
     assert not torch.equal(changed, rest[0])
 
 
+@pytest.mark.slow
 def test_later_segments_in_one_batch_equal_one_at_a_time(denoiser: Denoiser) -> None:
     batched, one = (run(phased, denoiser, frames=15, options=PHASED | {"batch_size": size}) for size in (8, 1))
     torch.testing.assert_close(batched[0], one[0], atol=2e-4, rtol=1e-3)
@@ -139,6 +141,7 @@ def test_segments_go_two_at_a_time_on_a_cpu_where_nothing_is_said() -> None:
     assert max(seen) == 2
 
 
+@pytest.mark.slow
 def test_segment_1_is_what_direct_begins_with(denoiser: Denoiser) -> None:
     plain = run(direct, denoiser, frames=L, given=condition())[0]
     for method in ("phased", "continuous"):
@@ -245,6 +248,7 @@ def test_a_cross_fade_keeps_the_contrast_of_unrelated_pictures_and_leaves_equal_
         assert 0.94 < _cross_faded(first, second, share).std() < 1.03, "torch.lerp leaves 0.71 in the middle"
 
 
+@pytest.mark.slow
 def test_a_loop_comes_back(denoiser: Denoiser) -> None:
     video, chain = (run(method, denoiser, frames=11)[0] for method in ("loop", "continuous"))
     torch.testing.assert_close(video[:, 1:L], chain[:, 1:L])

@@ -132,6 +132,7 @@ def test_equals_the_svd_pipeline_from_the_same_noise(base: Path, codec: Codec, d
     torch.testing.assert_close((frames + 1) / 2, reference, atol=2e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_two_halves_of_an_euler_run_equal_the_whole(denoiser: Denoiser) -> None:
     sigmas, denoise = karras_sigmas(6, **SVD), partial(denoiser, condition=make_condition())
     z = initial_latents(torch.randn(2, 5, 4, 8, 8), sigmas)

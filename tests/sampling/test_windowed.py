@@ -29,6 +29,7 @@ def test_windows_leave_no_frame_out(length: int, extra: int, stride: int) -> Non
     assert len(starts) == len(set(starts)) == math.ceil(extra / stride) + 1
 
 
+@pytest.mark.slow
 def test_one_window_is_the_plain_run(denoiser: Denoiser) -> None:
     plain = run(direct, denoiser, frames=L)[0]
     for method in ("gen_l_video", "freenoise", "freelong"):

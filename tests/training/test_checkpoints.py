@@ -61,6 +61,7 @@ def test_what_is_no_checkpoint_of_this_run_is_refused(base: Path, last: Path, tm
         check_checkpoint(str(path), lora_module(base), stream())
 
 
+@pytest.mark.slow
 def test_a_checkpoint_holds_only_what_trains_and_fits_no_other_rank_and_module(base, last, tmp_path) -> None:
     assert all(".lora_" in name for name in torch.load(last, weights_only=True)["state_dict"])
     with pytest.raises(ValueError, match=r"does not fit this model: .* has shape \(4, 32\), needed \(8, 32\)"):
@@ -95,6 +96,7 @@ ENDS: dict[str, tuple[L.Callback, int, int, type | None, tuple[int, ...]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ENDS)
 def test_what_is_kept_when_a_run_ends_early(base: Path, tmp_path: Path, what: str) -> None:
     callback, steps, every, error, kept = ENDS[what]
@@ -103,6 +105,7 @@ def test_what_is_kept_when_a_run_ends_early(base: Path, tmp_path: Path, what: st
     assert saved_steps(tmp_path) == dict(zip(("last.ckpt", "previous.ckpt"), kept))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("factor", "dies", "message"),
     [(float("inf"), False, "weights are NaN or infinite after step 4: lower"), (0.5, True, "killed by signal")],
@@ -131,6 +134,7 @@ def test_a_full_disk_is_known_by_any_librarys_error() -> None:
     assert found == [True, True, False, False]
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_before_its_first_step_saves_nothing(base: Path, last: Path, tmp_path: Path) -> None:
     path = shutil.copy(last, tmp_path / "last.ckpt")
     with pytest.raises(ValueError, match="unreadable"):
@@ -143,6 +147,7 @@ def test_a_run_that_fails_before_its_first_step_saves_nothing(base: Path, last: 
     assert not list(folder.glob("*.ckpt"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [4, 5])  # the last is one to save at, or not
 def test_the_last_step_is_saved_when_all_else_is_done(base: Path, tmp_path: Path, steps: int) -> None:
     class Ends(L.Callback):
@@ -167,6 +172,7 @@ def test_the_last_step_is_saved_when_all_else_is_done(base: Path, tmp_path: Path
     assert in_two == logged
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["loading", "step"])
 def test_half_a_step_that_failed_is_done_again_as_a_whole(base: Path, tmp_path: Path, where: str) -> None:
     class Stops(L.Callback):
@@ -203,6 +209,7 @@ def test_a_run_that_fails_in_validation_saves_its_weights_and_not_their_average(
     assert all(saved["state_dict"][name].abs().max() > 0 == averages[name].abs().max() for name in up)
 
 
+@pytest.mark.slow
 def test_resumed_runs_repeat_the_uninterrupted_losses_bit_for_bit(base: Path, tmp_path: Path) -> None:
     options = {"accumulate_grad_batches": 2, "plugins": [WholeFile()]}
     whole = fit(lora_module(base), tmp_path, 3, **options)

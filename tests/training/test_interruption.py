@@ -38,6 +38,7 @@ def losses(out: Path) -> dict[int, str]:
         return {int(row["step"]): row["train/loss"] for row in csv.DictReader(file) if row["train/loss"]}
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("stops", "mixed"), [((signal.SIGKILL, signal.SIGTERM), False), ((signal.SIGKILL,), True)],
@@ -136,6 +137,7 @@ def srun_of(recipe: Path, folder: Path, *settings: str, tasks: int, job: int = 3
     return (folder / "called").read_text().splitlines()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_slurm_job_at_its_time_limit_saves_and_goes_back_into_the_queue(base: Path, tmp_path: Path) -> None:
     called = tmp_path / "requeued"
@@ -176,6 +178,7 @@ def test_a_slurm_job_at_its_time_limit_saves_and_goes_back_into_the_queue(base: 
     assert sorted(losses(last.parents[1])) == [step, step + 1]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_sweep_through_submitit_leaves_a_run_a_job(base: Path, tmp_path: Path) -> None:
     _, script, *settings = command(base, "sweep", 1, "model.rank=2,4")

@@ -59,6 +59,7 @@ def written(whitening: float = 0.5) -> AutoencoderKLHunyuanImage:
     return vae
 
 
+@pytest.mark.slow
 def test_it_is_the_pca_on_pictures_it_was_not_fitted_to() -> None:
     vae, rows = written(), patches(images())
     _, _, components = np.linalg.svd(rows - rows.mean(0), full_matrices=False)
@@ -74,6 +75,7 @@ def test_it_is_the_pca_on_pictures_it_was_not_fitted_to() -> None:
     assert fitted.item() == pytest.approx(pca_psnr(images(), side=8, coefficients=LATENTS).item(), abs=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("whitening", [0.0, 0.5, 1.0])
 def test_whitening_sets_the_deviations_and_the_mean_square_is_1(whitening: float) -> None:
     energies = np.linalg.eigvalsh(np.cov(patches(images()).T))[::-1][:LATENTS]
@@ -84,6 +86,7 @@ def test_whitening_sets_the_deviations_and_the_mean_square_is_1(whitening: float
     assert deviations.square().mean().item() == pytest.approx(1, abs=0.02)
 
 
+@pytest.mark.slow
 def test_it_survives_fp16() -> None:
     rounded = copy.deepcopy(written()).half().float()
     errors = [(through(vae, images())[1] - images()).square().mean() for vae in (written(), rounded)]

@@ -21,6 +21,7 @@ def diffusion(base: Path, **changes) -> DiffusionModule:
     return DiffusionModule(base=str(base), trainable="temporal", **NUMBERS | changes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("preset", "batch", "passes"), [("none", 4, 1), ("16", 1, 4), ("48", 2, 2), ("80", 4, 1)])
 def test_the_passes_of_a_step_have_its_batch(preset: str, batch: int, passes: int) -> None:
     for experiment in ("diffusion", "motion_lora"):
@@ -30,6 +31,7 @@ def test_the_passes_of_a_step_have_its_batch(preset: str, batch: int, passes: in
     assert cfg.data.batch_size * cfg.trainer.accumulate_grad_batches == 3
 
 
+@pytest.mark.slow
 def test_two_passes_are_the_step_of_one(base: Path, tmp_path: Path) -> None:
     one, two = diffusion(base, lr=1e-4), diffusion(base, lr=1e-4)
     fit(one, tmp_path / "one", 1, data=stream(batch_size=4))
@@ -38,6 +40,7 @@ def test_two_passes_are_the_step_of_one(base: Path, tmp_path: Path) -> None:
     assert (trained(two) - trained(one)).abs().max() < 0.05 * moved
 
 
+@pytest.mark.slow
 def test_halved_weights_are_exported_as_the_bases_own(base: Path, tmp_path: Path) -> None:
     module = diffusion(base, frozen="bfloat16")
     folder = module.export(tmp_path)

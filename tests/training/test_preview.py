@@ -42,6 +42,7 @@ def test_sheet_and_side_by_side_place_every_frame() -> None:
     assert video[3, 0, 0].tolist() == [3] * 4 + [4] * 4
 
 
+@pytest.mark.slow
 def test_samples_are_a_function_of_their_arguments(base: Path) -> None:
     module = lora_module(base).eval()
     options = {"sampling": SAMPLING, "has_flow": True, "guidance": True, "progress": None}
@@ -52,6 +53,7 @@ def test_samples_are_a_function_of_their_arguments(base: Path) -> None:
     assert not torch.equal(sample(module, make_batch(), seed=2, **options), first)
 
 
+@pytest.mark.slow
 def test_left_alone_nothing_of_the_motion_is_told(base: Path) -> None:
     module, batch = lora_module(base).eval(), make_batch()
     options = {"sampling": SAMPLING, "guidance": False, "progress": None, "seed": 1}
@@ -63,6 +65,7 @@ def test_left_alone_nothing_of_the_motion_is_told(base: Path) -> None:
     assert not torch.equal(alone, sample(module, batch, has_flow=True, **options))
 
 
+@pytest.mark.slow
 def test_callbacks_leave_their_files_and_compare_from_the_same_noise(base: Path, tmp_path: Path) -> None:
     module = lora_module(base)
 
@@ -84,6 +87,7 @@ def test_callbacks_leave_their_files_and_compare_from_the_same_noise(base: Path,
         assert (tmp_path / name).stat().st_size > 500
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("precision", "dtype"), [("32-true", torch.float32), ("bf16-mixed", torch.bfloat16)])
 def test_samples_are_made_in_the_trainers_precision(base: Path, tmp_path: Path, precision: str, dtype) -> None:
     module, seen = lora_module(base), set()

@@ -111,6 +111,7 @@ def test_another_base_is_refused_and_the_same_may_have_moved(base: Path, module,
         Settings(config(Path("/elsewhere")), other).check(str(last))
 
 
+@pytest.mark.slow
 def test_learning_rate_and_weight_decay_of_a_resumed_run_act(base: Path, tmp_path: Path, last: Path) -> None:
     _, whole = run(tmp_path / "whole", config(base), 4)
     _, same = run(tmp_path / "same", config(base), 4, resume=last)
@@ -122,6 +123,7 @@ def test_learning_rate_and_weight_decay_of_a_resumed_run_act(base: Path, tmp_pat
     assert other[1] != whole[3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("average", [False, True])
 def test_any_checkpoint_is_exported_as_the_run_would_have_done(base, tmp_path, average, monkeypatch):
     monkeypatch.setattr(Ema, "START", 1)

@@ -118,11 +118,13 @@ def test_last_without_a_name_is_the_newest_run_of_the_experiment_in_its_own_fold
     assert {run_name(path, x, "now", "now") for path in (None, "auto", "a.ckpt")} == {"now"}
 
 
+@pytest.mark.slow
 def test_trainings_that_begin_in_one_second_have_folders_of_their_own() -> None:
     first, second = (composed("experiment=motion_lora").run for _ in range(2))
     assert first != second
 
 
+@pytest.mark.slow
 def test_a_job_of_a_sweep_has_a_short_folder_however_many_settings_it_has(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     seen = Mock(side_effect=ValueError("seen"))

@@ -60,6 +60,7 @@ class Record(L.Callback):
             }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("every", [1, 2])
 def test_validations_are_counted_in_steps(base: Path, tmp_path: Path, every: int) -> None:
     at, notes = [], L.Callback()
@@ -133,6 +134,7 @@ def check_close(found: Path, wanted: Path, *, atol: float = 1e-6, rtol: float = 
     torch.testing.assert_close(found["state"], wanted["state"], **options)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", STRATEGIES)
 def test_two_processes_are_one_with_twice_the_batch(kind, base, alone, tmp_path):
@@ -174,6 +176,7 @@ def mixed_worker(rank: int, port: int, base: Path, videos: Path, folder: Path) -
     torch.save((found.positions, found.shapes, found.scores), folder / f"{rank}.pt")
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_two_processes_are_one_in_two_passes_bit_for_bit(base: Path, tmp_path: Path) -> None:
     write_videos(tmp_path / "videos", 11)

@@ -38,6 +38,7 @@ def test_bfloat16_with_clipped_gradients_trains_by_the_clipped_gradients(base: P
     assert moment.item() == pytest.approx(0.1 * 1e-3, rel=1e-3), "Adam's first moment is a tenth of the gradient"
 
 
+@pytest.mark.slow
 def test_only_the_lora_moves_and_its_export_loads(base: Path, tmp_path: Path) -> None:
     module = lora_module(base)
     before = {n: p.clone() for n, p in module.named_parameters()}
@@ -80,6 +81,7 @@ def test_draws_belong_to_a_clip_not_to_its_batch(base: Path) -> None:
     assert not torch.equal(both["noise"][0], both["noise"][1])
 
 
+@pytest.mark.slow
 def test_conditions_are_dropped_at_their_shares_image_parts_together(base: Path) -> None:
     module = lora_module(base)
     batch = make_batch(batch=20)._replace(position=torch.arange(20))
@@ -98,6 +100,7 @@ def test_conditions_are_dropped_at_their_shares_image_parts_together(base: Path)
     torch.testing.assert_close(kept, torch.tensor([0.9, 0.7, 0.9]), atol=0.06, rtol=0)
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_nan_stops_the_step(base: Path) -> None:
     broken = make_batch()._replace(frames=torch.full((2, 5, 3, 16, 16), float("nan")))
     for module in (lora_module(base), instantiate(composed("experiment=tiny_autoencoder", "model.crop=16").model)):
@@ -105,6 +108,7 @@ def test_a_loss_that_is_nan_stops_the_step(base: Path) -> None:
             module.training_step(broken)
 
 
+@pytest.mark.slow
 def test_validation_is_the_same_twice_and_covers_all_noise_levels(base: Path, tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, 1, limit_val_batches=None)
     results = [trainer.validate(lora_module(base), stream(), verbose=False)[0] for _ in range(2)]
@@ -117,6 +121,7 @@ def test_validation_is_the_same_twice_and_covers_all_noise_levels(base: Path, tm
     assert 0 < free < 4
 
 
+@pytest.mark.slow
 def test_clips_without_their_field_train_at_noise_levels_of_their_own(base: Path) -> None:
     module = MotionLoraModule(rank=4, alpha=4, base=str(base), **{**NUMBERS, "sigma_mean": -1.4})
     levels = module.noise_level(torch.tensor([0.0, 0.0, 1.0]), torch.tensor([True, False, False]))
@@ -132,6 +137,7 @@ def test_clips_without_their_field_train_at_noise_levels_of_their_own(base: Path
     assert 0 < use_flow.sum() < len(use_flow)
 
 
+@pytest.mark.slow
 def test_ema_is_the_average_that_export_sees_and_the_checkpoint_keeps_both(base, tmp_path, monkeypatch):
     monkeypatch.setattr(Ema, "START", 3)
 
@@ -163,6 +169,7 @@ def test_ema_is_the_average_that_export_sees_and_the_checkpoint_keeps_both(base,
         Ema(decay=1.5)
 
 
+@pytest.mark.slow
 def test_the_plot_has_a_panel_a_quantity_and_a_line_a_column(tmp_path: Path) -> None:
     def width(*columns: str, rows: int = 3) -> int:
         lines = [",".join(["step", *columns, "lr"]), *(f"{i}{',0.5' * len(columns)}," for i in range(rows))]
@@ -175,6 +182,7 @@ def test_the_plot_has_a_panel_a_quantity_and_a_line_a_column(tmp_path: Path) -> 
     assert two == 2 * one
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_and_draws_what_it_logged_before(base, tmp_path, monkeypatch):
     drawn: list[tuple[str, list[int]]] = []
     plot = Axes.plot

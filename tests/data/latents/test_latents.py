@@ -80,6 +80,7 @@ def test_latents_need_no_videos_where_nothing_is_validated(codec: Codec, tmp_pat
     assert (len(data.train[0].latents), len(data.val)) == (5, 0)
 
 
+@pytest.mark.slow
 def test_training_on_latents_is_training_on_their_clips(base: Path, codec: Codec, tmp_path: Path) -> None:
     encoded(codec, tmp_path / "latents", warp=codec.warp_image)
     prepared = opened(tmp_path / "latents", seed=3)
@@ -137,6 +138,7 @@ def opened_mixed(folder: Path, row: int = 4) -> PreparedLatents:
     return shard_runs.prepared(folder, shapes=shapes_32(row), **SIZE_32)
 
 
+@pytest.mark.slow
 def test_a_shard_holds_clips_of_several_shapes_and_training_sees_those_of_the_videos(data, codec, tmp_path):
     assert encoded_mixed(data, codec, tmp_path, 22) == 22
     sizes = []
@@ -160,6 +162,7 @@ def test_a_shard_holds_clips_of_several_shapes_and_training_sees_those_of_the_vi
     assert seen == set(SHAPES.values())
 
 
+@pytest.mark.slow
 def test_a_killed_run_gives_the_same_bytes_and_a_folder_grows_or_stays_usable(data, codec, tmp_path) -> None:
     encoded_mixed(data, codec, tmp_path / "whole", 22)
     cut = tmp_path / "cut"
@@ -200,6 +203,7 @@ def test_latents_of_other_shapes_are_refused(data: StreamData, codec: Codec, tmp
     assert numbers.tolist() == [data.train.shape_number(position) for position in range(6)]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_commands_encode_and_train(base: Path, tmp_path: Path) -> None:
     run = functools.partial(forked.run, cwd=tmp_path)

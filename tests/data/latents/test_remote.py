@@ -177,6 +177,7 @@ def server(folder: Path) -> Iterator[Server]:
     server.stop()
 
 
+@pytest.mark.slow
 def test_a_store_that_fails_for_a_while_is_asked_again(server, folder, cache, waits):
     data = prepared(server.url, cache=cache, cache_gb=1, retries=3)
     server.failing = 3
@@ -184,6 +185,7 @@ def test_a_store_that_fails_for_a_while_is_asked_again(server, folder, cache, wa
     assert waits == [1, 2, 4]
 
 
+@pytest.mark.slow
 def test_a_store_that_stops_in_mid_epoch_is_one_clear_error(server, cache, waits, monkeypatch):
     monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.1)  # waits so long for the loader's end
     data = prepared(server.url, cache=cache, cache_gb=1, retries=2)
@@ -196,6 +198,7 @@ def test_a_store_that_stops_in_mid_epoch_is_one_clear_error(server, cache, waits
     gc.collect()  # ends the loader
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cache_gb", [0, 1])
 def test_forked_loader_processes_read_from_a_store(server, folder, cache, cache_gb):
     if not cache_gb:
@@ -252,6 +255,7 @@ def test_two_processes_that_fetch_at_once_keep_to_the_size_of_their_cache(server
     assert within(cache) == (2 * SHARD, 0)
 
 
+@pytest.mark.slow
 def test_processes_that_want_the_same_shard_fetch_it_once(server, cache):
     data = prepared(server.url, cache=cache, cache_gb=1).shards
     asked = server.requests
@@ -275,6 +279,7 @@ def test_what_a_killed_process_leaves_goes(server, cache):
     assert within(cache) == (2 * SHARD, 0)
 
 
+@pytest.mark.slow
 def test_who_finds_no_room_waits_for_those_that_fetch(server, cache):
     data = prepared(server.url, cache=cache, cache_gb=2 * SHARD / 1e9, shuffle_shards=1).shards
     data.read(0)

@@ -54,6 +54,7 @@ def test_the_order_is_shuffled_and_differs_by_epoch_and_seed():
     assert len(orders | {tuple(range(60))}) == 5
 
 
+@pytest.mark.slow
 def test_any_world_size_batch_size_and_start_reads_the_same_clips_in_the_same_order(folder):
     data = prepared(folder)
     whole = numbers_of(data, range(48))

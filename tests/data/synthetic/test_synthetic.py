@@ -48,6 +48,7 @@ def smooth_interior(clip: synthetic.SyntheticClip) -> torch.Tensor:
     return inside & ~near
 
 
+@pytest.mark.slow
 def test_items_are_functions_of_seed_and_position_in_any_process():
     clips = world()
     clip = clips.clip(2)
@@ -91,6 +92,7 @@ def test_flow_carries_each_frame_to_the_next(scene, moving_camera):
     assert errors[1.0] < min(errors[0.95], errors[1.05])
 
 
+@pytest.mark.slow
 @given(st.integers(0, 10**6), st.integers(0, 4))
 @settings(max_examples=15, deadline=None)
 def test_a_step_keeps_hold_of_its_material(seed, time):
@@ -193,6 +195,7 @@ def test_object_speeds_span_the_stated_range():
     assert 0.009 < np.median(draws) < 0.0135  # log-uniform: the geometric mean
 
 
+@pytest.mark.slow
 def test_no_frame_is_sharper_than_another():
     """Compares high-frequency energy, because a network could tell a sharper frame 0."""
     stage = layers.Stage(num_frames=8, height=48, width=48)

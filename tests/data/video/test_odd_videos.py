@@ -31,7 +31,9 @@ def folder(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("names", [QUICK, pytest.param(None, marks=pytest.mark.slow)], ids=["quick", "all"])
+@pytest.mark.parametrize(
+    "names", [QUICK, pytest.param(None, marks=(pytest.mark.slow, pytest.mark.long))], ids=["quick", "all"]
+)
 def test_what_is_read_is_what_ffmpeg_writes(folder, names):
     rows = [compare(path) for path in make(folder, names)]
     assert [row for row in rows if not row.right or (row.result != "equal" and row.name not in REJECTED)] == []
@@ -159,6 +161,7 @@ def test_an_index_is_read_once_and_anew_when_the_file_changes(tmp_path, monkeypa
     assert list(kept) == [(1,), (2,)]
 
 
+@pytest.mark.slow
 def test_damaged_files_end_no_process(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(fuzz, "make", lambda _: make(folder))
     server = multiprocessing.get_context("forkserver")  # one process imports all, and each reader is a fork of it

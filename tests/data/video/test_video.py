@@ -55,6 +55,7 @@ def test_written_frames_come_back(tmp_path):
     assert [p.name for p in (tmp_path / "deep").iterdir()] == ["a.mp4"]
 
 
+@pytest.mark.slow
 def test_the_same_frames_are_the_same_bytes_whatever_else_the_process_does(tmp_path):
     frames, done = smooth(7, 76, 100), threading.Event()
 

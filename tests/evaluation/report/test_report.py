@@ -307,6 +307,7 @@ def strength_runs(root: Path, levels: tuple[int, ...]) -> None:
         run(root, f"s{level}", values, label=f"ours, strength {level}", sweep="strength", axes={"strength": level})
 
 
+@pytest.mark.slow
 def test_strength_curves_correlate_clip_by_clip(tmp_path: Path) -> None:
     strength_runs(tmp_path, (100, 175, 250, 325))
     assert curves(loaded(tmp_path)[0][0].methods)[0].correlation is None

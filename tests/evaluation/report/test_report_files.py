@@ -24,6 +24,7 @@ from motionanim.evaluation.report.tables import score_tables
 NO_COST = {"calls": None, "seconds": None}
 
 
+@pytest.mark.slow
 def test_plots_are_pictures_and_leave_out_what_cannot_be_compared(tmp_path: Path) -> None:
     three = make_three(tmp_path)
     gamma_runs(three)
@@ -94,6 +95,7 @@ def tables_of(markdown: str) -> list[str]:
     return tables
 
 
+@pytest.mark.slow
 def test_large_strips_are_shrunk_and_repeated_frames_are_told(tmp_path: Path) -> None:
     folder = run(tmp_path, "a", {"psnr": around(24)}, repeated={"true clips": 2, "made clips": 0})
     noise = np.random.default_rng(0).integers(0, 255, (300, 3000, 3), dtype=np.uint8)
@@ -150,6 +152,7 @@ def test_latex_tables_have_as_many_cells_as_columns(full: Path) -> None:
     assert "↑" not in text
 
 
+@pytest.mark.slow
 def test_a_report_is_repeatable_and_leaves_no_stale_plot(full: Path) -> None:
     before = {path.relative_to(full): path.read_bytes() for path in full.rglob("*") if path.is_file()}
     stale = full / "plots" / "99-old.png"
@@ -208,6 +211,7 @@ NASTY = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_nasty_names_go_through_all_formats(tmp_path: Path) -> None:
     for index, name in enumerate(NASTY):
         folder = run(

@@ -61,6 +61,7 @@ def test_the_page_needs_no_network_and_names_only_files_that_are_there(study):
     assert "<" not in re.search(r'id="data">(.*?)</script>', text, re.DOTALL)[1]
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bytes_and_the_inputs_are_part_of_the_seed(folders, study, tmp_path):
     def content(folder):
         return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}

@@ -57,6 +57,7 @@ def counted(tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_shares_of_hand_made_votes(counted):
     key = hand_key()
     sheets = [

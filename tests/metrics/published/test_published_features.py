@@ -111,6 +111,7 @@ def test_jedi_of_equal_sets_is_0_and_of_one_clip_is_missing():
     assert fvmd(sums, one).isnan()
 
 
+@pytest.mark.slow
 def test_tracks_are_those_of_fvmds_pips(pips_state, expected):
     network = PIPs.of(pips_state)
     found = network(videos(16, 128, 128)[:1].float(), points(128), iterations=ITERATIONS)
@@ -279,6 +280,7 @@ def test_the_harness_uses_the_distance_that_the_features_name(tmp_path):
     assert done.result["metrics"]["fvd_jedi"]["mean"] == pytest.approx(jedi(*sums).item())
 
 
+@pytest.mark.slow
 def test_metrics_published_names_extractors_that_are_null_without_weights(tmp_path, monkeypatch):
     monkeypatch.setenv("MOTIONANIM_WEIGHTS", str(tmp_path))
     nodes = composed("metrics=published", config="evaluate").metrics.features

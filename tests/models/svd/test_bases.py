@@ -77,6 +77,7 @@ def test_the_hub_is_asked_once_and_not_for_what_its_snapshot_lacks(
     assert len(asked) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("largest", "files"), [("10GB", "*.fp16.safetensors"), ("1MB", "*.fp16-00002-of-*")])
 def test_a_folder_of_fp16_variants_loads(
     trained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, largest: str, files: str
@@ -99,6 +100,7 @@ def test_a_folder_of_fp16_variants_loads(
         Denoiser.from_pretrained(tmp_path / "none", downscale=2, motion=OTHER)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", ["tiny", "svd"])
 @pytest.mark.parametrize("config", ["train", "animate", "evaluate"])
 def test_settings_left_open_follow_the_base(trained: Path, scale: str, config: str) -> None:
@@ -115,6 +117,7 @@ def test_settings_left_open_follow_the_base(trained: Path, scale: str, config: s
     assert motion("scale.base=someone/unknown")["channels"] == {"tiny": 32, "svd": 64}[scale], "of a plain SVD"
 
 
+@pytest.mark.slow
 def test_advice_can_be_followed(trained: Path) -> None:
     for key, value, setting in (
         ("channels", 16, "scale.motion_channels"), ("residual_std", None, "conditioning.residual_std"),

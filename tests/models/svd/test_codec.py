@@ -97,6 +97,7 @@ def test_only_what_is_zero_is_skipped_and_nothing_changes(vae: AutoencoderKLHuny
     assert both[0] - both[1] == saved
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_the_embedded_base_decodes_at_a_thirtieth_of_its_networks_work() -> None:
     vae = AutoencoderKLHunyuanImage.from_pretrained(TINY, subfolder="vae").eval()

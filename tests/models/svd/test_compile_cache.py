@@ -56,6 +56,7 @@ def test_the_folder_of_compiled_code(denoiser: Denoiser, tmp_path: Path, monkeyp
     assert place(default, tmp_path / "file") == default  # no folder can be made there
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_second_process_takes_the_compiled_code_of_the_first(tmp_path: Path) -> None:
     script = tmp_path / "compiles.py"

@@ -189,6 +189,7 @@ def test_steady_field_gives_motion_features_that_differ_per_frame(denoiser: Deno
     assert (tokens[4, 4, 1:] - tokens[4, 4, :-1]).abs().amax(-1).min() > 1e-3
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_checkpointing_and_compiling_give_the_same_gradients() -> None:
     def gradients(config: dict, width: int, traced: bool = False) -> torch.Tensor:
@@ -220,6 +221,7 @@ def test_a_width_that_no_block_has_is_refused(denoiser: Denoiser) -> None:
         denoiser.checkpoint_blocks(1)
 
 
+@pytest.mark.slow
 def test_folder_round_trip_with_motion_beside_and_diffusers_still_loads_it(
     base: Path, denoiser: Denoiser, tmp_path: Path
 ) -> None:
@@ -243,6 +245,7 @@ def test_folder_round_trip_with_motion_beside_and_diffusers_still_loads_it(
     assert torch.isfinite(video).all()
 
 
+@pytest.mark.slow
 def test_motion_weights_of_an_earlier_version_are_refused(base: Path, denoiser: Denoiser, tmp_path: Path) -> None:
     save_pipeline(tmp_path / "p", base=base)
     denoiser.save_motion(tmp_path / "p")

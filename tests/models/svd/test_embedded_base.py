@@ -50,6 +50,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_killed_training_makes_the_same_base(make, tmp_path: Path) -> None:
     stages = ["experiment=tiny_autoencoder", "motionanim.data.encode", "experiment=tiny_base"]

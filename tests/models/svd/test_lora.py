@@ -66,6 +66,7 @@ def test_merge_equals_the_formula_and_leaves_a_plain_unet(base: Path, denoiser: 
     assert set(denoiser.unet.state_dict()) == plain_keys
 
 
+@pytest.mark.slow
 def test_file_round_trip_on_a_fresh_base_and_weight(base: Path, denoiser: Denoiser, tmp_path: Path) -> None:
     before = output(denoiser)
     add_random_lora(denoiser.unet)
@@ -103,6 +104,7 @@ def test_wrong_files_are_refused_in_words(base: Path, denoiser: Denoiser, tmp_pa
         load_lora(fresh.unet, path)
 
 
+@pytest.mark.slow
 def test_a_lora_knows_its_base_by_the_layers_that_it_adapts(base: Path, denoiser: Denoiser, tmp_path: Path) -> None:
     path, plain = tmp_path / "lora.safetensors", base_fingerprint(denoiser.unet)
     add_random_lora(denoiser.unet)

@@ -65,6 +65,7 @@ def test_tiles_are_the_whole_frame_where_all_frames_are_measured(vae: Autoencode
     assert torch.equal(decoded(vae, latents), whole), "nothing of the tiles stays"
 
 
+@pytest.mark.slow
 def test_tiles_of_a_video_are_nearer_to_whole_frames_than_tiles_that_know_nothing_of_each_other(
     vae: AutoencoderKLTemporalDecoder,
 ) -> None:
@@ -73,6 +74,7 @@ def test_tiles_of_a_video_are_nearer_to_whole_frames_than_tiles_that_know_nothin
     assert error(decoded(vae, latents, tile=TILE), whole) < error(halves(vae, latents), whole) / 2 < 0.3
 
 
+@pytest.mark.slow
 def test_layers_are_on_the_device_only_while_they_run(base: Path) -> None:
     z, sigma, condition = torch.randn(1, 5, 4, 8, 8), torch.ones(1), make_condition(batch=1)
     with torch.no_grad():
@@ -143,6 +145,7 @@ def test_a_call_stays_below_the_most_sequences_and_within_its_room(base: Path) -
     assert [denoiser.clips_at_once(25, (64, 64), room) for room in (0, each, 3 * each)] == [1, 1, 3]
 
 
+@pytest.mark.slow
 def test_halved_frozen_weights_change_nothing_under_autocast(base: Path) -> None:
     """Not a bit of the estimate, nor of the gradients of what trains."""
     z, sigma, condition = torch.randn(2, 5, 4, 8, 8), torch.tensor([0.5, 2.0]), make_condition()

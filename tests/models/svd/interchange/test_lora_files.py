@@ -94,6 +94,7 @@ def loaded(base: Path, file: Path, weight: float = 1.0) -> Any:
     return unet
 
 
+@pytest.mark.slow
 def test_diffusers_loads_ours_by_the_documented_lines(base: Path, ours: Path) -> None:
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "full_scale.md").read_text(), flags=re.S)
     (lines,) = (block for block in blocks if "load_lora_adapter" in block)
@@ -104,6 +105,7 @@ def test_diffusers_loads_ours_by_the_documented_lines(base: Path, ours: Path) ->
     assert (theirs - output(plain(base))).abs().max() > 1e-2
 
 
+@pytest.mark.slow
 def test_ours_through_comfyui_names_and_back(base: Path, ours: Path, tmp_path: Path) -> None:
     """ComfyUI finds every tensor of the file and adds the same; the file still knows its base and is kept."""
     there, back = tmp_path / "comfyui.safetensors", tmp_path / "back.safetensors"
@@ -154,6 +156,7 @@ def foreign(file: Path, unet: UNetSpatioTemporalConditionModel, layout: Callable
     return pairs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", [kohya, kohya_published, comfyui_generic])
 def test_foreign_files_of_any_rank_alpha_and_kind_of_layer_load_here_and_in_diffusers(
     base: Path, tmp_path: Path, layout: Callable
@@ -176,6 +179,7 @@ def test_old_attention_processors_have_alpha_equal_to_the_rank(base: Path, tmp_p
     torch.testing.assert_close(output(loaded(base, tmp_path / "old.safetensors")), expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_files_that_peft_and_diffusers_write_themselves(base: Path, tmp_path: Path) -> None:
     options = {"r": 4, "lora_alpha": 6, "target_modules": ["to_k", "conv1"], "alpha_pattern": {f"{DOWN[:-1]}k": 2}}
     wrapped = get_peft_model(plain(base), LoraConfig(**options, use_rslora=True))

@@ -52,6 +52,7 @@ def output(denoiser: Denoiser) -> torch.Tensor:
     return denoiser(z, torch.tensor([1.0, 5.0]), make_condition())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("float16", 5e-3)])
 def test_a_merged_folder_acts_as_base_and_lora(trained: Path, tmp_path: Path, dtype: Any, tolerance: float) -> None:
     lora = trained.parent / "lora.safetensors"
@@ -87,6 +88,7 @@ def settings(base: Path, **model: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_hub_folder_of_a_lora_has_both_layouts_and_a_card(trained: Path, tmp_path: Path) -> None:
     (tmp_path / "lora.safetensors").write_bytes((trained.parent / "lora.safetensors").read_bytes())
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings(trained, rank=4, alpha=6)))
@@ -108,6 +110,7 @@ def test_the_hub_folder_of_a_lora_has_both_layouts_and_a_card(trained: Path, tmp
     assert str(trained) not in card
 
 
+@pytest.mark.slow
 def test_the_hub_folder_of_a_pipeline_has_its_motion_weights(trained: Path, base: Path, tmp_path: Path) -> None:
     (tmp_path / "pipeline").symlink_to(trained)
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings(base, trainable="literal")))
@@ -121,6 +124,7 @@ def test_the_hub_folder_of_a_pipeline_has_its_motion_weights(trained: Path, base
     assert "license: other" in card
 
 
+@pytest.mark.slow
 def test_the_command_writes_and_refuses(
     trained: Path, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
