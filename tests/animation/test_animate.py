@@ -338,6 +338,7 @@ def test_without_a_mask_t_decides_and_says_so(photo: Path) -> None:
         made("missing", refiner="none.safetensors")
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_command_ends_in_one_line(photo: Path, tiny: list[str], tmp_path: Path) -> None:
     photo = photo.rename(tmp_path / "photo.png")

@@ -51,6 +51,7 @@ def test_a_training_step_takes_what_is_counted(preset: str) -> None:
     assert presets.training_peak(cfg, NETWORKS, as_cuda=False) - idle == pytest.approx(found, rel=0.15)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("preset", [*COUNTED, "48"])  # 48 moves the codec between calls
 def test_each_stage_of_a_video_takes_what_is_counted(preset: str) -> None:

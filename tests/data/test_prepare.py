@@ -204,6 +204,7 @@ def test_a_disk_that_goes_away_stops_the_run_and_costs_nothing(videos, tmp_path,
     assert len((tmp_path / "out" / "journal.jsonl").read_text().splitlines()) == 49, "the others are asked again"
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_command_works_with_worker_processes(videos, tmp_path):
     command = ["-m", "motionanim.data.prepare", f"root={videos}", f"out={tmp_path / 'out'}",

@@ -357,6 +357,7 @@ def two_steps(rank: int, port: int, devices: int, folder: Path) -> None:
     torch.save(torch.stack(rows), folder / f"{devices}_{rank}.pt")
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_two_processes_train_as_one_with_twice_the_batch(tmp_path):
     for devices in (1, 2):

@@ -211,6 +211,7 @@ def test_an_archive_that_is_not_the_known_one_leaves_nothing(tmp_path, monkeypat
     assert [path.name for path in (tmp_path / "weights").iterdir()] == [".some.bin.lock"]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.weights
 @pytest.mark.parametrize(

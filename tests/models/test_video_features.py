@@ -222,6 +222,7 @@ def test_the_shipped_features_answer_their_questions():
     assert np.corrcoef(answers[:18, strength], targets.motion[:18, 8])[0, 1] > 0.75
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_shipped_features_tell_every_corruption_from_another_sample_of_the_world():
     features = shipped()

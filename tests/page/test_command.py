@@ -55,6 +55,7 @@ def test_a_port_in_use_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
     assert told == f"error: port={port}: 127.0.0.1 cannot be listened to (Address already in use): give another port\n"
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_it_serves_until_ctrl_c_and_leaves_no_process(tmp_path: Path) -> None:
     folder = tmp_path / "work"

@@ -205,6 +205,7 @@ def test_a_full_disk_fails_the_job_and_leaves_nothing_half_written(tmp_path: Pat
     assert names(folder) == {"cat.png", "cat-1.arrows.json"}
 
 
+@pytest.mark.long
 def test_the_embedded_base_gives_the_bytes_of_the_command(page: TestClient, photo: str, folder: Path) -> None:
     settings = {"renderer": "diffusion", "frames": 4, "loop": False, "strength": 150}
     first, second = (when(page, start(page, photo, **settings), "done", seconds=400) for _ in range(2))

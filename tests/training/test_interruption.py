@@ -100,6 +100,7 @@ def living(pid: int) -> bool:
         return False
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize(("launcher", "trainer", "victim"), [("torchrun", "fsdp", 1), ("lightning", "ddp", 0)])
 def test_a_killed_rank_ends_all_others(launcher: str, trainer: str, victim: int, base: Path, tmp_path: Path) -> None:

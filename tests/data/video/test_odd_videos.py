@@ -161,6 +161,7 @@ def test_an_index_is_read_once_and_anew_when_the_file_changes(tmp_path, monkeypa
     assert list(kept) == [(1,), (2,)]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_damaged_files_end_no_process(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(fuzz, "make", lambda _: make(folder))

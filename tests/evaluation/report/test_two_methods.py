@@ -46,6 +46,7 @@ def draw(root: Path, shift: float, seed: int) -> dict[str, str]:
     return {key: compare(block, column_of(key))[b].verdict for key in ("psnr", FVD_KEY)}
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_verdicts_are_right_where_methods_differ_and_absent_where_they_do_not(tmp_path: Path) -> None:
     differ = [draw(tmp_path, SHIFT, seed) for seed in range(DRAWS)]
