@@ -1,7 +1,8 @@
 # make demo: install, animate a picture and train a static-camera motion LoRA on the embedded base: runs/demo/index.html.
 #   make demo PHOTO=my.jpg ARROWS="[[120,200,180,200]]" MASK=mask.png takes a picture of your own.
-# make test: install, pass the tests. Both make .venv on the first call and reuse it afterwards.
-# make test-long: the tests marked long: whole commands, killed and resumed, in clusters, at full size.
+# make test: install, lint, run all tests but the long ones.
+# make test-long: run the tests marked long: whole commands, killed and resumed runs, several processes, full size.
+# All make .venv on the first call and reuse it afterwards.
 PYTHON ?= python3
 VENV := .venv
 INSTALLED := $(VENV)/.installed

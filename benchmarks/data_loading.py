@@ -20,9 +20,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import cv2
-import decord
 import numpy as np
-import torch
+import torch  # must be imported before decord: otherwise decord's NVBLAS computes matrix products and ends the process
 from torch.utils.data import DataLoader
 
 from motionanim.data.clips import VideoClips, clip_data, flow_path
@@ -33,6 +32,9 @@ from motionanim.data.stream import collate, rng
 from motionanim.data.video import Video, cover_size
 from motionanim.data.video.index import content_key
 from motionanim.models.flow_estimator import DisFlow
+
+# isort: split
+import decord
 
 MAX_FRAMES = 40  # frames of a file whose flow is cached; both sides read only these
 

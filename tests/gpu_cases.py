@@ -5,7 +5,6 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import pytest
 import torch
 from flow_runs import drifting, raft
 from long_video_runs import VARIED, animator, sample
@@ -208,5 +207,3 @@ CASES: dict[str, tuple[Callable[[Given, str], Tensor | list[Tensor]], float]] = 
     "dis": (lambda _, device: DisFlow(preset="fast", min_side=128)(drifting(64, (1.5, -0.6), 3).to(device)), 0.0),
 }
 TO_CPU = {"raft", "dis"}  # wherever the frames are, the flow is on the CPU
-SLOW = {"i3d", *VARIED} - {"direct", "phased"}
-NAMES = [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in CASES]

@@ -8,7 +8,7 @@ from motionanim.models.svd.lora import add_lora
 
 @torch.no_grad()
 def randomise_lora(unet: nn.Module, seed: int = 2) -> None:
-    """Change the values of the LoRA that is there, by whichever package."""
+    """Change the values of the LoRA in the network, from any package."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in unet.named_parameters():
         if ".lora_" in name:

@@ -166,7 +166,15 @@ def check_control(control: Any, release: Mapping[str, Any]) -> None:
 
 
 def check_size(height: int, width: int, multiple: int, *, bucket_multiple: int = 0) -> None:
-    """Raises ValueError unless both sides in pixels, and those of further shapes, are multiples of the base's."""
+    """Check a size in pixels.
+
+    Args:
+        multiple: Of the base.
+        bucket_multiple: Of the sides of further shapes; 0 where all clips have one shape.
+
+    Raises:
+        ValueError: Unless both sides and `bucket_multiple` are multiples of `multiple`.
+    """
     if height < 1 or width < 1 or height % multiple or width % multiple:
         raise ValueError(f"scale.height={height}, scale.width={width}: must be multiples of {multiple} for this base")
     if bucket_multiple % multiple:

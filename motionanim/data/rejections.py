@@ -104,7 +104,7 @@ class FileItems(Dataset[Item]):
     root: Path | Sequence[Path]  # folder that the names are relative to
     names: Sequence[str]
     order: Order  # of random items
-    random: bool  # False takes file `position`
+    random: bool  # False: item n is file n
     rejections: Rejections
 
     def path(self, name: str) -> Path:

@@ -56,7 +56,7 @@ class _Made:
     place = ""
 
     def take(self, label: str, given: MethodInput) -> None:
-        """Take an input, which is told by the row's name and marks."""
+        """Store the input; the row's name and marks say what the method is given."""
         self.input, self.label = given, label + given.label
         self.saw_motion, self.saw_mask = given.request == "exact", given.gives_mask
 

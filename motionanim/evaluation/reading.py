@@ -76,7 +76,7 @@ class Reading(NamedTuple):
         return places
 
     def check(self, video: Video | PictureFolder, *, rate: float | None = None) -> bool:
-        """Decode the last frame that is read, which finds a file that was cut short; whether frames are repeated.
+        """Decode the last frame that is read, to find a file that was cut short. Returns whether frames repeat.
 
         Args, Raises: As `indices`, or a VideoError if the file is damaged.
         """

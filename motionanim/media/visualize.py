@@ -75,6 +75,9 @@ def write_picture(path: Path | str, picture: Tensor) -> None:
         temporary.write_bytes(encoded.tobytes())  # cv2.imwrite does not report a full disk
 
 
+LEAST_HEIGHT, MOST_HEIGHT, MOST_WIDTH, GAP = 192, 256, 2048, 4  # px, of `panels`
+
+
 def panels(pictures: Sequence[Tensor]) -> Tensor:
     """Pictures (3, H, W) of one size in a row, with white gaps; small ones enlarged by whole factors, large ones
     shrunk.
@@ -84,15 +87,16 @@ def panels(pictures: Sequence[Tensor]) -> Tensor:
         wider than 2048 px then.
     """
     height, width = pictures[0].shape[1:]
-    scale = min(256 / height, 2048 / width)
+    scale = min(MOST_HEIGHT / height, MOST_WIDTH / width)
     if scale < 1:
-        size = height, width = max(1, round(height * scale)), max(1, round(width * scale))
+        size = (max(1, round(height * scale)), max(1, round(width * scale)))
+        height, width = size
         pictures = [F.interpolate(picture[None], size=size, mode="bilinear", antialias=True)[0] for picture in pictures]
-    times = max(1, min(-(-192 // height), 2048 // width))
+    times = max(1, min(-(-LEAST_HEIGHT // height), MOST_WIDTH // width))
     row: list[Tensor] = []
     for picture in pictures:
         large = picture.repeat_interleave(times, 1).repeat_interleave(times, 2)
-        row += [large, large.new_ones(3, large.shape[1], 4)]
+        row += [large, large.new_ones(3, large.shape[1], GAP)]
     return torch.cat(row[:-1], dim=2)
 
 

@@ -66,7 +66,8 @@ def inception(state: dict[str, Tensor]) -> nn.Module:
             ],
         )  # fmt: skip
     network.Mixed_7c.pool = _max_pool
-    fill("inception-fid", network, state).fc = nn.Identity()
+    fill("inception-fid", network, state)
+    network.fc = nn.Identity()
     return network
 
 

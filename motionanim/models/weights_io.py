@@ -62,7 +62,7 @@ def fill(name: str, module: Network, state: dict[str, Tensor]) -> Network:
     """A module on device "meta" with its weights filled in, all and no others: frozen, in eval mode, float32.
 
     Raises:
-        ValueError: If the weights, which are told by `name`, do not fit the module.
+        ValueError: If the weights do not fit the module; the message calls them `name`.
     """
     try:
         module.load_state_dict(state, assign=True)

@@ -84,7 +84,7 @@ class Ema(L.Callback):
         if trainer.state.fn == "fit":
             self._swap()
 
-    on_validation_end = on_validation_start
+    on_validation_end = on_validation_start  # swaps them back
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         if self._swapped:  # the checkpoint that is saved next must hold the weights

@@ -94,9 +94,10 @@ class FlowRefinerModule(L.LightningModule):
     def training_step(self, batch: FlowPairBatch, batch_idx: int) -> None:
         ends = {"warmup": self._steps(self.warmup_share), "decay": self._steps(self.decay_share)}
         factor = trapezoid(self.global_step, **ends, total=self.trainer.max_steps)
-        plain, wrapped = self.trainer.optimizers, self.optimizers()
-        counted = wrapped if self.discriminator is None else wrapped[0]  # of the generator
-        for optimizer in plain:
+        # Lightning's wrapper counts each step as an iteration, so that the discriminator's optimizer steps without it.
+        optimizers, wrapped = self.trainer.optimizers, self.optimizers()
+        generator_optimizer = wrapped if self.discriminator is None else wrapped[0]
+        for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = self.lr * factor
         given = self._given(batch)
@@ -109,9 +110,9 @@ class FlowRefinerModule(L.LightningModule):
             condition, unit = self.refiner.condition(batch.image, batch.hint, given)
             real, fake = batch.flow * batch.mask / unit, made.flow / unit
             # The generator's term must leave no gradient in the discriminator.
-            self.toggle_optimizer(counted)
+            self.toggle_optimizer(generator_optimizer)
             losses["gan"] = _cross_entropy(self.discriminator(condition, fake), real=True)
-            self.untoggle_optimizer(counted)
+            self.untoggle_optimizer(generator_optimizer)
             losses["discriminator"] = 0.5 * (
                 _cross_entropy(self.discriminator(condition, real), real=True)
                 + _cross_entropy(self.discriminator(condition, fake.detach()), real=False)
@@ -119,11 +120,11 @@ class FlowRefinerModule(L.LightningModule):
             generator_loss = generator_loss + losses["gan"]
             loss = generator_loss + losses["discriminator"]
         check_finite(loss, self.global_step)
-        for optimizer in plain:
+        for optimizer in optimizers:
             optimizer.zero_grad()
         self.manual_backward(loss)
-        counted.step()
-        for optimizer in plain[1:]:  # outside Lightning's wrapper, which would count each iteration twice
+        generator_optimizer.step()
+        for optimizer in optimizers[1:]:
             optimizer.step()
         shown = {"train/loss": generator_loss} | {f"train/loss_{name}": value for name, value in losses.items()}
         self.log_dict(shown, batch_size=len(batch.flow))

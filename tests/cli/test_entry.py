@@ -56,7 +56,7 @@ def test_what_main_returns_is_returned() -> None:
     assert one_line_errors(lambda value: value + 1)(2) == 3
 
 
-GPU = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has 1.00 GiB free.")
+OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has 1.00 GiB free.")
 
 
 @pytest.mark.slow
@@ -65,11 +65,11 @@ def test_lack_of_memory_names_the_settings_to_change(capsys: pytest.CaptureFixtu
 
     def in_phases(_: object) -> None:
         with phase("training step"), phase("encoding"):  # the inner one counts
-            raise GPU
+            raise OUT_OF_MEMORY
 
     for fill, where in (
         (lambda _: torch.empty(1 << 60, dtype=torch.uint8), None), (lambda _: bytearray(1 << 62), None),
-        (Mock(side_effect=GPU), None), (in_phases, "encoding"),
+        (Mock(side_effect=OUT_OF_MEMORY), None), (in_phases, "encoding"),
     ):  # fmt: skip
         with pytest.raises(SystemExit, match="2"):
             one_line_errors(fill)(cfg)

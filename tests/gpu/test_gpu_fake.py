@@ -8,7 +8,7 @@ import lightning as L
 import pytest
 import torch
 from flow_runs import pairs, raft, refiner_module, trainer
-from gpu_cases import CASES, NAMES, TO_CPU, Given, lora, whole
+from gpu_cases import CASES, TO_CPU, Given, lora, whole
 from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from long_video_runs import CHAINED, VARIED, animator
@@ -65,7 +65,7 @@ def test_the_pretended_device_refuses_what_cuda_refuses() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", NAMES)
+@pytest.mark.parametrize("case", CASES)
 def test_every_part(case: str, base: Path, raft_weights: Path, tmp_path: Path) -> None:
     both(partial(CASES[case][0], Given(base, raft_weights, tmp_path)), there=case not in TO_CPU)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from gpu_cases import CASES, NAMES, TO_CPU, Given, coded, estimate
+from gpu_cases import CASES, TO_CPU, Given, coded, estimate
 from long_video_runs import animator, sample
 from on_device import CUDA, FLOAT32, ROUNDED, SAMPLED, moved, trained_denoiser
 from torch import Tensor
@@ -14,7 +14,7 @@ from motionanim.models.svd.codec import Codec
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", NAMES)
+@pytest.mark.parametrize("case", CASES)
 def test_every_part(case: str, base: Path, raft_weights: Path, tmp_path: Path, device: str, close: Callable) -> None:
     given, (run, tolerance) = Given(base, raft_weights, tmp_path), CASES[case]
     got = run(given, device)

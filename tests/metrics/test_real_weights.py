@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import lpips as lpips_package
 import numpy as np
 import pytest
 import scipy.linalg
@@ -13,7 +14,9 @@ from motionanim.data.video import Video
 from motionanim.files import file_sha256
 from motionanim.metrics.frechet import frechet_distance, moments
 from motionanim.metrics.i3d import PROTOCOLS, I3DFeatures
+from motionanim.metrics.perceptual import LPIPS
 from motionanim.models.flow_estimator import RaftFlow
+from motionanim.models.pretrained import lpips_backbone
 
 pytestmark = [pytest.mark.weights, pytest.mark.slow]
 
@@ -58,6 +61,26 @@ def test_i3d_sees_what_a_real_clip_shows(shared, weights, name, count, size, cla
     assert {categories[index] for index in best.indices} == set(classes)
     assert categories[best.indices[0]] == classes[0]
     assert best.values.sum() > 0.95
+
+
+def test_lpips_is_the_packages_on_photos_and_published_frames(shared, weights):
+    path = weights / "lpips_alexnet_features.pth"
+    metric = LPIPS(net="alex", backbone=lpips_backbone("alex", str(path), file_sha256(path)), batch=8)
+    package = lpips_package.LPIPS(net="alex", pnet_rand=True, verbose=False)
+    state = metric.network.state_dict()
+    package.net.load_state_dict({key: state[key.split(".", 1)[1]] for key in package.net.state_dict()})
+    made = [pixels(shared / "published/short" / name / "00986.mp4", 0, 16, 256, 256) for name in ("paper", "gen2")]
+    true = [pixels(shared / "published/short/ground_truth/00986.mp4", 0, 16, 256, 256)] * 2
+    skimage = pytest.importorskip("skimage.data")
+    photo = np.stack([skimage.astronaut(), skimage.astronaut()[::-1]])  # of two equal frames only the first would count
+    made.append(np.roll(photo, 8, axis=2))
+    true.append(photo)
+    for one, other in zip(made, true, strict=True):
+        with torch.no_grad():
+            expected = package(frames(one), frames(other)).flatten().double()
+        found = metric.score(frames(one)[None], frames(other)[None])[0]
+        torch.testing.assert_close(found, torch.stack([expected[1:].mean(), expected.mean()]), atol=1e-6, rtol=0)
+        assert 0.05 < expected.mean() < 0.8
 
 
 @pytest.fixture(scope="module")

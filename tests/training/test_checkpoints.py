@@ -53,7 +53,7 @@ def without(part: str) -> Callable[[dict], dict]:
 def test_what_is_no_checkpoint_of_this_run_is_refused(base: Path, last: Path, tmp_path: Path, spoil, message) -> None:
     assert check_checkpoint(str(last), lora_module(base), stream()) == 1
     path = tmp_path / "old.ckpt"
-    if isinstance(spoil, int):  # bytes that are left of it
+    if isinstance(spoil, int):  # keep only this many bytes
         path.write_bytes(last.read_bytes()[:spoil])
     else:
         torch.save(spoil(torch.load(last, weights_only=True)), path)
@@ -81,28 +81,32 @@ def late(error: Exception) -> L.Callback:
     return callback
 
 
-# What ends the run: the callback, the last step, after how many steps it saves, the error, and the steps in the files.
-ENDS: dict[str, tuple[L.Callback, int, int, type | None, tuple[int, ...]]] = {
-    "NaN weights": (At(4, lambda module: trained(module).fill_(float("nan"))), 9, 1, Diverged, (4, 3)),
-    "infinite ones": (At(4, lambda module: trained(module).fill_(float("inf"))), 9, 2, Diverged, (4, 2)),
-    "a lost disk": (At(3, raising(OSError(errno.EIO, "lost"))), 9, 2, OSError, (3, 2)),
-    "a full disk": (At(3, raising(OSError(errno.ENOSPC, "full"))), 9, 2, OSError, (2,)),
-    "a NaN loss": (At(3, raising(Diverged("the loss is nan"))), 9, 2, Diverged, (2,)),
-    "Ctrl-C": (At(3, signals(signal.SIGINT)), 9, 1, CtrlC, (4, 3)),
-    "Ctrl-C twice": (At(3, signals(signal.SIGINT, signal.SIGINT)), 9, 1, SystemExit, (3, 2)),
-    "a signal in the last step": (At(2, signals(signal.SIGTERM)), 3, RARELY, None, (3,)),
-    "after the last step": (late(OSError("late")), 3, 2, OSError, (2,)),  # a resumed run repeats what failed
-    "after it, without a checkpoint": (late(OSError("late")), 3, RARELY, OSError, (3,)),
+# What ends the run: the callback, the last step, after how many steps it saves, the error and words of its message, and
+# the steps in the files.
+BROKEN = "the loss is (nan|inf) at step 4"
+ENDS: dict[str, tuple[L.Callback, int, int, type | None, str, tuple[int, ...]]] = {
+    "NaN weights": (At(4, lambda module: trained(module).fill_(float("nan"))), 9, 1, Diverged, BROKEN, (4, 3)),
+    "infinite ones": (At(4, lambda module: trained(module).fill_(float("inf"))), 9, 2, Diverged, BROKEN, (4, 2)),
+    "a lost disk": (At(3, raising(OSError(errno.EIO, "lost"))), 9, 2, OSError, "lost", (3, 2)),
+    "a full disk": (At(3, raising(OSError(errno.ENOSPC, "full"))), 9, 2, OSError, "full", (2,)),
+    "a NaN loss": (At(3, raising(Diverged("the loss is nan"))), 9, 2, Diverged, "nan", (2,)),
+    "Ctrl-C": (At(3, signals(signal.SIGINT)), 9, 1, CtrlC, "", (4, 3)),
+    "Ctrl-C twice": (At(3, signals(signal.SIGINT, signal.SIGINT)), 9, 1, SystemExit, "", (3, 2)),
+    "a signal in the last step": (At(2, signals(signal.SIGTERM)), 3, RARELY, None, "", (3,)),
+    "after the last step": (late(OSError("late")), 3, 2, OSError, "late", (2,)),  # a resumed run repeats what failed
+    "after it, without a checkpoint": (late(OSError("late")), 3, RARELY, OSError, "late", (3,)),
 }
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ENDS)
 def test_what_is_kept_when_a_run_ends_early(base: Path, tmp_path: Path, what: str) -> None:
-    callback, steps, every, error, kept = ENDS[what]
-    with nullcontext() if error is None else pytest.raises(error):
+    callback, steps, every, error, message, kept = ENDS[what]
+    with nullcontext() if error is None else pytest.raises(error, match=message):
         fit(lora_module(base), tmp_path, steps, callback, saves(tmp_path, every), plugins=[WholeFile()])
     assert saved_steps(tmp_path) == dict(zip(("last.ckpt", "previous.ckpt"), kept))
+    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert saved["StreamData"]["clips"] == 2 * saved["global_step"], "clips of steps that were not saved do not count"
 
 
 @pytest.mark.slow

@@ -146,8 +146,8 @@ def test_any_checkpoint_is_exported_as_the_run_would_have_done(base, tmp_path, a
     [
         (lambda saved: saved["config"]["model"].update(_target_="os.system"), r"code that is no .*\(os\.system\)"),
         (
-            lambda saved: saved["config"]["model"]["motion"].update(_target_="motionanim.files.os"),
-            r"\(motionanim.+os\)",
+            lambda saved: saved["config"]["model"]["motion"].update(_target_="motionanim.files.os.system"),
+            r"\(motionanim.+os\.system\)",
         ),
         (lambda saved: saved["config"]["model"].update(_partial_=True), r"do not fit .*_partial_"),
         (lambda saved: saved.pop("config"), r"it lacks config"),

@@ -39,7 +39,8 @@ def encode_shard(
         encode, embed: `Codec.encode` and `Codec.embed_image`.
         warp: `Codec.warp_image`, to store the warped latents too; None for models that do not read them.
     """
-    batches = list(_batches(positions, batch_size, getattr(clips, "row", None)))
+    length = getattr(clips, "row", None)
+    batches = list(_batches(positions, batch_size, length))
 
     def samples() -> Iterator[dict[str, Tensor]]:
         for stored in DataLoader(clips, batch_sampler=batches, num_workers=num_workers, collate_fn=collate):
@@ -59,7 +60,7 @@ def encode_shard(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        write_shard(folder, positions, samples())
+        write_shard(folder, positions, samples(), mixed=length is not None)
     finally:
         torch.set_num_threads(threads)
 

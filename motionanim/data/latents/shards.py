@@ -68,19 +68,31 @@ def shard_name(numbers: range) -> str:
     return f"{numbers.start:09}-{numbers.stop:09}.tar"
 
 
-def write_shard(folder: Path, numbers: range, samples: Iterable[Mapping[str, Tensor]]) -> None:
+def write_shard(folder: Path, numbers: range, samples: Iterable[Mapping[str, Tensor]], *, mixed: bool = False) -> None:
     """Write one shard, and then its SHA-256 beside it (as sha256sum does), which marks the shard as complete.
 
     The bytes depend on the samples alone.
+
+    Args:
+        mixed: Whether samples may differ in size.
+
+    Raises:
+        ValueError: If they do otherwise.
     """
     path = folder / shard_name(numbers)
     _digest_path(path).unlink(missing_ok=True)  # it is of other bytes if a damaged shard is written again
     with atomic_path(path) as partial:
         with tarfile.open(partial, "w", format=tarfile.USTAR_FORMAT) as tar:
+            sizes = set()
             for number, sample in zip(numbers, samples, strict=True):
                 content = safetensors.torch.save(dict(sample))
                 member = tarfile.TarInfo(_member(number))
                 member.size = len(content)
+                sizes.add(member.size)
+                if len(sizes) > 1 and not mixed:
+                    raise ValueError(
+                        f"sample {number} takes {member.size} bytes, others {min(sizes)}: sizes must agree"
+                    )
                 tar.addfile(member, io.BytesIO(content))
         digest = file_sha256(partial)
     with atomic_path(_digest_path(path)) as partial:

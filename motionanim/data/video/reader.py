@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-import torch  # noqa: F401  before decord, whose NVBLAS else takes over matrix products and ends the process
+import torch  # noqa: F401  must be imported before decord: else its NVBLAS computes matrix products and crashes
 
 # isort: split
 import decord

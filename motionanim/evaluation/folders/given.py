@@ -25,7 +25,7 @@ class GivenClips:
         left_out: Names of the clips beyond the first n.
         truth: The true clips that all clips together are compared with; None if the clips are the truth themselves,
             and made videos are paired with them by name.
-        sets: What `of` gives for their folders.
+        sets: Clips of the other folders; `of` returns them by folder.
     """
 
     request, procedural = None, False
@@ -144,8 +144,10 @@ def given_clips(
                 remedy=f" in {truth}. paired=false compares the folders as sets of any size, by FVD",
             )  # fmt: skip
     chosen = dict(list(true.items())[:n])
-    # Paired, the first n clips of the truth in every folder; else the first n of each.
-    kept = {key: {k: clips[k] for k in (chosen if paired else list(clips)[:n])} for key, clips in made.items()}
+    if paired:
+        kept = {key: {clip: clips[clip] for clip in chosen} for key, clips in made.items()}
+    else:
+        kept = {key: dict(list(clips.items())[:n]) for key, clips in made.items()}
     plans = plan(chosen, kept, Asked(**reading), paired=paired)
     shared = {"name": name, "stated": plans.stated}
     whole = shared | {"place": truth, "found": chosen, "readings": plans.truth, "left_out": list(true)[len(chosen) :]}

@@ -169,7 +169,9 @@ def _here(parts: Mapping[str, Any]) -> dict[str, Any]:
 def _lacking(metric: ClipMetric, sample: Sample, unpaired: bool) -> str | None:
     """Why a field that a metric needs is None; None if all are there."""
     name = next((name for name in metric.needs if getattr(sample, name) is None), None)
-    return _UNPAIRED if unpaired and name == "real" else _LACKING.get(name)
+    if name is None:
+        return None
+    return _UNPAIRED if unpaired and name == "real" else _LACKING[name]
 
 
 def to_bytes(frames: Tensor) -> Tensor:

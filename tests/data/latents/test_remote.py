@@ -298,6 +298,7 @@ def test_who_finds_no_room_waits_for_those_that_fetch(server, cache):
     locks[1].close()
     reader.join(timeout=60)
     assert not reader.is_alive()
+    locks[0].close()
     assert [path.stem for path in cache.glob("*.tar")] == [ours]
 
 

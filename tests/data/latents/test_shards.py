@@ -122,7 +122,10 @@ def test_the_bytes_depend_on_the_samples_only(folder, tmp_path):
 
 
 def test_samples_of_different_sizes_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(shard_runs, "sample", lambda number: {"a": torch.zeros(number + 1)})
+    with pytest.raises(ValueError, match="sizes must agree"):
+        write_shard(tmp_path, range(2), iter([{"a": torch.zeros(3)}, {"a": torch.zeros(4)}]))
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(shard_runs, "sample", lambda number: {"a": torch.zeros(number // 10 + 1)})  # shards of 10
     with pytest.raises(ValueError, match="latents holds clips of different sizes: delete it"):
         made(tmp_path / "latents")
 

@@ -25,7 +25,7 @@ from motionanim.evaluation.report.runs import Run
 
 
 def _panels(runs: Sequence[Run], names: Names, count: int, *, above: float, line: float) -> tuple[Figure, list[Axes]]:
-    """Panels, four side by side, with a line for each run, which the first of each row names; lengths in inches."""
+    """Panels, four in a row, with a line for each run. The first panel of a row shows the names. Lengths in inches."""
     called = [short_name(row_name(run, names)) for run in runs]
     across = min(count, 4)
     width = 0.085 * max(map(len, called)) + 0.4
