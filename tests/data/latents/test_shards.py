@@ -125,7 +125,7 @@ def test_samples_of_different_sizes_are_refused(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="sizes must agree"):
         write_shard(tmp_path, range(2), iter([{"a": torch.zeros(3)}, {"a": torch.zeros(4)}]))
     assert list(tmp_path.iterdir()) == []
-    monkeypatch.setattr(shard_runs, "sample", lambda number: {"a": torch.zeros(number // 10 + 1)})  # shards of 10
+    monkeypatch.setattr(shard_runs, "sample", lambda number: {"a": torch.zeros(number // 4 + 1)})  # shards of 4
     with pytest.raises(ValueError, match="latents holds clips of different sizes: delete it"):
         made(tmp_path / "latents")
 
