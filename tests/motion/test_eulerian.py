@@ -177,12 +177,17 @@ def test_traces_come_in_reverse_whatever_their_number(steps):
     assert all(torch.equal(a, b) for a, b in zip(backwards, forward[:0:-1]))
 
 
+GOOD = {
+    "image": torch.zeros(3, 8, 8), "flow": torch.zeros(2, 8, 8), "num_frames": 2, "loop": True,
+    "mask": torch.ones(1, 8, 8),
+}  # fmt: skip
+
+
 @pytest.mark.parametrize("frames", RENDERERS, ids=["eulerian", "flow map"])
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"num_frames": 1}, "num_frames=1: must be at least 2"),
-        ({}, r"(min_density|reach)=0\.0: must be above 0"),
         ({"image": torch.zeros(1, 8, 8)}, r"image of shape \(1, 8, 8\)"),
         ({"flow": torch.zeros(2, 8, 7)}, r"flow of shape \(2, 8, 7\).*must be \(2, 8, 8\)"),
         ({"mask": torch.ones(8, 8)}, r"mask of shape \(8, 8\).*\(1, 8, 8\)"),
@@ -192,8 +197,11 @@ def test_traces_come_in_reverse_whatever_their_number(steps):
     ],
 )
 def test_bad_input_is_named_before_the_first_frame(changes, message, frames):
-    good = {"image": torch.zeros(3, 8, 8), "flow": torch.zeros(2, 8, 8), "num_frames": 2, "loop": True,
-            "mask": torch.ones(1, 8, 8)}  # fmt: skip
-    own = {} if changes else {next(iter(frames.keywords)): 0.0}
     with pytest.raises(ValueError, match=message):
-        frames(**good | changes | own)
+        frames(**GOOD | changes)
+
+
+@pytest.mark.parametrize(("frames", "option"), zip(RENDERERS, ["min_density", "reach"]))
+def test_a_renderers_own_option_is_above_0(frames, option):
+    with pytest.raises(ValueError, match=rf"{option}=0\.0: must be above 0"):
+        frames(**GOOD | {option: 0.0})

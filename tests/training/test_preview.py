@@ -96,9 +96,10 @@ def test_samples_are_made_in_the_trainers_precision(base: Path, tmp_path: Path, 
     trainer = make_trainer(tmp_path, 1, precision=precision)
     trainer.strategy.connect(module)
     module.trainer, trainer.datamodule = trainer, stream()
-    for callback in reports(tmp_path, clips=1):
+    preview, camera = reports(tmp_path, clips=1)
+    for callback in (preview, camera):
         seen.clear()
         with torch.no_grad():
             callback.on_validation_epoch_end(trainer, module.eval())
         assert seen == {dtype}
-    assert torch.equal(callback._before, callback._after), "from the same noise a new LoRA changes nothing"
+    assert torch.equal(camera._before, camera._after), "from the same noise a new LoRA changes nothing"

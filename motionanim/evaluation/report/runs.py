@@ -169,7 +169,10 @@ def read_run(folder: Path) -> Run:
             label=str(record["label"]),
             benchmark=str(record["benchmark"]),
             n=int(record["n"]),
-            **{name: bool(record[name]) for name in ("reference", "saw_motion", "saw_mask", "lossless")},
+            reference=bool(record["reference"]),
+            saw_motion=bool(record["saw_motion"]),
+            saw_mask=bool(record["saw_mask"]),
+            lossless=bool(record["lossless"]),
             sweep=record["sweep"] if record["sweep"] in record["axes"] else None,  # a sweep over a list has no axis
             axes=dict(record["axes"]),
             scores=dict(sorted(scores.items(), key=lambda item: place(item[0]))),
