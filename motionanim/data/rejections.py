@@ -5,6 +5,7 @@ import fcntl
 import io
 import logging
 import math
+from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -95,10 +96,10 @@ class Rejections:
             self._read = file.tell()
 
 
-class FileItems(Dataset[Item]):
-    """Items of files: an unusable file is recorded, and another file of the list takes its place.
+class FileItems(Dataset[Item], ABC):
+    """Items of files. An unusable file is recorded, and another file of the list takes its place.
 
-    That is one of the same root and shape, as long as there is one.
+    The other file has the same root and shape, as long as there is one.
     """
 
     root: Path | Sequence[Path]  # folder that the names are relative to
@@ -110,9 +111,9 @@ class FileItems(Dataset[Item]):
     def path(self, name: str) -> Path:
         return self.root / name
 
+    @abstractmethod
     def load(self, path: Path, position: int) -> Item:
         """The item at a position, from a file; raises VideoError."""
-        raise NotImplementedError
 
     def __len__(self) -> int:
         return len(self.names)
